@@ -1,0 +1,256 @@
+"""The command line: ``python -m perf``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from perf import __version__
+from perf.errors import DataError, PerfError
+from perf.report.terminal import audit_report, run_heading, run_table, session_heading
+from perf.train.config import RunConfig, RunPlan, plan_run
+from perf.train.data import Source, SyntheticLanguage
+from perf.train.devices import DEVICES, PRECISIONS, World, process_group, resolve_device, resolve_precision
+from perf.train.loop import RunResult, run_steps
+from perf.train.runlog import audit_run, parse_log
+from perf.train.text import TextCorpus
+from perf.train.workloads import WORKLOADS, default_workload
+
+EXIT_DONE, EXIT_USAGE, EXIT_PROBLEM, EXIT_INTERRUPTED = 0, 2, 3, 130
+RUNS_DIR = Path("runs")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log is read while it grows
+    try:
+        return _train(arguments) if arguments.command == "train" else _import_log(arguments)
+    except _UsageError as error:
+        print(f"{parser.prog} {arguments.command}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (PerfError, OSError) as error:
+        print(f"{parser.prog} {arguments.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_PROBLEM
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+class _UsageError(Exception):
+    """Arguments that argparse cannot see are wrong."""
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    try:
+        device = resolve_device(arguments.device)
+    except ValueError as error:
+        raise _UsageError(error) from None
+    with process_group(device) as world:
+        try:
+            configs = _run_configs(arguments, device)
+            source = _source(arguments, configs[0])
+            # All are planned before the first one starts: a run that cannot start is told at once.
+            plans = [plan_run(config, source, world) for config in configs]
+        except ValueError as error:
+            raise _UsageError(error) from None
+        if world.is_main:
+            print(session_heading(configs[0], source, world))
+        results: list[RunResult] = []
+        for plan in plans:
+            results.append(_run(plan, source, world))
+            if results[-1].interrupted:
+                break
+        if world.is_main:
+            print(f"\n{run_table(results)}")
+            if results[-1].interrupted:
+                print(f"Stopped at step {results[-1].end_step}; the same command goes on from there.")
+        return EXIT_INTERRUPTED if results[-1].interrupted else EXIT_DONE
+
+
+def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
+    if world.is_main:
+        print(f"\n{run_heading(plan)}")
+    with tqdm(
+        total=plan.last_step - plan.start_step,
+        unit="step",
+        leave=False,
+        delay=3,
+        disable=None if world.is_main else True,  # None: shown only where stderr is a terminal
+    ) as bar:
+
+        def on_line(line: str) -> None:
+            bar.write(line, file=sys.stdout)
+
+        return run_steps(plan, source, world, on_line=on_line, on_step=bar.update)
+
+
+def _run_configs(arguments: argparse.Namespace, device: torch.device) -> list[RunConfig]:
+    workload = WORKLOADS[arguments.workload] if arguments.workload else default_workload(device.type)
+    sizes = arguments.global_batch_size or list(workload.global_batch_sizes)
+    if arguments.model_dir is not None and len(sizes) > 1:
+        raise ValueError(
+            f"--model-dir {arguments.model_dir} is the directory of one run, and {len(sizes)} batch sizes make "
+            f"{len(sizes)} runs; give one --global-batch-size, or no --model-dir for a directory each"
+        )
+    if len(set(sizes)) < len(sizes):
+        raise ValueError(f"--global-batch-size {' '.join(map(str, sizes))}: each size once")
+    no_limit = arguments.max_steps is None and arguments.num_steps is None and arguments.num_epochs is None
+    parent = RUNS_DIR / (workload.name + ("-text" if arguments.text else ""))
+    return [
+        RunConfig(
+            workload=workload,
+            global_batch_size=size,
+            model_dir=arguments.model_dir or parent / f"gbs-{size}",
+            device=device,
+            precision=resolve_precision(arguments.precision, device),
+            micro_batch_size=arguments.micro_batch_size,
+            seed=arguments.seed,
+            max_steps=workload.max_steps if no_limit else arguments.max_steps,
+            num_steps=arguments.num_steps,
+            num_epochs=arguments.num_epochs,
+            log_steps=arguments.log_steps or workload.log_steps,
+            checkpoint_steps=arguments.checkpoint_steps,
+            keep_checkpoints=arguments.keep_checkpoints,
+            start="fresh" if arguments.fresh else (arguments.load or "resume"),
+            compile_model=arguments.compile,
+        )
+        for size in sizes
+    ]
+
+
+def _source(arguments: argparse.Namespace, config: RunConfig) -> Source:
+    if arguments.text:
+        return TextCorpus(arguments.text, config.workload, seed=config.seed)
+    return SyntheticLanguage(config.workload, seed=config.seed)
+
+
+def _import_log(arguments: argparse.Namespace) -> int:
+    try:
+        text = arguments.file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{arguments.file}: byte {error.start} is not UTF-8; give a text log in UTF-8") from None
+    log = parse_log(text.splitlines())
+    if not log.runs and not log.damaged:
+        raise DataError(f"{arguments.file}: has no line like 'Step=100, Loss=..., Rate=...'; give a training log")
+    audits = [audit_run(run) for run in log.runs]
+    if arguments.json:
+        print(json.dumps({"runs": [audit.as_json() for audit in audits], "damaged_lines": log.damaged}, indent=2))
+    else:
+        print(audit_report(audits, log))
+    return EXIT_PROBLEM if log.damaged or any(audit.problems for audit in audits) else EXIT_DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m perf",
+        description="Train reference workloads and measure their steps.",
+        epilog="Exit codes: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped by Ctrl-C.",
+    )
+    parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_import_log(commands)
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    names = "\n".join(f"  {w.name:18} {w.why}" for w in WORKLOADS.values())
+    train = commands.add_parser(
+        "train",
+        help="train a workload at one or more global batch sizes",
+        description="Train a workload at each global batch size, log its rates, keep a checkpoint of each run.",
+        epilog=f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = train.add_argument_group("what to train")
+    what.add_argument(
+        "--workload", choices=WORKLOADS, metavar="W", help="default: pico on CPU, bert-large-msl128 on CUDA"
+    )
+    what.add_argument(
+        "--global-batch-size", type=_positive, nargs="+", metavar="B",
+        help="samples per optimizer step, over all devices; several make one run each (default: the workload's three)",
+    )  # fmt: skip
+    what.add_argument(
+        "--text", type=Path, nargs="+", metavar="FILE", help="train on these UTF-8 files, not on the synthetic language"
+    )
+    what.add_argument(
+        "--seed", type=_not_negative, default=0, metavar="S", help="of weights, data and dropout (default: 0)"
+    )
+    long = train.add_argument_group("how long").add_mutually_exclusive_group()
+    long.add_argument("--max-steps", type=_positive, metavar="N", help="stop at this step (default: the workload's)")
+    long.add_argument("--num-steps", type=_positive, metavar="N", help="make this many more steps")
+    long.add_argument("--num-epochs", type=_positive, metavar="N", help="make this many passes over --text")
+    state = train.add_argument_group("logs and checkpoints")
+    state.add_argument(
+        "--log-steps", type=_positive, metavar="L", help="a log line every L steps (default: the workload's)"
+    )
+    state.add_argument(
+        "--checkpoint-steps", type=_positive, metavar="C", help="a checkpoint every C steps (default: only at the end)"
+    )
+    state.add_argument(
+        "--keep-checkpoints", type=_not_negative, default=2, metavar="K",
+        help="keep the newest K checkpoints; 0 writes none (default: 2)",
+    )  # fmt: skip
+    state.add_argument(
+        "--model-dir", type=Path, metavar="DIR", help="where the checkpoints are (default: runs/WORKLOAD/gbs-B)"
+    )
+    start = state.add_mutually_exclusive_group()
+    start.add_argument(
+        "--fresh", action="store_true", help="start at step 0; what is in the directory moves to DIR.previous"
+    )
+    start.add_argument(
+        "--load", choices=["weights"], help="start at step 0 with the weights of the newest checkpoint in the directory"
+    )
+    where = train.add_argument_group("where and how")
+    where.add_argument("--device", choices=DEVICES, default="auto", help="default: auto (CUDA where there is one)")
+    where.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where the processor has it)"
+    )
+    where.add_argument(
+        "--micro-batch-size", type=_positive, metavar="B", help="samples per forward pass (default: the workload's)"
+    )
+    where.add_argument("--compile", action="store_true", help="use torch.compile (needs a C++ compiler on CPU)")
+
+
+def _add_import_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    import_log = commands.add_parser(
+        "import-log",
+        help="read a training log and audit its rates",
+        description="Find the runs in a log, recompute each Rate from the GlobalRate column, and say where they disagree.",
+        epilog="Exit codes: 0 all lines agree, 3 some do not, or are damaged.",
+    )
+    import_log.add_argument(
+        "file", type=Path, metavar="FILE", help="a log with lines like 'Step=100, Loss=..., Rate=...'"
+    )
+    import_log.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def _positive(text: str) -> int:
+    return _integer(text, least=1)
+
+
+def _not_negative(text: str) -> int:
+    return _integer(text, least=0)
+
+
+def _integer(text: str, *, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

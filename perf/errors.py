@@ -1,0 +1,34 @@
+"""The errors that data, files or the state of a run can cause.
+
+A message reads *where: what was found, what was needed; what to do*. Wrong arguments are ``ValueError``;
+anything below is a problem with data or state, which the command line reports in one line (exit code 3).
+"""
+
+from __future__ import annotations
+
+
+class PerfError(Exception):
+    """Base of every problem with data or state that a user can cause and can solve."""
+
+
+class DataError(PerfError):
+    """A text or log file cannot be used."""
+
+
+class CheckpointError(PerfError):
+    """A checkpoint is damaged, foreign, or was written by another configuration."""
+
+
+class NonFiniteLossError(PerfError):
+    """The loss became NaN or infinite, so the weights are no longer usable."""
+
+
+class RunFinishedError(PerfError, RuntimeError):
+    """The checkpoint already stands at or beyond ``max_steps``: there is nothing left to run."""
+
+    def __init__(self, *, global_step: int, max_steps: int, details: str = "") -> None:
+        self.global_step = global_step
+        self.max_steps = max_steps
+        # People search for this first sentence: it is the one the reference run failed with.
+        sentence = f"Initial global step {global_step} already exceeds max step {max_steps}."
+        super().__init__(f"{sentence} {details}" if details else sentence)

@@ -1,0 +1,244 @@
+"""Checkpoints: written whole or not at all, verified before use, never executed.
+
+A checkpoint is a folder ``step-00000100`` with the tensors (``state.safetensors``) and ``checkpoint.json``: the step,
+the data position, the configuration that wrote it, and the digests that tell damage. It is written under another
+name and renamed, so a folder of that name is complete; one that is damaged later is set aside, not deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from perf.errors import CheckpointError
+
+FORMAT = "stepmark-checkpoint"
+VERSION = 1
+STATE_FILE = "state.safetensors"
+META_FILE = "checkpoint.json"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A checkpoint whose digests have been verified.
+
+    Attributes:
+        path: its folder.
+        global_step: optimizer steps completed when it was written.
+        data_position: samples drawn from the source by then; the number of the next one.
+        config: the configuration that wrote it, as plain JSON values.
+    """
+
+    path: Path
+    global_step: int
+    data_position: int
+    config: dict[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read the tensors into memory.
+
+        Raises:
+            CheckpointError: the file is not in safetensors format.
+        """
+        try:
+            return safetensors.torch.load_file(self.path / STATE_FILE)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{self.path / STATE_FILE}: not a safetensors file ({error}); restore it or start over with --fresh"
+            ) from error
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in one directory.
+
+    Args:
+        directory: the run's model directory; made when first needed.
+        keep_last: how many of the newest to keep after a save; with 0 none is written, and none deleted.
+    """
+
+    def __init__(self, directory: Path, *, keep_last: int) -> None:
+        if keep_last < 0:
+            raise ValueError(f"keep_last={keep_last}: 0 or more is needed")
+        self.directory = directory
+        self.keep_last = keep_last
+
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoints in the directory, ascending, unverified."""
+        if not self.directory.is_dir():
+            return []
+        matches = (_NAME.fullmatch(path.name) for path in self.directory.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def path(self, global_step: int) -> Path:
+        """Return where the checkpoint of a step is or would be."""
+        return self.directory / f"step-{global_step:08d}"
+
+    def save(
+        self, *, global_step: int, data_position: int, config: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> Path | None:
+        """Write a checkpoint atomically, then delete those that `keep_last` no longer covers.
+
+        Returns:
+            Its folder, or None when `keep_last` is 0.
+
+        Raises:
+            CheckpointError: the step has a checkpoint already: another run writes to the same directory.
+            OSError: it could not be written; the checkpoints there before are untouched.
+        """
+        if self.keep_last == 0:
+            return None
+        final = self.path(global_step)
+        partial = self.directory / f".partial-{final.name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            state = partial / STATE_FILE
+            safetensors.torch.save_file({name: t.contiguous() for name, t in tensors.items()}, state)
+            meta: dict[str, Any] = {
+                "format": FORMAT,
+                "version": VERSION,
+                "global_step": global_step,
+                "data_position": data_position,
+                "config": config,
+                "state_sha256": _file_sha256(state),
+            }
+            meta["sha256"] = _json_sha256(meta)
+            (partial / META_FILE).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+            for path in (state, partial / META_FILE, partial):
+                _fsync(path)
+            if final.exists():
+                raise CheckpointError(
+                    f"{final}: exists already, so another run writes to this directory; give each its own --model-dir"
+                )
+            partial.rename(final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _fsync(self.directory)
+        for step in self.steps()[: -self.keep_last]:
+            # Renamed first: a deletion cut short must not leave half a checkpoint under a checkpoint's name.
+            doomed = self.path(step).rename(self.directory / f".partial-deleted-{step}")
+            shutil.rmtree(doomed, ignore_errors=True)
+        return final
+
+    def newest_valid(self) -> tuple[Checkpoint | None, list[str]]:
+        """Return the newest checkpoint that verifies, and a note for each damaged one that was set aside.
+
+        A damaged checkpoint newer than the one returned is renamed to ``damaged-step-...``, so that it can be
+        looked at but is never taken for a checkpoint again. What interrupted saves left behind is deleted.
+
+        Raises:
+            CheckpointError: no checkpoint verifies though there are some, or one is in a format unknown here.
+        """
+        if self.directory.exists() and not self.directory.is_dir():
+            raise CheckpointError(f"{self.directory}: is a file, and a directory is needed; name another --model-dir")
+        for leftover in self.directory.glob(".partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        damage: dict[Path, str] = {}
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            try:
+                checkpoint = _verified(path, step)
+            except _DamagedError as error:
+                damage[path] = str(error)
+                continue
+            return checkpoint, [f"{path}: {why}; set aside as {_set_aside(path)}" for path, why in damage.items()]
+        if damage:
+            raise CheckpointError(
+                "; ".join(f"{path}: {why}" for path, why in damage.items())
+                + "; no checkpoint here is whole: restore one, or start over with --fresh"
+            )
+        return None, []
+
+    def put_away(self) -> Path | None:
+        """Move the whole directory to ``<directory>.previous``, replacing what an earlier call put there.
+
+        Returns:
+            Where it went, or None when there was nothing to move.
+
+        Raises:
+            CheckpointError: the directory holds more than a run leaves there.
+        """
+        if not self.directory.is_dir():
+            return None
+        known = re.compile(rf"{_NAME.pattern}|damaged-.*|\.partial-.*")
+        foreign = sorted(path.name for path in self.directory.iterdir() if not known.fullmatch(path.name))
+        if foreign:
+            raise CheckpointError(
+                f"{self.directory}: holds {foreign[0]!r}, which no run of this project wrote, so it is not moved "
+                "away; name another --model-dir"
+            )
+        previous = self.directory.with_name(self.directory.name + ".previous")
+        if previous.exists():
+            shutil.rmtree(previous)
+        self.directory.rename(previous)
+        return previous
+
+
+class _DamagedError(Exception):
+    """A checkpoint that is not what was written."""
+
+
+def _verified(path: Path, step: int) -> Checkpoint:
+    try:
+        meta = json.loads((path / META_FILE).read_bytes())
+    except FileNotFoundError:
+        raise _DamagedError(f"{META_FILE} is missing") from None
+    except ValueError:  # not JSON, or not UTF-8
+        raise _DamagedError(f"{META_FILE} is not readable as JSON") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise CheckpointError(f"{path / META_FILE}: not written by this project; name another --model-dir")
+    if meta.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path / META_FILE}: format version {meta.get('version')!r}, this stepmark reads version {VERSION}; "
+            "use the stepmark that wrote it, or start over with --fresh"
+        )
+    digest = meta.pop("sha256", None)
+    if digest != _json_sha256(meta):
+        raise _DamagedError(f"{META_FILE} does not match its digest")
+    if meta["global_step"] != step:
+        raise _DamagedError(f"{META_FILE} is of step {meta['global_step']}, so the folder was renamed")
+    try:
+        state_digest = _file_sha256(path / STATE_FILE)
+    except FileNotFoundError:
+        raise _DamagedError(f"{STATE_FILE} is missing") from None
+    if state_digest != meta["state_sha256"]:
+        raise _DamagedError(f"{STATE_FILE} does not match its digest (truncated or altered)")
+    return Checkpoint(path=path, global_step=step, data_position=meta["data_position"], config=meta["config"])
+
+
+def _set_aside(path: Path) -> Path:
+    target = path.with_name(f"damaged-{path.name}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"damaged-{path.name}-{number}")
+    return path.rename(target)
+
+
+def _json_sha256(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,233 @@
+"""What a run is asked to do, what it therefore plans, and what its checkpoints record of both."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from perf.errors import CheckpointError, DataError, RunFinishedError
+from perf.train.checkpoints import Checkpoint, CheckpointStore
+from perf.train.data import Source
+from perf.train.devices import World
+from perf.train.steps import steps_to_run
+from perf.train.workloads import Workload
+
+Start = Literal["resume", "fresh", "weights"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One run: a workload at one global batch size.
+
+    Attributes:
+        workload: what to train.
+        global_batch_size: samples per optimizer step, over all ranks.
+        model_dir: where its checkpoints are.
+        device, precision: where and in what to compute ("fp32" or "bf16").
+        micro_batch_size: samples per forward pass at most; None for the workload's.
+        seed: of the weights, the data and the dropout.
+        max_steps, num_steps, num_epochs: limits, see `perf.train.steps.steps_to_run`.
+        log_steps: a log line every so many steps, and at the last.
+        checkpoint_steps: a checkpoint every so many steps, and at the last; None for the last only.
+        keep_checkpoints: how many to keep.
+        start: "resume" from the newest valid checkpoint; "fresh" puts what is there away; "weights" does that too
+            but begins with its newest weights.
+        compile_model: whether to run the model through torch.compile.
+    """
+
+    workload: Workload
+    global_batch_size: int
+    model_dir: Path
+    device: torch.device
+    precision: str
+    micro_batch_size: int | None = None
+    seed: int = 0
+    max_steps: int | None = None
+    num_steps: int | None = None
+    num_epochs: int | None = None
+    log_steps: int
+    checkpoint_steps: int | None = None
+    keep_checkpoints: int = 2
+    start: Start = "resume"
+    compile_model: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch_size", "micro_batch_size", "log_steps", "checkpoint_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: at least 1 is needed")
+        for name in ("seed", "keep_checkpoints"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: 0 or more is needed")
+
+    def store(self) -> CheckpointStore:
+        """Return the run's checkpoints."""
+        return CheckpointStore(self.model_dir, keep_last=self.keep_checkpoints)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """A run that can start: what it resumes from, how far it goes, and how a step is cut.
+
+    Attributes:
+        config: what was asked for.
+        checkpoint: what to load; None to begin with new weights.
+        start_step: `global_step` before the first step.
+        last_step: `global_step` after the last.
+        micro_batch_size: samples per forward pass.
+        grad_accum_steps: forward passes per step and rank.
+        notes: what the user should know before it starts.
+    """
+
+    config: RunConfig
+    checkpoint: Checkpoint | None
+    start_step: int
+    last_step: int
+    micro_batch_size: int
+    grad_accum_steps: int
+    notes: list[str]
+
+
+def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
+    """Find out where a run starts and how far it goes; change nothing but to set damaged checkpoints aside.
+
+    Raises:
+        ValueError: the batch size cannot be divided, or the limits contradict each other.
+        RunFinishedError: its checkpoint has already reached `max_steps`.
+        CheckpointError: its checkpoint was written by another configuration, or none is whole.
+        DataError: an epoch holds no complete step.
+    """
+    micro_batch_size, grad_accum_steps = _divide(config, world)
+    checkpoint, notes = _find_checkpoint(config, world)
+    resumed = checkpoint if config.start == "resume" else None
+    start_step = resumed.global_step if resumed else 0
+    try:
+        num_steps = steps_to_run(
+            global_step=start_step,
+            num_steps=config.num_steps,
+            max_steps=config.max_steps,
+            num_epochs=config.num_epochs,
+            data_len=_micro_batches(config, source, world, micro_batch_size, grad_accum_steps),
+            grad_accum_steps=grad_accum_steps,
+        )
+    except RunFinishedError as error:
+        assert resumed is not None  # a run from step 0 cannot have finished
+        raise RunFinishedError(
+            global_step=error.global_step, max_steps=error.max_steps, details=_ways_on(config, resumed)
+        ) from None
+    if resumed is not None:
+        _require_same_identity(config, source, resumed)
+        notes.append(f"resuming from {resumed.path}")
+    return RunPlan(
+        config=config,
+        checkpoint=checkpoint,
+        start_step=start_step,
+        last_step=start_step + num_steps,
+        micro_batch_size=micro_batch_size,
+        grad_accum_steps=grad_accum_steps,
+        notes=notes,
+    )
+
+
+def recorded_config(plan: RunPlan, source: Source, world: World) -> dict[str, Any]:
+    """Return what a checkpoint records: `identity`, which a resumed run must match, and `environment`, which it need not."""
+    config = plan.config
+    return {
+        "identity": _identity(config, source),
+        "environment": {
+            "device": config.device.type,
+            "precision": config.precision,
+            "micro_batch_size": plan.micro_batch_size,
+            "world_size": world.size,
+            "num_threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
+    """Return what decides the result of a run: other values are another run."""
+    how_it_is_run = {"why", "micro_batch_size", "global_batch_sizes", "max_steps", "log_steps"}
+    workload = asdict(config.workload)
+    return {
+        "workload": workload.pop("name"),
+        "global_batch_size": config.global_batch_size,
+        "seed": config.seed,
+        "data": source.identity,
+        **{name: value for name, value in workload.items() if name not in how_it_is_run},
+    }
+
+
+def _divide(config: RunConfig, world: World) -> tuple[int, int]:
+    """Return the micro-batch size and the number of micro-batches per rank and step."""
+    rank_samples, rest = divmod(config.global_batch_size, world.size)
+    if rest:
+        raise ValueError(
+            f"--global-batch-size {config.global_batch_size} is not a multiple of the {world.size} ranks that share it"
+        )
+    if config.micro_batch_size is None:
+        most = min(config.workload.micro_batch_size, rank_samples)
+        micro_batch_size = next(size for size in range(most, 0, -1) if rank_samples % size == 0)
+    else:
+        micro_batch_size = config.micro_batch_size
+        if rank_samples % micro_batch_size:
+            raise ValueError(
+                f"--micro-batch-size {micro_batch_size} does not divide the {rank_samples} samples "
+                "of a step that one rank has"
+            )
+    return micro_batch_size, rank_samples // micro_batch_size
+
+
+def _find_checkpoint(config: RunConfig, world: World) -> tuple[Checkpoint | None, list[str]]:
+    if config.start == "fresh":
+        return None, []
+    # One rank after the other: the main one sets damaged checkpoints aside, the others find what is left.
+    found: tuple[Checkpoint | None, list[str]] = (None, [])
+    if world.is_main:
+        found = config.store().newest_valid()
+    world.barrier()
+    if not world.is_main:
+        found = config.store().newest_valid()
+    if config.start == "weights" and found[0] is None:
+        raise CheckpointError(f"{config.model_dir}: has no checkpoint to load weights from; name another --model-dir")
+    return found
+
+
+def _micro_batches(
+    config: RunConfig, source: Source, world: World, micro_batch_size: int, grad_accum_steps: int
+) -> int | None:
+    if source.samples_per_epoch is None:
+        return None
+    num_micro_batches = source.samples_per_epoch // (micro_batch_size * world.size)
+    if num_micro_batches < grad_accum_steps:
+        raise DataError(
+            f"{source.name}: its {source.samples_per_epoch} samples make no complete step of "
+            f"{config.global_batch_size}; give more text or a smaller --global-batch-size"
+        )
+    return num_micro_batches
+
+
+def _ways_on(config: RunConfig, checkpoint: Checkpoint) -> str:
+    wrote = checkpoint.config["identity"]
+    other = "" if wrote["global_batch_size"] == config.global_batch_size else f", not {config.global_batch_size}"
+    return (
+        f"That run is already finished: {checkpoint.path} was written at step {checkpoint.global_step} by "
+        f"{wrote['workload']} with global batch size {wrote['global_batch_size']}{other}. Three ways on: "
+        "another directory (--model-dir DIR), a higher target (--max-steps N), or a fresh start (--fresh)."
+    )
+
+
+def _require_same_identity(config: RunConfig, source: Source, checkpoint: Checkpoint) -> None:
+    wrote, asked = checkpoint.config["identity"], _identity(config, source)
+    different = [key for key in {**wrote, **asked} if wrote.get(key) != asked.get(key)]
+    if different:
+        listed = ", ".join(f"{key} {wrote.get(key)!r} (now {asked.get(key)!r})" for key in different)
+        raise CheckpointError(
+            f"{checkpoint.path}: written by another configuration: {listed}; name another --model-dir, "
+            "start over with --fresh, or begin at step 0 with its weights with --load weights"
+        )

@@ -1,0 +1,164 @@
+"""The state of a training run: its model, optimizer and data position; loaded, advanced one step, and saved."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from perf.errors import CheckpointError, NonFiniteLossError
+from perf.train.checkpoints import Checkpoint
+from perf.train.config import RunPlan, recorded_config
+from perf.train.data import Batch, Source
+from perf.train.devices import World
+from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
+from perf.train.model import BertForPreTraining
+
+_OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Trainer:
+    """A model in training. Learning rate, dropout and data follow from the seed and the step alone.
+
+    Attributes:
+        global_step: optimizer steps completed.
+        data_position: the number of the next sample.
+        model: the plain module, whatever wraps it for several ranks.
+    """
+
+    def __init__(self, plan: RunPlan, source: Source, world: World) -> None:
+        config = plan.config
+        self._plan, self._source, self._world = plan, source, world
+        torch.manual_seed(config.seed)
+        self.model = BertForPreTraining(config.workload).to(config.device)
+        self.optimizer = make_optimizer(self.model, config.workload)
+        self.global_step = plan.start_step
+        self.data_position = 0
+        self._unread_losses: list[Tensor] = []
+        if plan.checkpoint is not None:
+            with_optimizer = config.start == "resume"
+            load_tensors(plan.checkpoint, self.model, self.optimizer if with_optimizer else None)
+            self.data_position = plan.checkpoint.data_position if with_optimizer else 0
+        if config.compile_model:
+            self.model.compile()
+        self._ranks: nn.Module = DistributedDataParallel(self.model) if world.size > 1 else self.model
+        self.model.train()
+
+    def warm_up(self) -> None:
+        """Run one forward and backward pass and drop its gradients: memory and compilation, but no progress."""
+        micro_batch = self._draw().slice(0, self._plan.micro_batch_size)
+        self._accumulate(micro_batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._world.barrier()
+
+    def step(self) -> None:
+        """Complete one optimizer step; no host sync. Its loss waits for `read_losses`."""
+        config, workload = self._plan.config, self._plan.config.workload
+        self.global_step += 1
+        torch.manual_seed(step_seed(config.seed, self.global_step, self._world.rank))
+        loss = train_step(
+            self._ranks,
+            self.optimizer,
+            self._draw(),
+            micro_batch_size=self._plan.micro_batch_size,
+            precision=config.precision,
+            lr=learning_rate(workload, self.global_step),
+            max_grad_norm=workload.max_grad_norm,
+        )
+        self._unread_losses.append(loss)
+        self.data_position += config.global_batch_size
+
+    def read_losses(self) -> list[float]:
+        """Return the losses (nats, mean over all ranks) of the steps since the last call; waits for the device.
+
+        Raises:
+            NonFiniteLossError: one of them is NaN or infinite.
+        """
+        if not self._unread_losses:
+            return []
+        losses: list[float] = self._world.mean(torch.stack(self._unread_losses)).tolist()
+        self._unread_losses.clear()
+        for step, loss in enumerate(losses, start=self.global_step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"Step={step}: the loss is {loss}, and a finite one is needed; nothing was saved after it. "
+                    f"Start from an earlier checkpoint in {self._plan.config.model_dir} with a lower learning rate, "
+                    "or with --precision fp32"
+                )
+        return losses
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of this moment, on the main rank; every rank returns when it is on disk."""
+        path = None
+        if self._world.is_main:
+            path = self._plan.config.store().save(
+                global_step=self.global_step,
+                data_position=self.data_position,
+                config=recorded_config(self._plan, self._source, self._world),
+                tensors=state_tensors(self.model, self.optimizer),
+            )
+        self._world.barrier()
+        return path
+
+    def _draw(self) -> Batch:
+        rank_samples = self._plan.config.global_batch_size // self._world.size
+        position = self.data_position + self._world.rank * rank_samples
+        return self._source.batch(position=position, num_samples=rank_samples).to(self._plan.config.device)
+
+    def _accumulate(self, batch: Batch) -> None:
+        accumulate_gradients(
+            self._ranks, batch, micro_batch_size=self._plan.micro_batch_size, precision=self._plan.config.precision
+        )
+
+
+def step_seed(seed: int, global_step: int, rank: int) -> int:
+    """Return the seed of everything random inside a step (dropout): other in each step and rank, the same on resume."""
+    return int(np.random.SeedSequence([seed, global_step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return weights and optimizer state by name, as they are (not copies)."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"model.{name}"] = parameter.detach()
+        state: dict[str, Any] = optimizer.state[parameter]
+        tensors.update({f"optimizer.{key}.{name}": state[key] for key in _OPTIMIZER_STATE})
+    return tensors
+
+
+def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Load the weights of a checkpoint, and its optimizer state unless `optimizer` is None; all of it or nothing.
+
+    Raises:
+        CheckpointError: names, shapes or types do not fit the model.
+    """
+    found = checkpoint.tensors()
+    wanted = {}
+    for name, parameter in model.named_parameters():
+        wanted[f"model.{name}"] = parameter.shape
+        if optimizer is not None:
+            shapes = (torch.Size(()), parameter.shape, parameter.shape)
+            wanted.update({f"optimizer.{k}.{name}": s for k, s in zip(_OPTIMIZER_STATE, shapes, strict=True)})
+    given = {name for name in found if name in wanted or optimizer is not None or not name.startswith("optimizer.")}
+    odd = sorted(given ^ set(wanted))
+    odd += [n for n in wanted if n in found and (found[n].shape != wanted[n] or found[n].dtype != torch.float32)]
+    if odd:
+        name = odd[0]
+        has = f"{found[name].dtype} {list(found[name].shape)}" if name in found else "nothing"
+        needs = f"torch.float32 {list(wanted[name])}" if name in wanted else "nothing"
+        raise CheckpointError(
+            f"{checkpoint.path}: has {has} under {name!r}, the model needs {needs} "
+            f"({len(odd)} of {len(wanted)} tensors differ); it belongs to another model: name another --model-dir"
+        )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(found[f"model.{name}"])
+            if optimizer is not None:
+                optimizer.state[parameter] = {
+                    key: found[f"optimizer.{key}.{name}"].to(parameter.device) for key in _OPTIMIZER_STATE
+                }

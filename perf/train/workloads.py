@@ -1,0 +1,193 @@
+"""The registry of workloads: what is trained, how, at which batch sizes, and why it is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """One workload. Sizes follow BERT (Devlin et al. 2018); a sample is a sentence pair of `seq_len` tokens.
+
+    Attributes:
+        name: what the command line calls it.
+        why: what it is for.
+        num_layers, hidden_size, num_heads, intermediate_size: the encoder.
+        vocab_size: tokens in the vocabulary.
+        max_positions: positions the model could tell apart; at least `seq_len`.
+        seq_len: tokens per sample.
+        masked_per_sample: tokens to predict per sample: 15 % of `seq_len`, rounded up.
+        dropout: probability, on embeddings, attention weights and sublayer outputs.
+        learning_rate: the peak, after `lr_warmup_steps` of linear rise.
+        lr_warmup_steps: length of the learning-rate ramp, steps.
+        lr_end_step: the step at which the linear decay reaches 0.
+        weight_decay: AdamW's, on matrices only.
+        max_grad_norm: the gradient's norm is clipped to it.
+        micro_batch_size: samples per forward pass; the fastest found where it was measured.
+        global_batch_sizes: samples per optimizer step, for each run of the main job.
+        max_steps, log_steps: how long to train and how often to log, by default.
+    """
+
+    name: str
+    why: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int
+    seq_len: int
+    masked_per_sample: int
+    dropout: float = 0.0
+    learning_rate: float
+    lr_warmup_steps: int
+    lr_end_step: int
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    micro_batch_size: int
+    global_batch_sizes: tuple[int, ...]
+    max_steps: int
+    log_steps: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"workload {self.name}: {field.name}={value}, at least 1 is needed")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"workload {self.name}: hidden_size={self.hidden_size} is not divisible by num_heads={self.num_heads}"
+            )
+        if self.seq_len > self.max_positions:
+            raise ValueError(f"workload {self.name}: seq_len={self.seq_len} exceeds max_positions={self.max_positions}")
+        if self.masked_per_sample > self.seq_len - 3:
+            raise ValueError(
+                f"workload {self.name}: masked_per_sample={self.masked_per_sample}, but of seq_len={self.seq_len} "
+                "tokens 3 are special"
+            )
+        if not self.global_batch_sizes:
+            raise ValueError(f"workload {self.name}: global_batch_sizes is empty; name at least one")
+
+
+_BERT_MSL128: dict[str, Any] = {
+    "vocab_size": 30522,
+    "max_positions": 512,
+    "seq_len": 128,
+    "masked_per_sample": 20,
+    "dropout": 0.1,
+    # Peak, ramp and length of Devlin et al. 2018, appendix A.2.
+    "learning_rate": 1e-4,
+    "lr_warmup_steps": 10_000,
+    "lr_end_step": 1_000_000,
+    "global_batch_sizes": (512, 1024, 2048),
+    "max_steps": 1000,
+    "log_steps": 100,
+}
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            name="pico",
+            why="the whole experiment, three batch sizes that learn, in two minutes on two CPU cores",
+            num_layers=2,
+            hidden_size=32,
+            num_heads=2,
+            intermediate_size=128,
+            vocab_size=1024,
+            max_positions=32,
+            seq_len=32,
+            masked_per_sample=5,
+            learning_rate=1e-2,
+            lr_warmup_steps=20,
+            lr_end_step=4000,
+            micro_batch_size=512,
+            global_batch_sizes=(512, 1024, 2048),
+            max_steps=200,
+            log_steps=20,
+        ),
+        Workload(
+            name="nano",
+            why="four times the words and twice the width of pico: matrix products begin to matter",
+            num_layers=2,
+            hidden_size=64,
+            num_heads=2,
+            intermediate_size=256,
+            vocab_size=4096,
+            max_positions=64,
+            seq_len=64,
+            masked_per_sample=10,
+            learning_rate=5e-3,
+            lr_warmup_steps=20,
+            lr_end_step=4000,
+            micro_batch_size=64,
+            global_batch_sizes=(512, 1024, 2048),
+            max_steps=200,
+            log_steps=20,
+        ),
+        Workload(
+            name="tiny",
+            why="BERT's own vocabulary and sequence length at BERT-tiny's width: the vocabulary projection dominates",
+            num_layers=2,
+            hidden_size=128,
+            num_heads=2,
+            intermediate_size=512,
+            vocab_size=30522,
+            max_positions=128,
+            seq_len=128,
+            masked_per_sample=20,
+            learning_rate=2e-3,
+            lr_warmup_steps=20,
+            lr_end_step=4000,
+            micro_batch_size=16,
+            global_batch_sizes=(64, 128, 256),
+            max_steps=100,
+            log_steps=10,
+        ),
+        Workload(
+            name="mini",
+            why="BERT-mini: the largest whose three batch sizes a CPU can train while one waits",
+            num_layers=4,
+            hidden_size=256,
+            num_heads=4,
+            intermediate_size=1024,
+            vocab_size=30522,
+            max_positions=128,
+            seq_len=128,
+            masked_per_sample=20,
+            learning_rate=1e-3,
+            lr_warmup_steps=20,
+            lr_end_step=4000,
+            micro_batch_size=16,
+            global_batch_sizes=(32, 64, 128),
+            max_steps=100,
+            log_steps=10,
+        ),
+        Workload(
+            name="bert-base-msl128",
+            why="the reference example at BERT-base size, for accelerators too small for BERT-large",
+            num_layers=12,
+            hidden_size=768,
+            num_heads=12,
+            intermediate_size=3072,
+            micro_batch_size=256,
+            **_BERT_MSL128,
+        ),
+        Workload(
+            name="bert-large-msl128",
+            why="the reference example in full, as published for three batch sizes on another accelerator",
+            num_layers=24,
+            hidden_size=1024,
+            num_heads=16,
+            intermediate_size=4096,
+            micro_batch_size=128,
+            **_BERT_MSL128,
+        ),
+    )
+}
+
+
+def default_workload(device_type: str) -> Workload:
+    """Return what the main job trains on "cpu" or "cuda"."""
+    return WORKLOADS["bert-large-msl128" if device_type == "cuda" else "pico"]
