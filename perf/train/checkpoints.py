@@ -168,19 +168,14 @@ class CheckpointStore:
             Where it went, or None when there was nothing to move.
 
         Raises:
-            CheckpointError: the directory holds more than a run leaves there.
+            CheckpointError: one of the two directories holds more than a run leaves there.
         """
         if not self.directory.is_dir():
             return None
-        known = re.compile(rf"{_NAME.pattern}|damaged-.*|\.partial-.*")
-        foreign = sorted(path.name for path in self.directory.iterdir() if not known.fullmatch(path.name))
-        if foreign:
-            raise CheckpointError(
-                f"{self.directory}: holds {foreign[0]!r}, which no run of this project wrote, so it is not moved "
-                "away; name another --model-dir"
-            )
         previous = self.directory.with_name(self.directory.name + ".previous")
+        _require_only_checkpoints(self.directory)
         if previous.exists():
+            _require_only_checkpoints(previous)
             shutil.rmtree(previous)
         self.directory.rename(previous)
         return previous
@@ -216,6 +211,16 @@ def _verified(path: Path, step: int) -> Checkpoint:
     if state_digest != meta["state_sha256"]:
         raise _DamagedError(f"{STATE_FILE} does not match its digest (truncated or altered)")
     return Checkpoint(path=path, global_step=step, data_position=meta["data_position"], config=meta["config"])
+
+
+def _require_only_checkpoints(directory: Path) -> None:
+    known = re.compile(rf"{_NAME.pattern}|damaged-.*|\.partial-.*")
+    foreign = sorted(path.name for path in directory.iterdir() if not known.fullmatch(path.name))
+    if foreign:
+        raise CheckpointError(
+            f"{directory}: holds {foreign[0]!r}, which no run of this project wrote, so a fresh start would lose it; "
+            "move it elsewhere or name another --model-dir"
+        )
 
 
 def _set_aside(path: Path) -> Path:

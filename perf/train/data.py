@@ -146,7 +146,7 @@ class SyntheticLanguage(Source):
     not follow the first has another topic.
     """
 
-    ROLES = 16
+    ROLES = 8
     JUMP = 0.1
 
     name = "synthetic"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from perf.errors import DataError
-from perf.train.data import NUM_SPECIAL, SPECIAL_TOKENS, IntArray, Source
+from perf.train.data import SPECIAL_TOKENS, IntArray, Source
 from perf.train.workloads import Workload
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
@@ -35,9 +36,9 @@ class TextCorpus(Source):
     def __init__(self, paths: list[Path], workload: Workload, *, seed: int) -> None:
         super().__init__(workload, seed=seed)
         texts = [_read(path) for path in paths]
-        self.identity = f"text sha256 {hashlib.sha256(chr(0).join(texts).encode()).hexdigest()}"
         sentences = [s for text in texts for s in _SENTENCE_END.split(text) if s.strip()]
-        token_lists = _encode(sentences, workload.vocab_size)
+        token_lists, vocabulary_digest = _encode(sentences, workload.vocab_size)
+        self.identity = f"text {_sha256(chr(0).join(texts))}, vocabulary {vocabulary_digest}"
         self._tokens = np.array([token for tokens in token_lists for token in tokens], dtype=np.int64)
         starts = np.cumsum([0, *map(len, token_lists)])
         # A whole sample must fit on either side of every place.
@@ -82,21 +83,38 @@ def _read(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name a text file") from None
 
 
-def _encode(sentences: list[str], vocab_size: int) -> list[list[int]]:
-    """Train a lower-case WordPiece vocabulary on `sentences` and return the tokens of each."""
+def _encode(sentences: list[str], vocab_size: int) -> tuple[list[list[int]], str]:
+    """Train a lower-case WordPiece vocabulary on `sentences`; return the tokens of each, and the vocabulary's digest."""
     try:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     except ImportError:
         raise DataError("--text needs the tokenizers package; install it with: pip install 'stepmark[text]'") from None
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
-    tokenizer.train_from_iterator(sentences, trainer)
-    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(NUM_SPECIAL))
-    if tokenizer.get_vocab_size() > vocab_size:
+
+    def tokenizer_for(model: models.WordPiece) -> Any:
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return tokenizer
+
+    learner = tokenizer_for(models.WordPiece(unk_token="[UNK]"))
+    characters = sorted(set(learner.normalizer.normalize_str("".join(sentences))) - {" "})
+    # The trainer numbers word-internal characters in the order of a hash table, and ties go by number. Named here,
+    # they have the same numbers in every process, and so the same text gives the same vocabulary.
+    first = [*SPECIAL_TOKENS, *(f"##{character}" for character in characters)]
+    if len(first) + len(characters) > vocab_size:
         raise DataError(
-            f"--text: {tokenizer.get_vocab_size()} single characters alone exceed the workload's vocabulary of "
-            f"{vocab_size}; use a workload with a larger one"
+            f"--text: {len(characters)} different characters need {len(first) + len(characters)} places in the "
+            f"vocabulary, and the workload's has {vocab_size}; use a workload with a larger one"
         )
-    return [encoding.ids for encoding in tokenizer.encode_batch(sentences)]
+    learner.train_from_iterator(
+        sentences, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first, show_progress=False)
+    )
+    vocabulary = learner.get_vocab()
+    # A tokenizer of its own: to the learner "##e" is a special token, which it would also find in the text.
+    encodings = tokenizer_for(models.WordPiece(vocabulary, unk_token="[UNK]")).encode_batch(sentences)
+    in_order = "\n".join(sorted(vocabulary, key=vocabulary.__getitem__))
+    return [encoding.ids for encoding in encodings], _sha256(in_order)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,198 @@
+"""The command line as its user meets it: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from perf.__main__ import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
+from tests.train import published
+
+SMALL = ["--micro-batch-size", "8", "--max-steps", "4", "--log-steps", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test where its runs/ disturb nobody."""
+    monkeypatch.chdir(tmp_path)
+
+
+def only_line(text: str) -> str:
+    """Return the one line that a refused command prints."""
+    lines = text.splitlines()
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    return lines[0]
+
+
+def test_three_batch_sizes_make_three_runs_and_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Log lines, an end line and a checkpoint for each size, then one table row for each."""
+    assert main(["train", "--global-batch-size", "32", "8", "16", *SMALL]) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert re.findall(r"^Step=(\d+), Loss=\d\.\d{5}, Rate=", out, flags=re.MULTILINE) == ["2", "4"] * 3
+    totals = re.findall(r"^Processed (\d+) sample\(s\) in ([\d.]+) seconds", out, flags=re.MULTILINE)
+    assert [samples for samples, _ in totals] == ["128", "32", "64"]
+    for size in (8, 16, 32):
+        assert Path(f"runs/pico/gbs-{size}/step-00000004/checkpoint.json").exists()
+    table = out.splitlines()[-5:]
+    assert table[0].split("  ")[0] == "global batch size"
+    assert "vs 8" in table[0]
+    rows = [row.split() for row in table[2:]]
+    assert [row[:3] for row in rows] == [["32", "4", "128"], ["8", "4", "32"], ["16", "4", "64"]]
+    rates = [int(samples) / float(seconds) for samples, seconds in totals]
+    for row, rate in zip(rows, rates, strict=True):
+        assert float(row[4].replace(",", "")) == pytest.approx(rate, abs=0.051)
+        assert float(row[5].rstrip("x")) == pytest.approx(rate / rates[1], abs=0.0051)
+
+
+def test_the_reference_failure_and_the_ways_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """512 after 1024, in small: exit 3 in the same directory, and fine by default, fresh, or with a higher target."""
+    same = ["train", *SMALL, "--model-dir", "here", "--global-batch-size"]
+    assert main([*same, "16"]) == EXIT_DONE
+    capsys.readouterr()
+    assert main([*same, "8"]) == EXIT_PROBLEM
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    error = only_line(captured.err)
+    assert error.startswith("python -m perf train: error: Initial global step 4 already exceeds max step 4. ")
+    for part in ("here/step-00000004", "global batch size 16, not 8", "--model-dir", "--max-steps", "--fresh"):
+        assert part in error
+    assert main(["train", *SMALL, "--global-batch-size", "8"]) == EXIT_DONE
+    assert main([*same, "16", "--max-steps", "6"]) == EXIT_DONE
+    assert "resuming from here/step-00000004" in capsys.readouterr().out
+    assert main([*same, "8", "--max-steps", "9"]) == EXIT_PROBLEM
+    assert "written by another configuration: global_batch_size 16 (now 8)" in only_line(capsys.readouterr().err)
+    assert main([*same, "8", "--load", "weights"]) == EXIT_DONE
+    assert main([*same, "8", "--fresh"]) == EXIT_DONE
+
+
+def test_no_run_starts_when_one_of_them_cannot(capsys: pytest.CaptureFixture[str]) -> None:
+    """A finished run among several is told before the others spend any time."""
+    assert main(["train", *SMALL, "--global-batch-size", "8"]) == EXIT_DONE
+    capsys.readouterr()
+    assert main(["train", *SMALL, "--global-batch-size", "16", "8"]) == EXIT_PROBLEM
+    assert capsys.readouterr().out == ""
+    assert not Path("runs/pico/gbs-16").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--global-batch-size", "8", "16", "--model-dir", "x"], "is the directory of one run, and 2 batch sizes"),
+        (["--global-batch-size", "8", "8"], "each size once"),
+        (["--global-batch-size", "8", "--micro-batch-size", "3"], "--micro-batch-size 3 does not divide the 8 samples"),
+        (["--num-epochs", "2"], "needs data of a known length"),
+        pytest.param(
+            ["--device", "cuda"],
+            "sees no GPU; use --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there"),
+        ),
+    ],
+)
+def test_wrong_usage_exits_2_with_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Arguments that cannot work together are refused with both named."""
+    assert main(["train", *arguments]) == EXIT_USAGE
+    assert message in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--max-steps", "0"], ["--seed", "-1"], ["--global-batch-size", "many"], ["--max-steps", "5", "--num-steps", "5"]],
+)
+def test_arguments_that_argparse_refuses_exit_2_too(arguments: list[str]) -> None:
+    """Numbers are checked when they are read, and limits exclude each other."""
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *arguments])
+    assert caught.value.code == EXIT_USAGE
+
+
+def test_unusable_text_exits_3_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing text file is a problem with data."""
+    assert main(["train", "--text", "missing.txt"]) == EXIT_PROBLEM
+    assert "missing.txt: cannot be read (No such file or directory)" in only_line(capsys.readouterr().err)
+
+
+def test_a_directory_that_cannot_be_written_exits_3_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """An operating-system error is one line as well."""
+    Path("file").touch()
+    assert main(["train", *SMALL, "--global-batch-size", "8", "--model-dir", "file/below"]) == EXIT_PROBLEM
+    assert "file/below" in only_line(capsys.readouterr().err)
+
+
+def published_log() -> list[str]:
+    """Return the published run as a log."""
+    return [
+        *(str(line) for size in (1024, 2048) for line in [*published.log_lines(size), published.END_LINES[size]]),
+        "RuntimeError: Initial global step 1000 already exceeds max step 1000.",
+    ]
+
+
+def test_import_log_agrees_with_the_published_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two runs that agree and one that did not start; as a table, and as JSON."""
+    Path("run.log").write_text("\n".join(published_log()), encoding="utf-8")
+    assert main(["import-log", "run.log"]) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert out.count("All 10 rates agree with the GlobalRate column") == 2
+    assert "Run from line 1: global batch size 1024, 10 lines" in out
+    assert "Run from line 23: did not start. Its checkpoint stood at step 1000" in out
+    assert main(["import-log", "run.log", "--json"]) == EXIT_DONE
+    content = json.loads(capsys.readouterr().out)
+    assert [run["global_batch_size"] for run in content["runs"]] == [1024, 2048, None]
+    assert [len(run["lines"]) for run in content["runs"]] == [10, 10, 0]
+    assert all(line["agrees"] for run in content["runs"] for line in run["lines"])
+    assert content["runs"][0]["lines"][0]["loss"] == 9.48438
+
+
+def test_import_log_exits_3_where_lines_disagree_or_are_damaged(capsys: pytest.CaptureFixture[str]) -> None:
+    """A false rate and a cut line are both shown with their place."""
+    lines = published_log()
+    lines[4] = lines[4].replace("Rate=4841.61", "Rate=4941.61")
+    lines[7] = lines[7][:40]
+    Path("run.log").write_text("\n".join(lines), encoding="utf-8")
+    assert main(["import-log", "run.log"]) == EXIT_PROBLEM
+    out = capsys.readouterr().out
+    assert "Step=500: Rate=4941.61 printed, 4841.6" in out
+    assert "Line 8: looks like a line of a training log but is not a whole one" in out
+
+
+def test_import_log_reads_what_train_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The project's own output passes its own audit, batch sizes included."""
+    assert main(["train", "--global-batch-size", "8", "16", *SMALL, "--log-steps", "1"]) == EXIT_DONE
+    Path("own.log").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert main(["import-log", "own.log", "--json"]) == EXIT_DONE
+    content = json.loads(capsys.readouterr().out)
+    assert [run["global_batch_size"] for run in content["runs"]] == [8, 16]
+    assert content["damaged_lines"] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"nothing of the kind\n", "has no line like 'Step=100"),
+        (b"", "has no line like 'Step=100"),
+        (b"\xff\xfeStep=1", "byte 0 is not UTF-8"),
+    ],
+)
+def test_import_log_refuses_what_is_no_log(content: bytes, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file without a single line of a run is an error, not an empty success."""
+    Path("run.log").write_bytes(content)
+    assert main(["import-log", "run.log"]) == EXIT_PROBLEM
+    assert message in only_line(capsys.readouterr().err)
+
+
+def test_help_names_every_workload_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """What one needs to start is in the help."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert "bert-large-msl128" in out
+    assert "torchrun" in out
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "Exit codes: 0 done, 2 wrong usage, 3 a problem" in capsys.readouterr().out

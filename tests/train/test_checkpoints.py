@@ -1,0 +1,305 @@
+"""Checkpoints are whole or absent; damage is told and set aside; nothing in them is executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from perf.errors import CheckpointError
+from perf.train import checkpoints
+from perf.train.checkpoints import META_FILE, STATE_FILE, CheckpointStore
+
+
+def save(store: CheckpointStore, step: int) -> Path | None:
+    """Save a checkpoint whose content follows from its step."""
+    return store.save(
+        global_step=step,
+        data_position=step * 8,
+        config={"identity": {"seed": step}},
+        tensors={"w": torch.full((3, 2), float(step)), "n": torch.tensor(step)},
+    )
+
+
+class _Crash(BaseException):
+    """Stands for the process being killed: no handler may count on catching it."""
+
+
+def crash_at(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the `call`-th system call that commits something (fsync, rename) kill the process instead."""
+    count = 0
+
+    def dying(real: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == call:
+                raise _Crash
+            return real(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(checkpoints, "_fsync", dying(checkpoints._fsync))
+    monkeypatch.setattr(Path, "rename", dying(Path.rename))
+    # What a killed process leaves behind stays: cleaning up is what it no longer does.
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *args, **kwargs: None)
+
+
+def damage(path: Path, kind: str) -> None:
+    """Damage one checkpoint in one of the ways that files get damaged."""
+    state, meta = path / STATE_FILE, path / META_FILE
+    if kind == "truncated state":
+        state.write_bytes(state.read_bytes()[:-3])
+    elif kind == "flipped bit in state":
+        content = bytearray(state.read_bytes())
+        content[-2] ^= 1
+        state.write_bytes(content)
+    elif kind == "state missing":
+        state.unlink()
+    elif kind == "meta missing":
+        meta.unlink()
+    elif kind == "truncated meta":
+        meta.write_bytes(meta.read_bytes()[:-20])
+    elif kind == "binary meta":
+        meta.write_bytes(b"\xff\xfe\x00")
+    else:
+        assert kind == "edited meta"
+        meta.write_text(meta.read_text().replace('"data_position": ', '"data_position": 1'))
+
+
+DAMAGE = (
+    "truncated state",
+    "flipped bit in state",
+    "state missing",
+    "meta missing",
+    "truncated meta",
+    "binary meta",
+    "edited meta",
+)
+
+
+class CheckpointLife(RuleBasedStateMachine):
+    """Save, crash, damage and resume in any order, against a model: a dict from step to whether it is whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.model: dict[int, bool] = {}
+        self.step = 0
+
+    def teardown(self) -> None:
+        """Delete the directory."""
+        shutil.rmtree(self.directory)
+
+    @initialize(keep_last=st.sampled_from([0, 1, 2, 3]))
+    def begin(self, keep_last: int) -> None:
+        """Choose how many to keep."""
+        self.keep_last = keep_last
+        self.store = CheckpointStore(self.directory / "run", keep_last=keep_last)
+
+    @rule(steps=st.integers(1, 3))
+    def train_and_save(self, steps: int) -> None:
+        """Make some steps and save: the newest `keep_last` remain, and nothing changes when that is 0."""
+        self.step += steps
+        path = save(self.store, self.step)
+        if self.keep_last == 0:
+            assert path is None
+            return
+        self.model[self.step] = True
+        self.model = dict(sorted(self.model.items())[-self.keep_last :])
+
+    @precondition(lambda self: self.keep_last > 0)
+    @rule(steps=st.integers(1, 3), call=st.integers(1, 5))
+    def crash_while_saving(self, steps: int, call: int) -> None:
+        """Die anywhere in a save: the new checkpoint is whole or absent, every older one is as before; then resume."""
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            crash_at(call, monkeypatch)
+            with pytest.raises(_Crash):
+                save(self.store, self.step + steps)
+        if call == 5:  # after the rename that makes it count
+            self.model[self.step + steps] = True
+        self.resume()
+
+    @precondition(lambda self: len(self.model) > 1)
+    @rule(kind=st.sampled_from(DAMAGE), index=st.integers(0, 10))
+    def damage_one(self, kind: str, index: int) -> None:
+        """Damage any checkpoint, as long as another whole one remains."""
+        step = sorted(self.model)[index % len(self.model)]
+        if any(whole for other, whole in self.model.items() if other != step) and self.model[step]:
+            damage(self.store.path(step), kind)
+            self.model[step] = False
+
+    @rule()
+    def resume(self) -> None:
+        """The newest whole checkpoint wins; damaged ones above it are told, set aside and gone from the model."""
+        self.store = CheckpointStore(self.directory / "run", keep_last=self.keep_last)
+        found, notes = self.store.newest_valid()
+        whole = [step for step, is_whole in self.model.items() if is_whole]
+        if not whole:
+            assert (found, notes) == (None, [])
+            self.step = 0
+            return
+        assert found is not None
+        assert found.global_step == max(whole)
+        assert found.data_position == found.global_step * 8
+        assert found.config == {"identity": {"seed": found.global_step}}
+        tensors = found.tensors()
+        assert torch.equal(tensors["w"], torch.full((3, 2), float(found.global_step)))
+        assert tensors["n"].item() == found.global_step
+        newer = [step for step in self.model if step > found.global_step]
+        assert len(notes) == len(newer)
+        for step in newer:
+            assert any(self.store.path(step).name in note and "set aside as" in note for note in notes)
+            del self.model[step]
+        self.step = found.global_step
+
+    @invariant()
+    def the_directory_is_the_model(self) -> None:
+        """The checkpoints on disk are exactly those of the model."""
+        if hasattr(self, "store"):
+            assert self.store.steps() == sorted(self.model)
+
+
+TestCheckpointLife = CheckpointLife.TestCase
+TestCheckpointLife.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_told_apart_and_nothing_is_lost(kind: str, tmp_path: Path) -> None:
+    """With a whole checkpoint below, the damaged one is set aside with a reason; alone, it stops the run."""
+    store = CheckpointStore(tmp_path, keep_last=5)
+    save(store, 10)
+    save(store, 20)
+    damage(store.path(20), kind)
+    left = sorted(path.name for path in store.path(20).iterdir())
+    found, (note,) = store.newest_valid()
+    assert found is not None
+    assert found.global_step == 10
+    assert note.startswith(str(store.path(20)))
+    assert sorted(path.name for path in (tmp_path / "damaged-step-00000020").iterdir()) == left
+    damage(store.path(10), kind)
+    with pytest.raises(CheckpointError, match=r"step-00000010: .*no checkpoint here is whole.*--fresh"):
+        store.newest_valid()
+    assert store.path(10).exists(), "the last one is not even renamed"
+
+
+def test_a_second_damaged_checkpoint_of_a_step_does_not_replace_the_first(tmp_path: Path) -> None:
+    """What was set aside stays set aside."""
+    store = CheckpointStore(tmp_path, keep_last=5)
+    save(store, 10)
+    for _ in range(3):
+        save(store, 20)
+        damage(store.path(20), "truncated state")
+        store.newest_valid()
+    assert sorted(path.name for path in tmp_path.glob("damaged-*")) == [
+        "damaged-step-00000020",
+        "damaged-step-00000020-2",
+        "damaged-step-00000020-3",
+    ]
+
+
+def test_what_is_not_ours_or_from_another_version_is_refused(tmp_path: Path) -> None:
+    """A foreign file and a newer format stop the run, each with its own message; neither is moved."""
+    store = CheckpointStore(tmp_path, keep_last=2)
+    save(store, 10)
+    save(store, 20)
+    meta = store.path(20) / META_FILE
+    content = json.loads(meta.read_text())
+    for change, message in (
+        ({"format": "something else"}, "not written by this project"),
+        ({"version": 2}, "format version 2, this stepmark reads version 1"),
+    ):
+        meta.write_text(json.dumps({**content, **change}))
+        with pytest.raises(CheckpointError, match=message):
+            store.newest_valid()
+    meta.write_text("[1, 2]")
+    with pytest.raises(CheckpointError, match="not written by this project"):
+        store.newest_valid()
+    assert store.steps() == [10, 20]
+
+
+def test_a_pickle_in_place_of_the_tensors_is_never_executed(tmp_path: Path) -> None:
+    """Even with digests that match, a hostile file is refused as what it is not, and its code does not run."""
+    marker = tmp_path / "executed"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return marker.touch, ()
+
+    store = CheckpointStore(tmp_path / "run", keep_last=2)
+    path = save(store, 10)
+    assert path is not None
+    (path / STATE_FILE).write_bytes(pickle.dumps(Hostile()))
+    meta = json.loads((path / META_FILE).read_text())
+    del meta["sha256"]
+    meta["state_sha256"] = checkpoints._file_sha256(path / STATE_FILE)
+    meta["sha256"] = checkpoints._json_sha256(meta)
+    (path / META_FILE).write_text(json.dumps(meta))
+    found, _ = store.newest_valid()
+    assert found is not None
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        found.tensors()
+    assert not marker.exists()
+
+
+def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is an error; what was there is there, and nothing half-written is."""
+    store = CheckpointStore(tmp_path, keep_last=1)
+    save(store, 10)
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(store, 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
+
+
+def test_two_runs_in_one_directory_are_told(tmp_path: Path) -> None:
+    """A step that has a checkpoint is not overwritten."""
+    save(CheckpointStore(tmp_path, keep_last=2), 10)
+    with pytest.raises(CheckpointError, match="another run writes to this directory"):
+        save(CheckpointStore(tmp_path, keep_last=2), 10)
+
+
+def test_putting_away_keeps_one_previous_run_and_moves_nothing_foreign(tmp_path: Path) -> None:
+    """A fresh start moves the old run; a directory that holds anything else is refused whole."""
+    store = CheckpointStore(tmp_path / "run", keep_last=2)
+    assert store.put_away() is None
+    for step in (10, 20):
+        save(store, step)
+        assert store.put_away() == tmp_path / "run.previous"
+        assert store.steps() == []
+        assert [path.name for path in (tmp_path / "run.previous").iterdir()] == [f"step-{step:08d}"]
+    save(store, 30)
+    (tmp_path / "run" / "thesis.tex").touch()
+    with pytest.raises(CheckpointError, match=r"holds 'thesis\.tex'"):
+        store.put_away()
+    assert store.steps() == [30]
+    (tmp_path / "run" / "thesis.tex").rename(tmp_path / "run.previous" / "thesis.tex")
+    with pytest.raises(CheckpointError, match=r"run\.previous: holds 'thesis\.tex'"):
+        store.put_away()
+    assert (tmp_path / "run.previous" / "thesis.tex").exists()
+
+
+def test_a_file_where_the_directory_should_be_is_refused(tmp_path: Path) -> None:
+    """The error says what was found and what was needed."""
+    (tmp_path / "run").touch()
+    with pytest.raises(CheckpointError, match="is a file, and a directory is needed"):
+        CheckpointStore(tmp_path / "run", keep_last=2).newest_valid()
+
+
+def test_a_negative_number_to_keep_is_refused(tmp_path: Path) -> None:
+    """There is no sentinel for 'all'."""
+    with pytest.raises(ValueError, match="keep_last=-1: 0 or more"):
+        CheckpointStore(tmp_path, keep_last=-1)

@@ -1,0 +1,150 @@
+"""A run is planned from its checkpoint and its limits, and refused with the reason where it cannot start."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from perf.errors import CheckpointError, DataError, RunFinishedError
+from perf.train.config import RunConfig, plan_run
+from perf.train.data import SyntheticLanguage
+from perf.train.devices import World
+from perf.train.loop import run_steps
+
+
+def plan(config: RunConfig, world: World | None = None) -> Any:
+    """Plan a run on the synthetic language."""
+    return plan_run(config, SyntheticLanguage(config.workload, seed=config.seed), world or World())
+
+
+@pytest.fixture
+def finished(run_config: RunConfig) -> RunConfig:
+    """A run that has made its ten steps."""
+    run_steps(plan(run_config), SyntheticLanguage(run_config.workload, seed=0), World(), on_line=lambda _: None)
+    return run_config
+
+
+@pytest.mark.parametrize(
+    ("global_batch_size", "micro_batch_size", "ranks", "expected"),
+    [
+        (16, None, 1, (8, 2)),  # the workload's 8
+        (4, None, 1, (4, 1)),  # less than the workload's
+        (12, None, 1, (6, 2)),  # 8 does not divide 12, 6 does
+        (7, None, 1, (7, 1)),
+        (13, None, 1, (1, 13)),
+        (32, None, 2, (8, 2)),
+        (32, 2, 2, (2, 8)),
+    ],
+)
+def test_a_step_is_cut_into_equal_micro_batches(
+    run_config: RunConfig, global_batch_size: int, micro_batch_size: int | None, ranks: int, expected: tuple[int, int]
+) -> None:
+    """The largest micro-batch up to the workload's that divides a rank's share, or the one asked for."""
+    config = dataclasses.replace(
+        run_config, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size, start="fresh"
+    )
+    planned = plan(config, World(rank=0, size=ranks))
+    assert (planned.micro_batch_size, planned.grad_accum_steps) == expected
+
+
+def test_batch_sizes_that_cannot_be_cut_are_refused(run_config: RunConfig) -> None:
+    """The message names both numbers."""
+    with pytest.raises(ValueError, match="--global-batch-size 15 is not a multiple of the 2 ranks"):
+        plan(dataclasses.replace(run_config, global_batch_size=15, start="fresh"), World(rank=0, size=2))
+    with pytest.raises(ValueError, match="--micro-batch-size 5 does not divide the 16 samples"):
+        plan(dataclasses.replace(run_config, micro_batch_size=5))
+
+
+def test_the_failure_of_the_reference_run_is_explained(finished: RunConfig) -> None:
+    """Another batch size in the directory of a finished run: the published sentence, then what it needs to be understood."""
+    other = dataclasses.replace(finished, global_batch_size=8)
+    with pytest.raises(RuntimeError) as caught:
+        plan(other)
+    message = str(caught.value)
+    assert message.startswith("Initial global step 10 already exceeds max step 10. ")
+    for part in (
+        str(finished.model_dir / "step-00000010"),
+        "already finished",
+        "global batch size 16, not 8",
+        "--model-dir",
+        "--max-steps",
+        "--fresh",
+    ):
+        assert part in message
+    fresh = plan(dataclasses.replace(other, start="fresh"))
+    elsewhere = plan(dataclasses.replace(other, model_dir=finished.model_dir.with_name("gbs-8")))
+    assert (fresh.start_step, fresh.last_step) == (elsewhere.start_step, elsewhere.last_step) == (0, 10)
+
+
+def test_a_finished_run_is_finished_and_a_higher_target_continues_it(finished: RunConfig) -> None:
+    """Equality is "already finished"; beyond it there is something left; num_steps always is."""
+    with pytest.raises(RunFinishedError, match="already finished"):
+        plan(finished)
+    further = plan(dataclasses.replace(finished, max_steps=15))
+    assert (further.start_step, further.last_step) == (10, 15)
+    assert further.notes == [f"resuming from {finished.model_dir / 'step-00000010'}"]
+    more = plan(dataclasses.replace(finished, max_steps=None, num_steps=3))
+    assert (more.start_step, more.last_step) == (10, 13)
+
+
+@pytest.mark.parametrize("what", ["global_batch_size", "seed", "workload", "data"])
+def test_a_directory_of_another_configuration_is_refused(finished: RunConfig, what: str) -> None:
+    """Another batch size, seed, workload or data: the difference is named, and so are the three ways on."""
+    source = SyntheticLanguage(finished.workload, seed=0)
+    config = dataclasses.replace(finished, max_steps=20)
+    if what == "global_batch_size":
+        config, expected = dataclasses.replace(config, global_batch_size=8), "global_batch_size 16 (now 8)"
+    elif what == "seed":
+        config, expected = dataclasses.replace(config, seed=7), "seed 0 (now 7)"
+    elif what == "workload":
+        config = dataclasses.replace(config, workload=dataclasses.replace(config.workload, num_layers=1))
+        expected = "num_layers 2 (now 1)"
+    else:
+        source.identity = "another language"
+        expected = "data 'synthetic language 1' (now 'another language')"
+    with pytest.raises(CheckpointError, match="written by another configuration") as caught:
+        plan_run(config, source, World())
+    for part in (expected, "--model-dir", "--fresh", "--load weights", "step-00000010"):
+        assert part in str(caught.value)
+    assert str(caught.value).count("(now") == 1, "only what differs is named"
+
+
+def test_how_a_run_is_run_may_change(finished: RunConfig) -> None:
+    """Micro-batch size, intervals and precision are not what a run is: it resumes with others."""
+    config = dataclasses.replace(finished, max_steps=20, micro_batch_size=4, log_steps=5, precision="bf16")
+    assert plan(config).start_step == 10
+
+
+def test_an_epoch_without_a_whole_step_is_refused(run_config: RunConfig) -> None:
+    """Data too short for one step is told, not trained on for zero steps."""
+    source = SyntheticLanguage(run_config.workload, seed=0)
+    source.samples_per_epoch = 15
+    with pytest.raises(DataError, match="15 samples make no complete step of 16"):
+        plan_run(run_config, source, World())
+    source.samples_per_epoch = 35
+    config = dataclasses.replace(run_config, max_steps=None, num_epochs=3)
+    assert plan_run(config, source, World()).last_step == 6
+
+
+def test_weights_need_a_checkpoint(run_config: RunConfig) -> None:
+    """Asking for weights where there are none is an error, not a start from random ones."""
+    with pytest.raises(CheckpointError, match="no checkpoint to load weights from"):
+        plan(dataclasses.replace(run_config, start="weights"))
+
+
+@pytest.mark.parametrize("name", ["global_batch_size", "micro_batch_size", "log_steps", "checkpoint_steps"])
+def test_sizes_and_intervals_are_positive(run_config: RunConfig, name: str) -> None:
+    """Zero is refused when the configuration is made."""
+    changes: dict[str, Any] = {name: 0}
+    with pytest.raises(ValueError, match=f"{name}=0: at least 1"):
+        dataclasses.replace(run_config, **changes)
+
+
+@pytest.mark.parametrize("name", ["seed", "keep_checkpoints"])
+def test_seed_and_retention_are_not_negative(run_config: RunConfig, name: str) -> None:
+    """Minus one is refused when the configuration is made."""
+    changes: dict[str, Any] = {name: -1}
+    with pytest.raises(ValueError, match=f"{name}=-1: 0 or more"):
+        dataclasses.replace(run_config, **changes)

@@ -1,0 +1,124 @@
+"""A step updates the weights as it says, and how a batch is cut into micro-batches does not matter."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from perf.train.data import Batch, SyntheticLanguage
+from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
+from perf.train.model import BertForPreTraining, pretraining_loss
+from perf.train.workloads import Workload
+
+
+@pytest.fixture(scope="module")
+def steady(workload: Workload) -> Workload:
+    """Without dropout, which is drawn per forward pass and so differs with the micro-batch size."""
+    return dataclasses.replace(workload, dropout=0.0)
+
+
+def new_model(workload: Workload) -> BertForPreTraining:
+    """Return the same model each time."""
+    torch.manual_seed(1)
+    return BertForPreTraining(workload)
+
+
+def new_batch(workload: Workload, num_samples: int = 24) -> Batch:
+    """Return the same samples each time."""
+    return SyntheticLanguage(workload, seed=2).batch(position=0, num_samples=num_samples)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 8, 12])
+def test_loss_and_gradients_do_not_depend_on_the_micro_batch_size(steady: Workload, micro_batch_size: int) -> None:
+    """Accumulated over micro-batches of any size, they equal those of the whole batch to fp32 rounding."""
+    whole, cut, batch = new_model(steady), new_model(steady), new_batch(steady)
+    expected = pretraining_loss(*whole(batch.input_ids, batch.token_type_ids, batch.masked_positions), batch)
+    expected.backward()
+    loss = accumulate_gradients(cut, batch, micro_batch_size=micro_batch_size, precision="fp32")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for (name, p), q in zip(whole.named_parameters(), cut.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_a_step_is_clipped_adamw_worked_by_hand(steady: Workload) -> None:
+    """The first update of every weight equals AdamW's formula on the clipped gradient (Loshchilov & Hutter 2019)."""
+    model, batch, lr = new_model(steady), new_batch(steady), 0.01
+    accumulate_gradients(model, batch, micro_batch_size=24, precision="fp32")
+    gradients = {n: p.grad.double() for n, p in model.named_parameters() if p.grad is not None}
+    norm = torch.sqrt(sum(((g**2).sum() for g in gradients.values()), start=torch.zeros((), dtype=torch.float64)))
+    max_grad_norm = float(norm) / 2  # so that the clip bites
+    before = {n: p.detach().double() for n, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    train_step(
+        model,
+        make_optimizer(model, steady),
+        batch,
+        micro_batch_size=8,
+        precision="fp32",
+        lr=lr,
+        max_grad_norm=max_grad_norm,
+    )
+    for name, parameter in model.named_parameters():
+        g = gradients[name] / 2
+        decay = steady.weight_decay if parameter.ndim >= 2 else 0.0
+        # After one step both bias-corrected moments are those of the gradient itself.
+        expected = before[name] * (1 - lr * decay) - lr * g / (g.abs() + 1e-8)
+        large = g.abs() > 1e-5  # elsewhere rounding decides the sign
+        torch.testing.assert_close(parameter.detach().double()[large], expected[large], rtol=1e-4, atol=1e-4)
+        assert parameter.grad is None, "gradients are dropped, not zeroed"
+
+
+def test_weight_decay_spares_biases_and_norms(steady: Workload) -> None:
+    """Matrices decay, vectors do not, and every parameter is in one of the groups."""
+    model = new_model(steady)
+    optimizer = make_optimizer(model, steady)
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+    assert all(p.ndim == 2 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+
+def test_the_learning_rate_rises_then_falls_linearly(workload: Workload) -> None:
+    """Zero before the first step, the peak at the end of the ramp, half of it half-way down, zero from the end on."""
+    plan = dataclasses.replace(workload, learning_rate=1.0, lr_warmup_steps=10, lr_end_step=110)
+    assert [learning_rate(plan, step) for step in (0, 1, 5, 10, 60, 110, 500)] == pytest.approx(
+        [0.0, 0.1, 0.5, 1.0, 0.5, 0.0, 0.0]
+    )
+
+
+def test_bf16_is_close_to_fp32_and_keeps_fp32_weights(steady: Workload) -> None:
+    """The same loss to bf16's three digits, but not to fp32's; gradients and weights stay fp32."""
+    batch, model = new_batch(steady), new_model(steady)
+    exact = accumulate_gradients(model, batch, micro_batch_size=8, precision="fp32").item()
+    model.zero_grad(set_to_none=True)
+    rounded = accumulate_gradients(model, batch, micro_batch_size=8, precision="bf16").item()
+    assert rounded == pytest.approx(exact, rel=1e-2)
+    assert rounded != pytest.approx(exact, rel=1e-7)
+    assert all(
+        p.dtype == torch.float32 and p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters()
+    )
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(workload: Workload) -> None:
+    """Two training passes differ, two evaluation passes do not; each place that drops is a part of the difference."""
+    model, batch = new_model(workload), new_batch(workload)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return pretraining_loss(*model(batch.input_ids, batch.token_type_ids, batch.masked_positions), batch).item()
+
+    assert loss() != loss()
+    model.eval()
+    assert loss() == loss()
+    model.train()
+    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+    assert len(dropouts) == 1 + workload.num_layers
+    for dropout in dropouts:
+        dropout.p = 0.0
+    assert loss() != loss(), "attention weights are dropped too"

@@ -1,0 +1,242 @@
+"""A run logs, saves, resumes and stops as it says, and a resumed run is the uninterrupted one bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from perf.errors import CheckpointError, NonFiniteLossError
+from perf.train import trainer
+from perf.train.checkpoints import CheckpointStore
+from perf.train.config import RunConfig, plan_run
+from perf.train.data import Batch, SyntheticLanguage
+from perf.train.devices import World
+from perf.train.loop import RunResult, run_steps
+from perf.train.workloads import Workload
+
+
+class RecordingSource(SyntheticLanguage):
+    """Notes which samples were drawn."""
+
+    def __init__(self, workload: Workload, *, seed: int) -> None:
+        super().__init__(workload, seed=seed)
+        self.drawn: list[tuple[int, int]] = []
+
+    def batch(self, *, position: int, num_samples: int) -> Batch:
+        """Draw and note."""
+        self.drawn.append((position, num_samples))
+        return super().batch(position=position, num_samples=num_samples)
+
+
+def train(config: RunConfig, **hooks: Any) -> tuple[RunResult, list[str], RecordingSource]:
+    """Run `config`; return its result, its log and its source."""
+    source = RecordingSource(config.workload, seed=config.seed)
+    lines: list[str] = []
+    result = run_steps(plan_run(config, source, World()), source, World(), on_line=lines.append, **hooks)
+    return result, lines, source
+
+
+def state_of(path: Path | None) -> dict[str, torch.Tensor]:
+    """Return every tensor of a checkpoint."""
+    assert path is not None
+    found, _ = CheckpointStore(path.parent, keep_last=1).newest_valid()
+    assert found is not None
+    assert found.path == path
+    return found.tensors()
+
+
+def without_rates(lines: list[str]) -> list[str]:
+    """Return step lines up to their loss: all that two runs must have in common."""
+    return [line.split(", Rate=")[0] for line in lines if line.startswith("Step=")]
+
+
+@pytest.mark.parametrize("first", [1, 4, 5, 9])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run_config: RunConfig, first: int) -> None:
+    """Stopped after any step and resumed: the same losses, log lines, samples, weights and optimizer state."""
+    whole, whole_lines, whole_source = train(run_config)
+    split = dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name("split"))
+    one, one_lines, one_source = train(dataclasses.replace(split, max_steps=first))
+    two, two_lines, two_source = train(split)
+    assert (two.plan.start_step, two.end_step) == (first, 10)
+    assert one.losses + two.losses == whole.losses
+    logged = without_rates(one_lines) + without_rates(two_lines)
+    assert set(without_rates(whole_lines)) <= set(logged)
+    # The first draw of a run is its warm-up's.
+    assert one_source.drawn[1:] + two_source.drawn[1:] == whole_source.drawn[1:]
+    expected, found = state_of(whole.checkpoint), state_of(two.checkpoint)
+    assert set(expected) == set(found)
+    assert any(name.startswith("optimizer.exp_avg_sq.") for name in expected)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_two_runs_of_one_configuration_are_equal_and_another_seed_is_not(run_config: RunConfig) -> None:
+    """The seed decides the whole run."""
+    results = [
+        train(dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name(str(i)), seed=seed))[0]
+        for i, seed in enumerate([0, 0, 1])
+    ]
+    assert results[0].losses == results[1].losses
+    assert results[0].losses != results[2].losses
+
+
+def test_the_loss_falls(run_config: RunConfig, workload: Workload) -> None:
+    """A short run learns: the last losses lie well below those it began with."""
+    learner = dataclasses.replace(workload, dropout=0.0, learning_rate=2e-2, lr_warmup_steps=5)
+    result, _, _ = train(dataclasses.replace(run_config, workload=learner, global_batch_size=64, max_steps=60))
+    assert sum(result.losses[-5:]) / 5 < 0.85 * sum(result.losses[:5]) / 5
+
+
+def test_count_and_time_come_from_the_same_marks(run_config: RunConfig) -> None:
+    """With a clock that ticks once per reading: one mark before the first step, one per log line, and rates from them."""
+    ticks = iter(range(100, 200))
+    result, lines, _ = train(run_config, clock=lambda: float(next(ticks)))
+    assert [(mark.samples, mark.time_s) for mark in result.marks] == [(i * 32, 100.0 + i) for i in range(6)]
+    assert all("Rate=32.00 samples/sec, GlobalRate=32.00 samples/sec" in line for line in lines[:5])
+    assert lines[5:] == ["Processed 160 sample(s) in 5.000000000 seconds."]
+    assert [int(re.findall(r"Step=(\d+)", line)[0]) for line in lines[:5]] == [2, 4, 6, 8, 10]
+
+
+def test_warm_up_and_set_up_are_not_timed_and_work_between_marks_is(
+    run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual clock advanced by the work itself: 1 s per step, 100 s per warm-up and per checkpoint."""
+    now = 0.0
+
+    def taking(seconds: float, real: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return real(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(trainer.Trainer, "warm_up", taking(100, trainer.Trainer.warm_up))
+    monkeypatch.setattr(trainer.Trainer, "step", taking(1, trainer.Trainer.step))
+    monkeypatch.setattr(trainer.Trainer, "save", taking(100, trainer.Trainer.save))
+    result, _, _ = train(run_config, clock=lambda: now)
+    assert result.totals.seconds == 10.0, "the last checkpoint follows the last mark"
+    saving = dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name("saving"), checkpoint_steps=5)
+    result, _, _ = train(saving, clock=lambda: now)
+    assert result.totals.seconds == 110.0, "a checkpoint on the way is part of the time it took"
+
+
+def test_the_device_is_waited_for_before_the_clock_is_read(
+    run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading follows a synchronization, with nothing in between."""
+    events: list[str] = []
+    monkeypatch.setattr("perf.train.loop.synchronize", lambda device: events.append("sync"))
+    real = trainer.Trainer.step
+    monkeypatch.setattr(trainer.Trainer, "step", lambda self: (events.append("step"), real(self)))
+
+    def clock() -> float:
+        events.append("clock")
+        return float(len(events))
+
+    train(run_config, clock=clock)
+    assert events == ["sync", "clock", *(["step"] * 2 + ["sync", "clock"]) * 5]
+
+
+def test_the_last_step_is_logged_and_saved_whatever_the_intervals(run_config: RunConfig) -> None:
+    """Ten steps, a line every four and a checkpoint every three: both also at ten."""
+    result, lines, _ = train(dataclasses.replace(run_config, log_steps=4, checkpoint_steps=3, keep_checkpoints=9))
+    assert [line.split(",")[0] for line in lines[:-1]] == ["Step=4", "Step=8", "Step=10"]
+    assert run_config.store().steps() == [3, 6, 9, 10]
+    assert len(result.losses) == 10
+    assert result.totals.samples == 160
+
+
+def test_keeping_no_checkpoint_writes_none(run_config: RunConfig) -> None:
+    """With 0 to keep, not even the directory is made."""
+    result, _, _ = train(dataclasses.replace(run_config, keep_checkpoints=0, checkpoint_steps=1))
+    assert result.checkpoint is None
+    assert not run_config.model_dir.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is named though its loss is only read at the next log line, and nothing is saved after it."""
+    real = trainer.train_step
+    monkeypatch.setattr(
+        trainer, "train_step", lambda model, *a, **k: real(model, *a, **k) * (float("nan") if k["lr"] == bad else 1.0)
+    )
+    bad = trainer.learning_rate(run_config.workload, 5)
+    with pytest.raises(NonFiniteLossError, match=r"Step=5: the loss is nan"):
+        train(dataclasses.replace(run_config, log_steps=4, checkpoint_steps=4))
+    assert run_config.store().steps() == [4]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_request_finishes_the_step_and_saves(run_config: RunConfig, number: signal.Signals) -> None:
+    """Ctrl-C or SIGTERM between steps 3 and 4: step 4 is finished, logged and saved, and the run can go on."""
+    whole, _, _ = train(dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name("whole")))
+    steps = 0
+
+    def on_step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    result, lines, _ = train(run_config, on_step=on_step)
+    assert signal.getsignal(number) is before, "handlers are put back"
+    assert result.interrupted
+    assert (result.end_step, run_config.store().steps()) == (4, [4])
+    assert lines[-1].startswith("Processed 64 sample(s)")
+    rest, _, _ = train(run_config)
+    assert not rest.interrupted
+    assert result.losses + rest.losses == whole.losses
+
+
+def test_a_second_ctrl_c_stops_at_once(run_config: RunConfig) -> None:
+    """Whoever presses twice does not want to wait for the step."""
+
+    def on_step() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run_config, on_step=on_step)
+
+
+def test_fresh_and_weights_begin_at_step_0_and_lose_nothing(run_config: RunConfig) -> None:
+    """Fresh starts from new weights, `weights` from the newest ones; both keep the old run as `.previous`."""
+    first, _, _ = train(run_config)
+    previous = run_config.model_dir.with_name("run.previous")
+    again, lines, source = train(dataclasses.replace(run_config, start="fresh"))
+    assert again.losses == first.losses
+    assert lines[0] == f"{run_config.model_dir} was moved to {previous}"
+    other = dataclasses.replace(run_config, global_batch_size=8, start="weights", max_steps=4)
+    taken, _, source = train(other)
+    assert (taken.plan.start_step, taken.end_step) == (0, 4)
+    assert source.drawn[1] == (0, 8), "the data starts from the beginning"
+    assert taken.losses[0] < first.losses[0]
+    assert CheckpointStore(previous, keep_last=1).steps() == [10]
+    assert run_config.store().steps() == [4]
+
+
+def test_a_checkpoint_of_another_model_changes_nothing(run_config: RunConfig, workload: Workload) -> None:
+    """Tensors that do not fit are named, with what was found and needed, before any is loaded."""
+    train(run_config)
+    for changes, found in (
+        ({"num_layers": 3}, "has nothing under 'model.layers.2"),
+        ({"num_layers": 1}, "the model needs nothing"),
+        (
+            {"intermediate_size": 64},
+            r"torch.float32 \[32, 16\] under 'model.layers.0.intermediate.weight', the model needs torch.float32 \[64, 16\]",
+        ),
+    ):
+        other = dataclasses.replace(run_config, workload=dataclasses.replace(workload, **changes), start="weights")
+        with pytest.raises(CheckpointError, match=found):
+            train(other)
+        assert run_config.store().steps() == [10], "the directory was not moved away"
