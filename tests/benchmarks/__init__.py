@@ -1,0 +1,1 @@
+"""What is timed; nothing here runs as part of the tests."""
