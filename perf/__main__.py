@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,12 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(line_buffering=True)  # a log is read while it grows
     try:
         return _train(arguments) if arguments.command == "train" else _import_log(arguments)
-    except _UsageError as error:
-        print(f"{parser.prog} {arguments.command}: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except (PerfError, OSError) as error:
-        print(f"{parser.prog} {arguments.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_PROBLEM
+    except (_UsageError, PerfError, OSError) as error:
+        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank meets the same error
+            print(f"{parser.prog} {arguments.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, _UsageError) else EXIT_PROBLEM
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 

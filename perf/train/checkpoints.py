@@ -93,8 +93,9 @@ class CheckpointStore:
             Its folder, or None when `keep_last` is 0.
 
         Raises:
-            CheckpointError: the step has a checkpoint already: another run writes to the same directory.
-            OSError: it could not be written; the checkpoints there before are untouched.
+            CheckpointError: the step has a checkpoint already (another run writes to the same directory), or it
+                could not be written; the checkpoints there before are untouched.
+            OSError: the same, told by the operating system.
         """
         if self.keep_last == 0:
             return None
@@ -104,7 +105,7 @@ class CheckpointStore:
         partial.mkdir(parents=True)
         try:
             state = partial / STATE_FILE
-            safetensors.torch.save_file({name: t.contiguous() for name, t in tensors.items()}, state)
+            _write_tensors(state, tensors)
             meta: dict[str, Any] = {
                 "format": FORMAT,
                 "version": VERSION,
@@ -221,6 +222,15 @@ def _require_only_checkpoints(directory: Path) -> None:
             f"{directory}: holds {foreign[0]!r}, which no run of this project wrote, so a fresh start would lose it; "
             "move it elsewhere or name another --model-dir"
         )
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # what a full disk looks like through this library
+        raise CheckpointError(
+            f"{path}: could not be written ({error}); make room or name another --model-dir"
+        ) from error
 
 
 def _set_aside(path: Path) -> Path:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from safetensors import SafetensorError
 
 from perf.errors import CheckpointError
 from perf.train import checkpoints
@@ -257,10 +258,10 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatc
     save(store, 10)
 
     def full(*args: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(checkpoints.safetensors.torch, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match=r"could not be written .*No space left"):
         save(store, 20)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
 
