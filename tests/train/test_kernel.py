@@ -54,9 +54,10 @@ def test_a_step_is_clipped_adamw_worked_by_hand(steady: Workload) -> None:
     max_grad_norm = float(norm) / 2  # so that the clip bites
     before = {n: p.detach().double() for n, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
+    optimizer = make_optimizer(model, steady)
     train_step(
         model,
-        make_optimizer(model, steady),
+        optimizer,
         batch,
         micro_batch_size=8,
         precision="fp32",
@@ -66,6 +67,10 @@ def test_a_step_is_clipped_adamw_worked_by_hand(steady: Workload) -> None:
     for name, parameter in model.named_parameters():
         g = gradients[name] / 2
         decay = steady.weight_decay if parameter.ndim >= 2 else 0.0
+        # Adam's first update hardly depends on the gradient's size; its first moment does.
+        torch.testing.assert_close(
+            optimizer.state[parameter]["exp_avg"].double(), 0.1 * g, rtol=1e-3, atol=1e-3 * max_grad_norm
+        )
         # After one step both bias-corrected moments are those of the gradient itself.
         expected = before[name] * (1 - lr * decay) - lr * g / (g.abs() + 1e-8)
         large = g.abs() > 1e-5  # elsewhere rounding decides the sign
