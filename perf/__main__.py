@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from perf import __version__
 from perf.errors import DataError, PerfError
-from perf.report.terminal import audit_report, run_heading, run_table, session_heading
+from perf.report.terminal import audit_report, run_heading, run_table, session_heading, stop_note
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Source, SyntheticLanguage
 from perf.train.devices import DEVICES, PRECISIONS, World, process_group, resolve_device, resolve_precision
@@ -71,7 +71,7 @@ def _train(arguments: argparse.Namespace) -> int:
         if world.is_main:
             print(f"\n{run_table(results)}")
             if results[-1].interrupted:
-                print(f"Stopped at step {results[-1].end_step}; the same command goes on from there.")
+                print(stop_note(results[-1], [plan.config for plan in plans[len(results) :]]))
         return EXIT_INTERRUPTED if results[-1].interrupted else EXIT_DONE
 
 

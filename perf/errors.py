@@ -19,8 +19,8 @@ class CheckpointError(PerfError):
     """A checkpoint is damaged, foreign, or was written by another configuration."""
 
 
-class NonFiniteLossError(PerfError):
-    """The loss became NaN or infinite, so the weights are no longer usable."""
+class NonFiniteError(PerfError):
+    """A loss or a weight became NaN or infinite, so the run cannot go on."""
 
 
 class RunFinishedError(PerfError, RuntimeError):

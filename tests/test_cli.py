@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from perf.__main__ import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
+from perf.__main__ import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_USAGE, main
+from perf.train.trainer import Trainer
 from tests.train import published
 
 SMALL = ["--micro-batch-size", "8", "--max-steps", "4", "--log-steps", "2"]
@@ -77,6 +80,28 @@ def test_no_run_starts_when_one_of_them_cannot(capsys: pytest.CaptureFixture[str
     assert main(["train", *SMALL, "--global-batch-size", "16", "8"]) == EXIT_PROBLEM
     assert capsys.readouterr().out == ""
     assert not Path("runs/pico/gbs-16").exists()
+
+
+def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second of three runs: exit 130, and the sizes named go on from where they stood."""
+    real = Trainer.step
+
+    def step(self: Trainer) -> None:
+        real(self)
+        if (self.global_step, self.data_position) == (2, 2 * 16):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    assert main(["train", "--global-batch-size", "8", "16", "24", *SMALL, "--fresh"]) == EXIT_INTERRUPTED
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == (
+        "Stopped by request at step 2 of 4; to go on: the same command with --global-batch-size 16 24, without --fresh."
+    )
+    monkeypatch.setattr(Trainer, "step", real)
+    assert main(["train", "--global-batch-size", "16", "24", *SMALL]) == EXIT_DONE
+    assert "steps 3 to 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,18 @@ def run_table(results: Sequence[RunResult]) -> str:
     return table(header, rows)
 
 
+def stop_note(result: RunResult, not_started: Sequence[RunConfig]) -> str:
+    """Return where an interrupted run stopped, and how to go on with it and with those that did not start."""
+    config, last_step = result.plan.config, result.plan.last_step
+    left = [config] if result.end_step < last_step else []
+    sizes = " ".join(str(c.global_batch_size) for c in [*left, *not_started])
+    without = (
+        "" if config.start == "resume" else f", without --{'fresh' if config.start == 'fresh' else 'load weights'}"
+    )
+    how = f"; to go on: the same command with --global-batch-size {sizes}{without}" if sizes else ""
+    return f"Stopped by request at step {result.end_step} of {last_step}{how}."
+
+
 def _rate(result: RunResult) -> float:
     return result.totals.samples / result.totals.seconds
 

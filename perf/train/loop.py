@@ -26,7 +26,8 @@ class RunResult:
 
     Attributes:
         plan: what it set out to do.
-        end_step: `global_step` at the end; below the plan's `last_step` if it was asked to stop.
+        end_step: `global_step` at the end.
+        interrupted: whether it was asked to stop (Ctrl-C, SIGTERM), at the latest during its last step.
         losses: the loss of every step, nats.
         marks: one where the timed region began, and one for each log line.
         checkpoint: the last one written on this rank, if any.
@@ -34,14 +35,10 @@ class RunResult:
 
     plan: RunPlan
     end_step: int
+    interrupted: bool
     losses: list[float]
     marks: list[Mark]
     checkpoint: Path | None
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether it was asked to stop before its last step."""
-        return self.end_step < self.plan.last_step
 
     @property
     def totals(self) -> EndLine:
@@ -75,7 +72,7 @@ def run_steps(
         clock: monotonic, seconds.
 
     Raises:
-        NonFiniteLossError: a loss was NaN or infinite; nothing was saved since.
+        NonFiniteError: a loss or a weight was NaN or infinite; nothing was saved since.
         CheckpointError: the checkpoint does not fit the model.
     """
     config = plan.config
@@ -113,7 +110,9 @@ def run_steps(
             on_step()
             if to_save:
                 checkpoint = trainer.save()
-    result = RunResult(plan=plan, end_step=last_step, losses=losses, marks=marks, checkpoint=checkpoint)
+    result = RunResult(
+        plan=plan, end_step=last_step, interrupted=stop.is_set(), losses=losses, marks=marks, checkpoint=checkpoint
+    )
     say(str(result.totals))
     return result
 

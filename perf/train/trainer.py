@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from perf.errors import CheckpointError, NonFiniteLossError
+from perf.errors import CheckpointError, NonFiniteError
 from perf.train.checkpoints import Checkpoint
 from perf.train.config import RunPlan, recorded_config
 from perf.train.data import Batch, Source
@@ -51,8 +51,9 @@ class Trainer:
 
     def warm_up(self) -> None:
         """Run one forward and backward pass and drop its gradients: memory and compilation, but no progress."""
-        micro_batch = self._draw().slice(0, self._plan.micro_batch_size)
-        self._accumulate(micro_batch)
+        size = self._plan.micro_batch_size
+        micro_batch = self._draw().slice(0, size)
+        accumulate_gradients(self._ranks, micro_batch, micro_batch_size=size, precision=self._plan.config.precision)
         self.optimizer.zero_grad(set_to_none=True)
         self._world.barrier()
 
@@ -77,7 +78,7 @@ class Trainer:
         """Return the losses (nats, mean over all ranks) of the steps since the last call; waits for the device.
 
         Raises:
-            NonFiniteLossError: one of them is NaN or infinite.
+            NonFiniteError: one of them is NaN or infinite.
         """
         if not self._unread_losses:
             return []
@@ -85,22 +86,25 @@ class Trainer:
         self._unread_losses.clear()
         for step, loss in enumerate(losses, start=self.global_step - len(losses) + 1):
             if not math.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"Step={step}: the loss is {loss}, and a finite one is needed; nothing was saved after it. "
-                    f"Start from an earlier checkpoint in {self._plan.config.model_dir} with a lower learning rate, "
-                    "or with --precision fp32"
-                )
+                raise self._not_finite(step, f"the loss is {loss}")
         return losses
 
     def save(self) -> Path | None:
-        """Write a checkpoint of this moment, on the main rank; every rank returns when it is on disk."""
+        """Write a checkpoint of this moment, on the main rank; every rank returns when it is on disk.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite: a gradient overflowed though the loss did not.
+        """
         path = None
+        tensors = state_tensors(self.model, self.optimizer)
+        if not torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all():
+            raise self._not_finite(self.global_step, "a weight is not finite after the update")
         if self._world.is_main:
             path = self._plan.config.store().save(
                 global_step=self.global_step,
                 data_position=self.data_position,
                 config=recorded_config(self._plan, self._source, self._world),
-                tensors=state_tensors(self.model, self.optimizer),
+                tensors=tensors,
             )
         self._world.barrier()
         return path
@@ -110,9 +114,11 @@ class Trainer:
         position = self.data_position + self._world.rank * rank_samples
         return self._source.batch(position=position, num_samples=rank_samples).to(self._plan.config.device)
 
-    def _accumulate(self, batch: Batch) -> None:
-        accumulate_gradients(
-            self._ranks, batch, micro_batch_size=self._plan.micro_batch_size, precision=self._plan.config.precision
+    def _not_finite(self, step: int, what: str) -> NonFiniteError:
+        config = self._plan.config
+        return NonFiniteError(
+            f"Step={step}: {what}, so nothing was saved from there on; earlier checkpoints in {config.model_dir} are as "
+            f"they were. Go on from them with --precision fp32 (now {config.precision}), or start over with another --seed"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from perf.errors import CheckpointError, NonFiniteLossError
+from perf.errors import CheckpointError, NonFiniteError
 from perf.train import trainer
 from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunConfig, plan_run
@@ -170,8 +170,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
         trainer, "train_step", lambda model, *a, **k: real(model, *a, **k) * (float("nan") if k["lr"] == bad else 1.0)
     )
     bad = trainer.learning_rate(run_config.workload, 5)
-    with pytest.raises(NonFiniteLossError, match=r"Step=5: the loss is nan"):
+    with pytest.raises(NonFiniteError, match=r"Step=5: the loss is nan"):
         train(dataclasses.replace(run_config, log_steps=4, checkpoint_steps=4))
+    assert run_config.store().steps() == [4]
+
+
+def test_a_weight_that_is_not_finite_is_not_saved(run_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient that overflows spoils the weights while the loss of its step is fine: no checkpoint is made of them."""
+    real = trainer.train_step
+
+    def spoil(model: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = real(model, *args, **kwargs)
+        if kwargs["lr"] == trainer.learning_rate(run_config.workload, 8):
+            with torch.no_grad():
+                next(model.parameters()).view(-1)[0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(trainer, "train_step", spoil)
+    with pytest.raises(NonFiniteError, match="Step=8: a weight is not finite after the update"):
+        train(dataclasses.replace(run_config, checkpoint_steps=4))
     assert run_config.store().steps() == [4]
 
 
@@ -196,6 +213,20 @@ def test_a_stop_request_finishes_the_step_and_saves(run_config: RunConfig, numbe
     rest, _, _ = train(run_config)
     assert not rest.interrupted
     assert result.losses + rest.losses == whole.losses
+
+
+def test_a_stop_request_in_the_last_step_is_not_forgotten(run_config: RunConfig) -> None:
+    """The run is complete, but whoever asked does not want the next one to start."""
+    steps = 0
+
+    def on_step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result, _, _ = train(run_config, on_step=on_step)
+    assert (result.end_step, result.interrupted) == (10, True)
 
 
 def test_a_second_ctrl_c_stops_at_once(run_config: RunConfig) -> None:
