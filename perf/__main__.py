@@ -6,21 +6,25 @@ import argparse
 import io
 import json
 import os
+import re
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from perf import __version__
-from perf.errors import DataError, PerfError
+from perf.errors import DataError, MainRankError, PerfError
 from perf.report.terminal import audit_report, run_heading, run_table, session_heading, stop_note
+from perf.train.audit import audit_run
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Source, SyntheticLanguage
 from perf.train.devices import DEVICES, PRECISIONS, World, process_group, resolve_device, resolve_precision
 from perf.train.loop import RunResult, run_steps
-from perf.train.runlog import audit_run, parse_log
+from perf.train.runlog import parse_log
 from perf.train.text import TextCorpus
 from perf.train.workloads import WORKLOADS, default_workload
 
@@ -36,43 +40,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(line_buffering=True)  # a log is read while it grows
     try:
         return _train(arguments) if arguments.command == "train" else _import_log(arguments)
-    except (_UsageError, PerfError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank meets the same error
-            print(f"{parser.prog} {arguments.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, _UsageError) else EXIT_PROBLEM
+    except MainRankError:
+        return EXIT_PROBLEM
+    except _UsageError as error:
+        code, text = EXIT_USAGE, str(error)
+    except (PerfError, OSError) as error:
+        code, text = EXIT_PROBLEM, str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        code, text = EXIT_PROBLEM, f"out of memory ({error}); use a smaller --micro-batch-size"
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    print(f"{parser.prog} {arguments.command}: error: {' '.join(text.split())}", file=sys.stderr)
+    return code
 
 
 class _UsageError(Exception):
     """Arguments that argparse cannot see are wrong."""
 
 
-def _train(arguments: argparse.Namespace) -> int:
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Turn a ValueError, which names a wrong argument, into a usage error; no training happens inside."""
     try:
-        device = resolve_device(arguments.device)
+        yield
     except ValueError as error:
         raise _UsageError(error) from None
-    with process_group(device) as world:
-        try:
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU, torch says so only in words.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    with ExitStack() as group:
+        with _usage_errors():
+            device = resolve_device(arguments.device)
+            world = group.enter_context(process_group(device))
             configs = _run_configs(arguments, device)
             source = _source(arguments, configs[0])
             # All are planned before the first one starts: a run that cannot start is told at once.
             plans = [plan_run(config, source, world) for config in configs]
-        except ValueError as error:
-            raise _UsageError(error) from None
         if world.is_main:
             print(session_heading(configs[0], source, world))
         results: list[RunResult] = []
-        for plan in plans:
-            results.append(_run(plan, source, world))
-            if results[-1].interrupted:
-                break
-        if world.is_main:
-            print(f"\n{run_table(results)}")
-            if results[-1].interrupted:
-                print(stop_note(results[-1], [plan.config for plan in plans[len(results) :]]))
-        return EXIT_INTERRUPTED if results[-1].interrupted else EXIT_DONE
+        try:
+            for plan in plans:
+                results.append(_run(plan, source, world))
+                if results[-1].interrupted:
+                    break
+        finally:  # what was measured is shown, also when a later run fails
+            if world.is_main and results:
+                print(f"\n{run_table(results)}")
+        if not results[-1].interrupted:
+            return EXIT_DONE
+        print(stop_note(results[-1], plans[len(results) :]))
+        return EXIT_INTERRUPTED
 
 
 def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
@@ -102,6 +127,10 @@ def _run_configs(arguments: argparse.Namespace, device: torch.device) -> list[Ru
         )
     if len(set(sizes)) < len(sizes):
         raise ValueError(f"--global-batch-size {' '.join(map(str, sizes))}: each size once")
+    if arguments.compile and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "c++")):
+        raise ValueError(
+            "--compile on a CPU needs a C++ compiler, and there is no c++; install one, or set CXX to yours"
+        )
     no_limit = arguments.max_steps is None and arguments.num_steps is None and arguments.num_epochs is None
     parent = RUNS_DIR / (workload.name + ("-text" if arguments.text else ""))
     return [
@@ -133,16 +162,20 @@ def _source(arguments: argparse.Namespace, config: RunConfig) -> Source:
 
 
 def _import_log(arguments: argparse.Namespace) -> int:
-    try:
-        text = arguments.file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{arguments.file}: byte {error.start} is not UTF-8; give a text log in UTF-8") from None
+    # A log collects the output of many programs: a byte that is not UTF-8 must not hide the lines that are.
+    text = arguments.file.read_bytes().decode("utf-8-sig", errors="replace")
     log = parse_log(text.splitlines())
     if not log.runs and not log.damaged:
-        raise DataError(f"{arguments.file}: has no line like 'Step=100, Loss=..., Rate=...'; give a training log")
+        raise DataError(
+            f"{arguments.file}: has no line like 'Step=100, Loss=..., Rate=...' in UTF-8; give a training log"
+        )
     audits = [audit_run(run) for run in log.runs]
     if arguments.json:
-        print(json.dumps({"runs": [audit.as_json() for audit in audits], "damaged_lines": log.damaged}, indent=2))
+        print(
+            json.dumps(
+                {"runs": [audit.as_json() for audit in audits], "damaged_lines": log.damaged}, indent=2, allow_nan=False
+            )
+        )
     else:
         print(audit_report(audits, log))
     return EXIT_PROBLEM if log.damaged or any(audit.problems for audit in audits) else EXIT_DONE
@@ -151,6 +184,7 @@ def _import_log(arguments: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m perf",
+        allow_abbrev=False,
         description="Train reference workloads and measure their steps.",
         epilog="Exit codes: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped by Ctrl-C.",
     )
@@ -169,6 +203,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Train a workload at each global batch size, log its rates, keep a checkpoint of each run.",
         epilog=f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     what = train.add_argument_group("what to train")
     what.add_argument(
@@ -186,8 +221,10 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     long = train.add_argument_group("how long").add_mutually_exclusive_group()
     long.add_argument("--max-steps", type=_positive, metavar="N", help="stop at this step (default: the workload's)")
-    long.add_argument("--num-steps", type=_positive, metavar="N", help="make this many more steps")
-    long.add_argument("--num-epochs", type=_positive, metavar="N", help="make this many passes over --text")
+    long.add_argument("--num-steps", type=_positive, metavar="N", help="make this many more steps, each time")
+    long.add_argument(
+        "--num-epochs", type=_positive, metavar="N", help="make this many more passes over --text, each time"
+    )
     state = train.add_argument_group("logs and checkpoints")
     state.add_argument(
         "--log-steps", type=_positive, metavar="L", help="a log line every L steps (default: the workload's)"
@@ -204,10 +241,12 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     start = state.add_mutually_exclusive_group()
     start.add_argument(
-        "--fresh", action="store_true", help="start at step 0; what is in the directory moves to DIR.previous"
+        "--fresh", action="store_true", help="start at step 0; the checkpoints there move to DIR/previous-N"
     )
     start.add_argument(
-        "--load", choices=["weights"], help="start at step 0 with the weights of the newest checkpoint in the directory"
+        "--load",
+        choices=["weights"],
+        help="start at step 0 with the weights of the newest checkpoint there; they all move to DIR/previous-N",
     )
     where = train.add_argument_group("where and how")
     where.add_argument("--device", choices=DEVICES, default="auto", help="default: auto (CUDA where there is one)")
@@ -226,6 +265,7 @@ def _add_import_log(commands: argparse._SubParsersAction[argparse.ArgumentParser
         help="read a training log and audit its rates",
         description="Find the runs in a log, recompute each Rate from the GlobalRate column, and say where they disagree.",
         epilog="Exit codes: 0 all lines agree, 3 some do not, or are damaged.",
+        allow_abbrev=False,
     )
     import_log.add_argument(
         "file", type=Path, metavar="FILE", help="a log with lines like 'Step=100, Loss=..., Rate=...'"
@@ -242,13 +282,9 @@ def _not_negative(text: str) -> int:
 
 
 def _integer(text: str, *, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
-    return value
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ class NonFiniteError(PerfError):
     """A loss or a weight became NaN or infinite, so the run cannot go on."""
 
 
+class MainRankError(PerfError):
+    """The main rank met an error and has told it; this rank stops too, without a word."""
+
+
 class RunFinishedError(PerfError, RuntimeError):
     """The checkpoint already stands at or beyond ``max_steps``: there is nothing left to run."""
 

@@ -62,7 +62,7 @@ def test_the_reference_failure_and_the_ways_out(capsys: pytest.CaptureFixture[st
     assert captured.out == ""
     error = only_line(captured.err)
     assert error.startswith("python -m perf train: error: Initial global step 4 already exceeds max step 4. ")
-    for part in ("here/step-00000004", "global batch size 16, not 8", "--model-dir", "--max-steps", "--fresh"):
+    for part in ("here/step-00000004", "global_batch_size 16 (now 8)", "--model-dir", "--max-steps", "--fresh"):
         assert part in error
     assert main(["train", *SMALL, "--global-batch-size", "8"]) == EXIT_DONE
     assert main([*same, "16", "--max-steps", "6"]) == EXIT_DONE
@@ -79,7 +79,7 @@ def test_no_run_starts_when_one_of_them_cannot(capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert main(["train", *SMALL, "--global-batch-size", "16", "8"]) == EXIT_PROBLEM
     assert capsys.readouterr().out == ""
-    assert not Path("runs/pico/gbs-16").exists()
+    assert not list(Path("runs/pico/gbs-16").iterdir())
 
 
 def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
@@ -96,9 +96,11 @@ def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
     monkeypatch.setattr(Trainer, "step", step)
     assert main(["train", "--global-batch-size", "8", "16", "24", *SMALL, "--fresh"]) == EXIT_INTERRUPTED
     out = capsys.readouterr().out
-    assert out.splitlines()[-1] == (
-        "Stopped by request at step 2 of 4; to go on: the same command with --global-batch-size 16 24, without --fresh."
-    )
+    assert out.splitlines()[-3:] == [
+        "Global batch size 16 was stopped at step 2 of 4.",
+        "To go on with it: the same command with --global-batch-size 16 --max-steps 4, without --fresh.",
+        "Not started: 24.",
+    ]
     monkeypatch.setattr(Trainer, "step", real)
     assert main(["train", "--global-batch-size", "16", "24", *SMALL]) == EXIT_DONE
     assert "steps 3 to 4" in capsys.readouterr().out
@@ -111,6 +113,8 @@ def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
         (["--global-batch-size", "8", "8"], "each size once"),
         (["--global-batch-size", "8", "--micro-batch-size", "3"], "--micro-batch-size 3 does not divide the 8 samples"),
         (["--num-epochs", "2"], "needs data of a known length"),
+        (["--seed", str(2**63)], "seed=9223372036854775808: at most"),
+        (["--global-batch-size", "8", "--model-dir", "a\0b"], "null byte"),
         pytest.param(
             ["--device", "cuda"],
             "sees no GPU; use --device cpu",
@@ -126,9 +130,37 @@ def test_wrong_usage_exits_2_with_one_line(
     assert message in only_line(capsys.readouterr().err)
 
 
+def test_a_later_run_that_fails_does_not_hide_what_was_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory at the second size: one line, exit 3, and the table of the first."""
+    real = Trainer.step
+
+    def step(self: Trainer) -> None:
+        if self.data_position == 0 and self._plan.config.global_batch_size == 16:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        real(self)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    assert main(["train", "--global-batch-size", "8", "16", *SMALL]) == EXIT_PROBLEM
+    captured = capsys.readouterr()
+    assert "out of memory" in only_line(captured.err)
+    assert "use a smaller --micro-batch-size" in captured.err
+    assert captured.out.splitlines()[-1].split()[:3] == ["8", "4", "32"]
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["--max-steps", "0"], ["--seed", "-1"], ["--global-batch-size", "many"], ["--max-steps", "5", "--num-steps", "5"]],
+    [
+        ["--max-steps", "0"],
+        ["--seed", "-1"],
+        ["--global-batch-size", "many"],
+        ["--max-steps", "5", "--num-steps", "5"],
+        ["--max-steps", "1_0"],
+        ["--fres"],
+    ],
 )
 def test_arguments_that_argparse_refuses_exit_2_too(arguments: list[str]) -> None:
     """Numbers are checked when they are read, and limits exclude each other."""
@@ -163,8 +195,8 @@ def test_import_log_agrees_with_the_published_run(capsys: pytest.CaptureFixture[
     Path("run.log").write_text("\n".join(published_log()), encoding="utf-8")
     assert main(["import-log", "run.log"]) == EXIT_DONE
     out = capsys.readouterr().out
-    assert out.count("All 10 rates agree with the GlobalRate column") == 2
-    assert "Run from line 1: global batch size 1024, 10 lines" in out
+    assert out.count("10 of 10 rates agree with the GlobalRate column") == 2
+    assert "Run from line 1: global batch size 1024, begun at step 0, 10 lines" in out
     assert "Run from line 23: did not start. Its checkpoint stood at step 1000" in out
     assert main(["import-log", "run.log", "--json"]) == EXIT_DONE
     content = json.loads(capsys.readouterr().out)
@@ -183,7 +215,32 @@ def test_import_log_exits_3_where_lines_disagree_or_are_damaged(capsys: pytest.C
     assert main(["import-log", "run.log"]) == EXIT_PROBLEM
     out = capsys.readouterr().out
     assert "Step=500: Rate=4941.61 printed, 4841.6" in out
-    assert "Line 8: looks like a line of a training log but is not a whole one" in out
+    assert "Line 8: looks like a line of a training log but is not one whole line" in out
+
+
+def test_import_log_knows_where_our_own_resumed_runs_began(capsys: pytest.CaptureFixture[str]) -> None:
+    """Stopped off the log grid, resumed, and logged into one file: three runs, each from its own step, all agree."""
+    log = ""
+    for target in ("7", "10", "25"):
+        arguments = ["--micro-batch-size", "8", "--max-steps", target, "--log-steps", "5"]
+        assert main(["train", "--global-batch-size", "8", *arguments]) == EXIT_DONE
+        log += "".join(line + "\n" for line in capsys.readouterr().out.splitlines() if "Processed" not in line)
+    Path("own.log").write_text(log, encoding="utf-8")
+    assert main(["import-log", "own.log", "--json"]) == EXIT_DONE
+    content = json.loads(capsys.readouterr().out)
+    assert [run["start_step"] for run in content["runs"]] == [0, 7, 10]
+    assert [[line["global_step"] for line in run["lines"]] for run in content["runs"]] == [[5, 7], [10], [15, 20, 25]]
+    assert all(line["agrees"] for run in content["runs"] for line in run["lines"])
+
+
+def test_import_log_writes_valid_json_for_a_loss_that_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """NaN is no JSON: it becomes null."""
+    Path("nan.log").write_text(
+        "Step=1, Loss=nan, Rate=1.00 samples/sec, GlobalRate=1.00 samples/sec\n", encoding="utf-8"
+    )
+    assert main(["import-log", "nan.log", "--json"]) == EXIT_DONE
+    content = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert content["runs"][0]["lines"][0]["loss"] is None
 
 
 def test_import_log_reads_what_train_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +258,8 @@ def test_import_log_reads_what_train_printed(capsys: pytest.CaptureFixture[str])
     [
         (b"nothing of the kind\n", "has no line like 'Step=100"),
         (b"", "has no line like 'Step=100"),
-        (b"\xff\xfeStep=1", "byte 0 is not UTF-8"),
+        ("Step=1, Loss=1.0, Rate=1.0 samples/sec".encode("utf-16"), "in UTF-8; give a training log"),
+        (bytes(range(256)), "has no line like 'Step=100"),
     ],
 )
 def test_import_log_refuses_what_is_no_log(content: bytes, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
+from perf.train.audit import RateCheck, RunAudit
 from perf.train.config import RunConfig, RunPlan
 from perf.train.data import Source
 from perf.train.devices import World
 from perf.train.loop import RunResult
-from perf.train.runlog import ParsedLog, RunAudit
+from perf.train.runlog import ParsedLog, StartLine
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -35,14 +36,14 @@ def session_heading(config: RunConfig, source: Source, world: World) -> str:
 
 def run_heading(plan: RunPlan) -> str:
     """Return what one run is about to do."""
-    cut = f"{plan.grad_accum_steps} micro-batch{'es' if plan.grad_accum_steps > 1 else ''} of {plan.micro_batch_size}"
-    return "\n".join(
-        [
-            f"Global batch size {plan.config.global_batch_size} ({cut}), steps {plan.start_step + 1} to "
-            f"{plan.last_step}, checkpoints in {plan.config.model_dir}",
-            *(f"Note: {note}" for note in plan.notes),
-        ]
+    config = plan.config
+    start = StartLine(
+        global_batch_size=config.global_batch_size, first_step=plan.start_step + 1, last_step=plan.last_step
     )
+    many = "es" if plan.grad_accum_steps > 1 else ""
+    where = f", checkpoints in {config.model_dir}" if config.keep_checkpoints else ", no checkpoints"
+    heading = f"{start} ({plan.grad_accum_steps} micro-batch{many} of {plan.micro_batch_size} each){where}"
+    return "\n".join([heading, *(f"Note: {note}" for note in plan.notes)])
 
 
 def run_table(results: Sequence[RunResult]) -> str:
@@ -69,16 +70,21 @@ def run_table(results: Sequence[RunResult]) -> str:
     return table(header, rows)
 
 
-def stop_note(result: RunResult, not_started: Sequence[RunConfig]) -> str:
-    """Return where an interrupted run stopped, and how to go on with it and with those that did not start."""
+def stop_note(result: RunResult, not_started: Sequence[RunPlan]) -> str:
+    """Return where an interrupted run stopped, how to go on with it, and what was not started."""
     config, last_step = result.plan.config, result.plan.last_step
-    left = [config] if result.end_step < last_step else []
-    sizes = " ".join(str(c.global_batch_size) for c in [*left, *not_started])
-    without = (
-        "" if config.start == "resume" else f", without --{'fresh' if config.start == 'fresh' else 'load weights'}"
-    )
-    how = f"; to go on: the same command with --global-batch-size {sizes}{without}" if sizes else ""
-    return f"Stopped by request at step {result.end_step} of {last_step}{how}."
+    lines = [f"Global batch size {config.global_batch_size} was stopped at step {result.end_step} of {last_step}."]
+    if result.checkpoint is None:
+        lines.append("No checkpoint was kept, so it cannot go on from there.")
+    elif result.end_step < last_step:
+        without = {"resume": "", "fresh": ", without --fresh", "weights": ", without --load weights"}[config.start]
+        lines.append(
+            f"To go on with it: the same command with --global-batch-size {config.global_batch_size} "
+            f"--max-steps {last_step}{without}."
+        )
+    if not_started:
+        lines.append(f"Not started: {', '.join(str(plan.config.global_batch_size) for plan in not_started)}.")
+    return "\n".join(lines)
 
 
 def _rate(result: RunResult) -> float:
@@ -101,27 +107,43 @@ def _audit_paragraph(audit: RunAudit) -> str:
             f"{run.refused.max_steps}: it needed another directory, a higher target, or a fresh start."
         )
     if not audit.checks:
-        return f"{title}: {'; '.join(audit.problems)}"
-    size = f"global batch size {audit.global_batch_size}, " if audit.global_batch_size else ""
-    started = f"resumed at step {audit.start_step}, " if audit.start_step else ""
-    end = str(run.end) if run.end else "No end line: the run was cut off, or is still going."
-    rows = [
-        (
-            str(check.line.global_step),
-            f"{check.line.loss:.5f}",
-            f"{check.line.global_rate:.2f}",
-            f"{check.line.rate:.2f}",
-            f"{check.recomputed_rate:.2f}",
-            f"{check.line.rate - check.recomputed_rate:+.3f}",
-            f"{check.rounding:.3f}",
-            "yes" if check.agrees else "NO",
-        )
-        for check in audit.checks
-    ]
+        return f"{title}: {'; '.join(audit.problems) or 'no step line'}"
     header = ("step", "loss", "global rate", "rate", "recomputed", "difference", "explained", "agrees")
-    verdict = (
-        f"Problems:\n{chr(10).join(f'  {problem}' for problem in audit.problems)}"
-        if audit.problems
-        else f"All {len(rows)} rates agree with the GlobalRate column within what rounding explains."
+    rows = [_audit_row(check) for check in audit.checks]
+    end = str(run.end) if run.end else "No end line: the run was cut off, or is still going."
+    return f"{title}: {_audit_title(audit)}{len(rows)} lines\n{table(header, rows)}\n{end}\n{_audit_verdict(audit)}"
+
+
+def _audit_title(audit: RunAudit) -> str:
+    size = f"global batch size {audit.global_batch_size}" if audit.global_batch_size else ""
+    if audit.start_is_certain:
+        start = f"begun at step {audit.start_step}"
+    else:
+        start = f"if begun at step {audit.start_step}, which the lines do not tell"
+    return f"{size}, {start}, " if size and audit.start_is_certain else f"{size} {start}, ".lstrip()
+
+
+def _audit_row(check: RateCheck) -> tuple[str, ...]:
+    line = check.line
+    known = (str(line.global_step), f"{line.loss:.5f}", f"{line.global_rate:.2f}", f"{line.rate:.2f}")
+    if check.recomputed_rate is None:
+        return (*known, "-", "-", "-", "?")
+    difference = line.rate - check.recomputed_rate
+    return (
+        *known,
+        f"{check.recomputed_rate:.2f}",
+        f"{difference:+.3f}",
+        f"{check.rounding:.3f}",
+        "yes" if check.agrees else "NO",
     )
-    return f"{title}: {size}{started}{len(rows)} lines\n{table(header, rows)}\n{end}\n{verdict}"
+
+
+def _audit_verdict(audit: RunAudit) -> str:
+    if audit.problems:
+        return "\n".join(["Problems:", *(f"  {problem}" for problem in audit.problems)])
+    unchecked = sum(check.agrees is None for check in audit.checks)
+    rest = f"; {unchecked} could not be checked, since a line before is missing" if unchecked else ""
+    return (
+        f"{len(audit.checks) - unchecked} of {len(audit.checks)} rates agree with the GlobalRate column within what "
+        f"rounding explains{rest}."
+    )

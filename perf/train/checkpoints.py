@@ -7,11 +7,16 @@ name and renamed, so a folder of that name is complete; one that is damaged late
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +31,9 @@ FORMAT = "stepmark-checkpoint"
 VERSION = 1
 STATE_FILE = "state.safetensors"
 META_FILE = "checkpoint.json"
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"step-(\d{8}|[1-9]\d{8,17})", re.ASCII)
+_PARTIAL = re.compile(rf"\.partial-(?:deleted-)?{_NAME.pattern}", re.ASCII)
+_FIELDS = {"global_step": int, "data_position": int, "config": dict, "state_sha256": str}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,15 +100,14 @@ class CheckpointStore:
             Its folder, or None when `keep_last` is 0.
 
         Raises:
-            CheckpointError: the step has a checkpoint already (another run writes to the same directory), or it
-                could not be written; the checkpoints there before are untouched.
+            CheckpointError: the step has a checkpoint already, or it could not be written; the checkpoints there
+                before are untouched.
             OSError: the same, told by the operating system.
         """
         if self.keep_last == 0:
             return None
         final = self.path(global_step)
         partial = self.directory / f".partial-{final.name}"
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             state = partial / STATE_FILE
@@ -119,9 +125,7 @@ class CheckpointStore:
             for path in (state, partial / META_FILE, partial):
                 _fsync(path)
             if final.exists():
-                raise CheckpointError(
-                    f"{final}: exists already, so another run writes to this directory; give each its own --model-dir"
-                )
+                raise CheckpointError(f"{final}: exists already, and is not overwritten; name another --model-dir")
             partial.rename(final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -129,7 +133,7 @@ class CheckpointStore:
         _fsync(self.directory)
         for step in self.steps()[: -self.keep_last]:
             # Renamed first: a deletion cut short must not leave half a checkpoint under a checkpoint's name.
-            doomed = self.path(step).rename(self.directory / f".partial-deleted-{step}")
+            doomed = self.path(step).rename(self.directory / f".partial-deleted-{self.path(step).name}")
             shutil.rmtree(doomed, ignore_errors=True)
         return final
 
@@ -137,15 +141,11 @@ class CheckpointStore:
         """Return the newest checkpoint that verifies, and a note for each damaged one that was set aside.
 
         A damaged checkpoint newer than the one returned is renamed to ``damaged-step-...``, so that it can be
-        looked at but is never taken for a checkpoint again. What interrupted saves left behind is deleted.
+        looked at but is never taken for a checkpoint again.
 
         Raises:
-            CheckpointError: no checkpoint verifies though there are some, or one is in a format unknown here.
+            CheckpointError: no checkpoint verifies though there are some, or one is whole but in a format unknown here.
         """
-        if self.directory.exists() and not self.directory.is_dir():
-            raise CheckpointError(f"{self.directory}: is a file, and a directory is needed; name another --model-dir")
-        for leftover in self.directory.glob(".partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         damage: dict[Path, str] = {}
         for step in reversed(self.steps()):
             path = self.path(step)
@@ -162,24 +162,62 @@ class CheckpointStore:
             )
         return None, []
 
-    def put_away(self) -> Path | None:
-        """Move the whole directory to ``<directory>.previous``, replacing what an earlier call put there.
-
-        Returns:
-            Where it went, or None when there was nothing to move.
+    def require_usable(self) -> None:
+        """Make the directory if needed; raise now what would otherwise end a run after its training.
 
         Raises:
-            CheckpointError: one of the two directories holds more than a run leaves there.
+            CheckpointError: it is a file.
+            OSError: it cannot be made or written to.
         """
-        if not self.directory.is_dir():
+        if self.keep_last == 0:
+            return
+        if self.directory.exists() and not self.directory.is_dir():
+            raise CheckpointError(f"{self.directory}: is a file, and a directory is needed; name another --model-dir")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=self.directory).close()
+
+    def put_away(self) -> Path | None:
+        """Move all checkpoints, whole or damaged, to ``previous-1``, ``-2``, ... within the directory; replace nothing.
+
+        Returns:
+            Where they went, or None when there were none.
+        """
+        known = re.compile(rf"{_NAME.pattern}|damaged-{_NAME.pattern}-\d+", re.ASCII)
+        # The newest first: cut short, this leaves older checkpoints behind, never a newer one without its elders.
+        ours = sorted((path for path in self.directory.iterdir() if known.fullmatch(path.name)), reverse=True)
+        if not ours:
             return None
-        previous = self.directory.with_name(self.directory.name + ".previous")
-        _require_only_checkpoints(self.directory)
-        if previous.exists():
-            _require_only_checkpoints(previous)
-            shutil.rmtree(previous)
-        self.directory.rename(previous)
-        return previous
+        target = _first_free(self.directory, "previous")
+        target.mkdir()
+        for path in ours:
+            path.rename(target / path.name)
+        return target
+
+    def put_away_before(self) -> list[Path]:
+        """Return where earlier calls of `put_away` moved checkpoints to."""
+        return sorted(self.directory.glob("previous-*"))
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the directory for one run, and delete what interrupted saves left in it.
+
+        Raises:
+            CheckpointError: another process holds it.
+        """
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+            except BlockingIOError:
+                raise CheckpointError(
+                    f"{self.directory}: another run is using it; wait for its end or name another --model-dir"
+                ) from None
+            for path in self.directory.iterdir():
+                if _PARTIAL.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 class _DamagedError(Exception):
@@ -187,41 +225,39 @@ class _DamagedError(Exception):
 
 
 def _verified(path: Path, step: int) -> Checkpoint:
+    meta_path = path / META_FILE
     try:
-        meta = json.loads((path / META_FILE).read_bytes())
-    except FileNotFoundError:
+        meta = json.loads(meta_path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise _DamagedError(f"{META_FILE} is missing") from None
-    except ValueError:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond reason
         raise _DamagedError(f"{META_FILE} is not readable as JSON") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise CheckpointError(f"{path / META_FILE}: not written by this project; name another --model-dir")
+    if not isinstance(meta, dict) or "sha256" not in meta:
+        raise CheckpointError(f"{meta_path}: not written by this project; name another --model-dir")
+    if meta.pop("sha256") != _json_sha256(meta):
+        raise _DamagedError(f"{META_FILE} does not match its digest")
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"{meta_path}: not written by this project; name another --model-dir")
     if meta.get("version") != VERSION:
         raise CheckpointError(
-            f"{path / META_FILE}: format version {meta.get('version')!r}, this stepmark reads version {VERSION}; "
+            f"{meta_path}: format version {meta.get('version')!r}, this stepmark reads version {VERSION}; "
             "use the stepmark that wrote it, or start over with --fresh"
         )
-    digest = meta.pop("sha256", None)
-    if digest != _json_sha256(meta):
-        raise _DamagedError(f"{META_FILE} does not match its digest")
+    for name, kind in _FIELDS.items():
+        if type(meta.get(name)) is not kind:
+            raise CheckpointError(
+                f"{meta_path}: {name} is {meta.get(name)!r}, and a value of type {kind.__name__} is needed; "
+                "it was edited: restore it, or start over with --fresh"
+            )
     if meta["global_step"] != step:
         raise _DamagedError(f"{META_FILE} is of step {meta['global_step']}, so the folder was renamed")
     try:
         state_digest = _file_sha256(path / STATE_FILE)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise _DamagedError(f"{STATE_FILE} is missing") from None
     if state_digest != meta["state_sha256"]:
         raise _DamagedError(f"{STATE_FILE} does not match its digest (truncated or altered)")
     return Checkpoint(path=path, global_step=step, data_position=meta["data_position"], config=meta["config"])
-
-
-def _require_only_checkpoints(directory: Path) -> None:
-    known = re.compile(rf"{_NAME.pattern}|damaged-.*|\.partial-.*")
-    foreign = sorted(path.name for path in directory.iterdir() if not known.fullmatch(path.name))
-    if foreign:
-        raise CheckpointError(
-            f"{directory}: holds {foreign[0]!r}, which no run of this project wrote, so a fresh start would lose it; "
-            "move it elsewhere or name another --model-dir"
-        )
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -234,12 +270,13 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _set_aside(path: Path) -> Path:
-    target = path.with_name(f"damaged-{path.name}")
-    number = 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"damaged-{path.name}-{number}")
-    return path.rename(target)
+    return path.rename(_first_free(path.parent, f"damaged-{path.name}"))
+
+
+def _first_free(directory: Path, name: str) -> Path:
+    """Return the first of `name`-1, `name`-2, ... in the directory that does not exist."""
+    numbered = (directory / f"{name}-{number}" for number in itertools.count(1))
+    return next(path for path in numbered if not os.path.lexists(path))
 
 
 def _json_sha256(value: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +34,8 @@ class RunConfig:
         log_steps: a log line every so many steps, and at the last.
         checkpoint_steps: a checkpoint every so many steps, and at the last; None for the last only.
         keep_checkpoints: how many to keep.
-        start: "resume" from the newest valid checkpoint; "fresh" puts what is there away; "weights" does that too
-            but begins with its newest weights.
+        start: "resume" from the newest valid checkpoint; "fresh" puts the checkpoints there away; "weights" does
+            that too but begins with the newest one's weights.
         compile_model: whether to run the model through torch.compile.
     """
 
@@ -56,13 +56,19 @@ class RunConfig:
     compile_model: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("global_batch_size", "micro_batch_size", "log_steps", "checkpoint_steps"):
+        for name, least, most in (
+            ("global_batch_size", 1, 2**24),
+            ("micro_batch_size", 1, 2**24),
+            ("log_steps", 1, None),
+            ("checkpoint_steps", 1, None),
+            ("seed", 0, 2**63 - 1),
+            ("keep_checkpoints", 0, None),
+        ):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: at least 1 is needed")
-        for name in ("seed", "keep_checkpoints"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: 0 or more is needed")
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value}: at least {least} is needed")
+            if value is not None and most is not None and value > most:
+                raise ValueError(f"{name}={value}: at most {most} is possible")
 
     def store(self) -> CheckpointStore:
         """Return the run's checkpoints."""
@@ -93,16 +99,30 @@ class RunPlan:
 
 
 def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
-    """Find out where a run starts and how far it goes; change nothing but to set damaged checkpoints aside.
+    """Find out where a run starts and how far it goes, so that one that cannot be run is told before any starts.
+
+    Damaged checkpoints are set aside and a missing directory is made; nothing else changes.
 
     Raises:
         ValueError: the batch size cannot be divided, or the limits contradict each other.
         RunFinishedError: its checkpoint has already reached `max_steps`.
         CheckpointError: its checkpoint was written by another configuration, or none is whole.
         DataError: an epoch holds no complete step.
+        OSError: its directory cannot be written to.
+        MainRankError: on the other ranks, any of these on the main one.
     """
+    return replace(world.from_main(lambda: _plan(config, source, world)), config=config)
+
+
+def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
     micro_batch_size, grad_accum_steps = _divide(config, world)
-    checkpoint, notes = _find_checkpoint(config, world)
+    store = config.store()
+    checkpoint, notes = (None, []) if config.start == "fresh" else store.newest_valid()
+    if config.start == "weights" and checkpoint is None:
+        before = "".join(f"; there are some in {path}" for path in store.put_away_before())
+        raise CheckpointError(
+            f"{config.model_dir}: has no checkpoint to load weights from{before}; name another --model-dir"
+        )
     resumed = checkpoint if config.start == "resume" else None
     start_step = resumed.global_step if resumed else 0
     try:
@@ -117,12 +137,9 @@ def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
     except RunFinishedError as error:
         assert resumed is not None  # a run from step 0 cannot have finished
         raise RunFinishedError(
-            global_step=error.global_step, max_steps=error.max_steps, details=_ways_on(config, resumed)
+            global_step=error.global_step, max_steps=error.max_steps, details=_ways_on(config, source, resumed)
         ) from None
-    if resumed is not None:
-        _require_same_identity(config, source, resumed)
-        notes.append(f"resuming from {resumed.path}")
-    return RunPlan(
+    plan = RunPlan(
         config=config,
         checkpoint=checkpoint,
         start_step=start_step,
@@ -131,16 +148,28 @@ def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
         grad_accum_steps=grad_accum_steps,
         notes=notes,
     )
+    if resumed is not None:
+        _require_same_identity(config, source, resumed)
+        notes.append(_resume_note(plan, source, world, resumed))
+    if plan.last_step > config.workload.lr_end_step:
+        notes.append(f"the learning rate of {config.workload.name} is 0 from step {config.workload.lr_end_step} on")
+    if config.micro_batch_size is None and 2 * micro_batch_size <= min(
+        config.workload.micro_batch_size, config.global_batch_size // world.size
+    ):
+        notes.append(
+            f"no larger micro-batch than {micro_batch_size} divides this batch size evenly; a round one is faster"
+        )
+    store.require_usable()
+    return plan
 
 
 def recorded_config(plan: RunPlan, source: Source, world: World) -> dict[str, Any]:
     """Return what a checkpoint records: `identity`, which a resumed run must match, and `environment`, which it need not."""
-    config = plan.config
     return {
-        "identity": _identity(config, source),
+        "identity": _identity(plan.config, source),
         "environment": {
-            "device": config.device.type,
-            "precision": config.precision,
+            "device": plan.config.device.type,
+            "precision": plan.config.precision,
             "micro_batch_size": plan.micro_batch_size,
             "world_size": world.size,
             "num_threads": torch.get_num_threads(),
@@ -183,21 +212,6 @@ def _divide(config: RunConfig, world: World) -> tuple[int, int]:
     return micro_batch_size, rank_samples // micro_batch_size
 
 
-def _find_checkpoint(config: RunConfig, world: World) -> tuple[Checkpoint | None, list[str]]:
-    if config.start == "fresh":
-        return None, []
-    # One rank after the other: the main one sets damaged checkpoints aside, the others find what is left.
-    found: tuple[Checkpoint | None, list[str]] = (None, [])
-    if world.is_main:
-        found = config.store().newest_valid()
-    world.barrier()
-    if not world.is_main:
-        found = config.store().newest_valid()
-    if config.start == "weights" and found[0] is None:
-        raise CheckpointError(f"{config.model_dir}: has no checkpoint to load weights from; name another --model-dir")
-    return found
-
-
 def _micro_batches(
     config: RunConfig, source: Source, world: World, micro_batch_size: int, grad_accum_steps: int
 ) -> int | None:
@@ -212,22 +226,52 @@ def _micro_batches(
     return num_micro_batches
 
 
-def _ways_on(config: RunConfig, checkpoint: Checkpoint) -> str:
-    wrote = checkpoint.config["identity"]
-    other = "" if wrote["global_batch_size"] == config.global_batch_size else f", not {config.global_batch_size}"
+def _ways_on(config: RunConfig, source: Source, checkpoint: Checkpoint) -> str:
+    wrote = _recorded(checkpoint, "identity")
+    different = _differences(wrote, _identity(config, source))
+    unlike = f" That is another configuration than this run's: {different}." if different else ""
     return (
         f"That run is already finished: {checkpoint.path} was written at step {checkpoint.global_step} by "
-        f"{wrote['workload']} with global batch size {wrote['global_batch_size']}{other}. Three ways on: "
-        "another directory (--model-dir DIR), a higher target (--max-steps N), or a fresh start (--fresh)."
+        f"{wrote.get('workload')} with global batch size {wrote.get('global_batch_size')}.{unlike} Three ways on: another "
+        "directory (--model-dir DIR), a higher target for the same configuration (--max-steps N), or a fresh start "
+        "(--fresh)."
     )
 
 
 def _require_same_identity(config: RunConfig, source: Source, checkpoint: Checkpoint) -> None:
-    wrote, asked = checkpoint.config["identity"], _identity(config, source)
-    different = [key for key in {**wrote, **asked} if wrote.get(key) != asked.get(key)]
+    different = _differences(_recorded(checkpoint, "identity"), _identity(config, source))
     if different:
-        listed = ", ".join(f"{key} {wrote.get(key)!r} (now {asked.get(key)!r})" for key in different)
         raise CheckpointError(
-            f"{checkpoint.path}: written by another configuration: {listed}; name another --model-dir, "
+            f"{checkpoint.path}: written by another configuration: {different}; name another --model-dir, "
             "start over with --fresh, or begin at step 0 with its weights with --load weights"
         )
+    expected = checkpoint.global_step * config.global_batch_size
+    if checkpoint.data_position != expected:
+        raise CheckpointError(
+            f"{checkpoint.path}: data_position is {checkpoint.data_position}, and {expected} is needed (global_step x "
+            "global batch size); it was edited: restore it, or start over with --fresh"
+        )
+
+
+def _resume_note(plan: RunPlan, source: Source, world: World, checkpoint: Checkpoint) -> str:
+    now = recorded_config(plan, source, world)["environment"]
+    different = _differences(_recorded(checkpoint, "environment"), now)
+    return f"resuming from {checkpoint.path}" + (
+        f"; it was written with {different}, so the losses can differ from an uninterrupted run's" if different else ""
+    )
+
+
+def _recorded(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
+    recorded = checkpoint.config.get(part)
+    if not isinstance(recorded, dict):
+        raise CheckpointError(
+            f"{checkpoint.path}: its config has {recorded!r} for {part}, and an object is needed; "
+            "it was edited: restore it, or start over with --fresh"
+        )
+    return recorded
+
+
+def _differences(wrote: dict[str, Any], now: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {wrote.get(key)!r} (now {now.get(key)!r})" for key in {**wrote, **now} if wrote.get(key) != now.get(key)
+    )

@@ -60,7 +60,7 @@ class Source(ABC):
     """An addressable stream of samples.
 
     Attributes:
-        name: what the command line and the default run directory call it.
+        name: what the output calls it.
         identity: what a checkpoint records, and a resumed run must match.
         samples_per_epoch: samples in one pass over the data; None when it has no end.
     """

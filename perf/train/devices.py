@@ -5,13 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from perf.errors import MainRankError
+
+T = TypeVar("T")
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -21,7 +26,7 @@ def resolve_device(name: str) -> torch.device:
     """Return the device for "auto" (CUDA where there is one), "cpu" or "cuda"; under torchrun, this rank's GPU.
 
     Raises:
-        ValueError: CUDA was asked for and this torch sees no GPU.
+        ValueError: CUDA was asked for and this torch sees no GPU, or none for this rank.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,6 +35,10 @@ def resolve_device(name: str) -> torch.device:
     if not torch.cuda.is_available():
         raise ValueError(f"--device {name}: torch {torch.__version__} sees no GPU; use --device cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.index >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {device.index} has no GPU: there are {torch.cuda.device_count()}; start fewer ranks"
+        )
     torch.cuda.set_device(device)
     return device
 
@@ -91,6 +100,25 @@ class World:
         """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
+
+    def from_main(self, action: Callable[[], T]) -> T:
+        """Run `action` on the main rank only and return its result on every rank.
+
+        Raises:
+            MainRankError: on the other ranks, when the main one raised: none is left waiting.
+        """
+        if self.size == 1:
+            return action()
+        outcome: list[Any] = [None, False]
+        try:
+            if self.is_main:
+                outcome = [action(), True]
+        finally:
+            dist.broadcast_object_list(outcome)
+        result, succeeded = outcome
+        if not succeeded:
+            raise MainRankError
+        return cast(T, result)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def train_step(
 ) -> Tensor:
     """Update the weights once and return the batch's mean loss (nats, no dimensions, on the device, no host sync).
 
-    The loss and the gradients do not depend on `micro_batch_size` beyond rounding: every micro-batch has the same
+    Without dropout, the loss and the gradients do not depend on `micro_batch_size` beyond rounding: every micro-batch has the same
     number of samples and of hidden tokens, so the mean of their means is the mean of all.
 
     Args:

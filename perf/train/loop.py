@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,7 +27,7 @@ class RunResult:
     Attributes:
         plan: what it set out to do.
         end_step: `global_step` at the end.
-        interrupted: whether it was asked to stop (Ctrl-C, SIGTERM), at the latest during its last step.
+        interrupted: whether it was asked to stop (a signal, or a log that nobody takes), at the latest in its last step.
         losses: the loss of every step, nats.
         marks: one where the timed region began, and one for each log line.
         checkpoint: the last one written on this rank, if any.
@@ -73,24 +73,41 @@ def run_steps(
 
     Raises:
         NonFiniteError: a loss or a weight was NaN or infinite; nothing was saved since.
-        CheckpointError: the checkpoint does not fit the model.
+        CheckpointError: the checkpoint does not fit the model, or another run is using the directory.
+        MainRankError: on the other ranks, any of these on the main one.
     """
     config = plan.config
-    say = on_line if world.is_main else lambda line: None
     keep_freed_memory()
-    trainer = Trainer(plan, source, world)
-    if config.start != "resume":
-        world.barrier()  # every rank has loaded what it needs
-        if world.is_main and (previous := config.store().put_away()):
-            say(f"{config.model_dir} was moved to {previous}")
-    trainer.warm_up()
-    synchronize(config.device)
+    with ExitStack() as held:
+        if config.keep_checkpoints > 0:
+            world.from_main(lambda: held.enter_context(config.store().claim()))
+        trainer = Trainer(plan, source, world)
+        if config.start != "resume" and config.keep_checkpoints > 0:
+            world.barrier()  # every rank has loaded what it needs
+            put_away = world.from_main(config.store().put_away)
+            if put_away and world.is_main:
+                on_line(f"The checkpoints in {config.model_dir} were moved to {put_away}")
+        trainer.warm_up()
+        return _timed_region(trainer, plan, world, on_line=on_line, on_step=on_step, clock=clock)
 
+
+def _timed_region(
+    trainer: Trainer,
+    plan: RunPlan,
+    world: World,
+    *,
+    on_line: Callable[[str], None],
+    on_step: Callable[[], object],
+    clock: Callable[[], float],
+) -> RunResult:
+    config = plan.config
     losses: list[float] = []
     checkpoint: Path | None = None
+    synchronize(config.device)
     marks = [Mark(samples=0, time_s=clock())]
     rates = Rates.since(marks[0])
     with _stop_requests(world) as stop:
+        say = _nobody if not world.is_main else _Listener(on_line, stop) if world.size == 1 else on_line
         last_step = plan.last_step
         while trainer.global_step < last_step:
             trainer.step()
@@ -117,9 +134,26 @@ def run_steps(
     return result
 
 
+def _nobody(line: str) -> None:
+    """Listen to a rank that does not log."""
+
+
+class _Listener:
+    """Passes lines on. If they can no longer be (a closed pipe, a full disk), the run stops as asked to, and saves."""
+
+    def __init__(self, on_line: Callable[[str], None], stop: threading.Event) -> None:
+        self._on_line, self._stop = on_line, stop
+
+    def __call__(self, line: str) -> None:
+        try:
+            self._on_line(line)
+        except OSError:
+            self._stop.set()
+
+
 @contextmanager
 def _stop_requests(world: World) -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step at hand; the next one acts as usual.
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop after the step at hand; the next one acts as usual.
 
     Several ranks would stop at different steps and wait for each other, so there signals act as usual from the start.
     """
@@ -127,7 +161,7 @@ def _stop_requests(world: World) -> Iterator[threading.Event]:
     if world.size > 1 or threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def request(number: int, frame: FrameType | None) -> None:
         stop.set()

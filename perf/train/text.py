@@ -13,7 +13,7 @@ from perf.errors import DataError
 from perf.train.data import SPECIAL_TOKENS, IntArray, Source
 from perf.train.workloads import Workload
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
 
 
 class TextCorpus(Source):
@@ -47,7 +47,7 @@ class TextCorpus(Source):
         if len(self._places) < 2:
             raise DataError(
                 f"{', '.join(map(str, paths))}: {len(self._tokens)} tokens in {len(sentences)} sentences, too few for "
-                f"samples of {workload.seq_len} tokens; give more text or a workload with shorter samples"
+                f"samples of {workload.seq_len} tokens; give more text, with sentences that end in . ! ? or an empty line"
             )
         self.samples_per_epoch = len(self._places)
         self._orders: dict[int, IntArray] = {}

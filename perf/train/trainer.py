@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -79,14 +79,16 @@ class Trainer:
 
         Raises:
             NonFiniteError: one of them is NaN or infinite.
+            MainRankError: on the other ranks, the same.
         """
         if not self._unread_losses:
             return []
         losses: list[float] = self._world.mean(torch.stack(self._unread_losses)).tolist()
         self._unread_losses.clear()
-        for step, loss in enumerate(losses, start=self.global_step - len(losses) + 1):
-            if not math.isfinite(loss):
-                raise self._not_finite(step, f"the loss is {loss}")
+        bad = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        if bad is not None:
+            step = self.global_step - len(losses) + 1 + bad
+            self._world.from_main(lambda: self._fail(step, f"the loss is {losses[bad]}"))
         return losses
 
     def save(self) -> Path | None:
@@ -94,32 +96,35 @@ class Trainer:
 
         Raises:
             NonFiniteError: a weight is NaN or infinite: a gradient overflowed though the loss did not.
+            CheckpointError, OSError: it could not be written.
+            MainRankError: on the other ranks, any of these on the main one.
         """
-        path = None
+        return self._world.from_main(self._save)
+
+    def _save(self) -> Path | None:
         tensors = state_tensors(self.model, self.optimizer)
         if not torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all():
-            raise self._not_finite(self.global_step, "a weight is not finite after the update")
-        if self._world.is_main:
-            path = self._plan.config.store().save(
-                global_step=self.global_step,
-                data_position=self.data_position,
-                config=recorded_config(self._plan, self._source, self._world),
-                tensors=tensors,
-            )
-        self._world.barrier()
-        return path
+            self._fail(self.global_step, "a weight is not finite after the update")
+        return self._plan.config.store().save(
+            global_step=self.global_step,
+            data_position=self.data_position,
+            config=recorded_config(self._plan, self._source, self._world),
+            tensors=tensors,
+        )
+
+    def _fail(self, step: int, what: str) -> NoReturn:
+        config = self._plan.config
+        saved = config.store().steps()
+        last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
+        raise NonFiniteError(
+            f"Step={step}: {what}; nothing was saved from there on, and {last} in {config.model_dir}. "
+            f"Go on with --precision fp32 (now {config.precision}), or start over with --fresh and another --seed"
+        )
 
     def _draw(self) -> Batch:
         rank_samples = self._plan.config.global_batch_size // self._world.size
         position = self.data_position + self._world.rank * rank_samples
         return self._source.batch(position=position, num_samples=rank_samples).to(self._plan.config.device)
-
-    def _not_finite(self, step: int, what: str) -> NonFiniteError:
-        config = self._plan.config
-        return NonFiniteError(
-            f"Step={step}: {what}, so nothing was saved from there on; earlier checkpoints in {config.model_dir} are as "
-            f"they were. Go on from them with --precision fp32 (now {config.precision}), or start over with another --seed"
-        )
 
 
 def step_seed(seed: int, global_step: int, rank: int) -> int:

@@ -119,15 +119,24 @@ class CheckpointLife(RuleBasedStateMachine):
         self.model = dict(sorted(self.model.items())[-self.keep_last :])
 
     @precondition(lambda self: self.keep_last > 0)
-    @rule(steps=st.integers(1, 3), call=st.integers(1, 5))
+    @rule(steps=st.integers(1, 3), call=st.integers(1, 8))
     def crash_while_saving(self, steps: int, call: int) -> None:
-        """Die anywhere in a save: the new checkpoint is whole or absent, every older one is as before; then resume."""
+        """Die anywhere in a save, retention included: the new checkpoint is whole or absent, no other is lost; resume."""
+        crashed = False
         with pytest.MonkeyPatch.context() as monkeypatch:
             crash_at(call, monkeypatch)
-            with pytest.raises(_Crash):
+            try:
                 save(self.store, self.step + steps)
-        if call == 5:  # after the rename that makes it count
+            except _Crash:
+                crashed = True
+        assert crashed or call > 5
+        if call >= 5:  # call 4 is the rename that makes it count; from 6 on, each call retires one
             self.model[self.step + steps] = True
+            surplus = sorted(self.model)[: -self.keep_last]
+            for step in surplus[: call - 6] if call > 6 else []:
+                del self.model[step]
+            if not crashed:
+                self.model = dict(sorted(self.model.items())[-self.keep_last :])
         self.resume()
 
     @precondition(lambda self: len(self.model) > 1)
@@ -144,6 +153,9 @@ class CheckpointLife(RuleBasedStateMachine):
         """The newest whole checkpoint wins; damaged ones above it are told, set aside and gone from the model."""
         self.store = CheckpointStore(self.directory / "run", keep_last=self.keep_last)
         found, notes = self.store.newest_valid()
+        if self.store.directory.exists():
+            with self.store.claim():
+                assert not list(self.store.directory.glob(".partial-*"))
         whole = [step for step, is_whole in self.model.items() if is_whole]
         if not whole:
             assert (found, notes) == (None, [])
@@ -186,7 +198,7 @@ def test_damage_is_told_apart_and_nothing_is_lost(kind: str, tmp_path: Path) -> 
     assert found is not None
     assert found.global_step == 10
     assert note.startswith(str(store.path(20)))
-    assert sorted(path.name for path in (tmp_path / "damaged-step-00000020").iterdir()) == left
+    assert sorted(path.name for path in (tmp_path / "damaged-step-00000020-1").iterdir()) == left
     damage(store.path(10), kind)
     with pytest.raises(CheckpointError, match=r"step-00000010: .*no checkpoint here is whole.*--fresh"):
         store.newest_valid()
@@ -202,30 +214,75 @@ def test_a_second_damaged_checkpoint_of_a_step_does_not_replace_the_first(tmp_pa
         damage(store.path(20), "truncated state")
         store.newest_valid()
     assert sorted(path.name for path in tmp_path.glob("damaged-*")) == [
-        "damaged-step-00000020",
+        "damaged-step-00000020-1",
         "damaged-step-00000020-2",
         "damaged-step-00000020-3",
     ]
 
 
-def test_what_is_not_ours_or_from_another_version_is_refused(tmp_path: Path) -> None:
-    """A foreign file and a newer format stop the run, each with its own message; neither is moved."""
+def rewrite(path: Path, change: dict[str, Any]) -> None:
+    """Change checkpoint.json and make its digest match."""
+    meta = {**json.loads((path / META_FILE).read_text()), **change}
+    del meta["sha256"]
+    meta["sha256"] = checkpoints._json_sha256(meta)
+    (path / META_FILE).write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "something else"}, "not written by this project"),
+        ({"version": 2}, "format version 2, this stepmark reads version 1"),
+        ("[1, 2]", "not written by this project"),
+        ('{"a": 1}', "not written by this project"),
+    ],
+)
+def test_what_is_not_ours_or_from_another_version_is_refused(
+    change: dict[str, Any] | str, message: str, tmp_path: Path
+) -> None:
+    """A foreign file and another format stop the run, each with its own message; nothing is moved."""
+    store = CheckpointStore(tmp_path, keep_last=2)
+    save(store, 10)
+    save(store, 20)
+    if isinstance(change, str):
+        (store.path(20) / META_FILE).write_text(change)
+    else:
+        rewrite(store.path(20), change)
+    with pytest.raises(CheckpointError, match=message):
+        store.newest_valid()
+    assert store.steps() == [10, 20]
+
+
+@pytest.mark.parametrize("name", ["format", "version", "global_step", "config"])
+def test_a_letter_altered_anywhere_is_damage(name: str, tmp_path: Path) -> None:
+    """Also in the fields that tell a format: the digest is checked before they are believed."""
     store = CheckpointStore(tmp_path, keep_last=2)
     save(store, 10)
     save(store, 20)
     meta = store.path(20) / META_FILE
     content = json.loads(meta.read_text())
-    for change, message in (
-        ({"format": "something else"}, "not written by this project"),
-        ({"version": 2}, "format version 2, this stepmark reads version 1"),
-    ):
-        meta.write_text(json.dumps({**content, **change}))
-        with pytest.raises(CheckpointError, match=message):
-            store.newest_valid()
-    meta.write_text("[1, 2]")
-    with pytest.raises(CheckpointError, match="not written by this project"):
-        store.newest_valid()
-    assert store.steps() == [10, 20]
+    meta.write_text(json.dumps({**content, name: 3}))
+    found, notes = store.newest_valid()
+    assert found is not None
+    assert (found.global_step, len(notes)) == (10, 1)
+
+
+def test_odd_entries_do_not_hide_a_whole_checkpoint(tmp_path: Path) -> None:
+    """A file in a checkpoint's place, folders in place of its files, nonsense nested too deep, names that are not ours."""
+    store = CheckpointStore(tmp_path, keep_last=9)
+    save(store, 10)
+    (tmp_path / "step-00000020").touch()
+    for step, name in ((30, META_FILE), (40, STATE_FILE)):
+        save(store, step)
+        (store.path(step) / name).unlink()
+        (store.path(step) / name).mkdir()
+    save(store, 50)
+    (store.path(50) / META_FILE).write_text("[" * 100_000)
+    for name in ("step-0000000060", "step-\u0661\u0662\u0663\u0664\u0665\u0666\u0667\u0668", "step-7", "notes.txt"):
+        (tmp_path / name).mkdir()
+    found, notes = store.newest_valid()
+    assert found is not None
+    assert (found.global_step, len(notes)) == (10, 4)
 
 
 def test_a_pickle_in_place_of_the_tensors_is_never_executed(tmp_path: Path) -> None:
@@ -240,11 +297,7 @@ def test_a_pickle_in_place_of_the_tensors_is_never_executed(tmp_path: Path) -> N
     path = save(store, 10)
     assert path is not None
     (path / STATE_FILE).write_bytes(pickle.dumps(Hostile()))
-    meta = json.loads((path / META_FILE).read_text())
-    del meta["sha256"]
-    meta["state_sha256"] = checkpoints._file_sha256(path / STATE_FILE)
-    meta["sha256"] = checkpoints._json_sha256(meta)
-    (path / META_FILE).write_text(json.dumps(meta))
+    rewrite(path, {"state_sha256": checkpoints._file_sha256(path / STATE_FILE)})
     found, _ = store.newest_valid()
     assert found is not None
     with pytest.raises(CheckpointError, match="not a safetensors file"):
@@ -266,38 +319,52 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
 
 
-def test_two_runs_in_one_directory_are_told(tmp_path: Path) -> None:
+def test_a_step_is_not_written_twice(tmp_path: Path) -> None:
     """A step that has a checkpoint is not overwritten."""
     save(CheckpointStore(tmp_path, keep_last=2), 10)
-    with pytest.raises(CheckpointError, match="another run writes to this directory"):
+    with pytest.raises(CheckpointError, match="exists already, and is not overwritten"):
         save(CheckpointStore(tmp_path, keep_last=2), 10)
 
 
-def test_putting_away_keeps_one_previous_run_and_moves_nothing_foreign(tmp_path: Path) -> None:
-    """A fresh start moves the old run; a directory that holds anything else is refused whole."""
+def test_a_directory_is_for_one_run_at_a_time(tmp_path: Path) -> None:
+    """The second is told at once, a save in progress is left alone, and the end of the first frees the directory."""
+    store = CheckpointStore(tmp_path, keep_last=2)
+    with store.claim():
+        (tmp_path / ".partial-step-00000010").mkdir()
+        (tmp_path / ".partial-notes").mkdir()
+        with (
+            pytest.raises(CheckpointError, match="another run is using it"),
+            CheckpointStore(tmp_path, keep_last=2).claim(),
+        ):
+            pass
+        store.newest_valid()
+        assert (tmp_path / ".partial-step-00000010").exists()
+    with store.claim():
+        assert [path.name for path in tmp_path.iterdir()] == [".partial-notes"]
+
+
+def test_putting_away_replaces_nothing_and_moves_only_checkpoints(tmp_path: Path) -> None:
+    """Every fresh start has a folder of its own for what was there, also behind a link; other files stay."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
     store = CheckpointStore(tmp_path / "run", keep_last=2)
+    (tmp_path / "run" / "train.log").touch()
     assert store.put_away() is None
-    for step in (10, 20):
+    for number, step in enumerate((10, 20), start=1):
         save(store, step)
-        assert store.put_away() == tmp_path / "run.previous"
+        save(store, step + 1)
+        damage(store.path(step + 1), "truncated meta")
+        store.newest_valid()
+        assert store.put_away() == tmp_path / "run" / f"previous-{number}"
         assert store.steps() == []
-        assert [path.name for path in (tmp_path / "run.previous").iterdir()] == [f"step-{step:08d}"]
-    save(store, 30)
-    (tmp_path / "run" / "thesis.tex").touch()
-    with pytest.raises(CheckpointError, match=r"holds 'thesis\.tex'"):
-        store.put_away()
-    assert store.steps() == [30]
-    (tmp_path / "run" / "thesis.tex").rename(tmp_path / "run.previous" / "thesis.tex")
-    with pytest.raises(CheckpointError, match=r"run\.previous: holds 'thesis\.tex'"):
-        store.put_away()
-    assert (tmp_path / "run.previous" / "thesis.tex").exists()
-
-
-def test_a_file_where_the_directory_should_be_is_refused(tmp_path: Path) -> None:
-    """The error says what was found and what was needed."""
-    (tmp_path / "run").touch()
-    with pytest.raises(CheckpointError, match="is a file, and a directory is needed"):
-        CheckpointStore(tmp_path / "run", keep_last=2).newest_valid()
+    assert store.put_away() is None
+    assert sorted(str(path.relative_to(tmp_path / "disk")) for path in (tmp_path / "disk").glob("*/*")) == [
+        "previous-1/damaged-step-00000011-1",
+        "previous-1/step-00000010",
+        "previous-2/damaged-step-00000021-1",
+        "previous-2/step-00000020",
+    ]
+    assert (tmp_path / "disk" / "train.log").exists()
 
 
 def test_a_negative_number_to_keep_is_refused(tmp_path: Path) -> None:

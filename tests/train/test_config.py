@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from perf.errors import CheckpointError, DataError, RunFinishedError
+from perf.train import checkpoints
+from perf.train.checkpoints import META_FILE
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
 from perf.train.loop import run_steps
+
+
+class TwoRanks(World):
+    """The main one of two ranks, without the other: what it decides is not sent anywhere."""
+
+    def from_main(self, action: Callable[[], Any]) -> Any:
+        """Run `action`."""
+        return action()
 
 
 def plan(config: RunConfig, world: World | None = None) -> Any:
@@ -45,14 +57,14 @@ def test_a_step_is_cut_into_equal_micro_batches(
     config = dataclasses.replace(
         run_config, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size, start="fresh"
     )
-    planned = plan(config, World(rank=0, size=ranks))
+    planned = plan(config, TwoRanks(size=ranks))
     assert (planned.micro_batch_size, planned.grad_accum_steps) == expected
 
 
 def test_batch_sizes_that_cannot_be_cut_are_refused(run_config: RunConfig) -> None:
     """The message names both numbers."""
     with pytest.raises(ValueError, match="--global-batch-size 15 is not a multiple of the 2 ranks"):
-        plan(dataclasses.replace(run_config, global_batch_size=15, start="fresh"), World(rank=0, size=2))
+        plan(dataclasses.replace(run_config, global_batch_size=15, start="fresh"), TwoRanks(size=2))
     with pytest.raises(ValueError, match="--micro-batch-size 5 does not divide the 16 samples"):
         plan(dataclasses.replace(run_config, micro_batch_size=5))
 
@@ -67,7 +79,8 @@ def test_the_failure_of_the_reference_run_is_explained(finished: RunConfig) -> N
     for part in (
         str(finished.model_dir / "step-00000010"),
         "already finished",
-        "global batch size 16, not 8",
+        "with global batch size 16.",
+        "another configuration than this run's: global_batch_size 16 (now 8)",
         "--model-dir",
         "--max-steps",
         "--fresh",
@@ -111,10 +124,69 @@ def test_a_directory_of_another_configuration_is_refused(finished: RunConfig, wh
     assert str(caught.value).count("(now") == 1, "only what differs is named"
 
 
-def test_how_a_run_is_run_may_change(finished: RunConfig) -> None:
-    """Micro-batch size, intervals and precision are not what a run is: it resumes with others."""
+def test_how_a_run_is_run_may_change_and_is_told(finished: RunConfig) -> None:
+    """Micro-batch size, intervals and precision are not what a run is: it resumes with others, and says so."""
     config = dataclasses.replace(finished, max_steps=20, micro_batch_size=4, log_steps=5, precision="bf16")
-    assert plan(config).start_step == 10
+    planned = plan(config)
+    assert planned.start_step == 10
+    (note,) = planned.notes
+    assert "precision 'fp32' (now 'bf16'), micro_batch_size 8 (now 4), so the losses can differ" in note
+
+
+def test_what_would_be_wasted_is_told(run_config: RunConfig) -> None:
+    """Steps at learning rate 0, and a batch size that only cuts into tiny micro-batches, are noted before they run."""
+    end = run_config.workload.lr_end_step
+    (note,) = plan(dataclasses.replace(run_config, max_steps=end + 1)).notes
+    assert f"the learning rate of test is 0 from step {end} on" in note
+    (note,) = plan(dataclasses.replace(run_config, global_batch_size=13)).notes
+    assert "no larger micro-batch than 1 divides" in note
+    assert plan(dataclasses.replace(run_config, max_steps=end)).notes == []
+
+
+@pytest.mark.parametrize("start", ["resume", "fresh"])
+def test_a_directory_that_cannot_be_used_is_told_before_training(run_config: RunConfig, start: Any) -> None:
+    """A file in its place, or above it, is found when the run is planned; without checkpoints nothing is needed."""
+    run_config.model_dir.touch()
+    config = dataclasses.replace(run_config, start=start)
+    with pytest.raises(CheckpointError, match="is a file, and a directory is needed"):
+        plan(config)
+    with pytest.raises(OSError, match="Not a directory"):
+        plan(dataclasses.replace(config, model_dir=run_config.model_dir / "below"))
+    assert plan(dataclasses.replace(config, keep_checkpoints=0)).last_step == 10
+
+
+def edit(run: RunConfig, **changes: Any) -> None:
+    """Edit a run's checkpoint.json as somebody who knows its digests would."""
+    path = run.model_dir / "step-00000010" / META_FILE
+    meta = {**json.loads(path.read_text()), **changes}
+    del meta["sha256"]
+    path.write_text(json.dumps({**meta, "sha256": checkpoints._json_sha256(meta)}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_position": 7}, "data_position is 7, and 160 is needed"),
+        ({"data_position": "160"}, "data_position is '160', and a value of type int"),
+        ({"global_step": None}, "global_step is None, and a value of type int"),
+        ({"global_step": True}, "global_step is True, and a value of type int"),
+        ({"config": []}, r"config is \[\], and a value of type dict"),
+        ({"config": {}}, "its config has None for identity, and an object is needed"),
+        ({"config": {"identity": [1]}}, r"its config has \[1\] for identity"),
+        ({"config": {"identity": {}}}, "another configuration: workload None"),
+        ({"state_sha256": 5}, "state_sha256 is 5, and a value of type str"),
+    ],
+)
+def test_an_edited_checkpoint_is_refused_though_its_digests_match(
+    finished: RunConfig, changes: dict[str, Any], message: str
+) -> None:
+    """Missing and wrongly typed fields are each told by name, whether or not the run would have been finished."""
+    edit(finished, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        plan(dataclasses.replace(finished, max_steps=20))
+    if "data_position" not in changes and changes != {"config": {"identity": {}}}:
+        with pytest.raises(CheckpointError, match=message):
+            plan(finished)
 
 
 def test_an_epoch_without_a_whole_step_is_refused(run_config: RunConfig) -> None:
@@ -130,7 +202,10 @@ def test_an_epoch_without_a_whole_step_is_refused(run_config: RunConfig) -> None
 
 def test_weights_need_a_checkpoint(run_config: RunConfig) -> None:
     """Asking for weights where there are none is an error, not a start from random ones."""
-    with pytest.raises(CheckpointError, match="no checkpoint to load weights from"):
+    with pytest.raises(CheckpointError, match="no checkpoint to load weights from; name"):
+        plan(dataclasses.replace(run_config, start="weights"))
+    (run_config.model_dir / "previous-1").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"there are some in .*previous-1"):
         plan(dataclasses.replace(run_config, start="weights"))
 
 
@@ -142,9 +217,17 @@ def test_sizes_and_intervals_are_positive(run_config: RunConfig, name: str) -> N
         dataclasses.replace(run_config, **changes)
 
 
+@pytest.mark.parametrize(("name", "value"), [("global_batch_size", 2**24 + 1), ("seed", 2**63)])
+def test_numbers_beyond_reason_are_refused(run_config: RunConfig, name: str, value: int) -> None:
+    """A batch that fits no memory and a seed that fits no generator are refused when the configuration is made."""
+    changes: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"{name}={value}: at most"):
+        dataclasses.replace(run_config, **changes)
+
+
 @pytest.mark.parametrize("name", ["seed", "keep_checkpoints"])
 def test_seed_and_retention_are_not_negative(run_config: RunConfig, name: str) -> None:
     """Minus one is refused when the configuration is made."""
     changes: dict[str, Any] = {name: -1}
-    with pytest.raises(ValueError, match=f"{name}=-1: 0 or more"):
+    with pytest.raises(ValueError, match=f"{name}=-1: at least 0"):
         dataclasses.replace(run_config, **changes)

@@ -6,14 +6,17 @@ import dataclasses
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from perf.errors import CheckpointError, NonFiniteError
+from perf.errors import CheckpointError, NonFiniteError, RunFinishedError
 from perf.train import trainer
 from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunConfig, plan_run
@@ -192,9 +195,9 @@ def test_a_weight_that_is_not_finite_is_not_saved(run_config: RunConfig, monkeyp
     assert run_config.store().steps() == [4]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_request_finishes_the_step_and_saves(run_config: RunConfig, number: signal.Signals) -> None:
-    """Ctrl-C or SIGTERM between steps 3 and 4: step 4 is finished, logged and saved, and the run can go on."""
+    """Ctrl-C, SIGTERM or a lost terminal between steps 3 and 4: step 4 is finished, logged and saved, and the run can go on."""
     whole, _, _ = train(dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name("whole")))
     steps = 0
 
@@ -241,19 +244,75 @@ def test_a_second_ctrl_c_stops_at_once(run_config: RunConfig) -> None:
 
 
 def test_fresh_and_weights_begin_at_step_0_and_lose_nothing(run_config: RunConfig) -> None:
-    """Fresh starts from new weights, `weights` from the newest ones; both keep the old run as `.previous`."""
+    """Fresh starts from new weights, `weights` from the newest ones; each keeps what was there before, however often."""
     first, _, _ = train(run_config)
-    previous = run_config.model_dir.with_name("run.previous")
     again, lines, source = train(dataclasses.replace(run_config, start="fresh"))
     assert again.losses == first.losses
-    assert lines[0] == f"{run_config.model_dir} was moved to {previous}"
+    assert lines[0].endswith(f"were moved to {run_config.model_dir / 'previous-1'}")
     other = dataclasses.replace(run_config, global_batch_size=8, start="weights", max_steps=4)
-    taken, _, source = train(other)
-    assert (taken.plan.start_step, taken.end_step) == (0, 4)
-    assert source.drawn[1] == (0, 8), "the data starts from the beginning"
-    assert taken.losses[0] < first.losses[0]
-    assert CheckpointStore(previous, keep_last=1).steps() == [10]
+    for _ in range(2):
+        taken, _, source = train(other)
+        assert (taken.plan.start_step, taken.end_step) == (0, 4)
+        assert source.drawn[1] == (0, 8), "the data starts from the beginning"
+        assert taken.losses[0] < first.losses[0]
+    kept = [CheckpointStore(run_config.model_dir / f"previous-{n}", keep_last=1).steps() for n in (1, 2, 3)]
+    assert kept == [[10], [10], [4]]
     assert run_config.store().steps() == [4]
+
+
+def test_a_log_that_nobody_takes_stops_the_run_and_saves(run_config: RunConfig) -> None:
+    """A closed pipe or a full disk under the log loses the log, not the training."""
+    lines: list[str] = []
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        raise BrokenPipeError
+
+    source = SyntheticLanguage(run_config.workload, seed=0)
+    result = run_steps(plan_run(run_config, source, World()), source, World(), on_line=on_line)
+    assert result.interrupted
+    assert (result.end_step, run_config.store().steps()) == (3, [3])
+
+
+def test_two_runs_do_not_share_a_directory(run_config: RunConfig) -> None:
+    """A run started while another one uses its directory is refused before it trains."""
+    source = RecordingSource(run_config.workload, seed=0)
+    plan = plan_run(run_config, source, World())
+    with run_config.store().claim(), pytest.raises(CheckpointError, match="another run is using it"):
+        run_steps(plan, source, World())
+    assert source.drawn == []
+
+
+def test_torch_compile_is_asked_for_and_used(run_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option reaches the model before its first step (compilation itself is torch's; it takes a C++ compiler)."""
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    train(dataclasses.replace(run_config, max_steps=1))
+    assert compiled == []
+    result, _, _ = train(dataclasses.replace(run_config, max_steps=2, compile_model=True))
+    assert len(compiled) == 1
+    assert len(result.losses) == 1
+
+
+@given(cuts=st.lists(st.integers(1, 12), max_size=4), every=st.integers(1, 5))
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_step_is_lost_or_repeated_however_a_run_is_cut(run_config: RunConfig, cuts: list[int], every: int) -> None:
+    """Any sequence of targets, rising or not, makes each step once, in order, with the samples that belong to it."""
+    with tempfile.TemporaryDirectory() as directory:
+        config = dataclasses.replace(run_config, model_dir=Path(directory), checkpoint_steps=every)
+        whole, _, whole_source = train(dataclasses.replace(config, keep_checkpoints=0, max_steps=12))
+        losses: list[float] = []
+        drawn: list[tuple[int, int]] = []
+        for target in [*cuts, 12]:
+            if target <= len(losses):
+                with pytest.raises(RunFinishedError):
+                    train(dataclasses.replace(config, max_steps=target))
+                continue
+            part, _, source = train(dataclasses.replace(config, max_steps=target))
+            losses += part.losses
+            drawn += source.drawn[1:]
+        assert losses == whole.losses
+        assert drawn == whole_source.drawn[1:]
 
 
 def test_a_checkpoint_of_another_model_changes_nothing(run_config: RunConfig, workload: Workload) -> None:

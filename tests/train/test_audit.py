@@ -1,0 +1,208 @@
+"""The audit believes true logs, however incomplete, and finds false rates and totals."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perf.train.audit import RunAudit, audit_run
+from perf.train.rates import Mark, Rates
+from perf.train.runlog import EndLine, LogLine, StartLine, parse_log
+from tests.train import published
+
+
+def audit(lines: list[str]) -> list[RunAudit]:
+    """Return the audits of all runs of a log."""
+    return [audit_run(run) for run in parse_log(lines).runs]
+
+
+def true_log(start_step: int, steps: list[int], window_s: list[float], global_batch_size: int) -> list[str]:
+    """Return the log of a run that began at `start_step`, with a line at each of `steps`."""
+    rates = Rates.since(Mark(samples=0, time_s=0.0))
+    lines = []
+    for step, seconds in zip(steps, window_s, strict=True):
+        mark = Mark(samples=(step - start_step) * global_batch_size, time_s=rates.latest.time_s + seconds)
+        rates = rates.at(mark)
+        assert rates.rate is not None
+        lines.append(str(LogLine(global_step=step, loss=1.0, rate=rates.rate, global_rate=rates.global_rate)))
+    return [*lines, str(EndLine(samples=rates.latest.samples, seconds=rates.latest.time_s))]
+
+
+def wild_log(prefix: str, tail: str) -> list[str]:
+    """Return the reference's log as it was: two runs, noise between the lines, and the third run's refusal."""
+    lines = ["Found 1 workers", "2024-03-14 03:14:01,002 INFO:   Compiling the model"]
+    for size in (1024, 2048):
+        lines += [f"2024-03-14 03:20:31,277 INFO:   {prefix}{line}{tail}" for line in published.log_lines(size)]
+        lines += ["INFO:   Saved checkpoint checkpoint_1000.mdl", f"INFO:   {published.END_LINES[size]}"]
+    return [*lines, "RuntimeError: Initial global step 1000 already exceeds max step 1000."]
+
+
+@pytest.mark.parametrize("tail", ["", ", LoopTimeRemaining=0:07:35, TimeRemaining>0:07:35"])
+@pytest.mark.parametrize("prefix", ["", "| Train Device=CSX, ", "| Train Device=xla:0, ", "| Train Device=cpu, "])
+def test_the_reference_log_passes(prefix: str, tail: str) -> None:
+    """In each known format: three runs, all 20 rates within 0.02, and the batch sizes follow from the lines alone."""
+    log = parse_log(wild_log(prefix, tail))
+    assert log.damaged == []
+    audits = [audit_run(run) for run in log.runs]
+    assert [a.problems for a in audits] == [[], [], []]
+    assert [(a.start_step, a.start_is_certain, a.global_batch_size) for a in audits[:2]] == [
+        (0, True, 1024),
+        (0, True, 2048),
+    ]
+    assert [len(a.checks) for a in audits] == [10, 10, 0]
+    assert all(c.agrees and abs(c.line.rate - (c.recomputed_rate or 0)) <= 0.02 for a in audits for c in a.checks)
+
+
+@given(
+    start_step=st.integers(0, 60),
+    log_steps=st.integers(1, 20),
+    num_steps=st.integers(1, 90),
+    seconds=st.lists(st.floats(0.5, 2.0), min_size=100, max_size=100),
+    global_batch_size=st.integers(1, 4096),
+    says_where=st.booleans(),
+)
+@settings(max_examples=150)
+def test_a_true_log_is_never_called_false(
+    start_step: int,
+    log_steps: int,
+    num_steps: int,
+    seconds: list[float],
+    global_batch_size: int,
+    says_where: bool,
+) -> None:
+    """Fresh or resumed at any step, logged at any interval and at the end, its rates agree and its size is not misread."""
+    last = start_step + num_steps
+    steps = [step for step in range(start_step + 1, last + 1) if step % log_steps == 0 or step == last]
+    log = true_log(start_step, steps, seconds[: len(steps)], global_batch_size)
+    if says_where:
+        start = StartLine(global_batch_size=global_batch_size, first_step=start_step + 1, last_step=last)
+        log = [str(start), *log]
+    (found,) = audit(log)
+    assert [problem for problem in found.problems if "none of its rates" not in problem] == []
+    if says_where:
+        assert (found.start_step, found.global_batch_size) == (start_step, global_batch_size)
+        assert all(check.agrees for check in found.checks)
+    elif found.start_is_certain and found.global_batch_size is not None:
+        assert (found.start_step, found.global_batch_size) == (start_step, global_batch_size)
+
+
+def test_a_resumed_run_is_audited_from_its_start() -> None:
+    """A run resumed at step 1000, or off the log grid at 1007, counts from there, and the audit finds that out."""
+    for start, steps in ((1000, [1050, 1100, 1150, 1200]), (1007, [1050, 1100, 1150, 1200])):
+        (found,) = audit(true_log(start, steps, [1.0, 1.5, 0.6, 1.8], 1024))
+        assert (found.start_step, found.start_is_certain, found.problems) == (start, True, [])
+        assert found.global_batch_size == 1024
+
+
+def test_a_start_that_the_lines_do_not_tell_is_said_to_be_uncertain() -> None:
+    """One line of a resumed run fits many starts: none is claimed."""
+    (found,) = audit(true_log(500, [1000], [2.0], 1024))
+    assert found.problems == []
+    assert not found.start_is_certain
+
+
+@pytest.mark.parametrize("index", range(1, 10))
+@pytest.mark.parametrize("error", [-0.5, 0.5])
+def test_a_false_rate_is_found_and_only_that_one(index: int, error: float) -> None:
+    """Half a sample/sec off, in any line but the first, is more than rounding explains; the lines after it stay true."""
+    lines = published.log_lines(1024)
+    lines[index] = dataclasses.replace(lines[index], rate=lines[index].rate + error)
+    (found,) = audit([str(line) for line in [*lines, published.END_LINES[1024]]])
+    (problem,) = found.problems
+    assert problem.startswith(f"Step={lines[index].global_step}: Rate={lines[index].rate:.2f} printed")
+
+
+def test_a_false_first_rate_is_found() -> None:
+    """The first Rate is the GlobalRate."""
+    lines = published.log_lines(1024)
+    lines[0] = dataclasses.replace(lines[0], rate=lines[0].rate + 5)
+    (found,) = audit([str(line) for line in [*lines, published.END_LINES[1024]]])
+    assert found.problems[0].startswith("Step=100: Rate=4935.28 printed")
+
+
+@pytest.mark.parametrize("missing", range(9))
+def test_a_missing_line_leaves_the_others_checked(missing: int) -> None:
+    """A line cut short or left out makes the next one uncheckable, and no other line false."""
+    lines = [str(line) for line in published.log_lines(1024)]
+    for damaged in (
+        [*lines[:missing], lines[missing][:40], *lines[missing + 1 :]],
+        lines[:missing] + lines[missing + 1 :],
+    ):
+        (found,) = audit(damaged)
+        assert found.problems == []
+        assert sum(check.agrees is True for check in found.checks) == 8
+        assert sum(check.agrees is None for check in found.checks) == 1
+
+
+def test_a_log_that_begins_in_the_middle_is_checked_from_there() -> None:
+    """Its first rate carries a past that is not there; the others follow."""
+    (found,) = audit([str(line) for line in published.log_lines(1024)[4:]])
+    assert found.problems == []
+    assert [check.agrees for check in found.checks] == [None, True, True, True, True, True]
+
+
+def test_a_false_total_is_found() -> None:
+    """Samples and seconds that do not give the last GlobalRate are a problem."""
+    lines = [str(line) for line in published.log_lines(1024)]
+    (found,) = audit([*lines, "Processed 1024000 sample(s) in 211.000000000 seconds."])
+    (problem,) = found.problems
+    assert "4853.08 samples/sec, but the last GlobalRate is 4861.66" in problem
+
+
+def test_an_end_line_that_contradicts_the_start_is_found() -> None:
+    """The batch size is said twice: by our own heading, and by samples over steps."""
+    lines = [str(line) for line in [*published.log_lines(1024), published.END_LINES[1024]]]
+    (found,) = audit([str(StartLine(global_batch_size=512, first_step=1, last_step=1000)), *lines])
+    assert found.problems == ["its end line makes 1024 samples a step, and its start 512"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["Step=10, Loss=1.0, Rate=0.00 samples/sec, GlobalRate=0.00 samples/sec"], "GlobalRate=0.0 cannot be"),
+        (["Step=0, Loss=1.0, Rate=1.0 samples/sec, GlobalRate=1.0 samples/sec"], "cannot be"),
+        (["Step=5, Loss=1.0, Rate=inf samples/sec, GlobalRate=inf samples/sec"], "GlobalRate=inf cannot be"),
+        (["Step=5, Loss=1.0, Rate=nan samples/sec, GlobalRate=nan samples/sec"], "GlobalRate=nan cannot be"),
+        (
+            [
+                "Step=10, Loss=1.0, Rate=10.00 samples/sec, GlobalRate=10.00 samples/sec",
+                "Step=20, Loss=1.0, Rate=90.00 samples/sec, GlobalRate=90.00 samples/sec",
+            ],
+            "Step=20: GlobalRate=90.0 cannot be, after the lines before it",
+        ),
+        (["Processed 8 sample(s) in 1.000000000 seconds."], "an end line without step lines before it"),
+        (
+            [
+                "Step=0, Loss=1.0, Rate=1.0 samples/sec, GlobalRate=1.0 samples/sec",
+                "Processed 0 sample(s) in 0.0 seconds.",
+            ],
+            "the time must be positive",
+        ),
+    ],
+)
+def test_what_cannot_be_is_a_problem_and_not_a_crash(lines: list[str], problem: str) -> None:
+    """Zero, infinite and undefined rates, a step 0, time that runs backwards."""
+    (found,) = audit(lines)
+    assert problem in "; ".join(found.problems)
+    found.as_json()
+
+
+counts = st.integers(0, 10**15)
+numbers = st.floats(0, 1e300) | st.sampled_from([0.0, float("inf"), float("nan")])
+
+
+@given(
+    st.lists(
+        st.builds(LogLine, global_step=counts, loss=numbers, rate=numbers, global_rate=numbers)
+        | st.builds(EndLine, samples=counts, seconds=numbers)
+        | st.builds(StartLine, global_batch_size=counts, first_step=counts, last_step=counts),
+        max_size=8,
+    )
+)
+def test_no_log_breaks_the_audit(lines: list[LogLine | EndLine | StartLine]) -> None:
+    """Any lines at all are audited to an end."""
+    for found in audit([str(line) for line in lines]):
+        found.as_json()
