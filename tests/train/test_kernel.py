@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from perf.train import kernel
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
-from perf.train.model import BertForPreTraining, pretraining_loss
+from perf.train.model import BertForPreTraining, SelfAttention, pretraining_loss
 from perf.train.workloads import Workload
 
 
@@ -110,20 +114,79 @@ def test_bf16_is_close_to_fp32_and_keeps_fp32_weights(steady: Workload) -> None:
     )
 
 
-def test_dropout_is_on_in_training_and_off_in_evaluation(workload: Workload) -> None:
-    """Two training passes differ, two evaluation passes do not; each place that drops is a part of the difference."""
+def dropout_places(model: BertForPreTraining) -> list[nn.Dropout | SelfAttention]:
+    """Return everything that drops: embeddings, then attention weights and both sublayer outputs of each layer."""
+    return [module for module in model.modules() if isinstance(module, nn.Dropout | SelfAttention)]
+
+
+def set_dropout(place: nn.Dropout | SelfAttention, p: float) -> None:
+    """Set the probability of one place."""
+    if isinstance(place, SelfAttention):
+        place.dropout = p
+    else:
+        place.p = p
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_each_place_drops_in_training_and_none_in_evaluation(workload: Workload, index: int) -> None:
+    """With dropout in one place only, two training passes differ; in evaluation, and without it, they do not.
+
+    The sublayer outputs share a module: BERT drops with one probability in both places, and so it is called twice.
+    """
     model, batch = new_model(workload), new_batch(workload)
+    places = dropout_places(model)
+    assert len(places) == 1 + 2 * workload.num_layers
 
     def loss() -> float:
         with torch.no_grad():
             return pretraining_loss(*model(batch.input_ids, batch.token_type_ids, batch.masked_positions), batch).item()
 
+    for place in places:
+        set_dropout(place, 0.0)
+    assert loss() == loss()
+    set_dropout(places[index], 0.1)
     assert loss() != loss()
     model.eval()
     assert loss() == loss()
-    model.train()
-    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
-    assert len(dropouts) == 1 + workload.num_layers
-    for dropout in dropouts:
-        dropout.p = 0.0
-    assert loss() != loss(), "attention weights are dropped too"
+
+
+def test_both_sublayer_outputs_drop(workload: Workload) -> None:
+    """In each layer, the output of the attention and the output of the feed-forward pass through dropout."""
+    model, batch = new_model(workload), new_batch(workload)
+    calls: list[nn.Module] = []
+    for place in dropout_places(model):
+        if isinstance(place, nn.Dropout):
+            place.register_forward_hook(lambda module, inputs, output: calls.append(module))
+    model(batch.input_ids, batch.token_type_ids, batch.masked_positions)
+    layers = [module.dropout for module in model.layers for _ in range(2)]
+    assert [id(module) for module in calls] == [id(module) for module in [model.dropout, *layers]]
+
+
+def test_gradients_travel_between_ranks_once_a_step(steady: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three micro-batches, the first two accumulate without a reduction."""
+
+    class FakeRanks(nn.Module):
+        """Stands for DistributedDataParallel: notes which backward passes reduce."""
+
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+            self.local = False
+            self.reduced: list[bool] = []
+
+        @contextmanager
+        def no_sync(self) -> Iterator[None]:
+            """Keep gradients local inside."""
+            self.local = True
+            yield
+            self.local = False
+
+        def forward(self, *inputs: Tensor) -> Any:
+            """Run the module."""
+            self.reduced.append(not self.local)
+            return self.module(*inputs)
+
+    monkeypatch.setattr(kernel, "DistributedDataParallel", FakeRanks)
+    ranks = FakeRanks(new_model(steady))
+    accumulate_gradients(ranks, new_batch(steady), micro_batch_size=8, precision="fp32")
+    assert ranks.reduced == [False, False, True]

@@ -315,6 +315,14 @@ def test_no_step_is_lost_or_repeated_however_a_run_is_cut(run_config: RunConfig,
         assert drawn == whole_source.drawn[1:]
 
 
+def test_every_step_and_rank_has_a_seed_of_its_own() -> None:
+    """No two draw the same dropout, and each draws the same every time."""
+    seeds = [trainer.step_seed(s, step, rank) for s in range(2) for step in range(50) for rank in range(4)]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [trainer.step_seed(s, step, rank) for s in range(2) for step in range(50) for rank in range(4)]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
 def test_a_checkpoint_of_another_model_changes_nothing(run_config: RunConfig, workload: Workload) -> None:
     """Tensors that do not fit are named, with what was found and needed, before any is loaded."""
     train(run_config)

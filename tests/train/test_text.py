@@ -111,6 +111,24 @@ def test_a_run_on_text_learns_and_stops_at_its_epochs(run_config: RunConfig, top
     assert sum(result.losses[-5:]) < 0.95 * sum(result.losses[:5])
 
 
+def test_a_run_on_text_resumes_across_an_epoch(run_config: RunConfig, topics: Path, tmp_path: Path) -> None:
+    """Stopped in the second epoch and resumed by another corpus object: the losses of the uninterrupted run."""
+    piece = tmp_path / "piece.txt"
+    piece.write_text(topics.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+    workload = dataclasses.replace(run_config.workload, vocab_size=300)
+    config = dataclasses.replace(run_config, workload=workload, max_steps=30, log_steps=1000)
+
+    def losses(config: RunConfig) -> list[float]:
+        source = TextCorpus([piece], workload, seed=0)
+        assert source.samples_per_epoch is not None
+        assert 16 * 10 < source.samples_per_epoch < 16 * 20
+        return run_steps(plan_run(config, source, World()), source, World(), on_line=lambda _: None).losses
+
+    whole = losses(config)
+    split = dataclasses.replace(config, model_dir=tmp_path / "split")
+    assert losses(dataclasses.replace(split, max_steps=21)) + losses(split) == whole
+
+
 def test_unusable_files_are_told_apart(tmp_path: Path) -> None:
     """Missing, binary and too short: each with its own message and what to do."""
     binary, short, many = tmp_path / "binary", tmp_path / "short.txt", tmp_path / "many.txt"
