@@ -25,7 +25,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def session_heading(config: RunConfig, source: Source, world: World) -> str:
     """Return what all runs of one command have in common."""
-    threads = f", {torch.get_num_threads()} threads" if config.device.type == "cpu" else ""
+    num_threads = torch.get_num_threads()
+    threads = f", {num_threads} thread{'s' if num_threads > 1 else ''}" if config.device.type == "cpu" else ""
     ranks = f", {world.size} ranks" if world.size > 1 else ""
     compiled = ", compiled" if config.compile_model else ""
     return (
