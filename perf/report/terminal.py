@@ -143,7 +143,11 @@ def _audit_verdict(audit: RunAudit) -> str:
     if audit.problems:
         return "\n".join(["Problems:", *(f"  {problem}" for problem in audit.problems)])
     unchecked = sum(check.agrees is None for check in audit.checks)
-    rest = f"; {unchecked} could not be checked, since a line before is missing" if unchecked else ""
+    rest = (
+        f"; {unchecked} could not be checked (a line before is missing, or rounding hides the time)"
+        if unchecked
+        else ""
+    )
     return (
         f"{len(audit.checks) - unchecked} of {len(audit.checks)} rates agree with the GlobalRate column within what "
         f"rounding explains{rest}."

