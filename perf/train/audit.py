@@ -161,13 +161,12 @@ def _fit(run: LoggedRun, start_step: int) -> _Fit:
     checks: list[RateCheck] = []
     impossible: list[LogLine] = []
     previous: tuple[int, float, float] | None = (start_step, 0.0, 0.0)  # step, time, error of the time
-    recomputed: float | None = None
     for line in run.lines:
         steps = line.global_step - start_step
         if steps <= 0 or not 0 < line.global_rate < math.inf:
             impossible.append(line)
             checks.append(RateCheck(line=line))
-            previous = recomputed = None
+            previous = None
             continue
         time = steps / line.global_rate  # seconds per sample of a batch: all that a ratio of rates needs
         time_error = time * LAST_DIGIT / 2 / line.global_rate
@@ -178,10 +177,9 @@ def _fit(run: LoggedRun, start_step: int) -> _Fit:
         elif previous is not None and seconds > error and _is_one_window(run, line, previous[0], window):
             rate = (line.global_step - previous[0]) / seconds
             rounding = rate * error / (seconds - error)
-            check = _check(line, rate, rounding, checks[-1] if checks else None, recomputed)
+            check = _check(line, rate, rounding, checks[-1] if checks else None)
             if window is None and not checks and check.agrees is False:
                 check = RateCheck(line=line)  # it need not be the first of its run
-        recomputed = line.rate if check.recomputed_rate is None else check.recomputed_rate
         checks.append(check)
         previous = (line.global_step, time, time_error)
     size, rest = divmod(run.end.samples, run.lines[-1].global_step - start_step) if run.end and previous else (0, 0)
@@ -200,27 +198,19 @@ def _is_one_window(run: LoggedRun, line: LogLine, previous_step: int, window: in
     return line.global_step not in run.after_gap and (window is None or line.global_step - previous_step <= window)
 
 
-def _check(
-    line: LogLine,
-    window_rate: float,
-    window_rounding: float,
-    before: RateCheck | None,
-    recomputed_before: float | None,
-) -> RateCheck:
-    """Compare a line's Rate with its smoothing of the rate before, as recomputed or as printed.
+def _check(line: LogLine, window_rate: float, window_rounding: float, before: RateCheck | None) -> RateCheck:
+    """Compare a line's Rate with what smoothing makes of the rate before.
 
-    Either will do: a false rate must not make the true one after it look false.
+    The rate before is the recomputed one, so that a false rate does not make the next look false; where nothing could
+    be recomputed, it is the printed one.
     """
-    if before is None or recomputed_before is None:
-        candidates = [(window_rate, window_rounding)]
-    else:
-        keep = 1 - SMOOTHING
-        carried = before.rounding if before.rounding is not None else LAST_DIGIT
-        candidates = [
-            (SMOOTHING * window_rate + keep * recomputed_before, SMOOTHING * window_rounding + keep * carried),
-            (SMOOTHING * window_rate + keep * before.line.rate, SMOOTHING * window_rounding + keep * LAST_DIGIT),
-        ]
-    rate, rounding = min(candidates, key=lambda candidate: abs(line.rate - candidate[0]) - candidate[1])
+    rate, rounding = window_rate, window_rounding
+    if before is not None:
+        rate_before, rounding_before = before.line.rate, LAST_DIGIT
+        if before.recomputed_rate is not None and before.rounding is not None:
+            rate_before, rounding_before = before.recomputed_rate, before.rounding
+        rate = SMOOTHING * window_rate + (1 - SMOOTHING) * rate_before
+        rounding = SMOOTHING * window_rounding + (1 - SMOOTHING) * rounding_before
     rounding += LAST_DIGIT
     return RateCheck(line=line, recomputed_rate=rate, rounding=rounding, agrees=abs(line.rate - rate) <= rounding)
 

@@ -138,6 +138,14 @@ def test_a_missing_line_leaves_the_others_checked(missing: int) -> None:
         assert sum(check.agrees is None for check in found.checks) == 1
 
 
+def test_a_damaged_line_between_two_is_enough_to_know_of_a_gap() -> None:
+    """With one step between lines there is no usual one to compare with; the damaged line itself tells."""
+    lines = [str(line) for line in published.log_lines(1024)[:3]]
+    (found,) = audit([lines[0], lines[1][:40], lines[2]])
+    assert found.problems == []
+    assert [check.agrees for check in found.checks] == [True, None]
+
+
 def test_a_log_that_begins_in_the_middle_is_checked_from_there() -> None:
     """Its first rate carries a past that is not there; the others follow."""
     (found,) = audit([str(line) for line in published.log_lines(1024)[4:]])

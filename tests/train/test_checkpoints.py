@@ -205,6 +205,30 @@ def test_damage_is_told_apart_and_nothing_is_lost(kind: str, tmp_path: Path) -> 
     assert store.path(10).exists(), "the last one is not even renamed"
 
 
+def test_a_renamed_checkpoint_is_not_believed(tmp_path: Path) -> None:
+    """A folder that claims another step than its content is damage, though every digest matches."""
+    store = CheckpointStore(tmp_path, keep_last=5)
+    save(store, 10)
+    save(store, 20)
+    store.path(20).rename(store.path(90))
+    found, (note,) = store.newest_valid()
+    assert found is not None
+    assert found.global_step == 10
+    assert "is of step 20, so the folder was renamed" in note
+
+
+def test_a_directory_that_takes_no_files_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Existing is not enough: a file must be possible in it. (Permissions do not stop root, so the failure is made.)"""
+
+    def read_only(**arguments: Any) -> None:
+        raise OSError(30, "Read-only file system", str(arguments["dir"]))
+
+    monkeypatch.setattr(checkpoints.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(OSError, match="Read-only file system"):
+        CheckpointStore(tmp_path, keep_last=1).require_usable()
+    CheckpointStore(tmp_path, keep_last=0).require_usable()
+
+
 def test_a_second_damaged_checkpoint_of_a_step_does_not_replace_the_first(tmp_path: Path) -> None:
     """What was set aside stays set aside."""
     store = CheckpointStore(tmp_path, keep_last=5)
