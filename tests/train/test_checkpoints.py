@@ -218,7 +218,7 @@ def test_a_renamed_checkpoint_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_takes_no_files_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Existing is not enough: a file must be possible in it. (Permissions do not stop root, so the failure is made.)"""
+    """Existing is not enough, a file must be possible in it; permissions do not stop root, so the failure is made."""
 
     def read_only(**arguments: Any) -> None:
         raise OSError(30, "Read-only file system", str(arguments["dir"]))
