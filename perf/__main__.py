@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -37,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log is read while it grows
+        # A log is read while it grows, and a name that a terminal cannot show must not end a run.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         return _train(arguments) if arguments.command == "train" else _import_log(arguments)
     except MainRankError:
@@ -47,12 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PerfError, OSError) as error:
         code, text = EXIT_PROBLEM, str(error)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        known = _known_trouble(error)
+        if known is None:
             raise
-        code, text = EXIT_PROBLEM, f"out of memory ({error}); use a smaller --micro-batch-size"
+        code, text = EXIT_PROBLEM, known
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    print(f"{parser.prog} {arguments.command}: error: {' '.join(text.split())}", file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone
+        print(f"{parser.prog} {arguments.command}: error: {' '.join(text.split())}", file=sys.stderr)
     return code
 
 
@@ -69,9 +70,15 @@ def _usage_errors() -> Iterator[None]:
         raise _UsageError(error) from None
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    # On a CPU, torch says so only in words.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _known_trouble(error: BaseException) -> str | None:
+    """Return in one line what a user can do something about, or None for a defect of this project."""
+    # On a CPU, torch tells that memory is out only in words.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return f"out of memory ({error}); use a smaller --micro-batch-size"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return f"--compile: torch could not compile the model ({reason}); mend its C++ compiler, or leave --compile out"
+    return None
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -127,10 +134,6 @@ def _run_configs(arguments: argparse.Namespace, device: torch.device) -> list[Ru
         )
     if len(set(sizes)) < len(sizes):
         raise ValueError(f"--global-batch-size {' '.join(map(str, sizes))}: each size once")
-    if arguments.compile and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "c++")):
-        raise ValueError(
-            "--compile on a CPU needs a C++ compiler, and there is no c++; install one, or set CXX to yours"
-        )
     no_limit = arguments.max_steps is None and arguments.num_steps is None and arguments.num_epochs is None
     parent = RUNS_DIR / (workload.name + ("-text" if arguments.text else ""))
     return [
@@ -186,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m perf",
         allow_abbrev=False,
         description="Train reference workloads and measure their steps.",
-        epilog="Exit codes: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped by Ctrl-C.",
+        epilog="Exit codes: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped by a signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -234,10 +237,13 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     state.add_argument(
         "--keep-checkpoints", type=_not_negative, default=2, metavar="K",
-        help="keep the newest K checkpoints; 0 writes none (default: 2)",
+        help="keep the newest K checkpoints; 0 writes, moves and deletes none (default: 2)",
     )  # fmt: skip
     state.add_argument(
-        "--model-dir", type=Path, metavar="DIR", help="where the checkpoints are (default: runs/WORKLOAD/gbs-B)"
+        "--model-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the checkpoints are (default: runs/WORKLOAD/gbs-B; with --text, runs/WORKLOAD-text/gbs-B)",
     )
     start = state.add_mutually_exclusive_group()
     start.add_argument(

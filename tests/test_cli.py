@@ -98,7 +98,8 @@ def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
     out = capsys.readouterr().out
     assert out.splitlines()[-3:] == [
         "Global batch size 16 was stopped at step 2 of 4.",
-        "To go on with it: the same command with --global-batch-size 16 --max-steps 4, without --fresh.",
+        "To go on with it: the same command with --global-batch-size 16 and, instead of any other limit, "
+        "--max-steps 4, without --fresh.",
         "Not started: 24.",
     ]
     monkeypatch.setattr(Trainer, "step", real)
@@ -128,6 +129,22 @@ def test_wrong_usage_exits_2_with_one_line(
     """Arguments that cannot work together are refused with both named."""
     assert main(["train", *arguments]) == EXIT_USAGE
     assert message in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it loads its compiler
+def test_a_model_that_torch_cannot_compile_exits_3_with_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler's pages of output become the line that says what it was."""
+    import torch._dynamo.exc
+
+    def broken(self: Trainer) -> None:
+        raise torch._dynamo.exc.InternalTorchDynamoError("No working C++ compiler found\nand pages more")
+
+    monkeypatch.setattr(Trainer, "warm_up", broken)
+    assert main(["train", "--global-batch-size", "8", *SMALL, "--compile"]) == EXIT_PROBLEM
+    error = only_line(capsys.readouterr().err)
+    assert "--compile: torch could not compile the model (No working C++ compiler found); mend" in error
 
 
 def test_a_later_run_that_fails_does_not_hide_what_was_measured(
@@ -233,14 +250,14 @@ def test_import_log_knows_where_our_own_resumed_runs_began(capsys: pytest.Captur
     assert all(line["agrees"] for run in content["runs"] for line in run["lines"])
 
 
-def test_import_log_writes_valid_json_for_a_loss_that_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_log_writes_valid_json_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
     """NaN is no JSON: it becomes null."""
-    Path("nan.log").write_text(
-        "Step=1, Loss=nan, Rate=1.00 samples/sec, GlobalRate=1.00 samples/sec\n", encoding="utf-8"
-    )
-    assert main(["import-log", "nan.log", "--json"]) == EXIT_DONE
+    step_line = "Step=1, Loss=nan, Rate=1.00 samples/sec, GlobalRate=1.00 samples/sec\n"
+    Path("nan.log").write_text(step_line + "Processed 8 sample(s) in nan seconds.\n", encoding="utf-8")
+    assert main(["import-log", "nan.log", "--json"]) == EXIT_PROBLEM
     content = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
     assert content["runs"][0]["lines"][0]["loss"] is None
+    assert content["runs"][0]["end"] == {"samples": 8, "seconds": None}
 
 
 def test_import_log_reads_what_train_printed(capsys: pytest.CaptureFixture[str]) -> None:

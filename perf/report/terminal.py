@@ -80,8 +80,8 @@ def stop_note(result: RunResult, not_started: Sequence[RunPlan]) -> str:
     elif result.end_step < last_step:
         without = {"resume": "", "fresh": ", without --fresh", "weights": ", without --load weights"}[config.start]
         lines.append(
-            f"To go on with it: the same command with --global-batch-size {config.global_batch_size} "
-            f"--max-steps {last_step}{without}."
+            f"To go on with it: the same command with --global-batch-size {config.global_batch_size} and, instead of "
+            f"any other limit, --max-steps {last_step}{without}."
         )
     if not_started:
         lines.append(f"Not started: {', '.join(str(plan.config.global_batch_size) for plan in not_started)}.")

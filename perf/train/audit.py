@@ -77,7 +77,7 @@ class RunAudit:
                 }
                 for check in self.checks
             ],
-            "end": asdict(self.run.end) if self.run.end else None,
+            "end": {k: _finite(v) for k, v in asdict(self.run.end).items()} if self.run.end else None,
             "refused": asdict(self.run.refused) if self.run.refused else None,
             "problems": self.problems,
         }

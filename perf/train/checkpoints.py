@@ -144,7 +144,8 @@ class CheckpointStore:
         looked at but is never taken for a checkpoint again.
 
         Raises:
-            CheckpointError: no checkpoint verifies though there are some, or one is whole but in a format unknown here.
+            CheckpointError: no checkpoint verifies though there are some, or one is whole but in a format unknown here,
+                or one is damaged and another run is using the directory.
         """
         damage: dict[Path, str] = {}
         for step in reversed(self.steps()):
@@ -154,7 +155,10 @@ class CheckpointStore:
             except _DamagedError as error:
                 damage[path] = str(error)
                 continue
-            return checkpoint, [f"{path}: {why}; set aside as {_set_aside(path)}" for path, why in damage.items()]
+            if not damage:
+                return checkpoint, []
+            with self.claim():
+                return checkpoint, [f"{path}: {why}; set aside as {_set_aside(path)}" for path, why in damage.items()]
         if damage:
             raise CheckpointError(
                 "; ".join(f"{path}: {why}" for path, why in damage.items())

@@ -170,6 +170,7 @@ def recorded_config(plan: RunPlan, source: Source, world: World) -> dict[str, An
         "environment": {
             "device": plan.config.device.type,
             "precision": plan.config.precision,
+            "compiled": plan.config.compile_model,
             "micro_batch_size": plan.micro_batch_size,
             "world_size": world.size,
             "num_threads": torch.get_num_threads(),

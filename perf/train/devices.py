@@ -96,6 +96,14 @@ class World:
         dist.all_reduce(values)
         return values / self.size
 
+    def any(self, flag: bool) -> bool:
+        """Return on every rank whether `flag` is true on one of them."""
+        if self.size == 1:
+            return flag
+        flags: list[bool] = [False] * self.size
+        dist.all_gather_object(flags, flag)
+        return True in flags
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:

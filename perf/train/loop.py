@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from perf.errors import CheckpointError
 from perf.train.config import RunPlan
 from perf.train.data import Source
 from perf.train.devices import World, keep_freed_memory, synchronize
@@ -80,7 +81,7 @@ def run_steps(
     keep_freed_memory()
     with ExitStack() as held:
         if config.keep_checkpoints > 0:
-            world.from_main(lambda: held.enter_context(config.store().claim()))
+            world.from_main(lambda: held.enter_context(_claimed(plan)))
         trainer = Trainer(plan, source, world)
         if config.start != "resume" and config.keep_checkpoints > 0:
             world.barrier()  # every rank has loaded what it needs
@@ -89,6 +90,20 @@ def run_steps(
                 on_line(f"The checkpoints in {config.model_dir} were moved to {put_away}")
         trainer.warm_up()
         return _timed_region(trainer, plan, world, on_line=on_line, on_step=on_step, clock=clock)
+
+
+@contextmanager
+def _claimed(plan: RunPlan) -> Iterator[None]:
+    """Hold the run's directory, if it still is what the run was planned from."""
+    store, planned_from = plan.config.store(), plan.checkpoint
+    with store.claim():
+        newest = max(store.steps(), default=None)
+        if plan.config.start != "fresh" and newest != (planned_from.global_step if planned_from else None):
+            raise CheckpointError(
+                f"{store.directory}: another run wrote step {newest} after this one was planned from step "
+                f"{planned_from.global_step if planned_from else 0}; start again to go on from there"
+            )
+        yield
 
 
 def _timed_region(
@@ -106,16 +121,18 @@ def _timed_region(
     synchronize(config.device)
     marks = [Mark(samples=0, time_s=clock())]
     rates = Rates.since(marks[0])
-    with _stop_requests(world) as stop:
-        say = _nobody if not world.is_main else _Listener(on_line, stop) if world.size == 1 else on_line
-        last_step = plan.last_step
+    with _stop_requests() as stop:
+        say = _Listener(on_line, stop) if world.is_main else _nobody
+        last_step, stopped = plan.last_step, False
         while trainer.global_step < last_step:
             trainer.step()
             step = trainer.global_step
-            if stop.is_set():
-                last_step = step
             to_log = should_act(global_step=step, last_step=last_step, every=config.log_steps)
             to_save = should_act(global_step=step, last_step=last_step, every=config.checkpoint_steps)
+            # Several ranks must stop at the same step, and ask each other only where they wait for each other anyway.
+            if (world.size == 1 or to_log or to_save) and world.any(stop.is_set()):
+                last_step, stopped = step, True
+                to_log = to_save = True
             if to_log or to_save:
                 losses += trainer.read_losses()
             if to_log:
@@ -128,7 +145,7 @@ def _timed_region(
             if to_save:
                 checkpoint = trainer.save()
     result = RunResult(
-        plan=plan, end_step=last_step, interrupted=stop.is_set(), losses=losses, marks=marks, checkpoint=checkpoint
+        plan=plan, end_step=last_step, interrupted=stopped, losses=losses, marks=marks, checkpoint=checkpoint
     )
     say(str(result.totals))
     return result
@@ -152,16 +169,16 @@ class _Listener:
 
 
 @contextmanager
-def _stop_requests(world: World) -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop after the step at hand; the next one acts as usual.
+def _stop_requests() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop; the next of its kind acts as usual.
 
-    Several ranks would stop at different steps and wait for each other, so there signals act as usual from the start.
+    A signal that is ignored (``nohup``) stays so. Only the main thread can listen.
     """
     stop = threading.Event()
-    if world.size > 1 or threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if threading.current_thread() is not threading.main_thread():
+        usual = {}
+    usual = {number: handler for number, handler in usual.items() if handler not in (signal.SIG_IGN, None)}
 
     def request(number: int, frame: FrameType | None) -> None:
         stop.set()

@@ -26,7 +26,7 @@ _REFUSED_LINE = re.compile(
     rf"Initial global step (?P<step>{_COUNT}) already exceeds max step (?P<max>{_COUNT})\.", re.ASCII
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_EVALUATION = re.compile(r"\b(?:Eval|Evaluation|Validation)\b", re.IGNORECASE)
+_EVALUATION = re.compile(r"\|\s*Eval\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

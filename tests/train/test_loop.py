@@ -283,6 +283,29 @@ def test_two_runs_do_not_share_a_directory(run_config: RunConfig) -> None:
     assert source.drawn == []
 
 
+@pytest.mark.parametrize("start", ["resume", "weights"])
+def test_a_plan_that_another_run_made_stale_is_refused_before_training(run_config: RunConfig, start: Any) -> None:
+    """Planned, then overtaken: neither run's checkpoints are lost, and no step is trained in vain."""
+    train(dataclasses.replace(run_config, max_steps=2))
+    source = RecordingSource(run_config.workload, seed=0)
+    plan = plan_run(dataclasses.replace(run_config, start=start), source, World())
+    train(dataclasses.replace(run_config, max_steps=6))
+    with pytest.raises(CheckpointError, match="another run wrote step 6 after this one was planned from step 2"):
+        run_steps(plan, source, World())
+    assert source.drawn == []
+    assert run_config.store().steps() == [2, 6]
+
+
+def test_an_ignored_signal_stays_ignored(run_config: RunConfig) -> None:
+    """Under nohup a lost terminal is no reason to stop."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result, _, _ = train(run_config, on_step=lambda: os.kill(os.getpid(), signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (result.end_step, result.interrupted) == (10, False)
+
+
 def test_torch_compile_is_asked_for_and_used(run_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The option reaches the model before its first step (compilation itself is torch's; it takes a C++ compiler)."""
     compiled: list[torch.nn.Module] = []
