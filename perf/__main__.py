@@ -103,7 +103,8 @@ def _train(arguments: argparse.Namespace) -> int:
                 print(f"\n{run_table(results)}")
         if not results[-1].interrupted:
             return EXIT_DONE
-        print(stop_note(results[-1], plans[len(results) :]))
+        if world.is_main:
+            print(stop_note(results[-1], plans[len(results) :]))
         return EXIT_INTERRUPTED
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +17,22 @@ ROOT = Path(__file__).parents[2]
 ARGUMENTS = ["--workload", "pico", "--global-batch-size", "64", "--micro-batch-size", "16", "--log-steps", "1"]
 
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "perf"]
 
 
+def command_line(command: list[str], model_dir: Path, max_steps: int) -> list[str]:
+    """Return a command that trains in processes of its own."""
+    limits = ["--max-steps", str(max_steps), "--model-dir", str(model_dir)]
+    return [sys.executable, "-m", *command, "train", *ARGUMENTS, *limits]
+
+
 def train(command: list[str], model_dir: Path, max_steps: int) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+    """Run the command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", *command, "train", *ARGUMENTS, "--max-steps", str(max_steps), "--model-dir", model_dir],
+        command_line(command, model_dir, max_steps),
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=100,
@@ -65,3 +73,26 @@ def test_an_error_of_several_ranks_is_told_once(tmp_path: Path) -> None:
     assert str(ROOT / "perf") not in done.stderr
     assert "Connection closed" not in done.stderr
     assert done.stdout == ""
+
+
+def test_ctrl_c_stops_all_ranks_at_one_step_and_saves(tmp_path: Path) -> None:
+    """A signal to all processes of the job, as a terminal sends it: they agree on a step, and the main one saves it."""
+    with subprocess.Popen(
+        command_line(TORCHRUN, tmp_path, 100_000),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as job:
+        assert job.stdout is not None
+        for line in job.stdout:
+            if line.startswith("Step="):
+                break
+        os.killpg(job.pid, signal.SIGINT)
+        out, err = job.communicate(timeout=60)
+    (step,) = CheckpointStore(tmp_path, keep_last=2).steps()
+    assert out.count(f"Global batch size 64 was stopped at step {step} of 100000.") == 1
+    assert f"\nStep={step}, Loss=" in f"\n{out}"
+    assert str(ROOT / "perf") not in err
