@@ -65,7 +65,7 @@ def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory rather than return it to the kernel; do nothing on other C libraries.
 
     A step frees and allocates the same buffers again. Returned to the kernel, each of them costs page faults: on two
-    cores, `pico` in micro-batches of 1024 ran at 0.82 of its speed at 256 without this, and at 1.08 with it.
+    cores, `pico` in micro-batches of 1024 ran at 0.82 of its speed at 256 without this, and at 1.09 with it.
     """
     if not sys.platform.startswith("linux"):
         return
