@@ -28,7 +28,7 @@ class RunResult:
     Attributes:
         plan: what it set out to do.
         end_step: `global_step` at the end.
-        interrupted: whether it was asked to stop (a signal, or a log that nobody takes), at the latest in its last step.
+        interrupted: whether it was asked to stop (a signal, or a log that nobody takes), at the latest while it saved.
         losses: the loss of every step, nats.
         marks: one where the timed region began, and one for each log line.
         checkpoint: the last one written on this rank, if any.
@@ -123,7 +123,7 @@ def _timed_region(
     rates = Rates.since(marks[0])
     with _stop_requests() as stop:
         say = _Listener(on_line, stop) if world.is_main else _nobody
-        last_step, stopped = plan.last_step, False
+        last_step = plan.last_step
         while trainer.global_step < last_step:
             trainer.step()
             step = trainer.global_step
@@ -131,7 +131,7 @@ def _timed_region(
             to_save = should_act(global_step=step, last_step=last_step, every=config.checkpoint_steps)
             # Several ranks must stop at the same step, and ask each other only where they wait for each other anyway.
             if (world.size == 1 or to_log or to_save) and world.any(stop.is_set()):
-                last_step, stopped = step, True
+                last_step = step
                 to_log = to_save = True
             if to_log or to_save:
                 losses += trainer.read_losses()
@@ -144,8 +144,9 @@ def _timed_region(
             on_step()
             if to_save:
                 checkpoint = trainer.save()
+        interrupted = world.any(stop.is_set())  # also by a request that came during the last save
     result = RunResult(
-        plan=plan, end_step=last_step, interrupted=stopped, losses=losses, marks=marks, checkpoint=checkpoint
+        plan=plan, end_step=last_step, interrupted=interrupted, losses=losses, marks=marks, checkpoint=checkpoint
     )
     say(str(result.totals))
     return result

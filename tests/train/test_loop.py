@@ -232,6 +232,22 @@ def test_a_stop_request_in_the_last_step_is_not_forgotten(run_config: RunConfig)
     assert (result.end_step, result.interrupted) == (10, True)
 
 
+def test_a_stop_request_during_the_last_save_is_not_forgotten(
+    run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing a large checkpoint takes time: a Ctrl-C then still keeps the next run from starting."""
+    real = trainer.Trainer.save
+
+    def save(self: trainer.Trainer) -> Path | None:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(self)
+
+    monkeypatch.setattr(trainer.Trainer, "save", save)
+    result, _, _ = train(run_config)
+    assert (result.end_step, result.interrupted) == (10, True)
+    assert run_config.store().steps() == [10]
+
+
 def test_a_second_ctrl_c_stops_at_once(run_config: RunConfig) -> None:
     """Whoever presses twice does not want to wait for the step."""
 
