@@ -1,21 +1,360 @@
-"""The pytest edge: what every test shares."""
+"""The pytest edge: options, fixtures and hooks. What is measured and judged is decided in perf/."""
 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
+from perf.errors import BaselineError, MeasureError
+from perf.judge.baselines import (
+    BASELINES_DIR,
+    KEY,
+    LATEST_RESULT,
+    Baseline,
+    baseline_path,
+    find_expected,
+    load_published,
+    load_session,
+    session_json,
+    write_json,
+)
+from perf.judge.exact import Expected
+from perf.judge.verdicts import Judgement, Verdict
+from perf.measure.fingerprint import fingerprint
+from perf.measure.marks import MeasuredRun, Session, configuration
+from perf.measure.runs import RunSpec, measure
+from perf.report.terminal import baseline_note, log_blocks, published_note, verdict_table, warmup_note
 from perf.train.config import RunConfig
-from perf.train.workloads import WORKLOADS, Workload
+from perf.train.devices import PRECISIONS, resolve_device, resolve_precision
+from perf.train.workloads import WORKLOADS, Workload, default_workload
+
+ENVIRON = dict(os.environ)  # of the measuring processes: as the user gave it, before tests set theirs
 
 # An example builds tensors or writes files: its time says nothing, and CI machines are slow.
 hypothesis.settings.register_profile("stepmark", deadline=None)
 hypothesis.settings.load_profile("stepmark")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what a session measures and how strict it is."""
+    group = parser.getgroup("stepmark", "stepmark: training steps, measured and judged")
+    group.addoption(
+        "--perf-workload", choices=list(WORKLOADS), metavar="W",
+        help="what to train: " + ", ".join(WORKLOADS) + " (default: pico on a CPU, bert-large-msl128 on a GPU)",
+    )  # fmt: skip
+    group.addoption(
+        "--perf-runs", type=int, default=6, metavar="N",
+        help="fresh processes for each batch size (default: 6); more find smaller changes",
+    )  # fmt: skip
+    group.addoption("--perf-steps", type=int, default=20, metavar="N", help="steps of each run (default: 20)")
+    group.addoption(
+        "--perf-precision", choices=PRECISIONS, default="auto",
+        help="default: auto (bf16 where the processor has it)",
+    )  # fmt: skip
+    group.addoption(
+        "--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails"
+    )
+    group.addoption(
+        "--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)"
+    )
+    parser.addini("perf_threshold", "smallest change of a rate that matters, a fraction", default="0.05")
+    parser.addini("perf_scaling_threshold", "the same for scaling", default="0.05")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Bench:
+    """What one pytest session measures, and what became of it.
+
+    Attributes:
+        compare: what --benchmark-compare asked for: a file; None for this machine's baseline.
+        asked: the options that make a session without a comparison a failure.
+        session, baseline, judgements: filled in as the tests run.
+        problem: why the session fails although no test did.
+    """
+
+    compare: Path | None
+    asked: list[str]
+    session: Session | None = None
+    baseline: Baseline | None = None
+    judgements: dict[tuple[str, int], Judgement] = dataclasses.field(default_factory=dict)
+    problem: str = ""
+
+
+BENCH = pytest.StashKey[Bench]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take over --benchmark-compare before pytest-benchmark, which only warns when there is nothing to compare with."""
+    config.addinivalue_line(
+        "markers", "perf(threshold=None): a claim about a measured session; `threshold`: smallest change that matters"
+    )
+    if not config.pluginmanager.hasplugin("benchmark"):
+        raise pytest.UsageError("pytest-benchmark is needed: pip install 'stepmark[tests]', without -p no:benchmark")
+    wanted = config.option.benchmark_compare
+    names = ("benchmark_compare", "benchmark_compare_fail", "perf_require_baseline", "perf_strict")
+    asked = [f"--{name.replace('_', '-')}" for name in names if config.getoption(name)]
+    if asked and _in_parallel(config):
+        raise pytest.UsageError(f"{asked[0]}: times are not measured under -n; leave -n out, or that option")
+    for name in ("perf_runs", "perf_steps"):
+        if config.getoption(name) < (least := {"perf_runs": 1, "perf_steps": 4}[name]):
+            raise pytest.UsageError(f"--{name.replace('_', '-')} {config.getoption(name)}: at least {least} is needed")
+    bench = config.stash[BENCH] = Bench(compare=None, asked=asked)
+    config.option.benchmark_compare = []
+    if isinstance(wanted, str):
+        bench.compare = _stored_file(config, wanted)
+    if wanted:
+        bench.baseline = _load_baseline(config, bench.compare)
+        if bench.baseline and bench.baseline.session.fingerprint.hardware == fingerprint().hardware:
+            config.option.benchmark_compare = str(bench.baseline.path)
+
+
+def _stored_file(config: pytest.Config, name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    folder = Path(config.getoption("benchmark_storage").removeprefix("file://"))
+    found = sorted(folder.glob(f"**/{glob.escape(name)}*.json"))
+    if not found:
+        raise pytest.UsageError(
+            f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; "
+            "without a value it compares with this machine's baseline"
+        )
+    return found[-1]
+
+
+def _load_baseline(config: pytest.Config, path: Path | None) -> Baseline | None:
+    """Return what to compare with: `path`, or else this machine's baseline if there is one."""
+    if path is None:
+        device = resolve_device("auto")
+        precision = resolve_precision(config.getoption("perf_precision"), device)
+        name = configuration(_workload(config).name, device.type, precision)
+        path = baseline_path(config.rootpath / BASELINES_DIR, name, fingerprint())
+        if not path.exists():
+            return None
+    try:
+        return load_session(path)
+    except BaselineError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _in_parallel(config: pytest.Config) -> bool:
+    return config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
+
+
+def _workload(config: pytest.Config) -> Workload:
+    name = config.getoption("perf_workload")
+    return WORKLOADS[name] if name else default_workload(resolve_device("auto").type)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a claim's tests: one for each batch size of the workload."""
+    if metafunc.definition.get_closest_marker("perf"):
+        metafunc.parametrize("global_batch_size", _workload(metafunc.config).global_batch_sizes)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is timed where it cannot be, and say so."""
+    reason = None
+    if _in_parallel(config):
+        reason = "not timed under -n, where tests disturb each other; run: pytest tests/benchmarks"
+    elif config.option.benchmark_disable and not config.option.benchmark_enable:
+        reason = "not timed: --benchmark-disable"
+    if reason:
+        for item in items:
+            if item.get_closest_marker("perf"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Find the baseline before anything is measured: a damaged one is told at once."""
+    bench, timed = session.config.stash[BENCH], _to_run(session.items)
+    if not timed:
+        return
+    if bench.baseline is None:
+        bench.baseline = _load_baseline(session.config, None)
+    if session.config._benchmarksession.json is None:
+        session.config._benchmarksession.json = session.config.rootpath / LATEST_RESULT
+        (session.config.rootpath / LATEST_RESULT).parent.mkdir(exist_ok=True)
+
+
+def _to_run(items: list[pytest.Item]) -> list[pytest.Item]:
+    return [item for item in items if item.get_closest_marker("perf") and not item.get_closest_marker("skip")]
+
+
+@pytest.fixture(scope="session")
+def measured(request: pytest.FixtureRequest) -> Session:
+    """Everything measured in this session: each batch size that a selected test asks for."""
+    config = request.config
+    sizes = sorted({item.callspec.params["global_batch_size"] for item in _to_run(request.session.items)})
+    steps = config.getoption("perf_steps")
+    specs = [
+        RunSpec(
+            workload=_workload(config),
+            global_batch_size=size,
+            device="auto",
+            precision=config.getoption("perf_precision"),
+            seed=0,
+            num_steps=steps,
+            slice_steps=next(n for n in (4, 3, 2, 1) if steps % n == 0),
+        )
+        for size in sizes
+    ]
+    with _shown(config) as say:
+        session = _measure(specs, config.getoption("perf_runs"), say)
+        say(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
+    config.stash[BENCH].session = session
+    return session
+
+
+def _measure(specs: list[RunSpec], num_runs: int, say: Callable[[str], None]) -> Session:
+    sizes = ", ".join(str(spec.global_batch_size) for spec in specs)
+    say(f"\n{specs[0].workload.name} at {sizes}: {num_runs} fresh processes each, {specs[0].num_steps} steps, in turns")
+    slices = num_runs * len(specs) * specs[0].num_steps // specs[0].slice_steps
+    with tqdm(total=slices, unit="slice", leave=False, delay=1, disable=None) as bar:
+        done = 0
+
+        def on_round(runs: dict[int, MeasuredRun]) -> None:
+            nonlocal done
+            done += 1
+            rates = (f"{size}: {size * len(run.step_s) / sum(run.step_s):,.0f}" for size, run in runs.items())
+            bar.write(f"run {done} of {num_runs}: {', '.join(rates)} samples/sec", file=sys.stdout)
+
+        try:
+            return measure(
+                specs,
+                num_rounds=num_runs,
+                rng=np.random.default_rng(),
+                environ=ENVIRON,
+                on_slice=bar.update,
+                on_round=on_round,
+            )
+        except MeasureError as error:
+            pytest.fail(str(error), pytrace=False)
+
+
+@contextmanager
+def _shown(config: pytest.Config) -> Iterator[Callable[[str], None]]:
+    """Let a long fixture speak while it works."""
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        yield print
+
+
+@pytest.fixture(scope="session")
+def baseline(pytestconfig: pytest.Config) -> Baseline | None:
+    """What times are compared with, if there is anything."""
+    return pytestconfig.stash[BENCH].baseline
+
+
+@pytest.fixture
+def expected(
+    measured: Session, baseline: Baseline | None, global_batch_size: int, pytestconfig: pytest.Config
+) -> Expected | None:
+    """What losses and counters are compared with, if there is anything."""
+    try:
+        return find_expected(measured, global_batch_size, baseline, pytestconfig.rootpath / BASELINES_DIR)
+    except BaselineError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def settle(request: pytest.FixtureRequest) -> Callable[[Judgement], None]:
+    """Turn what became of a claim into the test's outcome: passed if it holds, failed if not, skipped if unknown."""
+    config = request.config
+
+    def settle(judgement: Judgement) -> None:
+        claim, size = request.node.originalname.removeprefix("test_"), request.node.callspec.params["global_batch_size"]
+        config.stash[BENCH].judgements[claim, size] = judgement
+        said = f"{judgement.verdict}: {judgement.reason}" if judgement.verdict else judgement.reason
+        lacks_baseline = judgement.verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE)
+        required = config.getoption("perf_strict") or (lacks_baseline and config.getoption("perf_require_baseline"))
+        if judgement.holds is None and not required:
+            pytest.skip(said)
+        if not judgement.holds:
+            pytest.fail(said, pytrace=False)
+
+    return settle
+
+
+@pytest.fixture
+def threshold(request: pytest.FixtureRequest) -> float:
+    """The smallest change that matters to a test: its marker's, or else the one of pyproject.toml."""
+    found = [mark.kwargs["threshold"] for mark in request.node.iter_markers("perf") if "threshold" in mark.kwargs]
+    name = "perf_scaling_threshold" if "scaling" in request.node.originalname else "perf_threshold"
+    text = found[0] if found else request.config.getini(name)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise pytest.UsageError(f"{name} = {text!r}: a fraction between 0 and 1 is needed, such as 0.05")
+    return value
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Leave in pytest-benchmark's file only what makes times incomparable; the rest is in our part of it."""
+    machine_info.clear()
+    machine_info.update(fingerprint().hardware)
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    """Add the raw values and their provenance to pytest-benchmark's file, and keep a copy of the latest."""
+    bench, commit = config.stash[BENCH], output_json["commit_info"]
+    if bench.session is None:
+        return
+    output_json[KEY] = session_json(
+        bench.session,
+        {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(["pytest", *config.invocation_params.args]),
+            "commit": str(commit["id"]),
+            "dirty": bool(commit["dirty"]),
+        },
+    )
+    write_json(config.rootpath / LATEST_RESULT, output_json)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session that was asked to compare and did not: green must mean that somebody looked."""
+    bench = session.config.stash[BENCH]
+    rates = [judgement for (claim, _), judgement in bench.judgements.items() if claim == "rate"]
+    if session.config.option.collectonly or not bench.asked:
+        return
+    looked = [rate for rate in rates if rate.effect] if bench.compare else rates
+    if not looked and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        bench.problem = f"{bench.asked[0]}: no rate was compared in this session, so it fails"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print one line for each batch size, and what to do next."""
+    bench = config.stash[BENCH]
+    if bench.problem:
+        terminalreporter.write_line(bench.problem, red=True)
+    if bench.session is None:
+        return
+    terminalreporter.section(f"stepmark: {bench.session.configuration}")
+    terminalreporter.write_line(verdict_table(bench.session, bench.judgements))
+    if bench.baseline:
+        terminalreporter.write_line(f"baseline: {baseline_note(bench.baseline, bench.session)}")
+    terminalreporter.write_line(published_note(load_published(config.rootpath / BASELINES_DIR)))
+    terminalreporter.write_line(
+        f"result: {LATEST_RESULT}; to make it this machine's baseline: python -m perf promote --reason TEXT"
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,14 +9,17 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from perf import __version__
-from perf.errors import DataError, MainRankError, PerfError
-from perf.report.terminal import audit_report, run_heading, run_table, session_heading, stop_note
+from perf.errors import BaselineError, DataError, MainRankError, PerfError
+from perf.judge.baselines import BASELINES_DIR, LATEST_RESULT, load_session
+from perf.judge.promotion import promote
+from perf.report.terminal import audit_report, promotion_note, run_heading, run_table, session_heading, stop_note
 from perf.train.audit import audit_run
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Source, SyntheticLanguage
@@ -38,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A log is read while it grows, and a name that a terminal cannot show must not end a run.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        return _train(arguments) if arguments.command == "train" else _import_log(arguments)
+        commands = {"train": _train, "import-log": _import_log, "promote": _promote}
+        return commands[arguments.command](arguments)
     except MainRankError:
         return EXIT_PROBLEM
     except _UsageError as error:
@@ -185,17 +189,27 @@ def _import_log(arguments: argparse.Namespace) -> int:
     return EXIT_PROBLEM if log.damaged or any(audit.problems for audit in audits) else EXIT_DONE
 
 
+def _promote(arguments: argparse.Namespace) -> int:
+    if not BASELINES_DIR.is_dir():
+        raise BaselineError(f"{Path.cwd()}: has no folder {BASELINES_DIR}; run this at the root of the project")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    written = promote(arguments.from_, BASELINES_DIR, reason=arguments.reason, date=date)
+    print(promotion_note(load_session(arguments.from_), written))
+    return EXIT_DONE
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m perf",
         allow_abbrev=False,
-        description="Train reference workloads and measure their steps.",
+        description="Train reference workloads, read training logs, and promote what pytest measured to a baseline.",
         epilog="Exit codes: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped by a signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_import_log(commands)
+    _add_promote(commands)
     return parser
 
 
@@ -278,6 +292,21 @@ def _add_import_log(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "file", type=Path, metavar="FILE", help="a log with lines like 'Step=100, Loss=..., Rate=...'"
     )
     import_log.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def _add_promote(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    promote_ = commands.add_parser(
+        "promote",
+        help="make a benchmark result the baseline of its machine",
+        description="Make a benchmark result the baseline of the machine it was measured on, and of its torch. Nothing "
+        "else writes under baselines/. Review the change and commit it.",
+        allow_abbrev=False,
+    )
+    promote_.add_argument(
+        "--from", dest="from_", type=Path, default=LATEST_RESULT, metavar="FILE",
+        help=f"what pytest wrote (default: {LATEST_RESULT}, the latest session's)",
+    )  # fmt: skip
+    promote_.add_argument("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
 
 
 def _positive(text: str) -> int:

@@ -23,6 +23,14 @@ class NonFiniteError(PerfError):
     """A loss or a weight became NaN or infinite, so the run cannot go on."""
 
 
+class MeasureError(PerfError):
+    """A measuring process failed, ended or did not answer."""
+
+
+class BaselineError(PerfError):
+    """A result or baseline file is damaged, foreign, or cannot be promoted."""
+
+
 class MainRankError(PerfError):
     """The main rank met an error and has told it; this rank stops too, without a word."""
 

@@ -116,8 +116,9 @@ class Trainer:
         config = self._plan.config
         saved = config.store().steps()
         last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
+        kept = f"nothing was saved from there on, and {last} in {config.model_dir}. " if config.keep_checkpoints else ""
         raise NonFiniteError(
-            f"Step={step}: {what}; nothing was saved from there on, and {last} in {config.model_dir}. "
+            f"Step={step}: {what}; {kept}"
             f"Go on with --precision fp32 (now {config.precision}), or start over with --fresh and another --seed"
         )
 

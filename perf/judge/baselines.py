@@ -1,0 +1,294 @@
+"""Result and baseline files: plain JSON, checked against a schema when read, written by promotion alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from perf.errors import BaselineError
+from perf.judge.exact import Expected
+from perf.measure.counters import StepCounters
+from perf.measure.fingerprint import Fingerprint
+from perf.measure.marks import MeasuredRun, Measurement, Session
+
+BASELINES_DIR = Path("baselines")
+LATEST_RESULT = Path("runs") / "bench.json"
+"""Where every pytest session that times something leaves its result."""
+
+PORTABLE = "portable"
+KEY = "stepmark"
+"""Where a pytest-benchmark file holds what this project adds."""
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """A session read back.
+
+    Attributes:
+        path: its file.
+        session: what was measured.
+        provenance: when, by which command, at which commit, clean or dirty.
+        promotions: how it became a baseline, the newest last; none for a mere result.
+    """
+
+    path: Path
+    session: Session
+    provenance: dict[str, Any]
+    promotions: list[dict[str, Any]]
+
+    def expected(self, size: int) -> Expected | None:
+        """Return the exact part for one batch size, or None if it was not measured."""
+        measurement = self.session.measurements.get(size)
+        if measurement is None:
+            return None
+        run = measurement.runs[0]
+        return Expected(
+            path=self.path,
+            micro_batch_size=measurement.micro_batch_size,
+            counters=run.counters,
+            python=self.session.python,
+            losses=run.losses,
+            fingerprint=self.session.fingerprint,
+        )
+
+
+def baseline_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
+    """Return where this machine's baseline of a configuration belongs, whether or not it is there."""
+    return directory / here.slug / f"{configuration}.json"
+
+
+def portable_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
+    """Return where the exact part belongs, which holds on any machine with the same torch."""
+    torch = str(here.software["torch"]).partition("+")[0]
+    return directory / PORTABLE / f"{configuration}-torch-{torch}.json"
+
+
+def session_json(session: Session, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a session as JSON data; `load_session` reads it back."""
+    return {
+        "kind": "session",
+        "schema": SCHEMA,
+        "workload": session.workload,
+        "device": session.device,
+        "precision": session.precision,
+        "seed": session.seed,
+        "python": session.python,
+        "fingerprint": asdict(session.fingerprint),
+        "measurements": {
+            str(size): {"micro_batch_size": m.micro_batch_size, "runs": [asdict(run) for run in m.runs]}
+            for size, m in session.measurements.items()
+        },
+        "failures": {str(size): reason for size, reason in session.failures.items()},
+        "provenance": dict(provenance),
+        "promotions": [],
+    }
+
+
+def load_session(path: Path) -> Baseline:
+    """Read a result or baseline file.
+
+    Raises:
+        BaselineError: it is not there, damaged, or not one of ours: the message says which.
+    """
+    document = read_json(path)
+    if KEY not in document:
+        kind = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
+        raise BaselineError(
+            f"{path}: is {kind}: found no {KEY!r} in it, and a stepmark result is needed; "
+            "make one with: tox run -e bench"
+        )
+    data = document[KEY]
+    _validate(data, path, kind="session")
+    measurements = {
+        int(size): Measurement(
+            global_batch_size=int(size),
+            micro_batch_size=m["micro_batch_size"],
+            runs=tuple(_run(run, f"{path}: at measurements.{size}.runs[{i}]") for i, run in enumerate(m["runs"])),
+        )
+        for size, m in data["measurements"].items()
+    }
+    session = Session(
+        workload=data["workload"],
+        device=data["device"],
+        precision=data["precision"],
+        seed=data["seed"],
+        fingerprint=Fingerprint(**data["fingerprint"]),
+        python=data["python"],
+        measurements=measurements,
+        failures={int(size): reason for size, reason in data["failures"].items()},
+    )
+    return Baseline(path=path, session=session, provenance=data["provenance"], promotions=data["promotions"])
+
+
+def load_portable(path: Path) -> dict[int, Expected]:
+    """Read a portable baseline: what it expects, by global batch size.
+
+    Raises:
+        BaselineError: as for `load_session`.
+    """
+    data = read_json(path)
+    _validate(data, path, kind="portable")
+    return {
+        int(size): Expected(
+            path=path,
+            micro_batch_size=part["micro_batch_size"],
+            counters=StepCounters(**part["counters"]),
+            python=data["python"],
+            losses=tuple(part["losses"]),
+            fingerprint=Fingerprint(**data["fingerprint"]),
+        )
+        for size, part in data["sizes"].items()
+    }
+
+
+def find_expected(session: Session, size: int, baseline: Baseline | None, directory: Path) -> Expected | None:
+    """Return what the losses and counters of one batch size are compared with, or None.
+
+    That is the baseline's part if the same torch made it, else the portable one of this torch, else the baseline's
+    part of another torch; always of the same configuration, seed and micro-batch size.
+
+    Raises:
+        BaselineError: the portable baseline is damaged.
+    """
+    candidates: list[Expected | None] = []
+    if baseline and (baseline.session.configuration, baseline.session.seed) == (session.configuration, session.seed):
+        candidates.append(baseline.expected(size))
+    path = portable_path(directory, session.configuration, session.fingerprint)
+    if path.exists():
+        candidates.append(load_portable(path).get(size))
+    micro_batch_size = session.measurements[size].micro_batch_size
+    fitting = [found for found in candidates if found and found.micro_batch_size == micro_batch_size]
+    here = session.fingerprint.software["torch"]
+    return next((found for found in fitting if found.fingerprint.software["torch"] == here), next(iter(fitting), None))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; nothing in it is executed.
+
+    Raises:
+        BaselineError: it is missing, empty, cut off, not JSON, holds NaN, names a key twice, or is no object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaselineError(f"{path}: cannot be read ({error}); restore it or name another file") from None
+    try:
+        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise BaselineError(
+            f"{path}: is not whole JSON ({error}); it was cut off or damaged: restore it (git checkout -- {path})"
+        ) from None
+    if not isinstance(found, dict):
+        raise BaselineError(f"{path}: holds a JSON {type(found).__name__}, and an object is needed; name another file")
+    return found
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all: a reader sees the one before or this one, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedRun:
+    """A run somebody published: shown beside a report, never a pass or fail for another machine.
+
+    Attributes:
+        machine, workload: what ran where.
+        global_batch_size: samples per step.
+        samples_per_sec: its rate over the whole run; None if it did not run.
+        failure: why not; empty if it did.
+    """
+
+    machine: str
+    workload: str
+    global_batch_size: int
+    samples_per_sec: float | None
+    failure: str
+
+
+def load_published(directory: Path) -> list[PublishedRun]:
+    """Return every published run under `directory`, from the files ``*/runs.csv``.
+
+    Raises:
+        BaselineError: a file is not what it should be.
+    """
+    runs = []
+    for path in sorted(directory.glob("*/runs.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            for number, row in enumerate(csv.DictReader(file), start=2):
+                try:
+                    runs.append(
+                        PublishedRun(
+                            machine=row["machine"],
+                            workload=row["workload"],
+                            global_batch_size=int(row["global_batch_size"]),
+                            samples_per_sec=float(row["samples_per_sec"]) if row["samples_per_sec"] else None,
+                            failure=row["failure"],
+                        )
+                    )
+                except (KeyError, TypeError, ValueError) as error:
+                    raise BaselineError(
+                        f"{path}: line {number} cannot be read ({error}); restore it (git checkout -- {path})"
+                    ) from None
+    return runs
+
+
+def _run(data: dict[str, Any], where: str) -> MeasuredRun:
+    if len(data["losses"]) != len(data["step_s"]) or data["warmup_steps"] >= len(data["step_s"]):
+        raise BaselineError(
+            f"{where}: {len(data['step_s'])} times, {len(data['losses'])} losses, {data['warmup_steps']} steps of "
+            "warm-up do not fit together; it was edited: restore it"
+        )
+    return MeasuredRun(
+        step_s=tuple(data["step_s"]),
+        warmup_steps=data["warmup_steps"],
+        losses=tuple(data["losses"]),
+        lines=tuple(data["lines"]),
+        counters=StepCounters(**data["counters"]),
+    )
+
+
+def _validate(data: object, path: Path, *, kind: str) -> None:
+    schema = json.loads(files("perf.judge").joinpath("baselines.schema.json").read_text())
+    if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] != SCHEMA:
+        raise BaselineError(
+            f"{path}: has schema {data['schema']}, and this version reads {SCHEMA}; use the stepmark that wrote it"
+        )
+    schema = {**schema, "oneOf": [{"$ref": f"#/$defs/{kind}"}]}
+    error = best_match(Draft202012Validator(schema).iter_errors(data))
+    if error is not None:
+        where = error.json_path.removeprefix("$").lstrip(".") or "the top"
+        raise BaselineError(f"{path}: at {where}: {error.message[:200]}; it was edited or damaged: restore it")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"found {name}, and numbers are needed")
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands there twice")
+    return found

@@ -1,0 +1,74 @@
+"""What must be the same: the work of a step, and the losses it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perf.judge.stats import batch_noise
+from perf.measure.counters import StepCounters
+from perf.measure.fingerprint import Fingerprint
+
+STANDARD_ERRORS = 4.0
+"""How far, in standard errors, a loss curve may lie from a stored one that other software or hardware made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """What a stored file says of one batch size.
+
+    Attributes:
+        path: the file.
+        micro_batch_size: samples per forward pass.
+        counters: what a step did.
+        python: the version its Python calls belong to.
+        losses: of each step, nats.
+        fingerprint: where they come from.
+    """
+
+    path: Path
+    micro_batch_size: int
+    counters: StepCounters
+    python: str
+    losses: tuple[float, ...]
+    fingerprint: Fingerprint
+
+
+def counter_differences(before: StepCounters, now: StepCounters, *, python_calls: bool = True) -> list[str]:
+    """Return what changed, by name, such as ``+12 aten::copy_``; what the work is comes before how much it takes."""
+    sums = ("flops", "allocated_bytes", "peak_bytes", *(["python_calls"] if python_calls else []))
+    changes = {
+        name: getattr(now, name) - getattr(before, name) for name in ("host_syncs", "optimizer_updates", "parameters")
+    }
+    changes |= {name: now.ops.get(name, 0) - before.ops.get(name, 0) for name in sorted({*before.ops, *now.ops})}
+    changes |= {name: getattr(now, name) - getattr(before, name) for name in sums}
+    return [f"{change:+,} {name}" for name, change in changes.items() if change]
+
+
+def loss_differences(losses: Sequence[float], expected: Expected, here: Fingerprint) -> tuple[str, str]:
+    """Return the first problem with a loss curve ("" for none), and how it was compared.
+
+    On the same machine and software the curves must be equal to the last digit. Otherwise only rounding may tell them
+    apart, and the difference must be small beside what another draw of the batches would make: over all steps, on
+    average, within `STANDARD_ERRORS` standard errors of a mean, in either direction.
+    """
+    steps = min(len(losses), len(expected.losses))
+    now, stored = np.asarray(losses[:steps]), np.asarray(expected.losses[:steps])
+    source = f"{expected.path} in {steps} steps"
+    if here == expected.fingerprint:
+        if (now == stored).all():
+            return "", f"equal to the last digit to {source}"
+        step = int(np.argmax(now != stored))
+        return (
+            f"Step={step + 1}: loss {now[step]!r}, and {stored[step]!r} in {expected.path}, by the same machine and "
+            "software: the arithmetic changed"
+        ), ""
+    tolerance = STANDARD_ERRORS * batch_noise(expected.losses) / np.sqrt(steps)
+    difference = float((now - stored).mean())
+    how = f"mean difference {difference:+.2g} nats, tolerance {tolerance:.2g}, to {source}"
+    if abs(difference) <= tolerance:
+        return "", how
+    return f"learns {'worse' if difference > 0 else 'better (too good is suspicious too)'}: {how}", how

@@ -1,0 +1,136 @@
+"""Arrays in, estimates out. The unit is the run: steps of one process are no independent samples of anything.
+
+Why not a bootstrap, and what these intervals cover on noise like the measured one: docs/decisions.md, 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+FloatArray = npt.NDArray[np.float64]
+
+CONFIDENCE = 0.95
+"""Of the intervals that are shown."""
+
+FAMILY_ERROR = 0.01
+"""How often a family of comparisons without any difference may find one, in either direction."""
+
+POWER = 0.8
+"""How often a change of the size of the minimal detectable effect is found."""
+
+SHARED_PHASES = 1.15
+"""Factor on standard errors: neighbouring runs often share a phase of the machine's speed, and are not independent."""
+
+RUN_QUANTILE = 0.25
+"""The quantile of a run's step times that stands for the run: below most disturbances, above lucky single steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effect:
+    """How the candidate's rates relate to the baseline's.
+
+    Attributes:
+        effect_size: candidate / baseline - 1; below 0 is slower.
+        low, high: its interval at `CONFIDENCE`.
+        p_value: two-sided, of no effect; not corrected for other comparisons.
+        minimal_detectable_effect: the smallest slowdown (a positive fraction) that such data would have shown with
+            probability `POWER` within its family.
+        runs_needed: runs on each side for a minimal detectable effect of a given size, see `runs_for`.
+        num_runs: of the side that has fewer.
+    """
+
+    effect_size: float
+    low: float
+    high: float
+    p_value: float
+    minimal_detectable_effect: float
+    num_runs: int
+
+    def runs_for(self, effect_size: float) -> int:
+        """Return about how many runs on each side would show `effect_size`; errors shrink with their square root."""
+        ratio = np.log1p(-self.minimal_detectable_effect) / np.log1p(-effect_size)
+        return int(np.ceil(self.num_runs * max(ratio, 0.0) ** 2))
+
+
+def run_rate(step_s: Sequence[float], global_batch_size: int) -> float:
+    """Return the rate of one run, samples/sec, at its `RUN_QUANTILE` of step times (seconds)."""
+    return global_batch_size / float(np.quantile(np.asarray(step_s), RUN_QUANTILE))
+
+
+def compare_rates(candidate: Sequence[float], baseline: Sequence[float], *, family_size: int) -> Effect:
+    """Compare the rates of runs: Welch's t-test (1947) on their logarithms, errors widened by `SHARED_PHASES`.
+
+    Args:
+        candidate: one rate for each run, any positive unit; at least two runs.
+        baseline: the same.
+        family_size: how many comparisons are made at once.
+
+    Raises:
+        ValueError: a side has fewer than two runs, or a rate is not positive.
+    """
+    sides = [np.log(np.asarray(side, dtype=np.float64)) for side in (candidate, baseline)]
+    if min(map(len, sides)) < 2 or not all(np.isfinite(side).all() for side in sides):
+        raise ValueError(f"{len(candidate)} and {len(baseline)} runs: two positive rates on each side are needed")
+    difference = float(sides[0].mean() - sides[1].mean())
+    variances = [float(side.var(ddof=1)) / len(side) for side in sides]
+    error = SHARED_PHASES * float(np.sqrt(sum(variances)))
+    if error == 0.0:  # made-up data
+        error = float(np.finfo(float).eps)
+        freedom = float(sum(map(len, sides)) - 2)
+    else:
+        terms = [v**2 / (len(side) - 1) for v, side in zip(variances, sides, strict=True)]
+        freedom = sum(variances) ** 2 / sum(terms)
+    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    reach = float(stats.t.ppf(1 - FAMILY_ERROR / 2 / family_size, freedom) + stats.t.ppf(POWER, freedom)) * error
+    return Effect(
+        effect_size=float(np.expm1(difference)),
+        low=float(np.expm1(difference - half_width)),
+        high=float(np.expm1(difference + half_width)),
+        p_value=2 * float(stats.t.sf(abs(difference) / error, freedom)),
+        minimal_detectable_effect=-float(np.expm1(-reach)),
+        num_runs=min(map(len, sides)),
+    )
+
+
+def scaling_contrasts(rates: FloatArray) -> FloatArray:
+    """Return how fast each batch size is beside the others of its round, as a ratio: what all share cancels.
+
+    Args:
+        rates: (B, R) rates of B batch sizes, at least two, in R rounds.
+
+    Returns:
+        (B, R) ratios: a rate over the geometric mean of the other batch sizes' rates in that round.
+    """
+    logs = np.log(rates)
+    others = (logs.sum(axis=0) - logs) / (len(logs) - 1)
+    return np.asarray(np.exp(logs - others))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for being several (Holm 1979), in the order given."""
+    order = np.argsort(p_values)
+    corrected = np.empty(len(order))
+    worst = 0.0
+    for rank, index in enumerate(order):
+        worst = max(worst, min(1.0, (len(order) - rank) * p_values[index]))
+        corrected[index] = worst
+    return [float(p) for p in corrected]
+
+
+def falls(losses: Sequence[float]) -> float:
+    """Return the one-sided p-value of a falling trend against none (Mann 1945, by Kendall's tau with the step)."""
+    return float(stats.kendalltau(range(len(losses)), losses, alternative="less").pvalue)
+
+
+def batch_noise(losses: Sequence[float]) -> float:
+    """Return the standard deviation that the draw of the batch gives to one step's loss, nats.
+
+    From second differences, in which a smooth curve cancels: their variance is six times that of independent noise.
+    At least three losses are needed.
+    """
+    return float(np.sqrt(np.mean(np.diff(np.asarray(losses), n=2) ** 2) / 6))

@@ -1,0 +1,247 @@
+"""Claims about a session, and what becomes of them: decided here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from perf.judge.baselines import Baseline
+from perf.judge.exact import Expected, counter_differences, loss_differences
+from perf.judge.stats import FAMILY_ERROR, Effect, compare_rates, falls, holm, run_rate, scaling_contrasts
+from perf.measure.fingerprint import differences
+from perf.measure.marks import Measurement, Session
+
+FALL_SIGNIFICANCE = 0.001
+FALL_STEPS = 8
+"""Steps that can show a trend at that significance, with a pair or two out of order."""
+
+
+class Verdict(StrEnum):
+    """What can be said of a metric beside its baseline."""
+
+    IMPROVED = "IMPROVED"
+    UNCHANGED = "UNCHANGED"
+    REGRESSED = "REGRESSED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NO_BASELINE = "NO_BASELINE"
+    NOT_COMPARABLE = "NOT_COMPARABLE"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What became of one claim.
+
+    Attributes:
+        holds: whether it does; None when that could not be found out.
+        verdict: of a metric; None for an exact claim.
+        effect: the comparison it rests on, if there was one.
+        threshold: the smallest change that matters, a fraction.
+        reason: why, in words.
+    """
+
+    holds: bool | None
+    reason: str
+    verdict: Verdict | None = None
+    effect: Effect | None = None
+    threshold: float | None = None
+
+
+_HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False}
+
+
+def decide(effect: Effect, *, p_in_family: float, threshold: float) -> Verdict:
+    """Return the verdict on a comparison.
+
+    A change is one when no effect is rejected within its family and the estimate is beyond `threshold`. No change is
+    one when the whole interval lies inside the threshold and a change of that size would have been seen. All else
+    is INCONCLUSIVE.
+
+    Args:
+        effect: the comparison.
+        p_in_family: its p-value, corrected for the other comparisons.
+        threshold: the smallest change that matters, a fraction.
+    """
+    if p_in_family <= FAMILY_ERROR and abs(effect.effect_size) >= threshold:
+        return Verdict.REGRESSED if effect.effect_size < 0 else Verdict.IMPROVED
+    inside = -threshold < effect.low and effect.high < threshold
+    if inside and effect.minimal_detectable_effect <= threshold:
+        return Verdict.UNCHANGED
+    return Verdict.INCONCLUSIVE
+
+
+def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
+    """Return by batch size whether it is as fast as in the baseline; one family.
+
+    Args:
+        session: what was measured.
+        baseline: what to compare with; None where there is none.
+        threshold: the smallest change that matters, a fraction.
+    """
+    rates = {size: _rates(measurement) for size, measurement in session.measurements.items()}
+    before = {size: _rates(m) for size, m in baseline.session.measurements.items()} if baseline else {}
+    return _judge_family(session, baseline, rates, before, threshold)
+
+
+def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
+    """Return by batch size whether it keeps its place among the others; one family; arguments as in `judge_rates`."""
+    sizes = list(session.measurements)
+    if baseline is not None:
+        sizes = [size for size in sizes if size in baseline.session.measurements]
+    if len(sizes) < 2:
+        reason = "one batch size has no others to stand among; measure at least two that the baseline has"
+        return {
+            size: Judgement(holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE) for size in session.measurements
+        }
+    before = _contrasts(baseline.session, sizes) if baseline else {}
+    return _judge_family(session, baseline, _contrasts(session, sizes), before, threshold)
+
+
+def _judge_family(
+    session: Session,
+    baseline: Baseline | None,
+    now: Mapping[int, Sequence[float]],
+    before: Mapping[int, Sequence[float]],
+    threshold: float,
+) -> dict[int, Judgement]:
+    judgements = {size: _no_baseline(session, baseline) for size in session.measurements}
+    if baseline is None:
+        return judgements
+    if unlike := incomparable(session, baseline):
+        reason = f"{baseline.path} is of another machine or configuration: {'; '.join(unlike)}"
+        return {
+            size: Judgement(holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE) for size in session.measurements
+        }
+    effects: dict[int, Effect] = {}
+    for size in now:
+        if size not in before:
+            continue
+        micro = [source.measurements[size].micro_batch_size for source in (baseline.session, session)]
+        if micro[0] != micro[1]:
+            reason = f"micro_batch_size {micro[0]} -> {micro[1]}: another experiment"
+            judgements[size] = Judgement(holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+        elif min(len(now[size]), len(before[size])) < 2:
+            reason = "one run has no spread to compare with; measure at least two"
+            judgements[size] = Judgement(holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+        else:
+            effects[size] = compare_rates(now[size], before[size], family_size=len(now))
+    corrected = holm([effect.p_value for effect in effects.values()])
+    for (size, effect), p in zip(effects.items(), corrected, strict=True):
+        verdict = decide(effect, p_in_family=p, threshold=threshold)
+        judgements[size] = Judgement(
+            holds=_HOLDS.get(verdict),
+            reason=_explain(verdict, effect, threshold, session, baseline, size),
+            verdict=verdict,
+            effect=effect,
+            threshold=threshold,
+        )
+    return judgements
+
+
+def judge_fall(measurement: Measurement) -> Judgement:
+    """Return whether the loss falls, in every run."""
+    if len(measurement.runs[0].losses) < FALL_STEPS:
+        reason = f"{len(measurement.runs[0].losses)} steps show no significant trend; measure at least {FALL_STEPS}"
+        return Judgement(holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+    p = max(falls(run.losses) for run in measurement.runs)
+    losses = measurement.runs[0].losses
+    reason = f"{losses[0]:.4f} to {losses[-1]:.4f} nats in {len(losses)} steps (trend: p = {p:.2g})"
+    return Judgement(holds=p <= FALL_SIGNIFICANCE, reason=reason)
+
+
+def judge_losses(session: Session, size: int, expected: Expected | None) -> Judgement:
+    """Return whether all runs learned alike, and as the stored curve did."""
+    runs = session.measurements[size].runs
+    for number, run in enumerate(runs[1:], start=2):
+        if run.losses != runs[0].losses:
+            step = next(i for i, (a, b) in enumerate(zip(run.losses, runs[0].losses, strict=True), 1) if a != b)
+            return Judgement(
+                holds=False,
+                reason=f"run {number} has another loss than run 1 from step {step} on ({run.losses[step - 1]!r}, "
+                f"{runs[0].losses[step - 1]!r}): training is not repeatable here",
+            )
+    if expected is None:
+        return _nothing_stored(session)
+    problem, how = loss_differences(runs[0].losses, expected, session.fingerprint)
+    return Judgement(holds=not problem, reason=problem or how)
+
+
+def judge_counters(session: Session, size: int, expected: Expected | None) -> Judgement:
+    """Return whether all runs do the same work in a step, and the stored work."""
+    runs = session.measurements[size].runs
+    for number, run in enumerate(runs[1:], start=2):
+        if found := counter_differences(runs[0].counters, run.counters):
+            return Judgement(
+                holds=False, reason=f"run {number} does other work than run 1: {', '.join(found)} per step"
+            )
+    if expected is None:
+        return _nothing_stored(session)
+    torch = [about.software["torch"] for about in (expected.fingerprint, session.fingerprint)]
+    if _release(torch[0]) != _release(torch[1]):
+        reason = f"{expected.path} is of torch {torch[0]}, this is {torch[1]}: its operations may differ"
+        return Judgement(holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+    found = counter_differences(expected.counters, runs[0].counters, python_calls=expected.python == session.python)
+    where = f"per step, against {expected.path}"
+    if found:
+        return Judgement(holds=False, reason=f"{', '.join(found)} {where}")
+    rest = "" if expected.python == session.python else f"; Python calls not compared (stored by {expected.python})"
+    return Judgement(holds=True, reason=f"no difference {where}{rest}")
+
+
+def incomparable(session: Session, baseline: Baseline) -> list[str]:
+    """Return what makes times incomparable: other hardware, or another way to run the workload."""
+    facts = [
+        {"workload": s.workload, "device": s.device, "precision": s.precision, **s.fingerprint.hardware}
+        for s in (baseline.session, session)
+    ]
+    return differences(facts[0], facts[1])
+
+
+def _no_baseline(session: Session, baseline: Baseline | None) -> Judgement:
+    if baseline is None:
+        reason = f"no baseline of {session.configuration} for this machine; make one: python -m perf promote"
+    else:
+        sizes = ", ".join(map(str, baseline.session.measurements))
+        reason = f"{baseline.path} has no such batch size (it has {sizes}); to add it: python -m perf promote"
+    return Judgement(holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
+
+
+def _nothing_stored(session: Session) -> Judgement:
+    torch = session.fingerprint.software["torch"]
+    reason = f"nothing is stored of {session.configuration} with torch {torch}; to store it: python -m perf promote"
+    return Judgement(holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
+
+
+def _explain(
+    verdict: Verdict, effect: Effect, threshold: float, session: Session, baseline: Baseline, size: int
+) -> str:
+    """Return the first thing that explains a verdict."""
+    if verdict is Verdict.INCONCLUSIVE:
+        return (
+            f"this data shows {effect.minimal_detectable_effect:.1%} or more; "
+            f"{threshold:.0%} needs about {effect.runs_for(threshold)} runs on each side, or both versions side by side"
+        )
+    if verdict is Verdict.UNCHANGED:
+        return f"the interval lies within {threshold:.0%}"
+    counters = [s.measurements[size].runs[0].counters for s in (baseline.session, session)]
+    if found := counter_differences(counters[0], counters[1], python_calls=session.python == baseline.session.python):
+        return f"other work: {', '.join(found[:3])} per step"
+    if found := differences(baseline.session.fingerprint.software, session.fingerprint.software):
+        return f"other software: {', '.join(found[:3])}"
+    return "same work, same software: the code's speed or the machine's"
+
+
+def _release(version: str | int) -> str:
+    """Return a version without its build, such as ``+cpu``."""
+    return str(version).partition("+")[0]
+
+
+def _rates(measurement: Measurement) -> list[float]:
+    return [run_rate(run.timed_step_s, measurement.global_batch_size) for run in measurement.runs]
+
+
+def _contrasts(session: Session, sizes: Sequence[int]) -> dict[int, Sequence[float]]:
+    contrasts = scaling_contrasts(np.array([_rates(session.measurements[size]) for size in sizes]))
+    return {size: row.tolist() for size, row in zip(sizes, contrasts, strict=True)}

@@ -1,0 +1,1 @@
+"""Measuring: runs in fresh processes, exact counters, and what machine and software they were made with."""
