@@ -29,6 +29,7 @@ from perf.judge.baselines import (
     find_expected,
     load_published,
     load_session,
+    read_json,
     session_json,
     write_json,
 )
@@ -37,7 +38,7 @@ from perf.judge.verdicts import Judgement, Verdict
 from perf.measure.fingerprint import fingerprint
 from perf.measure.marks import MeasuredRun, Session, configuration
 from perf.measure.runs import RunSpec, measure
-from perf.report.terminal import baseline_note, log_blocks, published_note, verdict_table, warmup_note
+from perf.report.bench import baseline_note, log_blocks, published_note, verdict_table, warmup_note
 from perf.train.config import RunConfig
 from perf.train.devices import PRECISIONS, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload
@@ -96,6 +97,8 @@ class Bench:
 
 BENCH = pytest.StashKey[Bench]()
 
+pytest_plugins = ["pytester"]  # the tests of this file run sessions of their own
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take over --benchmark-compare before pytest-benchmark, which only warns when there is nothing to compare with."""
@@ -112,14 +115,16 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("perf_runs", "perf_steps"):
         if config.getoption(name) < (least := {"perf_runs": 1, "perf_steps": 4}[name]):
             raise pytest.UsageError(f"--{name.replace('_', '-')} {config.getoption(name)}: at least {least} is needed")
+    for name in ("perf_threshold", "perf_scaling_threshold"):
+        _fraction(name, config.getini(name))
     bench = config.stash[BENCH] = Bench(compare=None, asked=asked)
     config.option.benchmark_compare = []
     if isinstance(wanted, str):
         bench.compare = _stored_file(config, wanted)
     if wanted:
         bench.baseline = _load_baseline(config, bench.compare)
-        if bench.baseline and bench.baseline.session.fingerprint.hardware == fingerprint().hardware:
-            config.option.benchmark_compare = str(bench.baseline.path)
+        if bench.baseline and read_json(bench.baseline.path)["machine_info"] == fingerprint().hardware:
+            config.option.benchmark_compare = str(bench.baseline.path)  # for its table
 
 
 def _stored_file(config: pytest.Config, name: str) -> Path:
@@ -180,14 +185,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find the baseline before anything is measured: a damaged one is told at once."""
-    bench, timed = session.config.stash[BENCH], _to_run(session.items)
-    if not timed:
-        return
-    if bench.baseline is None:
-        bench.baseline = _load_baseline(session.config, None)
-    if session.config._benchmarksession.json is None:
-        session.config._benchmarksession.json = session.config.rootpath / LATEST_RESULT
-        (session.config.rootpath / LATEST_RESULT).parent.mkdir(exist_ok=True)
+    config, items = session.config, _to_run(session.items)
+    if items and config.stash[BENCH].baseline is None:
+        config.stash[BENCH].baseline = _load_baseline(config, None)
+    if any("benchmark" in item.fixturenames for item in items) and config._benchmarksession.json is None:
+        config._benchmarksession.json = config.rootpath / LATEST_RESULT
+        config._benchmarksession.json.parent.mkdir(exist_ok=True)
 
 
 def _to_run(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -275,8 +278,8 @@ def settle(request: pytest.FixtureRequest) -> Callable[[Judgement], None]:
     config = request.config
 
     def settle(judgement: Judgement) -> None:
-        claim, size = request.node.originalname.removeprefix("test_"), request.node.callspec.params["global_batch_size"]
-        config.stash[BENCH].judgements[claim, size] = judgement
+        size = request.node.callspec.params["global_batch_size"]
+        config.stash[BENCH].judgements[judgement.claim, size] = judgement
         said = f"{judgement.verdict}: {judgement.reason}" if judgement.verdict else judgement.reason
         lacks_baseline = judgement.verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE)
         required = config.getoption("perf_strict") or (lacks_baseline and config.getoption("perf_require_baseline"))
@@ -292,10 +295,15 @@ def settle(request: pytest.FixtureRequest) -> Callable[[Judgement], None]:
 def threshold(request: pytest.FixtureRequest) -> float:
     """The smallest change that matters to a test: its marker's, or else the one of pyproject.toml."""
     found = [mark.kwargs["threshold"] for mark in request.node.iter_markers("perf") if "threshold" in mark.kwargs]
+    if found:
+        return _fraction("threshold of pytest.mark.perf", found[0])
     name = "perf_scaling_threshold" if "scaling" in request.node.originalname else "perf_threshold"
-    text = found[0] if found else request.config.getini(name)
+    return _fraction(name, request.config.getini(name))
+
+
+def _fraction(name: str, text: object) -> float:
     try:
-        value = float(text)
+        value = float(str(text))
     except ValueError:
         value = 0.0
     if not 0 < value < 1:
@@ -326,17 +334,29 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
     write_json(config.rootpath / LATEST_RESULT, output_json)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Fail a session that was asked to compare and did not: green must mean that somebody looked."""
-    bench = session.config.stash[BENCH]
+    bench, timed = session.config.stash[BENCH], session.config._benchmarksession
+    if not timed.benchmarks:
+        timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
+    if session.exitstatus == pytest.ExitCode.OK and not session.config.option.collectonly:
+        bench.problem = _not_looked(session.config, bench)
+        if bench.problem:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    return (yield)
+
+
+def _not_looked(config: pytest.Config, bench: Bench) -> str:
+    """Return which comparison was asked for and not made, or nothing."""
     rates = [judgement for (claim, _), judgement in bench.judgements.items() if claim == "rate"]
-    if session.config.option.collectonly or not bench.asked:
-        return
-    looked = [rate for rate in rates if rate.effect] if bench.compare else rates
-    if not looked and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        bench.problem = f"{bench.asked[0]}: no rate was compared in this session, so it fails"
+    if bench.asked and not (any(rate.effect for rate in rates) if bench.compare else rates):
+        return f"{bench.asked[0]}: no rate was compared in this session, so it fails"
+    if not config.getoption("perf_strict") or config.option.keyword or not (bench.baseline and bench.session):
+        return ""
+    missing = sorted(set(bench.baseline.session.measurements) - set(bench.session.measurements))
+    sizes = ", ".join(map(str, missing))
+    return f"--perf-strict: the baseline has {sizes}, not measured now, so the session fails" if missing else ""
 
 
 @pytest.hookimpl(trylast=True)
@@ -351,7 +371,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line(verdict_table(bench.session, bench.judgements))
     if bench.baseline:
         terminalreporter.write_line(f"baseline: {baseline_note(bench.baseline, bench.session)}")
-    terminalreporter.write_line(published_note(load_published(config.rootpath / BASELINES_DIR)))
+    if published := load_published(config.rootpath / BASELINES_DIR):
+        terminalreporter.write_line(published_note(published))
     terminalreporter.write_line(
         f"result: {LATEST_RESULT}; to make it this machine's baseline: python -m perf promote --reason TEXT"
     )

@@ -19,7 +19,8 @@ from perf import __version__
 from perf.errors import BaselineError, DataError, MainRankError, PerfError
 from perf.judge.baselines import BASELINES_DIR, LATEST_RESULT, load_session
 from perf.judge.promotion import promote
-from perf.report.terminal import audit_report, promotion_note, run_heading, run_table, session_heading, stop_note
+from perf.report.bench import promotion_note
+from perf.report.terminal import audit_report, run_heading, run_table, session_heading, stop_note
 from perf.train.audit import audit_run
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Source, SyntheticLanguage

@@ -55,6 +55,7 @@ class Baseline:
         run = measurement.runs[0]
         return Expected(
             path=self.path,
+            portable=False,
             micro_batch_size=measurement.micro_batch_size,
             counters=run.counters,
             python=self.session.python,
@@ -108,8 +109,8 @@ def load_session(path: Path) -> Baseline:
             f"{path}: is {kind}: found no {KEY!r} in it, and a stepmark result is needed; "
             "make one with: tox run -e bench"
         )
+    _validate(document, document[KEY], path, kind="result")
     data = document[KEY]
-    _validate(data, path, kind="session")
     measurements = {
         int(size): Measurement(
             global_batch_size=int(size),
@@ -138,10 +139,11 @@ def load_portable(path: Path) -> dict[int, Expected]:
         BaselineError: as for `load_session`.
     """
     data = read_json(path)
-    _validate(data, path, kind="portable")
+    _validate(data, data, path, kind="portable")
     return {
         int(size): Expected(
             path=path,
+            portable=True,
             micro_batch_size=part["micro_batch_size"],
             counters=StepCounters(**part["counters"]),
             python=data["python"],
@@ -269,14 +271,14 @@ def _run(data: dict[str, Any], where: str) -> MeasuredRun:
     )
 
 
-def _validate(data: object, path: Path, *, kind: str) -> None:
+def _validate(document: object, ours: object, path: Path, *, kind: str) -> None:
     schema = json.loads(files("perf.judge").joinpath("baselines.schema.json").read_text())
-    if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] != SCHEMA:
+    if isinstance(ours, dict) and isinstance(ours.get("schema"), int) and ours["schema"] != SCHEMA:
         raise BaselineError(
-            f"{path}: has schema {data['schema']}, and this version reads {SCHEMA}; use the stepmark that wrote it"
+            f"{path}: has schema {ours['schema']}, and this version reads {SCHEMA}; use the stepmark that wrote it"
         )
-    schema = {**schema, "oneOf": [{"$ref": f"#/$defs/{kind}"}]}
-    error = best_match(Draft202012Validator(schema).iter_errors(data))
+    del schema["oneOf"]
+    error = best_match(Draft202012Validator({**schema, "$ref": f"#/$defs/{kind}"}).iter_errors(document))
     if error is not None:
         where = error.json_path.removeprefix("$").lstrip(".") or "the top"
         raise BaselineError(f"{path}: at {where}: {error.message[:200]}; it was edited or damaged: restore it")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -62,36 +62,40 @@ def run_rate(step_s: Sequence[float], global_batch_size: int) -> float:
     return global_batch_size / float(np.quantile(np.asarray(step_s), RUN_QUANTILE))
 
 
-def compare_rates(candidate: Sequence[float], baseline: Sequence[float], *, family_size: int) -> Effect:
-    """Compare the rates of runs: Welch's t-test (1947) on their logarithms, errors widened by `SHARED_PHASES`.
+def compare_rates(
+    candidate: Sequence[float], baseline: Sequence[float], *, family_size: int, widen: float = SHARED_PHASES
+) -> Effect:
+    """Compare the rates of runs by Welch's t-test (1947) on their logarithms.
 
     Args:
         candidate: one rate for each run, any positive unit; at least two runs.
         baseline: the same.
         family_size: how many comparisons are made at once.
+        widen: factor on the standard error; 1 for runs that are independent.
 
     Raises:
         ValueError: a side has fewer than two runs, or a rate is not positive.
     """
-    sides = [np.log(np.asarray(side, dtype=np.float64)) for side in (candidate, baseline)]
-    if min(map(len, sides)) < 2 or not all(np.isfinite(side).all() for side in sides):
+    if min(len(candidate), len(baseline)) < 2 or not all(0 < rate < np.inf for rate in (*candidate, *baseline)):
         raise ValueError(f"{len(candidate)} and {len(baseline)} runs: two positive rates on each side are needed")
+    sides = [np.log(np.asarray(side, dtype=np.float64)) for side in (candidate, baseline)]
     difference = float(sides[0].mean() - sides[1].mean())
     variances = [float(side.var(ddof=1)) / len(side) for side in sides]
-    error = SHARED_PHASES * float(np.sqrt(sum(variances)))
+    error = widen * float(np.sqrt(sum(variances)))
     if error == 0.0:  # made-up data
         error = float(np.finfo(float).eps)
         freedom = float(sum(map(len, sides)) - 2)
     else:
         terms = [v**2 / (len(side) - 1) for v, side in zip(variances, sides, strict=True)]
         freedom = sum(variances) ** 2 / sum(terms)
-    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    reach = float(stats.t.ppf(1 - FAMILY_ERROR / 2 / family_size, freedom) + stats.t.ppf(POWER, freedom)) * error
+    quantiles = ((1 + CONFIDENCE) / 2, 1 - FAMILY_ERROR / 2 / family_size, POWER)
+    shown, rejected, found = (float(special.stdtrit(freedom, quantile)) for quantile in quantiles)
+    half_width, reach = shown * error, (rejected + found) * error
     return Effect(
         effect_size=float(np.expm1(difference)),
         low=float(np.expm1(difference - half_width)),
         high=float(np.expm1(difference + half_width)),
-        p_value=2 * float(stats.t.sf(abs(difference) / error, freedom)),
+        p_value=2 * float(special.stdtr(freedom, -abs(difference) / error)),
         minimal_detectable_effect=-float(np.expm1(-reach)),
         num_runs=min(map(len, sides)),
     )

@@ -10,7 +10,16 @@ import numpy as np
 
 from perf.judge.baselines import Baseline
 from perf.judge.exact import Expected, counter_differences, loss_differences
-from perf.judge.stats import FAMILY_ERROR, Effect, compare_rates, falls, holm, run_rate, scaling_contrasts
+from perf.judge.stats import (
+    FAMILY_ERROR,
+    SHARED_PHASES,
+    Effect,
+    compare_rates,
+    falls,
+    holm,
+    run_rate,
+    scaling_contrasts,
+)
 from perf.measure.fingerprint import differences
 from perf.measure.marks import Measurement, Session
 
@@ -35,6 +44,7 @@ class Judgement:
     """What became of one claim.
 
     Attributes:
+        claim: "fall", "losses", "counters", "rate" or "scaling".
         holds: whether it does; None when that could not be found out.
         verdict: of a metric; None for an exact claim.
         effect: the comparison it rests on, if there was one.
@@ -42,6 +52,7 @@ class Judgement:
         reason: why, in words.
     """
 
+    claim: str
     holds: bool | None
     reason: str
     verdict: Verdict | None = None
@@ -82,7 +93,7 @@ def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float
     """
     rates = {size: _rates(measurement) for size, measurement in session.measurements.items()}
     before = {size: _rates(m) for size, m in baseline.session.measurements.items()} if baseline else {}
-    return _judge_family(session, baseline, rates, before, threshold)
+    return _judge_family("rate", session, baseline, rates, before, threshold, widen=SHARED_PHASES)
 
 
 def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
@@ -93,26 +104,32 @@ def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: flo
     if len(sizes) < 2:
         reason = "one batch size has no others to stand among; measure at least two that the baseline has"
         return {
-            size: Judgement(holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE) for size in session.measurements
+            size: Judgement(claim="scaling", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+            for size in session.measurements
         }
     before = _contrasts(baseline.session, sizes) if baseline else {}
-    return _judge_family(session, baseline, _contrasts(session, sizes), before, threshold)
+    # Within a round all batch sizes meet the same phases, so these do not tie neighbouring runs together.
+    return _judge_family("scaling", session, baseline, _contrasts(session, sizes), before, threshold, widen=1.0)
 
 
 def _judge_family(
+    claim: str,
     session: Session,
     baseline: Baseline | None,
     now: Mapping[int, Sequence[float]],
     before: Mapping[int, Sequence[float]],
     threshold: float,
+    *,
+    widen: float,
 ) -> dict[int, Judgement]:
-    judgements = {size: _no_baseline(session, baseline) for size in session.measurements}
+    judgements = {size: _no_baseline(claim, session, baseline) for size in session.measurements}
     if baseline is None:
         return judgements
     if unlike := incomparable(session, baseline):
         reason = f"{baseline.path} is of another machine or configuration: {'; '.join(unlike)}"
         return {
-            size: Judgement(holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE) for size in session.measurements
+            size: Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+            for size in session.measurements
         }
     effects: dict[int, Effect] = {}
     for size in now:
@@ -121,16 +138,17 @@ def _judge_family(
         micro = [source.measurements[size].micro_batch_size for source in (baseline.session, session)]
         if micro[0] != micro[1]:
             reason = f"micro_batch_size {micro[0]} -> {micro[1]}: another experiment"
-            judgements[size] = Judgement(holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+            judgements[size] = Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
         elif min(len(now[size]), len(before[size])) < 2:
             reason = "one run has no spread to compare with; measure at least two"
-            judgements[size] = Judgement(holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+            judgements[size] = Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
         else:
-            effects[size] = compare_rates(now[size], before[size], family_size=len(now))
+            effects[size] = compare_rates(now[size], before[size], family_size=len(now), widen=widen)
     corrected = holm([effect.p_value for effect in effects.values()])
     for (size, effect), p in zip(effects.items(), corrected, strict=True):
         verdict = decide(effect, p_in_family=p, threshold=threshold)
         judgements[size] = Judgement(
+            claim=claim,
             holds=_HOLDS.get(verdict),
             reason=_explain(verdict, effect, threshold, session, baseline, size),
             verdict=verdict,
@@ -144,11 +162,11 @@ def judge_fall(measurement: Measurement) -> Judgement:
     """Return whether the loss falls, in every run."""
     if len(measurement.runs[0].losses) < FALL_STEPS:
         reason = f"{len(measurement.runs[0].losses)} steps show no significant trend; measure at least {FALL_STEPS}"
-        return Judgement(holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+        return Judgement(claim="fall", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
     p = max(falls(run.losses) for run in measurement.runs)
     losses = measurement.runs[0].losses
     reason = f"{losses[0]:.4f} to {losses[-1]:.4f} nats in {len(losses)} steps (trend: p = {p:.2g})"
-    return Judgement(holds=p <= FALL_SIGNIFICANCE, reason=reason)
+    return Judgement(claim="fall", holds=p <= FALL_SIGNIFICANCE, reason=reason)
 
 
 def judge_losses(session: Session, size: int, expected: Expected | None) -> Judgement:
@@ -158,14 +176,15 @@ def judge_losses(session: Session, size: int, expected: Expected | None) -> Judg
         if run.losses != runs[0].losses:
             step = next(i for i, (a, b) in enumerate(zip(run.losses, runs[0].losses, strict=True), 1) if a != b)
             return Judgement(
+                claim="losses",
                 holds=False,
                 reason=f"run {number} has another loss than run 1 from step {step} on ({run.losses[step - 1]!r}, "
                 f"{runs[0].losses[step - 1]!r}): training is not repeatable here",
             )
     if expected is None:
-        return _nothing_stored(session)
+        return _nothing_stored("losses", session)
     problem, how = loss_differences(runs[0].losses, expected, session.fingerprint)
-    return Judgement(holds=not problem, reason=problem or how)
+    return Judgement(claim="losses", holds=not problem, reason=problem or how)
 
 
 def judge_counters(session: Session, size: int, expected: Expected | None) -> Judgement:
@@ -174,20 +193,22 @@ def judge_counters(session: Session, size: int, expected: Expected | None) -> Ju
     for number, run in enumerate(runs[1:], start=2):
         if found := counter_differences(runs[0].counters, run.counters):
             return Judgement(
-                holds=False, reason=f"run {number} does other work than run 1: {', '.join(found)} per step"
+                claim="counters",
+                holds=False,
+                reason=f"run {number} does other work than run 1: {', '.join(found)} per step",
             )
     if expected is None:
-        return _nothing_stored(session)
+        return _nothing_stored("counters", session)
     torch = [about.software["torch"] for about in (expected.fingerprint, session.fingerprint)]
     if _release(torch[0]) != _release(torch[1]):
         reason = f"{expected.path} is of torch {torch[0]}, this is {torch[1]}: its operations may differ"
-        return Judgement(holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+        return Judgement(claim="counters", holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
     found = counter_differences(expected.counters, runs[0].counters, python_calls=expected.python == session.python)
     where = f"per step, against {expected.path}"
     if found:
-        return Judgement(holds=False, reason=f"{', '.join(found)} {where}")
+        return Judgement(claim="counters", holds=False, reason=f"{', '.join(found)} {where}")
     rest = "" if expected.python == session.python else f"; Python calls not compared (stored by {expected.python})"
-    return Judgement(holds=True, reason=f"no difference {where}{rest}")
+    return Judgement(claim="counters", holds=True, reason=f"no difference {where}{rest}")
 
 
 def incomparable(session: Session, baseline: Baseline) -> list[str]:
@@ -199,19 +220,19 @@ def incomparable(session: Session, baseline: Baseline) -> list[str]:
     return differences(facts[0], facts[1])
 
 
-def _no_baseline(session: Session, baseline: Baseline | None) -> Judgement:
+def _no_baseline(claim: str, session: Session, baseline: Baseline | None) -> Judgement:
     if baseline is None:
         reason = f"no baseline of {session.configuration} for this machine; make one: python -m perf promote"
     else:
         sizes = ", ".join(map(str, baseline.session.measurements))
         reason = f"{baseline.path} has no such batch size (it has {sizes}); to add it: python -m perf promote"
-    return Judgement(holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
+    return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
 
 
-def _nothing_stored(session: Session) -> Judgement:
+def _nothing_stored(claim: str, session: Session) -> Judgement:
     torch = session.fingerprint.software["torch"]
     reason = f"nothing is stored of {session.configuration} with torch {torch}; to store it: python -m perf promote"
-    return Judgement(holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
+    return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
 
 
 def _explain(

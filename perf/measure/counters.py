@@ -51,6 +51,7 @@ class StepCounters:
         flops: floating-point operations of matrix products, attention and convolutions (two for a multiply-add).
         allocated_bytes: what torch's allocators handed out, on all devices.
         peak_bytes: the most that was in use at a time beyond what the step began with.
+        device_peak_bytes: the most that was in use at a time on the GPU, in all; 0 on a CPU.
         host_syncs: operations that make Python wait for a value (``.item()`` and the like; on a GPU, copies to the host).
         parameters: trainable numbers.
         optimizer_updates: updates of the weights.
@@ -61,6 +62,7 @@ class StepCounters:
     flops: int
     allocated_bytes: int
     peak_bytes: int
+    device_peak_bytes: int
     host_syncs: int
     parameters: int
     optimizer_updates: int
@@ -94,6 +96,8 @@ def _count(trainer: Trainer) -> StepCounters:
     device = next(trainer.model.parameters()).device
     calls = _PythonCalls()
     synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with profile(activities=_activities(device), profile_memory=True, acc_events=True) as profiler:
         calls.count(trainer.step)
         synchronize(device)
@@ -103,6 +107,7 @@ def _count(trainer: Trainer) -> StepCounters:
         flops=flops.get_total_flops(),
         allocated_bytes=allocated,
         peak_bytes=peak,
+        device_peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         host_syncs=ops.host_syncs,
         parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         optimizer_updates=num_updates,

@@ -97,6 +97,8 @@ def measure(
         todo = [spec for spec in specs if spec.global_batch_size not in failures]
         done, failed, said = _round(todo, rng, environ, on_slice)
         failures |= {size: f"run {number}: {reason}" for size, reason in failed.items()}
+        if len(failures) == len(specs):
+            raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
         for size, run in done.items():
             runs[size].append(run)
             if described.setdefault(size, said[size]) != said[size]:
@@ -105,8 +107,6 @@ def measure(
                     "measure again on a machine that nobody changes meanwhile"
                 )
         on_round(done)
-    if not described:
-        raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
     return _session(specs[0], runs, failures, described)
 
 

@@ -61,6 +61,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed what operations on `device` draw from, and nothing else.
+
+    ``torch.manual_seed`` also formats a stack trace for each accelerator library that is not in use, and keeps one of
+    them for ever: not for every step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory rather than return it to the kernel; do nothing on other C libraries.
 

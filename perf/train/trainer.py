@@ -15,7 +15,7 @@ from perf.errors import CheckpointError, NonFiniteError
 from perf.train.checkpoints import Checkpoint
 from perf.train.config import RunPlan, recorded_config
 from perf.train.data import Batch, Source
-from perf.train.devices import World
+from perf.train.devices import World, seed_device
 from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
 from perf.train.model import BertForPreTraining
 
@@ -61,7 +61,7 @@ class Trainer:
         """Complete one optimizer step; no host sync. Its loss waits for `read_losses`."""
         config, workload = self._plan.config, self._plan.config.workload
         self.global_step += 1
-        torch.manual_seed(step_seed(config.seed, self.global_step, self._world.rank))
+        seed_device(config.device, step_seed(config.seed, self.global_step, self._world.rank))
         loss = train_step(
             self._ranks,
             self.optimizer,

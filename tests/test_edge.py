@@ -1,0 +1,308 @@
+"""The pytest edge, tried as a user would: whole sessions with measurements whose truth is known.
+
+The first five are the ways in which a comparison with pytest-benchmark can be green without having looked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perf.errors import MeasureError
+from perf.judge.baselines import KEY, baseline_path, load_session, session_json, write_json
+from perf.measure.fingerprint import Fingerprint, fingerprint
+from perf.measure.marks import Session
+from tests.judge.noise import SIZES
+from tests.judge.test_verdicts import quiet
+
+ROOT = Path(__file__).parents[1]
+PROVENANCE = {"date": "2026-11-23", "command": "pytest", "commit": "a" * 40, "dirty": False}
+
+
+class Project:
+    """A copy of the project's edge in which measuring takes no time, and gives what a test wants."""
+
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pytester = pytester
+        self.baselines = pytester.path / "baselines"
+        self.measured_sizes: list[int] = []
+        self.give: Callable[[], Session] = lambda: here(quiet(seed=1))
+        for name in ("conftest.py", "pyproject.toml", "tests/benchmarks/test_training.py"):
+            (pytester.path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, pytester.path / name)
+        self.baselines.mkdir()
+        monkeypatch.setattr("perf.measure.runs.measure", self._measure)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the sessions within are none of its workers
+
+    def _measure(self, specs: list[Any], **options: Any) -> Session:
+        self.measured_sizes = [spec.global_batch_size for spec in specs]
+        whole = self.give()
+        kept = {size: m for size, m in whole.measurements.items() if size in self.measured_sizes}
+        return dataclasses.replace(whole, measurements=kept)
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        """Run pytest here."""
+        return self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+
+    def write(self, session: Session, path: Path | None = None) -> Path:
+        """Write a session as a baseline file, by default this machine's."""
+        path = path or baseline_path(self.baselines, session.configuration, fingerprint())
+        write_json(
+            path,
+            {"benchmarks": [], "machine_info": session.fingerprint.hardware, KEY: session_json(session, PROVENANCE)},
+        )
+        return path
+
+
+def here(session: Session) -> Session:
+    """Return a session as if this machine had measured it."""
+    return dataclasses.replace(session, fingerprint=fingerprint())
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project without a baseline."""
+    return Project(pytester, monkeypatch)
+
+
+def test_silent_green_1_a_benchmark_missing_from_the_baseline(project: Project) -> None:
+    """A batch size that the baseline lacks is skipped by name, and fails where a baseline is required."""
+    whole = here(quiet())
+    project.write(dataclasses.replace(whole, measurements={size: whole.measurements[size] for size in (1024, 2048)}))
+    found = project.run("--benchmark-compare", "-k", "test_rate")
+    found.assert_outcomes(passed=2, skipped=1)
+    found.stdout.fnmatch_lines(["SKIPPED *NO_BASELINE: *has no such batch size (it has 1024, 2048)*"])
+    assert found.ret == 0
+    found = project.run("--benchmark-compare", "-k", "test_rate", "--perf-require-baseline")
+    found.assert_outcomes(passed=2, failed=1)
+    assert found.ret == 1
+
+
+def test_silent_green_2_a_comparison_without_a_file(project: Project) -> None:
+    """A file that is not there is an error; without any baseline each rate says NO_BASELINE and how to make one."""
+    project.give = lambda: pytest.fail("nothing may be measured")
+    found = project.run("--benchmark-compare=0007")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*--benchmark-compare=0007: is no file, and *"])
+    project.give = lambda: here(quiet())
+    found = project.run("--benchmark-compare", "-k", "test_rate")
+    found.assert_outcomes(skipped=3)
+    found.stdout.fnmatch_lines(["*512*NO_BASELINE*", "SKIPPED *NO_BASELINE: *make one: python -m perf promote*"])
+    assert found.ret == 0
+
+
+@pytest.mark.parametrize(
+    "option", ["--benchmark-compare", "--perf-require-baseline", "--benchmark-compare-fail=min:5%"]
+)
+def test_silent_green_3_no_benchmark_at_all(project: Project, option: str) -> None:
+    """A session that was asked to compare and ran only other tests fails, although they pass."""
+    (project.pytester.path / "tests" / "test_other.py").write_text("def test_other():\n    pass\n")
+    found = project.run("tests/test_other.py", option)
+    found.assert_outcomes(passed=1)
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    found.stdout.fnmatch_lines(["--*: no rate was compared in this session, so it fails"])
+    assert project.run("tests/test_other.py").ret == 0
+
+
+def test_silent_green_4_parallel_tests(project: Project) -> None:
+    """Under -n what is timed is skipped with the reason; asking for a comparison there is an error."""
+    found = project.pytester.runpytest_subprocess("-n", "1")
+    found.assert_outcomes(skipped=15)
+    found.stdout.fnmatch_lines(["SKIPPED *not timed under -n*pytest tests/benchmarks*"])
+    for option in ("--benchmark-compare", "--perf-require-baseline", "--perf-strict"):
+        found = project.run("-n", "1", option)
+        assert found.ret == pytest.ExitCode.USAGE_ERROR
+        found.stderr.fnmatch_lines([f"*{option}: times are not measured under -n*"])
+
+
+def test_silent_green_5_a_regression_fails_its_own_test(project: Project) -> None:
+    """The batch size that got slower is the test that fails, in the summary, the exit code and the JUnit file."""
+    project.write(here(quiet()))
+    project.give = lambda: here(quiet(0.0, 0.3, 0.0, seed=1))
+    found = project.run("-k", "test_rate", "--junitxml=junit.xml")
+    found.assert_outcomes(passed=2, failed=1)
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    found.stdout.fnmatch_lines(
+        ["*1024*-23.*REGRESSED*same work, same software*", "FAILED *test_rate?1024? - *REGRESSED*"]
+    )
+    cases = ET.parse(project.pytester.path / "junit.xml").getroot().iter("testcase")
+    assert [case.get("name") for case in cases if case.find("failure") is not None] == ["test_rate[1024]"]
+
+
+def test_another_machines_baseline_is_refused(project: Project) -> None:
+    """Its rates are NOT_COMPARABLE, with the field that differs; a session that compared nothing fails."""
+    hardware = {**fingerprint().hardware, "cpu": "Other CPU"}
+    foreign = dataclasses.replace(quiet(), fingerprint=Fingerprint(hardware=hardware, software=fingerprint().software))
+    path = project.write(foreign, project.pytester.path / "foreign.json")
+    found = project.run(f"--benchmark-compare={path}", "-k", "test_rate")
+    found.assert_outcomes(skipped=3)
+    found.stdout.fnmatch_lines(["SKIPPED *NOT_COMPARABLE: *cpu Other CPU -> *"])
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    project.write(foreign)  # even in this machine's own folder
+    found = project.run("--benchmark-compare", "-k", "test_rate", "--perf-require-baseline")
+    found.assert_outcomes(failed=3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[: len(text) // 2], "is not whole JSON"),
+        (lambda text: "", "is not whole JSON"),
+        (lambda text: '{"benchmarks": []}', "of another project"),
+        (lambda text: text.replace('"step_s"', '"step_x"', 1), "step_"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [[], ["--benchmark-compare"]])
+def test_a_damaged_baseline_is_told_before_anything_is_measured(
+    project: Project, damage: Callable[[str], str], says: str, arguments: list[str]
+) -> None:
+    """Cut off, empty, foreign or edited: one error with the file's name, and no measurement."""
+    path = project.write(here(quiet()))
+    path.write_text(damage(path.read_text()))
+    project.give = lambda: pytest.fail("nothing may be measured")
+    found = project.run(*arguments)
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    lines = [line for line in found.errlines + found.outlines if path.name in line]
+    assert says in lines[0]
+
+
+def test_a_renamed_test_is_still_compared(project: Project) -> None:
+    """What is compared is the claim, not the test's name."""
+    project.write(here(quiet()))
+    project.give = lambda: here(quiet(0.3, 0.3, 0.3, seed=1))
+    path = project.pytester.path / "tests" / "benchmarks" / "test_training.py"
+    path.write_text(path.read_text().replace("def test_rate(", "def test_speed("))
+    found = project.run("--benchmark-compare", "-k", "test_speed")
+    found.assert_outcomes(failed=3)
+
+
+def test_a_batch_size_that_is_no_longer_measured_is_told(project: Project) -> None:
+    """The summary names what only the baseline has, and --perf-strict fails for it."""
+    whole = here(quiet())
+    wider = {**whole.measurements, 4096: dataclasses.replace(whole.measurements[512], global_batch_size=4096)}
+    project.write(dataclasses.replace(whole, measurements=wider))
+    found = project.run("--benchmark-compare")
+    found.stdout.fnmatch_lines(["*NOT MEASURED NOW: 4096*"])
+    assert found.ret == 0
+    found = project.run("--benchmark-compare", "--perf-strict")
+    found.stdout.fnmatch_lines(["--perf-strict: the baseline has 4096, not measured now, so the session fails"])
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_what_could_not_be_checked_is_never_passed(project: Project) -> None:
+    """INCONCLUSIVE is skipped with its reason, and fails under --perf-strict."""
+    project.write(here(quiet(spread=0.08)))
+    project.give = lambda: here(quiet(spread=0.08, seed=1))
+    found = project.run("-k", "test_rate")
+    found.assert_outcomes(skipped=3)
+    found.stdout.fnmatch_lines(["SKIPPED *INCONCLUSIVE: this data shows *"])
+    project.run("-k", "test_rate", "--perf-strict").assert_outcomes(failed=3)
+
+
+def test_a_whole_session_against_its_baseline_is_green(project: Project) -> None:
+    """On a quiet machine with the same work all fifteen claims hold, and the summary has a line for each batch size."""
+    project.write(here(quiet()))
+    found = project.run("--benchmark-compare", "--perf-strict")
+    found.assert_outcomes(passed=15)
+    assert found.ret == 0
+    found.stdout.fnmatch_lines([f"*{size}*UNCHANGED*ok*ok*ok*" for size in SIZES])
+    found.stdout.fnmatch_lines(["*benchmark 'training step'*"])
+
+
+def test_measuring_writes_no_baseline(project: Project) -> None:
+    """After a session, also one that saves, the baselines are what they were."""
+    path = project.write(here(quiet()))
+    before = path.read_bytes()
+    project.run("--benchmark-compare", "--benchmark-autosave", "--benchmark-json=mine.json")
+    assert path.read_bytes() == before
+    assert [p for p in project.baselines.rglob("*") if p.is_file()] == [path]
+
+
+def test_results_are_saved_whole(project: Project) -> None:
+    """--benchmark-json, --benchmark-autosave and the latest result each hold every raw value; a saved one can be compared with."""
+    project.run("--benchmark-json=mine.json", "--benchmark-autosave")
+    [saved] = (project.pytester.path / ".benchmarks").rglob("0001_*.json")
+    for path in (Path("mine.json"), Path("runs/bench.json"), saved):
+        assert load_session(project.pytester.path / path).session == here(quiet(seed=1))
+    content = json.loads((project.pytester.path / "mine.json").read_text())
+    assert [benchmark["name"] for benchmark in content["benchmarks"]] == [f"test_rate[{size}]" for size in SIZES]
+    steps = [s for run in quiet(seed=1).measurements[512].runs for s in run.timed_step_s]
+    assert content["benchmarks"][0]["stats"]["data"] == pytest.approx(steps)
+    project.run("--benchmark-compare=0001", "-k", "test_rate").assert_outcomes(passed=3)
+
+
+def test_selections_are_those_of_pytest_benchmark(project: Project) -> None:
+    """--benchmark-only, --benchmark-skip and -k select; only what is selected is measured."""
+    project.write(here(quiet()))
+    project.run("-k", "512").assert_outcomes(passed=4, skipped=1, deselected=10)
+    assert project.measured_sizes == [512]
+    found = project.run("--benchmark-only")
+    found.assert_outcomes(passed=3, skipped=12)
+    found = project.run("--benchmark-skip")
+    found.assert_outcomes(passed=12, skipped=3)
+    found = project.run("--benchmark-disable")
+    found.assert_outcomes(skipped=15)
+    found.stdout.fnmatch_lines(["SKIPPED *not timed: --benchmark-disable"])
+
+
+def test_a_batch_size_that_fails_fails_its_own_tests(project: Project) -> None:
+    """A run that ends with NaN fails the claims of its batch size with the step named; the others are judged."""
+
+    def give() -> Session:
+        whole = here(quiet())
+        kept = {size: m for size, m in whole.measurements.items() if size != 1024}
+        return dataclasses.replace(whole, measurements=kept, failures={1024: "run 2: Step=7: the loss is nan"})
+
+    project.give = give
+    project.write(here(quiet()))
+    found = project.run()
+    found.assert_outcomes(passed=10, errors=5)
+    found.stdout.fnmatch_lines(["*ERROR at setup of test_rate?1024?*", "*1024*Step=7: the loss is nan*"])
+    found.stdout.fnmatch_lines(["*512*UNCHANGED*", "*1024*NOT MEASURED*Step=7*", "*2048*UNCHANGED*"])
+
+
+def test_nothing_measured_is_an_error(project: Project) -> None:
+    """When the workers cannot start, every claim says why, once, without a traceback."""
+
+    def give() -> Session:
+        raise MeasureError("global batch size 512: run 1: out of memory")
+
+    project.give = give
+    found = project.run()
+    found.assert_outcomes(errors=15)
+    found.stdout.fnmatch_lines(["*out of memory*"])
+    found.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_thresholds_come_from_the_marker_or_the_configuration(project: Project) -> None:
+    """A change below the configured threshold passes; the same one beyond a test's own fails."""
+    project.write(here(quiet()))
+    project.give = lambda: here(quiet(0.03, 0.03, 0.03, seed=1))
+    project.run("-k", "test_rate").assert_outcomes(passed=3)
+    project.run("-k", "test_rate", "-o", "perf_threshold=0.02").assert_outcomes(failed=3)
+    path = project.pytester.path / "tests" / "benchmarks" / "test_training.py"
+    path.write_text(path.read_text().replace("def test_rate(", "def test_rate(", 1).replace(
+        "@pytest.mark.benchmark", "@pytest.mark.perf(threshold=0.01)\n@pytest.mark.benchmark"
+    ))  # fmt: skip
+    project.run("-k", "test_rate").assert_outcomes(failed=3)
+
+
+def test_a_threshold_that_is_none_is_told(project: Project) -> None:
+    """A threshold must be a fraction."""
+    found = project.run("-k", "test_rate", "-o", "perf_threshold=5%")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*perf_threshold = '5%': a fraction between 0 and 1 is needed, such as 0.05*"])
+
+
+@pytest.mark.parametrize("arguments", [["--perf-runs=0"], ["--perf-steps=3"], ["--perf-workload=none"]])
+def test_wrong_options_are_usage_errors(project: Project, arguments: list[str]) -> None:
+    """A number that is too small, or a workload that is not there, is told before anything runs."""
+    assert project.run(*arguments).ret == pytest.ExitCode.USAGE_ERROR
