@@ -6,18 +6,12 @@ import dataclasses
 import glob
 import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import hypothesis
-import numpy as np
 import pytest
-import torch
-from tqdm import tqdm
 
 from perf.errors import BaselineError, MeasureError
 from perf.judge.baselines import (
@@ -36,18 +30,14 @@ from perf.judge.baselines import (
 from perf.judge.exact import Expected
 from perf.judge.verdicts import Judgement, Verdict
 from perf.measure.fingerprint import fingerprint
-from perf.measure.marks import MeasuredRun, Session, configuration
-from perf.measure.runs import RunSpec, measure
-from perf.report.bench import baseline_note, log_blocks, published_note, verdict_table, warmup_note
-from perf.train.config import RunConfig
+from perf.measure.marks import Session, configuration
+from perf.measure.runs import RunSpec
+from perf.report.bench import baseline_note, published_note, verdict_table
+from perf.report.progress import measure_shown
 from perf.train.devices import PRECISIONS, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload
 
 ENVIRON = dict(os.environ)  # of the measuring processes: as the user gave it, before tests set theirs
-
-# An example builds tensors or writes files: its time says nothing, and CI machines are slow.
-hypothesis.settings.register_profile("stepmark", deadline=None)
-hypothesis.settings.load_profile("stepmark")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,8 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption("--perf-steps", type=int, default=20, metavar="N", help="steps of each run (default: 20)")
     group.addoption(
-        "--perf-precision", choices=PRECISIONS, default="auto",
-        help="default: auto (bf16 where the processor has it)",
+        "--perf-precision", choices=PRECISIONS,
+        help="default: fp32 on a CPU, so that the portable baselines hold on every one; auto on a GPU",
     )  # fmt: skip
     group.addoption(
         "--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails"
@@ -144,7 +134,7 @@ def _load_baseline(config: pytest.Config, path: Path | None) -> Baseline | None:
     """Return what to compare with: `path`, or else this machine's baseline if there is one."""
     if path is None:
         device = resolve_device("auto")
-        precision = resolve_precision(config.getoption("perf_precision"), device)
+        precision = resolve_precision(_precision(config), device)
         name = configuration(_workload(config).name, device.type, precision)
         path = baseline_path(config.rootpath / BASELINES_DIR, name, fingerprint())
         if not path.exists():
@@ -162,6 +152,11 @@ def _in_parallel(config: pytest.Config) -> bool:
 def _workload(config: pytest.Config) -> Workload:
     name = config.getoption("perf_workload")
     return WORKLOADS[name] if name else default_workload(resolve_device("auto").type)
+
+
+def _precision(config: pytest.Config) -> str:
+    """Return what to compute in: a CPU's default is what every CPU has."""
+    return config.getoption("perf_precision") or ("fp32" if resolve_device("auto").type == "cpu" else "auto")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -208,51 +203,21 @@ def measured(request: pytest.FixtureRequest) -> Session:
             workload=_workload(config),
             global_batch_size=size,
             device="auto",
-            precision=config.getoption("perf_precision"),
+            precision=_precision(config),
             seed=0,
             num_steps=steps,
             slice_steps=next(n for n in (4, 3, 2, 1) if steps % n == 0),
         )
         for size in sizes
     ]
-    with _shown(config) as say:
-        session = _measure(specs, config.getoption("perf_runs"), say)
-        say(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
-    config.stash[BENCH].session = session
-    return session
-
-
-def _measure(specs: list[RunSpec], num_runs: int, say: Callable[[str], None]) -> Session:
-    sizes = ", ".join(str(spec.global_batch_size) for spec in specs)
-    say(f"\n{specs[0].workload.name} at {sizes}: {num_runs} fresh processes each, {specs[0].num_steps} steps, in turns")
-    slices = num_runs * len(specs) * specs[0].num_steps // specs[0].slice_steps
-    with tqdm(total=slices, unit="slice", leave=False, delay=1, disable=None) as bar:
-        done = 0
-
-        def on_round(runs: dict[int, MeasuredRun]) -> None:
-            nonlocal done
-            done += 1
-            rates = (f"{size}: {size * len(run.step_s) / sum(run.step_s):,.0f}" for size, run in runs.items())
-            bar.write(f"run {done} of {num_runs}: {', '.join(rates)} samples/sec", file=sys.stdout)
-
+    # What takes minutes must show that it goes on.
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         try:
-            return measure(
-                specs,
-                num_rounds=num_runs,
-                rng=np.random.default_rng(),
-                environ=ENVIRON,
-                on_slice=bar.update,
-                on_round=on_round,
-            )
+            session = measure_shown(specs, num_rounds=config.getoption("perf_runs"), environ=ENVIRON)
         except MeasureError as error:
             pytest.fail(str(error), pytrace=False)
-
-
-@contextmanager
-def _shown(config: pytest.Config) -> Iterator[Callable[[str], None]]:
-    """Let a long fixture speak while it works."""
-    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        yield print
+    config.stash[BENCH].session = session
+    return session
 
 
 @pytest.fixture(scope="session")
@@ -375,45 +340,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(published_note(published))
     terminalreporter.write_line(
         f"result: {LATEST_RESULT}; to make it this machine's baseline: python -m perf promote --reason TEXT"
-    )
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """Give every test process one thread: results are then exactly repeatable, and parallel tests do not fight."""
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
-
-
-@pytest.fixture(scope="session")
-def workload() -> Workload:
-    """A workload that trains in milliseconds, with everything on: dropout, a padded vocabulary, several layers."""
-    return dataclasses.replace(
-        WORKLOADS["pico"],
-        name="test",
-        hidden_size=16,
-        intermediate_size=32,
-        vocab_size=100,
-        max_positions=24,
-        seq_len=16,
-        masked_per_sample=3,
-        dropout=0.1,
-        micro_batch_size=8,
-        global_batch_sizes=(8, 16, 32),
-        max_steps=10,
-        log_steps=2,
-    )
-
-
-@pytest.fixture
-def run_config(workload: Workload, tmp_path: Path) -> RunConfig:
-    """A run of `workload` on the CPU: ten steps of 16 samples, a log line every two."""
-    return RunConfig(
-        workload=workload,
-        global_batch_size=16,
-        model_dir=tmp_path / "run",
-        device=torch.device("cpu"),
-        precision="fp32",
-        max_steps=10,
-        log_steps=2,
     )

@@ -38,7 +38,7 @@ class Project:
             (pytester.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, pytester.path / name)
         self.baselines.mkdir()
-        monkeypatch.setattr("perf.measure.runs.measure", self._measure)
+        monkeypatch.setattr("perf.report.progress.measure", self._measure)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the sessions within are none of its workers
 

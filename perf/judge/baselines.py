@@ -119,6 +119,8 @@ def load_session(path: Path) -> Baseline:
         )
         for size, m in data["measurements"].items()
     }
+    if len({len(measurement.runs) for measurement in measurements.values()}) > 1:
+        raise BaselineError(f"{path}: has more runs of one batch size than of another; it was edited: restore it")
     session = Session(
         workload=data["workload"],
         device=data["device"],

@@ -122,30 +122,13 @@ def _judge_family(
     *,
     widen: float,
 ) -> dict[int, Judgement]:
-    judgements = {size: _no_baseline(claim, session, baseline) for size in session.measurements}
-    if baseline is None:
-        return judgements
-    if unlike := incomparable(session, baseline):
-        reason = f"{baseline.path} is of another machine or configuration: {'; '.join(unlike)}"
-        return {
-            size: Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
-            for size in session.measurements
-        }
-    effects: dict[int, Effect] = {}
-    for size in now:
-        if size not in before:
-            continue
-        micro = [source.measurements[size].micro_batch_size for source in (baseline.session, session)]
-        if micro[0] != micro[1]:
-            reason = f"micro_batch_size {micro[0]} -> {micro[1]}: another experiment"
-            judgements[size] = Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
-        elif min(len(now[size]), len(before[size])) < 2:
-            reason = "one run has no spread to compare with; measure at least two"
-            judgements[size] = Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
-        else:
-            effects[size] = compare_rates(now[size], before[size], family_size=len(now), widen=widen)
-    corrected = holm([effect.p_value for effect in effects.values()])
-    for (size, effect), p in zip(effects.items(), corrected, strict=True):
+    found = {size: _obstacle(claim, session, baseline, size) for size in session.measurements}
+    judgements = {size: judgement for size, judgement in found.items() if judgement}
+    family = [size for size in found if size not in judgements]
+    effects = [compare_rates(now[size], before[size], family_size=len(family), widen=widen) for size in family]
+    corrected = holm([effect.p_value for effect in effects])
+    for size, effect, p in zip(family, effects, corrected, strict=True):
+        assert baseline is not None  # without one, every batch size has met an obstacle
         verdict = decide(effect, p_in_family=p, threshold=threshold)
         judgements[size] = Judgement(
             claim=claim,
@@ -155,7 +138,26 @@ def _judge_family(
             effect=effect,
             threshold=threshold,
         )
-    return judgements
+    return {size: judgements[size] for size in found}
+
+
+def _obstacle(claim: str, session: Session, baseline: Baseline | None, size: int) -> Judgement | None:
+    """Return why a batch size cannot be compared with the baseline, or None."""
+    if baseline is None:
+        return _no_baseline(claim, session, baseline)
+    if unlike := incomparable(session, baseline):
+        reason = f"{baseline.path} is of another machine or configuration: {'; '.join(unlike)}"
+        return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+    if size not in baseline.session.measurements:
+        return _no_baseline(claim, session, baseline)
+    before, now = (source.measurements[size] for source in (baseline.session, session))
+    if before.micro_batch_size != now.micro_batch_size:
+        reason = f"micro_batch_size {before.micro_batch_size} -> {now.micro_batch_size}: another experiment"
+        return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+    if min(len(before.runs), len(now.runs)) < 2:
+        reason = "one run has no spread to compare with; measure at least two"
+        return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+    return None
 
 
 def judge_fall(measurement: Measurement) -> Judgement:

@@ -125,6 +125,14 @@ def test_an_edited_file_names_the_place(tmp_path: Path, keys: tuple[Any, ...], v
     assert says in str(error.value)
 
 
+def test_batch_sizes_have_equally_many_runs(tmp_path: Path) -> None:
+    """Scaling compares within rounds, so a file that lost a run of one batch size is refused."""
+    content = result()
+    del content[KEY]["measurements"]["1024"]["runs"][5]
+    with pytest.raises(BaselineError, match="more runs of one batch size"):
+        load_session(written(tmp_path / "result.json", content))
+
+
 @given(st.integers(0, 10_000), st.booleans())
 def test_damage_is_an_error_or_harmless(tmp_path_factory: pytest.TempPathFactory, where: int, cut: bool) -> None:
     """A file cut or changed at any place gives a session or a BaselineError, never anything else."""

@@ -1,0 +1,59 @@
+"""What the tests share."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+from perf.train.config import RunConfig
+from perf.train.workloads import WORKLOADS, Workload
+
+# An example builds tensors or writes files: its time says nothing, and CI machines are slow.
+hypothesis.settings.register_profile("stepmark", deadline=None)
+hypothesis.settings.load_profile("stepmark")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Give every test process one thread: results are then exactly repeatable, and parallel tests do not fight."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+
+@pytest.fixture(scope="session")
+def workload() -> Workload:
+    """A workload that trains in milliseconds, with everything on: dropout, a padded vocabulary, several layers."""
+    return dataclasses.replace(
+        WORKLOADS["pico"],
+        name="test",
+        hidden_size=16,
+        intermediate_size=32,
+        vocab_size=100,
+        max_positions=24,
+        seq_len=16,
+        masked_per_sample=3,
+        dropout=0.1,
+        micro_batch_size=8,
+        global_batch_sizes=(8, 16, 32),
+        max_steps=10,
+        log_steps=2,
+    )
+
+
+@pytest.fixture
+def run_config(workload: Workload, tmp_path: Path) -> RunConfig:
+    """A run of `workload` on the CPU: ten steps of 16 samples, a log line every two."""
+    return RunConfig(
+        workload=workload,
+        global_batch_size=16,
+        model_dir=tmp_path / "run",
+        device=torch.device("cpu"),
+        precision="fp32",
+        max_steps=10,
+        log_steps=2,
+    )
