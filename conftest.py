@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -12,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_benchmark.utils import safe_dumps
 
 from perf.errors import BaselineError, MeasureError
 from perf.judge.baselines import (
     BASELINES_DIR,
     KEY,
     LATEST_RESULT,
+    PORTABLE,
     Baseline,
+    PublishedRun,
     baseline_path,
     find_expected,
+    load_portable,
     load_published,
     load_session,
     read_json,
@@ -36,6 +41,9 @@ from perf.report.bench import baseline_note, published_note, verdict_table
 from perf.report.progress import measure_shown
 from perf.train.devices import PRECISIONS, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload
+
+SLICE_STEPS = 4
+"""Steps between two pauses of a run; part of what is measured, since the first step of a slice finds cold caches."""
 
 ENVIRON = dict(os.environ)  # of the measuring processes: as the user gave it, before tests set theirs
 
@@ -73,7 +81,8 @@ class Bench:
     Attributes:
         compare: what --benchmark-compare asked for: a file; None for this machine's baseline.
         asked: the options that make a session without a comparison a failure.
-        session, baseline, judgements: filled in as the tests run.
+        session, baseline, judgements, published: filled in as the tests run.
+        saved: whether the result was.
         problem: why the session fails although no test did.
     """
 
@@ -82,6 +91,8 @@ class Bench:
     session: Session | None = None
     baseline: Baseline | None = None
     judgements: dict[tuple[str, int], Judgement] = dataclasses.field(default_factory=dict)
+    published: list[PublishedRun] = dataclasses.field(default_factory=list)
+    saved: bool = False
     problem: str = ""
 
 
@@ -97,14 +108,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError("pytest-benchmark is needed: pip install 'stepmark[tests]', without -p no:benchmark")
-    wanted = config.option.benchmark_compare
+    wanted = config.option.benchmark_compare or bool(config.option.benchmark_compare_fail)
     names = ("benchmark_compare", "benchmark_compare_fail", "perf_require_baseline", "perf_strict")
     asked = [f"--{name.replace('_', '-')}" for name in names if config.getoption(name)]
     if asked and _in_parallel(config):
         raise pytest.UsageError(f"{asked[0]}: times are not measured under -n; leave -n out, or that option")
-    for name in ("perf_runs", "perf_steps"):
-        if config.getoption(name) < (least := {"perf_runs": 1, "perf_steps": 4}[name]):
-            raise pytest.UsageError(f"--{name.replace('_', '-')} {config.getoption(name)}: at least {least} is needed")
+    if config.getoption("perf_runs") < 1:
+        raise pytest.UsageError(f"--perf-runs {config.getoption('perf_runs')}: at least 1 is needed")
+    if (steps := config.getoption("perf_steps")) < SLICE_STEPS or steps % SLICE_STEPS:
+        raise pytest.UsageError(f"--perf-steps {steps}: a multiple of {SLICE_STEPS} is needed, the steps of a slice")
     for name in ("perf_threshold", "perf_scaling_threshold"):
         _fraction(name, config.getini(name))
     bench = config.stash[BENCH] = Bench(compare=None, asked=asked)
@@ -115,6 +127,8 @@ def pytest_configure(config: pytest.Config) -> None:
         bench.baseline = _load_baseline(config, bench.compare)
         if bench.baseline and read_json(bench.baseline.path)["machine_info"] == fingerprint().hardware:
             config.option.benchmark_compare = str(bench.baseline.path)  # for its table
+    if not config.option.benchmark_compare:
+        config.option.benchmark_compare_fail = None  # with nothing to compare it would only fail the summary
 
 
 def _stored_file(config: pytest.Config, name: str) -> Path:
@@ -167,6 +181,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what is timed where it cannot be, and say so."""
+    for item in items:
+        for mark in item.iter_markers("perf"):
+            if mark.args or set(mark.kwargs) - {"threshold"}:
+                raise pytest.UsageError(f"{item.nodeid}: {mark} is not understood; write perf(threshold=0.02)")
     reason = None
     if _in_parallel(config):
         reason = "not timed under -n, where tests disturb each other; run: pytest tests/benchmarks"
@@ -181,11 +199,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find the baseline before anything is measured: a damaged one is told at once."""
     config, items = session.config, _to_run(session.items)
-    if items and config.stash[BENCH].baseline is None:
+    if not items:
+        return
+    if config.stash[BENCH].baseline is None:
         config.stash[BENCH].baseline = _load_baseline(config, None)
-    if any("benchmark" in item.fixturenames for item in items) and config._benchmarksession.json is None:
-        config._benchmarksession.json = config.rootpath / LATEST_RESULT
-        config._benchmarksession.json.parent.mkdir(exist_ok=True)
+    folder = config.rootpath / BASELINES_DIR
+    try:
+        config.stash[BENCH].published = load_published(folder)
+        for path in (folder / PORTABLE).glob("*.json"):
+            load_portable(path)
+    except BaselineError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _to_run(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -206,7 +230,7 @@ def measured(request: pytest.FixtureRequest) -> Session:
             precision=_precision(config),
             seed=0,
             num_steps=steps,
-            slice_steps=next(n for n in (4, 3, 2, 1) if steps % n == 0),
+            slice_steps=SLICE_STEPS,
         )
         for size in sizes
     ]
@@ -257,13 +281,20 @@ def settle(request: pytest.FixtureRequest) -> Callable[[Judgement], None]:
 
 
 @pytest.fixture
-def threshold(request: pytest.FixtureRequest) -> float:
-    """The smallest change that matters to a test: its marker's, or else the one of pyproject.toml."""
+def rate_threshold(request: pytest.FixtureRequest) -> float:
+    """The smallest change of a rate that matters: the test's own, or else that of pyproject.toml."""
+    return _threshold(request, "perf_threshold")
+
+
+@pytest.fixture
+def scaling_threshold(request: pytest.FixtureRequest) -> float:
+    """The same for scaling."""
+    return _threshold(request, "perf_scaling_threshold")
+
+
+def _threshold(request: pytest.FixtureRequest, name: str) -> float:
     found = [mark.kwargs["threshold"] for mark in request.node.iter_markers("perf") if "threshold" in mark.kwargs]
-    if found:
-        return _fraction("threshold of pytest.mark.perf", found[0])
-    name = "perf_scaling_threshold" if "scaling" in request.node.originalname else "perf_threshold"
-    return _fraction(name, request.config.getini(name))
+    return _fraction("perf(threshold=...)", found[0]) if found else _fraction(name, request.config.getini(name))
 
 
 def _fraction(name: str, text: object) -> float:
@@ -296,14 +327,15 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
             "dirty": bool(commit["dirty"]),
         },
     )
-    write_json(config.rootpath / LATEST_RESULT, output_json)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Fail a session that was asked to compare and did not: green must mean that somebody looked."""
     bench, timed = session.config.stash[BENCH], session.config._benchmarksession
-    if not timed.benchmarks:
+    if timed.benchmarks and bench.session:
+        _save_result(session.config)
+    else:
         timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
     if session.exitstatus == pytest.ExitCode.OK and not session.config.option.collectonly:
         bench.problem = _not_looked(session.config, bench)
@@ -315,29 +347,51 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 def _not_looked(config: pytest.Config, bench: Bench) -> str:
     """Return which comparison was asked for and not made, or nothing."""
     rates = [judgement for (claim, _), judgement in bench.judgements.items() if claim == "rate"]
-    if bench.asked and not (any(rate.effect for rate in rates) if bench.compare else rates):
+    looked = [rate for rate in rates if rate.effect or (not bench.compare and rate.verdict is Verdict.NO_BASELINE)]
+    if bench.asked and not looked:
         return f"{bench.asked[0]}: no rate was compared in this session, so it fails"
-    if not config.getoption("perf_strict") or config.option.keyword or not (bench.baseline and bench.session):
+    if not config.getoption("perf_strict") or not bench.baseline:
         return ""
-    missing = sorted(set(bench.baseline.session.measurements) - set(bench.session.measurements))
-    sizes = ", ".join(map(str, missing))
-    return f"--perf-strict: the baseline has {sizes}, not measured now, so the session fails" if missing else ""
+    lost = sorted(set(bench.baseline.session.measurements) - set(_workload(config).global_batch_sizes))
+    sizes = ", ".join(map(str, lost))
+    return f"--perf-strict: the baseline has {sizes}, and the workload no longer does: it fails" if lost else ""
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print one line for each batch size, and what to do next."""
-    bench = config.stash[BENCH]
-    if bench.problem:
-        terminalreporter.write_line(bench.problem, red=True)
-    if bench.session is None:
-        return
-    terminalreporter.section(f"stepmark: {bench.session.configuration}")
-    terminalreporter.write_line(verdict_table(bench.session, bench.judgements))
-    if bench.baseline:
-        terminalreporter.write_line(f"baseline: {baseline_note(bench.baseline, bench.session)}")
-    if published := load_published(config.rootpath / BASELINES_DIR):
-        terminalreporter.write_line(published_note(published))
-    terminalreporter.write_line(
-        f"result: {LATEST_RESULT}; to make it this machine's baseline: python -m perf promote --reason TEXT"
+def _save_result(config: pytest.Config) -> None:
+    """Keep the session's result whole or not at all, as pytest-benchmark would write it."""
+    timed, hook = config._benchmarksession, config.hook
+    output = hook.pytest_benchmark_generate_json(
+        config=config,
+        benchmarks=timed.benchmarks,
+        include_data=True,
+        machine_info=timed.get_machine_info(),
+        commit_info=hook.pytest_benchmark_generate_commit_info(config=config),
     )
+    hook.pytest_benchmark_update_json(config=config, benchmarks=timed.benchmarks, output_json=output)
+    write_json(config.rootpath / LATEST_RESULT, json.loads(safe_dumps(output)))
+    config.stash[BENCH].saved = True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Iterator[None]:
+    """Print one line for each batch size, and what to do next: after pytest-benchmark, also when it fails the session."""
+    try:
+        return (yield)
+    finally:
+        if config.stash[BENCH].problem:
+            terminalreporter.write_line(config.stash[BENCH].problem, red=True)
+        if config.stash[BENCH].session:
+            _summarize(terminalreporter, config.stash[BENCH], config.stash[BENCH].session)
+
+
+def _summarize(terminalreporter: pytest.TerminalReporter, bench: Bench, session: Session) -> None:
+    terminalreporter.section(f"stepmark: {session.configuration}")
+    terminalreporter.write_line(verdict_table(session, bench.judgements))
+    if bench.baseline:
+        terminalreporter.write_line(f"baseline: {baseline_note(bench.baseline, session)}")
+    if bench.published:
+        terminalreporter.write_line(published_note(bench.published))
+    if bench.saved:
+        terminalreporter.write_line(
+            f"result: {LATEST_RESULT}; to make it this machine's baseline: python -m perf promote --reason TEXT"
+        )

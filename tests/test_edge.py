@@ -193,7 +193,7 @@ def test_a_batch_size_that_is_no_longer_measured_is_told(project: Project) -> No
     found.stdout.fnmatch_lines(["*NOT MEASURED NOW: 4096*"])
     assert found.ret == 0
     found = project.run("--benchmark-compare", "--perf-strict")
-    found.stdout.fnmatch_lines(["--perf-strict: the baseline has 4096, not measured now, so the session fails"])
+    found.stdout.fnmatch_lines(["--perf-strict: the baseline has 4096, and the workload no longer does: it fails"])
     assert found.ret == pytest.ExitCode.TESTS_FAILED
 
 
@@ -282,6 +282,36 @@ def test_nothing_measured_is_an_error(project: Project) -> None:
     found.stdout.no_fnmatch_line("*Traceback*")
 
 
+def test_the_result_is_offered_for_promotion_only_if_there_is_one(project: Project) -> None:
+    """A session that timed nothing leaves no result, and does not point at an older one."""
+    found = project.run("-k", "test_counters")
+    found.stdout.no_fnmatch_line("*promote*--reason*")
+    assert not (project.pytester.path / "runs").exists()
+    project.run("-k", "test_rate").stdout.fnmatch_lines(["result: runs/bench.json; *promote --reason TEXT"])
+
+
+def test_pytest_benchmarks_own_gate_does_not_hide_the_verdicts(project: Project) -> None:
+    """With --benchmark-compare-fail the session fails as there, and the table is printed all the same."""
+    project.run("--benchmark-autosave")
+    project.give = lambda: here(quiet(0.5, 0.5, 0.5, seed=1))
+    found = project.run("--benchmark-compare=0001", "--benchmark-compare-fail=min:5%")
+    assert found.ret != 0
+    found.stdout.fnmatch_lines(["*512*REGRESSED*"])
+    found = project.run("--benchmark-compare-fail=min:5%", "-k", "test_rate")
+    found.assert_outcomes(skipped=3)
+    found.stdout.fnmatch_lines(["*512*NO_BASELINE*"])
+
+
+def test_a_damaged_portable_baseline_is_told_before_anything_is_measured(project: Project) -> None:
+    """So is a damaged table of published runs."""
+    project.give = lambda: pytest.fail("nothing may be measured")
+    (project.baselines / "portable").mkdir()
+    (project.baselines / "portable" / "pico.json").write_text("{")
+    found = project.run()
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*pico.json: is not whole JSON*"])
+
+
 def test_thresholds_come_from_the_marker_or_the_configuration(project: Project) -> None:
     """A change below the configured threshold passes; the same one beyond a test's own fails."""
     project.write(here(quiet()))
@@ -289,10 +319,13 @@ def test_thresholds_come_from_the_marker_or_the_configuration(project: Project) 
     project.run("-k", "test_rate").assert_outcomes(passed=3)
     project.run("-k", "test_rate", "-o", "perf_threshold=0.02").assert_outcomes(failed=3)
     path = project.pytester.path / "tests" / "benchmarks" / "test_training.py"
-    path.write_text(path.read_text().replace("def test_rate(", "def test_rate(", 1).replace(
-        "@pytest.mark.benchmark", "@pytest.mark.perf(threshold=0.01)\n@pytest.mark.benchmark"
-    ))  # fmt: skip
+    original = path.read_text()
+    path.write_text(
+        original.replace("@pytest.mark.benchmark", "@pytest.mark.perf(threshold=0.01)\n@pytest.mark.benchmark")
+    )
     project.run("-k", "test_rate").assert_outcomes(failed=3)
+    path.write_text(original.replace("@pytest.mark.benchmark", "@pytest.mark.perf(0.01)\n@pytest.mark.benchmark"))
+    assert project.run().ret == pytest.ExitCode.USAGE_ERROR
 
 
 def test_a_threshold_that_is_none_is_told(project: Project) -> None:
@@ -302,7 +335,9 @@ def test_a_threshold_that_is_none_is_told(project: Project) -> None:
     found.stderr.fnmatch_lines(["*perf_threshold = '5%': a fraction between 0 and 1 is needed, such as 0.05*"])
 
 
-@pytest.mark.parametrize("arguments", [["--perf-runs=0"], ["--perf-steps=3"], ["--perf-workload=none"]])
+@pytest.mark.parametrize(
+    "arguments", [["--perf-runs=0"], ["--perf-steps=0"], ["--perf-steps=22"], ["--perf-workload=none"]]
+)
 def test_wrong_options_are_usage_errors(project: Project, arguments: list[str]) -> None:
     """A number that is too small, or a workload that is not there, is told before anything runs."""
     assert project.run(*arguments).ret == pytest.ExitCode.USAGE_ERROR

@@ -18,7 +18,7 @@ from perf.errors import BaselineError
 from perf.judge.exact import Expected
 from perf.measure.counters import StepCounters
 from perf.measure.fingerprint import Fingerprint
-from perf.measure.marks import MeasuredRun, Measurement, Session
+from perf.measure.marks import MeasuredRun, Measurement, Session, configuration
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"
@@ -57,6 +57,7 @@ class Baseline:
             path=self.path,
             portable=False,
             micro_batch_size=measurement.micro_batch_size,
+            seed=self.session.seed,
             counters=run.counters,
             python=self.session.python,
             losses=run.losses,
@@ -138,15 +139,20 @@ def load_portable(path: Path) -> dict[int, Expected]:
     """Read a portable baseline: what it expects, by global batch size.
 
     Raises:
-        BaselineError: as for `load_session`.
+        BaselineError: as for `load_session`; or it is of something else than its name says.
     """
     data = read_json(path)
     _validate(data, data, path, kind="portable")
+    about = configuration(data["workload"], data["device"], data["precision"])
+    name = portable_path(path.parents[1], about, Fingerprint(**data["fingerprint"])).name
+    if name != path.name:
+        raise BaselineError(f"{path}: holds what belongs into {name}; it was edited or renamed: restore it")
     return {
         int(size): Expected(
             path=path,
             portable=True,
             micro_batch_size=part["micro_batch_size"],
+            seed=data["seed"],
             counters=StepCounters(**part["counters"]),
             python=data["python"],
             losses=tuple(part["losses"]),
@@ -160,19 +166,18 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
     """Return what the losses and counters of one batch size are compared with, or None.
 
     That is the baseline's part if the same torch made it, else the portable one of this torch, else the baseline's
-    part of another torch; always of the same configuration, seed and micro-batch size.
+    part of another torch; always of the same configuration and seed.
 
     Raises:
         BaselineError: the portable baseline is damaged.
     """
     candidates: list[Expected | None] = []
-    if baseline and (baseline.session.configuration, baseline.session.seed) == (session.configuration, session.seed):
+    if baseline and baseline.session.configuration == session.configuration:
         candidates.append(baseline.expected(size))
     path = portable_path(directory, session.configuration, session.fingerprint)
     if path.exists():
         candidates.append(load_portable(path).get(size))
-    micro_batch_size = session.measurements[size].micro_batch_size
-    fitting = [found for found in candidates if found and found.micro_batch_size == micro_batch_size]
+    fitting = [found for found in candidates if found and found.seed == session.seed]
     here = session.fingerprint.software["torch"]
     return next((found for found in fitting if found.fingerprint.software["torch"] == here), next(iter(fitting), None))
 

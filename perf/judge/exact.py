@@ -24,6 +24,7 @@ class Expected:
         path: the file.
         portable: whether it is meant for any machine; its losses then are never exact.
         micro_batch_size: samples per forward pass.
+        seed: of weights, data and dropout.
         counters: what a step did.
         python: the version its Python calls belong to.
         losses: of each step, nats.
@@ -33,6 +34,7 @@ class Expected:
     path: Path
     portable: bool
     micro_batch_size: int
+    seed: int
     counters: StepCounters
     python: str
     losses: tuple[float, ...]
@@ -50,8 +52,8 @@ def counter_differences(before: StepCounters, now: StepCounters, *, python_calls
     return [f"{change:+,} {name}" for name, change in changes.items() if change]
 
 
-def loss_differences(losses: Sequence[float], expected: Expected, here: Fingerprint) -> tuple[str, str]:
-    """Return the first problem with a loss curve ("" for none), and how it was compared.
+def loss_differences(losses: Sequence[float], expected: Expected, here: Fingerprint | None) -> tuple[str, str]:
+    """Return the first problem with a loss curve ("" for none), and how it was compared; `here` made it, if that matters.
 
     Against a baseline of the same machine and software the curves must be equal to the last digit. Otherwise only rounding may tell them
     apart, and the difference must be small beside what another draw of the batches would make: over all steps, on

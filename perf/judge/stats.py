@@ -38,9 +38,8 @@ class Effect:
         effect_size: candidate / baseline - 1; below 0 is slower.
         low, high: its interval at `CONFIDENCE`.
         p_value: two-sided, of no effect; not corrected for other comparisons.
-        minimal_detectable_effect: the smallest slowdown (a positive fraction) that such data would have shown with
-            probability `POWER` within its family.
-        runs_needed: runs on each side for a minimal detectable effect of a given size, see `runs_for`.
+        reach: the smallest slowdown, as a difference of logarithms, that such data would have told from none within
+            its family with probability `POWER`.
         num_runs: of the side that has fewer.
     """
 
@@ -48,13 +47,17 @@ class Effect:
     low: float
     high: float
     p_value: float
-    minimal_detectable_effect: float
+    reach: float
     num_runs: int
+
+    @property
+    def minimal_detectable_effect(self) -> float:
+        """`reach` as a fraction of the rate."""
+        return -float(np.expm1(-self.reach))
 
     def runs_for(self, effect_size: float) -> int:
         """Return about how many runs on each side would show `effect_size`; errors shrink with their square root."""
-        ratio = np.log1p(-self.minimal_detectable_effect) / np.log1p(-effect_size)
-        return int(np.ceil(self.num_runs * max(ratio, 0.0) ** 2))
+        return int(np.ceil(self.num_runs * (self.reach / -np.log1p(-effect_size)) ** 2))
 
 
 def run_rate(step_s: Sequence[float], global_batch_size: int) -> float:
@@ -96,7 +99,7 @@ def compare_rates(
         low=float(np.expm1(difference - half_width)),
         high=float(np.expm1(difference + half_width)),
         p_value=2 * float(special.stdtr(freedom, -abs(difference) / error)),
-        minimal_detectable_effect=-float(np.expm1(-reach)),
+        reach=reach,
         num_runs=min(map(len, sides)),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -48,7 +48,6 @@ class Judgement:
         holds: whether it does; None when that could not be found out.
         verdict: of a metric; None for an exact claim.
         effect: the comparison it rests on, if there was one.
-        threshold: the smallest change that matters, a fraction.
         reason: why, in words.
     """
 
@@ -57,7 +56,6 @@ class Judgement:
     reason: str
     verdict: Verdict | None = None
     effect: Effect | None = None
-    threshold: float | None = None
 
 
 _HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False}
@@ -97,19 +95,28 @@ def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float
 
 
 def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
-    """Return by batch size whether it keeps its place among the others; one family; arguments as in `judge_rates`."""
-    sizes = list(session.measurements)
-    if baseline is not None:
-        sizes = [size for size in sizes if size in baseline.session.measurements]
-    if len(sizes) < 2:
+    """Return by batch size whether it keeps its place among the others; one family; arguments as in `judge_rates`.
+
+    A batch size that fell behind only because others got faster is not REGRESSED: its own rate must have fallen too,
+    by half the threshold at least.
+    """
+    sizes = [size for size in session.measurements if not _obstacle("scaling", session, baseline, size)]
+    if baseline is None or not sizes:
+        return _judge_family("scaling", session, baseline, {}, {}, threshold, widen=1.0)
+    if len(sizes) == 1:
         reason = "one batch size has no others to stand among; measure at least two that the baseline has"
-        return {
-            size: Judgement(claim="scaling", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
-            for size in session.measurements
-        }
-    before = _contrasts(baseline.session, sizes) if baseline else {}
+        alone = Judgement(claim="scaling", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+        return {size: _obstacle("scaling", session, baseline, size) or alone for size in session.measurements}
+    before, now = (_contrasts(source, sizes) for source in (baseline.session, session))
     # Within a round all batch sizes meet the same phases, so these do not tie neighbouring runs together.
-    return _judge_family("scaling", session, baseline, _contrasts(session, sizes), before, threshold, widen=1.0)
+    found = _judge_family("scaling", session, baseline, now, before, threshold, widen=1.0)
+    for size in sizes:
+        own = np.mean(np.log(_rates(session.measurements[size])))
+        own -= np.mean(np.log(_rates(baseline.session.measurements[size])))
+        if found[size].verdict is Verdict.REGRESSED and np.expm1(own) > -threshold / 2:
+            reason = "fell behind the others, which got faster; its own rate did not fall"
+            found[size] = replace(found[size], holds=None, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    return found
 
 
 def _judge_family(
@@ -136,7 +143,6 @@ def _judge_family(
             reason=_explain(verdict, effect, threshold, session, baseline, size),
             verdict=verdict,
             effect=effect,
-            threshold=threshold,
         )
     return {size: judgements[size] for size in found}
 
@@ -185,7 +191,8 @@ def judge_losses(session: Session, size: int, expected: Expected | None) -> Judg
             )
     if expected is None:
         return _nothing_stored("losses", session)
-    problem, how = loss_differences(runs[0].losses, expected, session.fingerprint)
+    same_cut = expected.micro_batch_size == session.measurements[size].micro_batch_size
+    problem, how = loss_differences(runs[0].losses, expected, session.fingerprint if same_cut else None)
     return Judgement(claim="losses", holds=not problem, reason=problem or how)
 
 
@@ -207,6 +214,9 @@ def judge_counters(session: Session, size: int, expected: Expected | None) -> Ju
         return Judgement(claim="counters", holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
     found = counter_differences(expected.counters, runs[0].counters, python_calls=expected.python == session.python)
     where = f"per step, against {expected.path}"
+    micro_batch_size = session.measurements[size].micro_batch_size
+    if expected.micro_batch_size != micro_batch_size:
+        found.insert(0, f"micro_batch_size {expected.micro_batch_size} -> {micro_batch_size}")
     if found:
         return Judgement(claim="counters", holds=False, reason=f"{', '.join(found)} {where}")
     rest = "" if expected.python == session.python else f"; Python calls not compared (stored by {expected.python})"
@@ -242,9 +252,13 @@ def _explain(
 ) -> str:
     """Return the first thing that explains a verdict."""
     if verdict is Verdict.INCONCLUSIVE:
+        if effect.minimal_detectable_effect <= threshold:
+            return f"the interval reaches across the threshold of {threshold:.0%}; more runs would tell"
+        runs = effect.runs_for(threshold)
+        many = f"about {runs} runs" if runs < 1000 else "more than a thousand runs"
         return (
-            f"this data shows {effect.minimal_detectable_effect:.1%} or more; "
-            f"{threshold:.0%} needs about {effect.runs_for(threshold)} runs on each side, or both versions side by side"
+            f"this data shows {effect.minimal_detectable_effect:.1%} or more; {threshold:.0%} needs {many} on each "
+            "side, or both versions side by side"
         )
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.0%}"

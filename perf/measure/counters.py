@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,10 +53,11 @@ class StepCounters:
         allocated_bytes: what torch's allocators handed out, on all devices.
         peak_bytes: the most that was in use at a time beyond what the step began with.
         device_peak_bytes: the most that was in use at a time on the GPU, in all; 0 on a CPU.
-        host_syncs: operations that make Python wait for a value (``.item()`` and the like; on a GPU, copies to the host).
+        host_syncs: operations that make Python wait for a value: ``.item()``, ``bool()`` and the like, and on a GPU
+            copies to the host (``.tolist()``, ``.cpu()``), which on a CPU wait for nothing.
         parameters: trainable numbers.
         optimizer_updates: updates of the weights.
-        python_calls: Python functions entered; depends on the Python version.
+        python_calls: Python functions entered; depends on the versions of Python and numpy.
     """
 
     ops: dict[str, int]
@@ -171,6 +173,6 @@ def _memory(profiler: profile) -> tuple[int, int]:
     return allocated, peak
 
 
-def python_minor() -> str:
-    """Return the Python version that `StepCounters.python_calls` belongs to, such as ``3.12``."""
-    return ".".join(platform.python_version_tuple()[:2])
+def python_and_numpy() -> str:
+    """Return the versions that `StepCounters.python_calls` belongs to: numpy draws the data, in Python functions."""
+    return f"{'.'.join(platform.python_version_tuple()[:2])} with numpy {np.__version__}"

@@ -57,7 +57,7 @@ class Session:
         workload: its name.
         device, precision, seed: how it was run.
         fingerprint: the machine and software of every run.
-        python: the version that the count of Python calls belongs to.
+        python: the versions of Python and numpy, which the count of Python calls belongs to.
         measurements: one for each batch size that could be measured.
         failures: what went wrong, by the batch size that could not be.
     """

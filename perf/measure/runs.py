@@ -229,7 +229,10 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             raise MeasureError(f"ended with exit code {self._process.wait()}{self._last_words()}")
-        found: Answer = json.loads(line)
+        try:
+            found: Answer = json.loads(line)
+        except ValueError:
+            raise MeasureError(f"said {line[:80]!r}, which is no answer{self._last_words()}") from None
         if found["event"] != event:
             raise MeasureError(found.get("reason", f"said {found['event']!r} where {event!r} was due"))
         return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from perf.errors import PerfError
-from perf.measure.counters import count_step, python_minor
+from perf.measure.counters import count_step, python_and_numpy
 from perf.measure.fingerprint import fingerprint
 from perf.measure.runs import RunSpec
 from perf.train.config import RunConfig, plan_run
@@ -96,7 +96,7 @@ def _run(spec: RunSpec, say: Say) -> None:
             "precision": config.precision,
             "device": device.type,
             "micro_batch_size": plan.micro_batch_size,
-            "python": python_minor(),
+            "python": python_and_numpy(),
             "fingerprint": asdict(fingerprint()),
         }
     )

@@ -72,7 +72,7 @@ def verdict_table(session: Session, judgements: Mapping[tuple[str, int], Judgeme
     rows.sort(key=lambda row: int(row[0]))
     notes = (
         "samples/sec at the lower quartile of each run's step times, mean of runs; could show: the smallest slowdown "
-        f"found {POWER:.0%} of the time"
+        f"told from none {POWER:.0%} of the time"
     )
     return f"{table(header, rows, left={'why'})}\n({notes})"
 
@@ -85,15 +85,12 @@ def _word(*found: Judgement | None) -> str:
 
 def _why(size: int, judgements: Mapping[tuple[str, int], Judgement]) -> str:
     """Return the reason that matters most: of what failed, exact claims first; else of the verdict on the rate."""
-    for claim in ("fall", "losses", "counters"):
+    for claim in ("fall", "losses", "counters", "rate", "scaling"):
         judgement = judgements.get((claim, size))
         if judgement and judgement.holds is False:
-            return f"{claim}: {judgement.reason}"
-    for claim in ("rate", "scaling"):
-        judgement = judgements.get((claim, size))
-        if judgement and (judgement.holds is False or claim == "rate"):
-            return judgement.reason if claim == "rate" else f"scaling: {judgement.reason}"
-    return ""
+            return judgement.reason if claim == "rate" else f"{claim}: {judgement.reason}"
+    rate = judgements.get(("rate", size))
+    return rate.reason if rate else ""
 
 
 def baseline_note(baseline: Baseline, session: Session) -> str:

@@ -65,22 +65,26 @@ def test_rate(
     measurement: Measurement,
     measured: Session,
     baseline: Baseline | None,
-    threshold: float,
+    rate_threshold: float,
     settle: Settle,
     benchmark: BenchmarkFixture,
 ) -> None:
     """Samples/sec are those of the baseline."""
     times = [seconds for run in measurement.runs for seconds in run.timed_step_s]
     remaining = iter(times)
-    benchmark.pedantic(lambda: recorded_clock.advance(next(remaining)), rounds=len(times))
+    benchmark.pedantic(lambda: recorded_clock.advance(next(remaining, 0.0)), rounds=len(times))
     benchmark.extra_info["samples_per_sec"] = [
         measurement.global_batch_size * len(run.timed_step_s) / sum(run.timed_step_s) for run in measurement.runs
     ]
-    settle(judge_rates(measured, baseline, threshold=threshold)[measurement.global_batch_size])
+    settle(judge_rates(measured, baseline, threshold=rate_threshold)[measurement.global_batch_size])
 
 
 def test_scaling(
-    measurement: Measurement, measured: Session, baseline: Baseline | None, threshold: float, settle: Settle
+    measurement: Measurement,
+    measured: Session,
+    baseline: Baseline | None,
+    scaling_threshold: float,
+    settle: Settle,
 ) -> None:
     """Samples/sec beside those of the other batch sizes are as in the baseline."""
-    settle(judge_scaling(measured, baseline, threshold=threshold)[measurement.global_batch_size])
+    settle(judge_scaling(measured, baseline, threshold=scaling_threshold)[measurement.global_batch_size])

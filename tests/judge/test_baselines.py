@@ -278,12 +278,17 @@ def test_expectations_come_from_the_same_torch_first(tmp_path: Path) -> None:
     assert path(as_baseline(dataclasses.replace(quiet(), seed=1)), elsewhere) is None
 
 
-def test_another_micro_batch_size_expects_nothing(tmp_path: Path) -> None:
-    """Counters of another cut of the step are not compared."""
-    promoted(tmp_path, quiet())
-    m = quiet().measurements
-    other = dataclasses.replace(quiet(), measurements={512: dataclasses.replace(m[512], micro_batch_size=256)})
-    assert find_expected(other, 512, as_baseline(quiet()), tmp_path / "baselines") is None
+def test_a_portable_baseline_is_of_what_its_name_says(tmp_path: Path) -> None:
+    """A file edited to another workload, precision or torch, or renamed, is refused."""
+    _, portable = promoted(tmp_path, quiet())
+    for field, value in (("workload", "nano"), ("precision", "bf16")):
+        content = json.loads(portable.read_text())
+        edited = written(tmp_path / portable.name, {**content, field: value})
+        with pytest.raises(BaselineError, match="holds what belongs into"):
+            load_portable(edited)
+    renamed = written(tmp_path / "nano-cpu-fp32-torch-2.13.0.json", portable.read_text())
+    with pytest.raises(BaselineError, match="holds what belongs into pico-cpu-fp32-torch-2"):
+        load_portable(renamed)
 
 
 def test_the_published_run_is_there_with_its_failure() -> None:
@@ -307,7 +312,9 @@ def test_a_damaged_published_run_is_told(tmp_path: Path, line: str) -> None:
 
 def test_every_stored_baseline_can_be_read() -> None:
     """What is in the repository passes its own checks, and belongs where it lies."""
-    for path in (ROOT / "baselines").glob("*/*.json"):
+    paths = list((ROOT / "baselines").glob("*/*.json"))
+    assert any(path.name.startswith("pico-cpu-fp32-torch-") for path in paths)
+    for path in paths:
         if path.parent.name == "portable":
             assert load_portable(path)
         else:

@@ -78,7 +78,7 @@ effects = st.builds(
     low=st.floats(-0.9, 2.0),
     high=st.floats(-0.9, 2.0),
     p_value=st.floats(0.0, 1.0),
-    minimal_detectable_effect=st.floats(0.001, 0.99),
+    reach=st.floats(0.001, 5.0),
     num_runs=st.integers(2, 9),
 )
 
@@ -179,6 +179,39 @@ def test_scaling_flags_one_batch_size_alone() -> None:
     assert {judgement.verdict for judgement in found.values()} == {Verdict.UNCHANGED}
 
 
+def test_scaling_does_not_blame_those_that_others_left_behind() -> None:
+    """One batch size got faster and nobody slower: it is IMPROVED, and no other is REGRESSED."""
+    found = judge_scaling(quiet(0.0, 0.0, -0.12, seed=1), as_baseline(quiet()), threshold=0.05)
+    assert found[2048].verdict is Verdict.IMPROVED
+    assert {found[512].verdict, found[1024].verdict} == {Verdict.INCONCLUSIVE}
+    assert "which got faster" in found[512].reason
+
+
+def test_scaling_leaves_out_what_cannot_be_compared() -> None:
+    """A batch size that is cut otherwise is NOT_COMPARABLE, and does not move the others' contrasts."""
+    fast = quiet(0.0, 0.0, -0.2, seed=1)
+    other = dataclasses.replace(fast.measurements[2048], micro_batch_size=1024)
+    fast = dataclasses.replace(fast, measurements={**fast.measurements, 2048: other})
+    found = [j.verdict for j in judge_scaling(fast, as_baseline(quiet()), threshold=0.05).values()]
+    assert found == [Verdict.UNCHANGED, Verdict.UNCHANGED, Verdict.NOT_COMPARABLE]
+
+
+def test_two_runs_far_apart_are_inconclusive() -> None:
+    """So little data could show next to nothing, and the reason says so without a number nobody can use."""
+    wild = quiet(spread=0.3, num_runs=2, seed=3)
+    found = judge_rates(wild, as_baseline(quiet()), threshold=0.05)
+    assert {judgement.verdict for judgement in found.values()} == {Verdict.INCONCLUSIVE}
+    assert "more than a thousand runs" in found[512].reason
+
+
+def test_another_cut_of_the_step_fails_its_counters() -> None:
+    """Stored counters of another micro-batch size are not passed over: the cut is the first thing that changed."""
+    other = dataclasses.replace(expected(), micro_batch_size=256)
+    found = judge_counters(quiet(), 512, other)
+    assert found.holds is False
+    assert found.reason.startswith("micro_batch_size 256 -> 512")
+
+
 def test_scaling_needs_company() -> None:
     """One batch size alone has no scaling; a baseline that shares one has none either."""
     alone = dataclasses.replace(quiet(), measurements={512: quiet().measurements[512]})
@@ -211,6 +244,7 @@ def expected(fingerprint: Fingerprint = HERE, *, portable: bool = False) -> Expe
         path=PATH,
         portable=portable,
         micro_batch_size=512,
+        seed=0,
         counters=COUNTERS,
         python="3.11",
         losses=LOSSES,
