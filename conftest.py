@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError("pytest-benchmark is needed: pip install 'stepmark[tests]', without -p no:benchmark")
-    wanted = config.option.benchmark_compare or bool(config.option.benchmark_compare_fail)
+    wanted = config.option.benchmark_compare
+    if config.option.benchmark_compare_fail and wanted == []:
+        wanted = True
     names = ("benchmark_compare", "benchmark_compare_fail", "perf_require_baseline", "perf_strict")
-    asked = [f"--{name.replace('_', '-')}" for name in names if config.getoption(name)]
+    asked = [f"--{name.replace('_', '-')}" for name in names if config.getoption(name) not in (None, [], False)]
     if asked and _in_parallel(config):
         raise pytest.UsageError(f"{asked[0]}: times are not measured under -n; leave -n out, or that option")
     if config.getoption("perf_runs") < 1:
@@ -121,9 +124,14 @@ def pytest_configure(config: pytest.Config) -> None:
         _fraction(name, config.getini(name))
     bench = config.stash[BENCH] = Bench(compare=None, asked=asked)
     config.option.benchmark_compare = []
+    saved_to = config.option.benchmark_json
+    if saved_to and not Path(saved_to).parent.is_dir():
+        raise pytest.UsageError(
+            f"--benchmark-json={saved_to}: there is no folder {Path(saved_to).parent}; make it first"
+        )
     if isinstance(wanted, str):
         bench.compare = _stored_file(config, wanted)
-    if wanted:
+    if wanted != []:
         bench.baseline = _load_baseline(config, bench.compare)
         if bench.baseline and read_json(bench.baseline.path)["machine_info"] == fingerprint().hardware:
             config.option.benchmark_compare = str(bench.baseline.path)  # for its table
@@ -132,10 +140,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _stored_file(config: pytest.Config, name: str) -> Path:
-    if Path(name).is_file():
-        return Path(name)
+    with suppress(OSError):  # a name too long for a file
+        if Path(name).is_file():
+            return Path(name)
     folder = Path(config.getoption("benchmark_storage").removeprefix("file://"))
-    found = sorted(folder.glob(f"**/{glob.escape(name)}*.json"))
+    found = sorted(folder.glob(f"**/{glob.escape(name)}*.json")) if name else []
     if not found:
         raise pytest.UsageError(
             f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; "
@@ -175,7 +184,7 @@ def _precision(config: pytest.Config) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a claim's tests: one for each batch size of the workload."""
-    if metafunc.definition.get_closest_marker("perf"):
+    if metafunc.definition.get_closest_marker("perf") and "global_batch_size" in metafunc.fixturenames:
         metafunc.parametrize("global_batch_size", _workload(metafunc.config).global_batch_sizes)
 
 
@@ -216,11 +225,17 @@ def _to_run(items: list[pytest.Item]) -> list[pytest.Item]:
     return [item for item in items if item.get_closest_marker("perf") and not item.get_closest_marker("skip")]
 
 
+def _size(item: pytest.Item) -> int:
+    return item.callspec.params["global_batch_size"]
+
+
 @pytest.fixture(scope="session")
 def measured(request: pytest.FixtureRequest) -> Session:
     """Everything measured in this session: each batch size that a selected test asks for."""
     config = request.config
-    sizes = sorted({item.callspec.params["global_batch_size"] for item in _to_run(request.session.items)})
+    sizes = sorted({_size(item) for item in _to_run(request.session.items) if "global_batch_size" in item.fixturenames})
+    if not sizes:
+        pytest.fail("`measured` needs tests with @pytest.mark.perf and a global_batch_size", pytrace=False)
     steps = config.getoption("perf_steps")
     specs = [
         RunSpec(
@@ -236,10 +251,13 @@ def measured(request: pytest.FixtureRequest) -> Session:
     ]
     # What takes minutes must show that it goes on.
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        problem = ""
         try:
             session = measure_shown(specs, num_rounds=config.getoption("perf_runs"), environ=ENVIRON)
         except MeasureError as error:
-            pytest.fail(str(error), pytrace=False)
+            problem = str(error)
+    if problem:
+        pytest.fail(problem, pytrace=False)
     config.stash[BENCH].session = session
     return session
 
@@ -267,7 +285,7 @@ def settle(request: pytest.FixtureRequest) -> Callable[[Judgement], None]:
     config = request.config
 
     def settle(judgement: Judgement) -> None:
-        size = request.node.callspec.params["global_batch_size"]
+        size = _size(request.node)
         config.stash[BENCH].judgements[judgement.claim, size] = judgement
         said = f"{judgement.verdict}: {judgement.reason}" if judgement.verdict else judgement.reason
         lacks_baseline = judgement.verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE)
@@ -334,13 +352,13 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Fail a session that was asked to compare and did not: green must mean that somebody looked."""
     bench, timed = session.config.stash[BENCH], session.config._benchmarksession
     if timed.benchmarks and bench.session:
-        _save_result(session.config)
+        bench.problem = _save_result(session.config)
     else:
         timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
-    if session.exitstatus == pytest.ExitCode.OK and not session.config.option.collectonly:
+    if not bench.problem and not session.config.option.collectonly:
         bench.problem = _not_looked(session.config, bench)
-        if bench.problem:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if bench.problem and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     return (yield)
 
 
@@ -357,8 +375,8 @@ def _not_looked(config: pytest.Config, bench: Bench) -> str:
     return f"--perf-strict: the baseline has {sizes}, and the workload no longer does: it fails" if lost else ""
 
 
-def _save_result(config: pytest.Config) -> None:
-    """Keep the session's result whole or not at all, as pytest-benchmark would write it."""
+def _save_result(config: pytest.Config) -> str:
+    """Keep the session's result whole or not at all, as pytest-benchmark would write it; return what went wrong."""
     timed, hook = config._benchmarksession, config.hook
     output = hook.pytest_benchmark_generate_json(
         config=config,
@@ -368,8 +386,12 @@ def _save_result(config: pytest.Config) -> None:
         commit_info=hook.pytest_benchmark_generate_commit_info(config=config),
     )
     hook.pytest_benchmark_update_json(config=config, benchmarks=timed.benchmarks, output_json=output)
-    write_json(config.rootpath / LATEST_RESULT, json.loads(safe_dumps(output)))
+    try:
+        write_json(config.rootpath / LATEST_RESULT, json.loads(safe_dumps(output)))
+    except OSError as error:
+        return f"the result could not be kept: {error}"
     config.stash[BENCH].saved = True
+    return ""
 
 
 @pytest.hookimpl(wrapper=True)

@@ -312,6 +312,39 @@ def test_a_damaged_portable_baseline_is_told_before_anything_is_measured(project
     found.stderr.fnmatch_lines(["*pico.json: is not whole JSON*"])
 
 
+def test_a_result_that_cannot_be_kept_fails_the_session(project: Project) -> None:
+    """The verdicts are shown, and what went wrong with the file."""
+    (project.pytester.path / "runs" / "bench.json").mkdir(parents=True)
+    found = project.run("-k", "test_fall or test_rate")
+    found.stdout.fnmatch_lines(["the result could not be kept: *bench.json*", "*512*NO_BASELINE*"])
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize(
+    "option", ["--benchmark-compare=", "--benchmark-compare=" + "x" * 300, "--benchmark-json=no/o.json"]
+)
+def test_files_that_cannot_be_are_told_before_anything_is_measured(project: Project, option: str) -> None:
+    """An empty name, one too long for a file, a folder that is not there."""
+    project.give = lambda: pytest.fail("nothing may be measured")
+    assert project.run(option).ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_tests_of_ones_own_may_look_at_the_session(project: Project) -> None:
+    """Without a batch size a test is told what it needs; with the marker and one it gets the measurement."""
+    path = project.pytester.path / "tests" / "benchmarks" / "test_own.py"
+    path.write_text(
+        "import pytest\n"
+        "@pytest.mark.perf\n"
+        "def test_mine(measured, global_batch_size):\n"
+        "    assert len(measured.measurements[global_batch_size].runs) == 6\n"
+    )
+    project.run(str(path)).assert_outcomes(passed=3)
+    path.write_text("def test_mine(measured):\n    pass\n")
+    found = project.run(str(path))
+    found.assert_outcomes(errors=1)
+    found.stdout.fnmatch_lines(["*needs tests with @pytest.mark.perf*"])
+
+
 def test_thresholds_come_from_the_marker_or_the_configuration(project: Project) -> None:
     """A change below the configured threshold passes; the same one beyond a test's own fails."""
     project.write(here(quiet()))

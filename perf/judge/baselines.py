@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
@@ -112,6 +113,8 @@ def load_session(path: Path) -> Baseline:
         )
     _validate(document, document[KEY], path, kind="result")
     data = document[KEY]
+    if document["machine_info"] != data["fingerprint"]["hardware"]:
+        raise BaselineError(f"{path}: machine_info is not the hardware of the fingerprint; it was edited: restore it")
     measurements = {
         int(size): Measurement(
             global_batch_size=int(size),
@@ -193,7 +196,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise BaselineError(f"{path}: cannot be read ({error}); restore it or name another file") from None
     try:
-        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+        found = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_duplicates
+        )
     except (ValueError, RecursionError) as error:
         raise BaselineError(
             f"{path}: is not whole JSON ({error}); it was cut off or damaged: restore it (git checkout -- {path})"
@@ -244,22 +249,25 @@ def load_published(directory: Path) -> list[PublishedRun]:
     """
     runs = []
     for path in sorted(directory.glob("*/runs.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            for number, row in enumerate(csv.DictReader(file), start=2):
-                try:
-                    runs.append(
-                        PublishedRun(
-                            machine=row["machine"],
-                            workload=row["workload"],
-                            global_batch_size=int(row["global_batch_size"]),
-                            samples_per_sec=float(row["samples_per_sec"]) if row["samples_per_sec"] else None,
-                            failure=row["failure"],
-                        )
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BaselineError(f"{path}: cannot be read ({error}); restore it (git checkout -- {path})") from None
+        for number, row in enumerate(csv.DictReader(lines), start=2):
+            try:
+                runs.append(
+                    PublishedRun(
+                        machine=row["machine"],
+                        workload=row["workload"],
+                        global_batch_size=int(row["global_batch_size"]),
+                        samples_per_sec=float(row["samples_per_sec"]) if row["samples_per_sec"] else None,
+                        failure=row["failure"],
                     )
-                except (KeyError, TypeError, ValueError) as error:
-                    raise BaselineError(
-                        f"{path}: line {number} cannot be read ({error}); restore it (git checkout -- {path})"
-                    ) from None
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                raise BaselineError(
+                    f"{path}: line {number} cannot be read ({error}); restore it (git checkout -- {path})"
+                ) from None
     return runs
 
 
@@ -293,6 +301,10 @@ def _validate(document: object, ours: object, path: Path, *, kind: str) -> None:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"found {name}, and numbers are needed")
+
+
+def _finite(text: str) -> float:
+    return float(text) if np.isfinite(float(text)) else _refuse_constant(text)
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def loss_differences(losses: Sequence[float], expected: Expected, here: Fingerpr
             return "", f"equal to the last digit to {source}"
         step = int(np.argmax(now != stored))
         return (
-            f"Step={step + 1}: loss {now[step]!r}, and {stored[step]!r} in {expected.path}, by the same machine and "
+            f"Step={step + 1}: loss {losses[step]!r}, and {expected.losses[step]!r} in {expected.path}, by the same machine and "
             "software: the arithmetic changed"
         ), ""
     tolerance = STANDARD_ERRORS * batch_noise(expected.losses) / np.sqrt(steps)

@@ -18,10 +18,14 @@ from perf.judge.baselines import (
     write_json,
 )
 from perf.judge.exact import counter_differences, loss_differences
+from perf.judge.stats import compare_rates, run_rate
 from perf.measure.marks import Session
 
 LEAST_RUNS = 3
 """Runs of each batch size a baseline needs, to know its own spread."""
+
+MOST_BLUR = 0.5
+"""The largest slowdown that may hide behind a baseline: beside itself it must show at least this one."""
 
 
 def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Path]:
@@ -67,6 +71,13 @@ def _require_fit(session: Session, path: Path) -> None:
         if len(runs) < LEAST_RUNS:
             raise BaselineError(
                 f"{path}: has {len(runs)} runs at {size}, and {LEAST_RUNS} are needed to know the spread; {again}"
+            )
+        rates = [run_rate(run.timed_step_s, size) for run in runs]
+        blur = compare_rates(rates, rates, family_size=len(session.measurements)).minimal_detectable_effect
+        if blur > MOST_BLUR:
+            raise BaselineError(
+                f"{path}: the rates at {size} spread so much ({min(rates):,.0f} to {max(rates):,.0f} samples/sec) that a "
+                f"slowdown of {blur:.0%} could hide behind them; let nothing else run, and {again}"
             )
         if any(counter_differences(runs[0].counters, run.counters) for run in runs):
             raise BaselineError(f"{path}: the runs at {size} do not do the same work in a step; {again}")

@@ -262,12 +262,13 @@ def _explain(
         )
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.0%}"
+    advice = "; promote it, or a later slowdown hides behind it" if verdict is Verdict.IMPROVED else ""
     counters = [s.measurements[size].runs[0].counters for s in (baseline.session, session)]
     if found := counter_differences(counters[0], counters[1], python_calls=session.python == baseline.session.python):
-        return f"other work: {', '.join(found[:3])} per step"
+        return f"other work: {', '.join(found[:3])} per step{advice}"
     if found := differences(baseline.session.fingerprint.software, session.fingerprint.software):
-        return f"other software: {', '.join(found[:3])}"
-    return "same work, same software: the code's speed or the machine's"
+        return f"other software: {', '.join(found[:3])}{advice}"
+    return f"same work, same software: the code's speed or the machine's{advice}"
 
 
 def _release(version: str | int) -> str:

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 def result(session: Session | None = None, **provenance: Any) -> dict[str, Any]:
     """Return a result file's content, as pytest-benchmark and our hook write it."""
     return {
-        "machine_info": dict(HERE.hardware),
+        "machine_info": dict((session or quiet()).fingerprint.hardware),
         "commit_info": {"id": "a" * 40, "dirty": False},
         "benchmarks": [],
         "datetime": "2026-11-23T15:00:00+00:00",
@@ -75,6 +75,7 @@ def test_a_session_is_read_back_as_it_was(tmp_path: Path) -> None:
         ('{"stepmark": {"schema": 2}}', "has schema 2, and this version reads 1"),
         ('{"stepmark": {}, "stepmark": {}}', "'stepmark' stands there twice"),
         ('{"stepmark": {"seed": NaN}}', "found NaN, and numbers are needed"),
+        ('{"stepmark": {"seed": 1e400}}', "found 1e400, and numbers are needed"),
         ("[" * 100_000, "is not whole JSON"),
     ],
 )
@@ -101,6 +102,9 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     ("keys", "value", "says"),
     [
         (("fingerprint", "hardware", "cores"), None, "at stepmark.fingerprint.hardware.cores"),
+        (("fingerprint", "hardware", "cores"), 64, "machine_info is not the hardware of the fingerprint"),
+        (("fingerprint", "software", "torch"), "/../../evil", "at stepmark.fingerprint.software.torch"),
+        (("failures",), {"x": "y"}, "at stepmark.failures"),
         (("measurements", "512", "runs", 2, "step_s", 3), -0.1, "at stepmark.measurements"),
         (("measurements", "512", "runs", 2, "step_s", 3), "0.1", "at stepmark.measurements"),
         (("measurements", "512", "runs", 0, "warmup_steps"), 20, "do not fit together"),
@@ -224,6 +228,7 @@ def unfit() -> list[tuple[Session, str]]:
     runs = m[512].runs
     return [
         (quiet(num_runs=2), "has 2 runs at 512, and 3 are needed"),
+        (quiet(spread=0.7), "could hide behind them; let nothing else run"),
         (dataclasses.replace(whole, failures={4096: "run 1: Step=3: the loss is nan"}), "4096 failed"),
         (_replaced(whole, (*runs[:5], dataclasses.replace(runs[5], losses=other_losses))), "the same losses"),
         (
