@@ -83,7 +83,7 @@ def _bare(plan: RunPlan) -> float:
 
 def _measured(plan: RunPlan) -> float:
     """Return seconds a step of the loop that workers run, without the waiting for their turns."""
-    with Path(os.devnull).open("w") as channel, mock.patch.object(Trainer, "step", _nothing):
+    with Path(os.devnull).open("w") as channel, mock.patch.multiple(Trainer, step=_nothing, save=lambda self: None):
 
         def wait(step_s: list[float]) -> None:
             channel.write(json.dumps({"event": "waiting", "step_s": step_s[-SLICE_STEPS:]}) + "\n")
