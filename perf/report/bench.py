@@ -33,8 +33,8 @@ def warmup_note(session: Session) -> str:
     """Return how many steps at the front of the runs were left out of the times, and why."""
     dropped = [run.warmup_steps for m in session.measurements.values() for run in m.runs]
     return (
-        f"warm-up: {sum(dropped)} steps left out, at most {max(dropped)} of a run: at its front, slower than its later "
-        "half explains"
+        f"warm-up: {sum(dropped)} steps left out of the times (at most {max(dropped)} of a run), slower than the run's "
+        "later half explains"
     )
 
 

@@ -17,7 +17,8 @@ def measure_shown(specs: Sequence[RunSpec], *, num_rounds: int, environ: Mapping
     """Measure as `perf.measure.runs.measure` does, in an order of slices that differs each time."""
     first = specs[0]
     sizes = ", ".join(str(spec.global_batch_size) for spec in specs)
-    print(f"\n{first.workload.name} at {sizes}: {num_rounds} fresh processes each, {first.num_steps} steps, in turns")
+    heading = f"{first.workload.name} at {sizes}: {num_rounds} fresh processes each, {first.num_steps} steps, in turns"
+    print(f"\n{heading}", flush=True)  # a log in a file must show that it goes on, too
     num_slices = num_rounds * len(specs) * first.num_steps // first.slice_steps
     num_done = 0
     with tqdm(total=num_slices, unit="slice", leave=False, delay=1, disable=None) as bar:  # None: only on a terminal
@@ -27,6 +28,7 @@ def measure_shown(specs: Sequence[RunSpec], *, num_rounds: int, environ: Mapping
             num_done += 1
             rates = (f"{size}: {size * len(run.step_s) / sum(run.step_s):,.0f}" for size, run in runs.items())
             bar.write(f"run {num_done} of {num_rounds}: {', '.join(rates)} samples/sec", file=sys.stdout)
+            sys.stdout.flush()
 
         rng = np.random.default_rng()
         session = measure(
