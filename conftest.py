@@ -159,13 +159,18 @@ def _load_baseline(config: pytest.Config, path: Path | None) -> Baseline | None:
         device = resolve_device("auto")
         precision = resolve_precision(_precision(config), device)
         name = configuration(_workload(config).name, device.type, precision)
-        path = baseline_path(config.rootpath / BASELINES_DIR, name, fingerprint())
+        path = baseline_path(_baselines(config), name, fingerprint())
         if not path.exists():
             return None
     try:
         return load_session(path)
     except BaselineError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _baselines(config: pytest.Config) -> Path:
+    """Return the folder of baselines, by the path that a reader has from here."""
+    return Path(os.path.relpath(config.rootpath / BASELINES_DIR))
 
 
 def _in_parallel(config: pytest.Config) -> bool:
@@ -212,7 +217,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if config.stash[BENCH].baseline is None:
         config.stash[BENCH].baseline = _load_baseline(config, None)
-    folder = config.rootpath / BASELINES_DIR
+    folder = _baselines(config)
     try:
         config.stash[BENCH].published = load_published(folder)
         for path in (folder / PORTABLE).glob("*.json"):
@@ -274,7 +279,7 @@ def expected(
 ) -> Expected | None:
     """What losses and counters are compared with, if there is anything."""
     try:
-        return find_expected(measured, global_batch_size, baseline, pytestconfig.rootpath / BASELINES_DIR)
+        return find_expected(measured, global_batch_size, baseline, _baselines(pytestconfig))
     except BaselineError as error:
         pytest.fail(str(error), pytrace=False)
 
