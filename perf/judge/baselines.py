@@ -80,7 +80,35 @@ def portable_path(directory: Path, configuration: str, here: Fingerprint) -> Pat
 def session_json(session: Session, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return a session as JSON data; `load_session` reads it back."""
     return {
-        "kind": "session",
+        **_about("session", session, provenance, []),
+        "measurements": {
+            str(size): {"micro_batch_size": m.micro_batch_size, "runs": [asdict(run) for run in m.runs]}
+            for size, m in session.measurements.items()
+        },
+        "failures": {str(size): reason for size, reason in session.failures.items()},
+    }
+
+
+def portable_json(session: Session, provenance: Mapping[str, Any], promotions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the part of a session that holds on any machine as JSON data; `load_portable` reads it back."""
+    return {
+        **_about("portable", session, provenance, promotions),
+        "sizes": {
+            str(size): {
+                "micro_batch_size": m.micro_batch_size,
+                "losses": m.runs[0].losses,
+                "counters": asdict(m.runs[0].counters),
+            }
+            for size, m in session.measurements.items()
+        },
+    }
+
+
+def _about(
+    kind: str, session: Session, provenance: Mapping[str, Any], promotions: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
         "schema": SCHEMA,
         "workload": session.workload,
         "device": session.device,
@@ -88,13 +116,8 @@ def session_json(session: Session, provenance: Mapping[str, Any]) -> dict[str, A
         "seed": session.seed,
         "python": session.python,
         "fingerprint": asdict(session.fingerprint),
-        "measurements": {
-            str(size): {"micro_batch_size": m.micro_batch_size, "runs": [asdict(run) for run in m.runs]}
-            for size, m in session.measurements.items()
-        },
-        "failures": {str(size): reason for size, reason in session.failures.items()},
         "provenance": dict(provenance),
-        "promotions": [],
+        "promotions": promotions,
     }
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from perf.errors import BaselineError
 from perf.judge.baselines import (
     KEY,
-    SCHEMA,
     baseline_path,
     load_portable,
     load_session,
+    portable_json,
     portable_path,
     read_json,
     write_json,
@@ -55,7 +54,10 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
     # Both are made before either is written: a damaged file there stops the promotion before it begins.
     files = {machine: {**document, KEY: {**document[KEY], "promotions": _promotions(machine, found.session, entry)}}}
     if not _says_the_same(portable, found.session):
-        files[portable] = _portable(portable, found.session, entry, provenance)
+        before = read_json(portable) if portable.exists() else None
+        log = before["promotions"] if before else []
+        replaces = before["provenance"]["commit"] if before else ""
+        files[portable] = portable_json(found.session, provenance, [*log, {**entry, "replaces": replaces}])
     for path, content in files.items():
         write_json(path, content)
     return list(files)
@@ -117,29 +119,3 @@ def _says_the_same(path: Path, session: Session) -> bool:
         if loss_differences(run.losses, expected, session.fingerprint)[0] or len(run.losses) > len(expected.losses):
             return False
     return True
-
-
-def _portable(path: Path, session: Session, entry: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
-    before: dict[str, Any] = {"promotions": [], "provenance": {"commit": ""}}
-    if path.exists():
-        before = read_json(path)
-    return {
-        "kind": "portable",
-        "schema": SCHEMA,
-        "workload": session.workload,
-        "device": session.device,
-        "precision": session.precision,
-        "seed": session.seed,
-        "python": session.python,
-        "fingerprint": asdict(session.fingerprint),
-        "sizes": {
-            str(size): {
-                "micro_batch_size": measurement.micro_batch_size,
-                "losses": measurement.runs[0].losses,
-                "counters": asdict(measurement.runs[0].counters),
-            }
-            for size, measurement in session.measurements.items()
-        },
-        "provenance": provenance,
-        "promotions": [*before["promotions"], {**entry, "replaces": before["provenance"]["commit"]}],
-    }
