@@ -23,17 +23,16 @@ from perf.judge.baselines import (
     LATEST_RESULT,
     PORTABLE,
     Baseline,
-    PublishedRun,
     baseline_path,
     find_expected,
     load_portable,
-    load_published,
     load_session,
     read_json,
     session_json,
     write_json,
 )
 from perf.judge.exact import Expected
+from perf.judge.published import PublishedRun, load_published
 from perf.judge.verdicts import Judgement, Verdict
 from perf.measure.fingerprint import fingerprint
 from perf.measure.marks import Session, configuration
@@ -207,7 +206,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if reason:
         for item in items:
             if item.get_closest_marker("perf"):
-                item.add_marker(pytest.mark.skip(reason=reason))
+                item.add_marker(pytest.mark.skip(reason=reason))  # timed tests would disturb each other, or are off
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -296,7 +295,7 @@ def settle(request: pytest.FixtureRequest) -> Callable[[Judgement], None]:
         lacks_baseline = judgement.verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE)
         required = config.getoption("perf_strict") or (lacks_baseline and config.getoption("perf_require_baseline"))
         if judgement.holds is None and not required:
-            pytest.skip(said)
+            pytest.skip(said)  # unknown is neither passed nor failed
         if not judgement.holds:
             pytest.fail(said, pytrace=False)
 

@@ -27,13 +27,13 @@ _SYNCS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "ate
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]  # all are shapes
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]  # torch: unannotated; shapes
 
 
 def _attention_backward_flops(
     grad: Any, query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **options: Any
 ) -> int:
-    return int(sdpa_backward_flop_count(grad, query, key, value))  # type: ignore[no-untyped-call]
+    return int(sdpa_backward_flop_count(grad, query, key, value))  # type: ignore[no-untyped-call]  # the same
 
 
 # torch counts the fused attention of every device but the CPU.
@@ -121,7 +121,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
     """Counts what reaches a kernel."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # the same
         self.counts: Counter[str] = Counter()
         self.host_syncs = 0
 

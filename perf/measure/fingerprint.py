@@ -87,7 +87,7 @@ def _software(environ: Mapping[str, str]) -> Facts:
     if torch.cuda.is_available():
         facts |= {
             "cuda": str(torch.version.cuda),
-            "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+            "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]  # torch: unannotated
             "gpu_driver": _gpu_driver(),
             "tf32": int(torch.backends.cuda.matmul.allow_tf32),
         }

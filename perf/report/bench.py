@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 
-from perf.judge.baselines import Baseline, PublishedRun
+from perf.judge.baselines import Baseline
+from perf.judge.published import PublishedRun
 from perf.judge.stats import POWER, run_rate
 from perf.judge.verdicts import Judgement
 from perf.measure.fingerprint import differences

@@ -20,13 +20,13 @@ from perf.judge.baselines import (
     baseline_path,
     find_expected,
     load_portable,
-    load_published,
     load_session,
     portable_path,
     session_json,
     write_json,
 )
 from perf.judge.promotion import promote
+from perf.judge.published import load_published
 from perf.measure.fingerprint import Fingerprint
 from perf.measure.marks import Session
 from tests.judge.noise import COUNTERS, HERE, LOSSES
