@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,10 +18,8 @@ from perf.errors import MeasureError
 from perf.measure.counters import StepCounters
 from perf.measure.fingerprint import Fingerprint
 from perf.measure.marks import MeasuredRun, Measurement, Session, find_warmup
+from perf.measure.processes import Answer, Process
 from perf.train.workloads import Workload
-
-ANSWER_TIMEOUT_S = 600.0
-"""How long a worker may take to start, to make one slice, or to count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,9 +126,6 @@ def _session(
     )
 
 
-Answer = dict[str, Any]
-
-
 def _round(
     specs: Sequence[RunSpec], rng: np.random.Generator, environ: Mapping[str, str], on_slice: Callable[[], object]
 ) -> tuple[dict[int, MeasuredRun], dict[int, str], dict[int, Answer]]:
@@ -180,64 +171,11 @@ def _round(
     return runs, failed, {size: {k: v for k, v in described[size].items() if k != "event"} for size in counted}
 
 
-class Worker:
-    """A process that runs one spec and steps only when told to; it ends with the ``with`` block, whatever happens."""
+class Worker(Process):
+    """A process that runs one spec and steps only when told to."""
 
     def __init__(self, spec: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         root = str(Path(perf.__file__).parents[1])  # the worker imports the same package as this process
         path = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")]))
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "perf.measure.worker", json.dumps(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            bufsize=0,
-            env={**environ, "PYTHONPATH": path},
-        )
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.kill()
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
-        self._stderr.close()
-
-    def tell(self) -> Worker:
-        """Let the worker do what comes next."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended; the answer that does not come says why
-            self._process.stdin.write(b"go\n")
-        return self
-
-    def answer(self, event: str) -> Answer:
-        """Return the worker's next answer, which must be `event`.
-
-        Raises:
-            MeasureError: it failed, ended, said something else, or said nothing for `ANSWER_TIMEOUT_S`.
-        """
-        assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], ANSWER_TIMEOUT_S)[0]:
-            raise MeasureError(f"no answer within {ANSWER_TIMEOUT_S:.0f} s{self._last_words()}")
-        line = self._process.stdout.readline()
-        if not line:
-            raise MeasureError(f"ended with exit code {self._process.wait()}{self._last_words()}")
-        try:
-            found: Answer = json.loads(line)
-        except ValueError:
-            raise MeasureError(f"said {line[:80]!r}, which is no answer{self._last_words()}") from None
-        if found["event"] != event:
-            raise MeasureError(found.get("reason", f"said {found['event']!r} where {event!r} was due"))
-        return found
-
-    def _last_words(self) -> str:
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-3:]
-        return f"; its last lines: {' | '.join(lines)}" if lines else ""
+        command = [sys.executable, "-m", "perf.measure.worker", json.dumps(spec)]
+        super().__init__(command, environ={**environ, "PYTHONPATH": path})

@@ -146,11 +146,10 @@ def test_a_worker_that_ends_tells_its_last_lines(workload: Workload) -> None:
     assert "KeyError" in str(error.value)
 
 
-def test_a_worker_that_hangs_is_given_up(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_hangs_is_given_up(workload: Workload) -> None:
     """After the time for an answer it is an error, and the process is gone."""
-    monkeypatch.setattr(runs, "ANSWER_TIMEOUT_S", 0.05)
     with Worker(spec_of(workload, 8).as_json(), os.environ) as worker, pytest.raises(MeasureError, match="no answer"):
-        worker.answer("described")
+        worker.answer("described", timeout_s=0.05)
     assert worker._process.poll() is not None
 
 

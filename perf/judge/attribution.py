@@ -1,0 +1,134 @@
+"""What took another time than before: the phases and operations of two sides, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perf.judge.stats import FloatArray
+from perf.measure.attribution import PHASES, STEP_PHASES, PhaseTime
+
+STANDARD_ERRORS = 4.0
+"""How many standard errors a difference must exceed to be significant; there are about a hundred rows to find it in."""
+
+SHARE = 0.005
+"""The smallest difference in time that matters, as a part of the baseline's step."""
+
+MIN_VISITS = 3
+"""Of each side: with fewer, no spread can be told."""
+
+Visit = Sequence[PhaseTime]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution:
+    """What one operation in one phase adds to the difference between two sides.
+
+    Attributes:
+        phase, operation: as in `PhaseTime`.
+        count_before, count_now: how often it was dispatched; medians over the visits.
+        before_s, now_s: its seconds, the same.
+        standard_error_s: of the difference of the seconds.
+        is_significant: whether the count changed, or the time by more than chance and by enough to matter.
+    """
+
+    phase: str
+    operation: str
+    count_before: float
+    count_now: float
+    before_s: float
+    now_s: float
+    standard_error_s: float
+    is_significant: bool
+
+    @property
+    def difference_s(self) -> float:
+        """Seconds now less seconds before."""
+        return self.now_s - self.before_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseTotal:
+    """The time of a phase with all its operations: medians over the visits, seconds."""
+
+    phase: str
+    before_s: float
+    now_s: float
+
+    @property
+    def difference_s(self) -> float:
+        """Seconds now less seconds before."""
+        return self.now_s - self.before_s
+
+
+def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
+    """Return every operation of either side: the significant differences first, and the largest first.
+
+    Args:
+        baseline: what `perf.measure.attribution.attribute` returned, in several visits.
+        candidate: the same, in visits that took turns with the baseline's.
+
+    Raises:
+        ValueError: a side has too few visits, or an empty one.
+    """
+    _require_visits(baseline, candidate)
+    step_s = sum(total.before_s for total in phase_totals(baseline, candidate) if total.phase in STEP_PHASES)
+    keys = dict.fromkeys((row.phase, row.operation) for visit in (*baseline, *candidate) for row in visit)
+    counts, seconds = zip(*(_by_key(side, list(keys)) for side in (baseline, candidate)), strict=True)
+    count_before, count_now = (np.median(side, axis=1) for side in counts)
+    before, now = (np.median(side, axis=1) for side in seconds)
+    error = np.hypot(*(_median_error(side) for side in seconds))
+    slower = np.abs(now - before)
+    significant = (count_before != count_now) | ((slower > STANDARD_ERRORS * error) & (slower >= SHARE * step_s))
+    contributions = [
+        Contribution(
+            phase=phase,
+            operation=operation,
+            count_before=float(count_before[index]),
+            count_now=float(count_now[index]),
+            before_s=float(before[index]),
+            now_s=float(now[index]),
+            standard_error_s=float(error[index]),
+            is_significant=bool(significant[index]),
+        )
+        for index, (phase, operation) in enumerate(keys)
+    ]
+    return sorted(contributions, key=lambda found: (not found.is_significant, -abs(found.difference_s)))
+
+
+def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseTotal]:
+    """Return the time of each phase on both sides.
+
+    Raises:
+        ValueError: a side has too few visits, or an empty one.
+    """
+    _require_visits(baseline, candidate)
+
+    def total(side: Sequence[Visit], phase: str) -> float:
+        return float(np.median([sum(row.seconds for row in visit if row.phase == phase) for visit in side]))
+
+    return [PhaseTotal(phase=phase, before_s=total(baseline, phase), now_s=total(candidate, phase)) for phase in PHASES]
+
+
+def _require_visits(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> None:
+    if min(len(baseline), len(candidate)) < MIN_VISITS or not all((*baseline, *candidate)):
+        raise ValueError(
+            f"{len(baseline)} and {len(candidate)} visits: {MIN_VISITS} on each side are needed, none of them empty"
+        )
+
+
+def _by_key(side: Sequence[Visit], keys: list[tuple[str, str]]) -> tuple[FloatArray, FloatArray]:
+    """Return counts and seconds, each (keys, visits); 0 where a visit does not have the operation."""
+    rows = [{(row.phase, row.operation): row for row in visit} for visit in side]
+    counts = [[float(visit[key].count) if key in visit else 0.0 for visit in rows] for key in keys]
+    seconds = [[visit[key].seconds if key in visit else 0.0 for visit in rows] for key in keys]
+    return np.array(counts), np.array(seconds)
+
+
+def _median_error(values: FloatArray) -> FloatArray:
+    """Return the standard error of the median of each row (K, R), from its median absolute deviation."""
+    deviation = np.median(np.abs(values - np.median(values, axis=1, keepdims=True)), axis=1)
+    # Of a normal distribution, whose deviation is 1.4826 times that and whose median varies 1.2533 times as its mean.
+    return np.asarray(1.2533 * 1.4826 * deviation / np.sqrt(values.shape[1]))

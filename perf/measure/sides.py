@@ -1,0 +1,214 @@
+"""The two sides of a duet: what SPECs mean, and the checkouts and environments they need, made and cleaned up."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import perf
+from perf.errors import MeasureError
+
+ROOT = Path(perf.__file__).parents[1]
+"""The checkout that this process runs from."""
+
+_TOOL_TIMEOUT_S = 3600.0
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[\w,.-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!_-]+)?")
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What makes a side differ from what is here.
+
+    Attributes:
+        text: as it was asked for.
+        commit: a git revision to check out; "" for the working tree.
+        packages: pip requirements to put before what is installed.
+        python: an interpreter; None for this one.
+        environ: environment variables to set.
+        is_baseline: whether commit and packages are to be those of the promoted baseline.
+    """
+
+    text: str
+    commit: str = ""
+    packages: tuple[str, ...] = ()
+    python: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """A side that can be started.
+
+    Attributes:
+        name: "baseline" or "candidate".
+        text: what was asked for, and which commit that is.
+        command: what serves its runs.
+        root: the checkout it runs in.
+        environ: its whole environment.
+    """
+
+    name: str
+    text: str
+    command: tuple[str, ...]
+    root: Path
+    environ: Mapping[str, str]
+
+
+def parse_recipe(parts: Sequence[str]) -> Recipe:
+    """Return what the parts of a SPEC ask for together.
+
+    Raises:
+        ValueError: a part is not understood, or two of them exclude each other.
+    """
+    recipe = Recipe(text=" ".join(parts))
+    seen: set[str] = set()
+    for part in parts:
+        kind, colon, value = part.partition(":")
+        if kind in seen or not (part == "self" or (colon and kind in ("git", "pip", "python", "env", "baseline"))):
+            raise ValueError(
+                f"{part!r}: each of self, baseline:, git:REF, pip:NAME==VERSION,..., python:/path, env:NAME=VALUE,... "
+                "at most once"
+            )
+        seen.add(kind)
+        if part != "self":
+            recipe = _with_part(recipe, kind, value)
+    for one, other in (("git", "baseline"), ("git", "self"), ("baseline", "self"), ("pip", "baseline")):
+        if {one, other} <= seen:
+            raise ValueError(f"{recipe.text!r}: {one} and {other} exclude each other")
+    return recipe
+
+
+def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
+    if kind == "baseline":
+        if value:
+            raise ValueError(f"baseline:{value}: takes no value; it is the baseline of this machine")
+        return replace(recipe, is_baseline=True)
+    if kind == "git":
+        if not value or value.startswith("-"):
+            raise ValueError(f"git:{value}: a revision is needed, such as git:HEAD~1")
+        return replace(recipe, commit=value)
+    if kind == "python":
+        if not os.access(value, os.X_OK) or Path(value).is_dir():
+            raise ValueError(f"python:{value}: is no program; the path of an interpreter is needed")
+        return replace(recipe, python=Path(value).absolute())
+    if kind == "pip":
+        packages = tuple(value.split(","))
+        for package in packages:
+            if not _REQUIREMENT.fullmatch(package):
+                raise ValueError(f"pip:{value}: {package!r} is no requirement like numpy==2.2.0")
+        return replace(recipe, packages=packages)
+    settings = [setting.partition("=") for setting in value.split(",")]
+    for name, equals, _ in settings:
+        if not equals or not _NAME.fullmatch(name):
+            raise ValueError(f"env:{value}: {name!r} is no NAME=VALUE")
+    return replace(recipe, environ={name: setting for name, _, setting in settings})
+
+
+@contextmanager
+def prepared(recipe: Recipe, name: str, environ: Mapping[str, str]) -> Iterator[Side]:
+    """Make what a side needs, and remove its checkout afterwards; environments are kept for the next time.
+
+    Args:
+        recipe: what to make; `is_baseline` has been resolved.
+        name: "baseline" or "candidate".
+        environ: what its environment is built on.
+
+    Raises:
+        MeasureError: it cannot be made; the message names the side and ends with the tool's last lines.
+    """
+    where = f"{name} side ({recipe.text})"
+    python = recipe.python or Path(sys.executable)
+    if recipe.packages:
+        python = _environment(where, python, recipe.packages)
+    with _checkout(where, recipe.commit) as root:
+        version = _tool(where, ["git", "-C", str(root), "describe", "--always", "--dirty"], may_fail=True)
+        yield Side(
+            name=name,
+            text=f"{recipe.text} at {version.strip()}" if version else recipe.text,
+            command=(str(python), "-m", "perf.measure.stepper"),
+            root=root,
+            # Hash order is part of a process's layout too, and is not what two sides are compared for.
+            environ={**environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(root), **recipe.environ},
+        )
+
+
+@contextmanager
+def _checkout(where: str, commit: str) -> Iterator[Path]:
+    if not commit:
+        yield ROOT
+        return
+    git = ["git", "-C", str(ROOT)]
+    _tool(where, [*git, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], f"found no commit {commit!r} here")
+    with tempfile.TemporaryDirectory(prefix="stepmark-") as folder:
+        root = Path(folder) / "checkout"
+        try:
+            _tool(where, [*git, "worktree", "add", "--detach", str(root), commit])
+            yield root
+        finally:
+            _tool(where, [*git, "worktree", "remove", "--force", str(root)], may_fail=True)
+
+
+def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
+    """Return the interpreter of a cached environment: the given packages before everything that `python` has."""
+    code = "import sys, sysconfig; print(sys.version); print(sysconfig.get_path('purelib'))"
+    version, below = _tool(where, [str(python), "-c", code]).strip().rsplit("\n", 1)
+    key = hashlib.sha256("\n".join([version, below, *packages]).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepmark" / "environments"
+    folder, whole = cache / key, cache / key / "whole"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
+            _tool(where, [str(python), "-m", "venv", str(folder)])
+            inner = folder / "bin" / "python"
+            above = Path(_tool(where, [str(inner), "-c", code]).strip().rsplit("\n", 1)[1])
+            # After its own packages it finds those below: only what was named differs.
+            (above / "zz-stepmark.pth").write_text(f"{below}\n")
+            _tool(where, [str(inner), "-m", "pip", "install", "--disable-pip-version-check", *packages])
+            whole.write_text("\n".join(packages))
+    return folder / "bin" / "python"
+
+
+def _tool(where: str, command: Sequence[str], problem: str = "", *, may_fail: bool = False) -> str:
+    """Run a tool to its end, in a process group of its own, and return what it printed."""
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        except OSError as error:
+            if may_fail:
+                return ""
+            raise MeasureError(f"{where}: {command[0]} could not be started: {error}") from None
+        try:
+            code = process.wait(_TOOL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            code = -signal.SIGKILL
+        finally:
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        output.seek(0)
+        printed = output.read().decode(errors="replace")
+    if code == 0:
+        return printed
+    if may_fail:
+        return ""
+    last = " | ".join(printed.strip().splitlines()[-3:])
+    what = problem or f"{' '.join(command[:6])} ... failed with exit code {code}"
+    raise MeasureError(f"{where}: {what}{f'; its last lines: {last}' if last else ''}")

@@ -1,0 +1,176 @@
+"""How often duets are right: A/A trials, and trials against slowdowns of known size, recorded raw.
+
+Run with ``python -m tests.benchmarks.duets --out FILE``. A slowdown is extra arithmetic in the kernel of a git branch, made
+here and removed afterwards. Trials never stop early, so what a smaller budget or another rule would have said can be
+computed from the same record: ``python -m tests.benchmarks.duet_rules FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from perf.measure.duet import Duet, Mode, Pair
+from perf.measure.sides import ROOT, Side, parse_recipe, prepared
+from perf.measure.stepper import SideSpec
+from perf.train.config import RunConfig, plan_run
+from perf.train.data import SyntheticLanguage
+from perf.train.devices import World, keep_freed_memory
+from perf.train.trainer import Trainer
+from perf.train.workloads import WORKLOADS
+
+UNIT = 96
+"""Side of the square matrices whose products are the extra arithmetic."""
+
+ANCHOR = "    total = torch.zeros((), device=batch.input_ids.device)\n"
+WORKLOAD = WORKLOADS["pico"]
+
+
+def main() -> None:
+    """Record the trials asked for, in random order."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="a file of JSON lines; new trials are added to it")
+    parser.add_argument("--percent", type=float, nargs="+", default=[0, 1, 2, 3, 5, 10], help="0 is A/A")
+    parser.add_argument("--trials", type=int, default=20, help="of each")
+    parser.add_argument("--budget", type=float, default=60, help="seconds of a trial")
+    parser.add_argument("--mode", type=Mode, choices=list(Mode), default=Mode.SIMULTANEOUS)
+    parser.add_argument("--global-batch-size", type=int, default=512)
+    arguments = parser.parse_args()
+    with ExitStack() as stack:
+        sides = {percent: stack.enter_context(slowed(percent, arguments.mode)) for percent in arguments.percent}
+        plan = np.random.default_rng().permutation(arguments.percent * arguments.trials)
+        for number, percent in enumerate(plan.tolist(), start=1):
+            found = trial(
+                sides[percent], percent, arguments.mode, budget_s=arguments.budget, size=arguments.global_batch_size
+            )
+            with arguments.out.open("a") as out:
+                out.write(json.dumps(found) + "\n")
+            print(f"{number} of {len(plan)}: {percent} %: {len(found['pairs'])} pairs", flush=True)
+
+
+def num_threads(mode: Mode) -> int:
+    """Return the threads of a side; 0 leaves what the environment says."""
+    return len(os.sched_getaffinity(0)) // 2 if mode is Mode.SIMULTANEOUS else 0
+
+
+def trial(candidate: Side, percent: float, mode: Mode, *, budget_s: float, size: int) -> dict[str, Any]:
+    """Return one duet of the working tree against `candidate`, raw: seconds, logarithms of rate ratios."""
+    spec = SideSpec(
+        workload=WORKLOAD, global_batch_size=size, device="cpu", precision="fp32", seed=0, num_threads=num_threads(mode)
+    )
+    with prepared(parse_recipe(["self"]), "baseline", os.environ) as baseline:
+        sides = (baseline, candidate)
+        duet = Duet(sides, {size: spec}, mode=mode, cores=os.sched_getaffinity(0), rng=np.random.default_rng())
+        pairs: list[Pair] = []
+        for pair in duet.pairs(lambda: () if pairs and pairs[-1].ended_s >= budget_s else (size,), budget_s=budget_s):
+            pairs.append(pair)
+    return {
+        "percent": percent,
+        "mode": mode,
+        "budget_s": budget_s,
+        "global_batch_size": size,
+        "pairs": [
+            {
+                "start": pair.start,
+                "ended_s": round(pair.ended_s, 3),
+                "effect": round(pair.effect, 6),
+                "baseline_step_s": step_s(pair.baseline),
+                "candidate_step_s": step_s(pair.candidate),
+            }
+            for pair in pairs
+        ],
+    }
+
+
+def step_s(slices: tuple[tuple[float, ...], ...]) -> list[float]:
+    """Return the seconds of each step."""
+    return [round(step, 6) for marks in slices for step in np.diff(marks).tolist()]
+
+
+@contextmanager
+def slowed(percent: float, mode: Mode) -> Iterator[Side]:
+    """Make a side whose step takes `percent` longer, from a branch of its own."""
+    with ExitStack() as stack:
+        spec = "self"
+        if percent:
+            spec = f"git:{stack.enter_context(slow_branch(extra_products(percent, num_threads(mode))))}"
+        yield stack.enter_context(prepared(parse_recipe([spec]), "candidate", os.environ))
+
+
+@contextmanager
+def slow_branch(products: int) -> Iterator[str]:
+    """Make a branch whose kernel also multiplies matrices, `products` times a micro-batch; yield its name."""
+    name = f"slower-{os.getpid()}-{products}"
+    with tempfile.TemporaryDirectory(prefix="stepmark-") as folder:
+        tree = Path(folder) / "tree"
+        _git("worktree", "add", "-b", name, str(tree), "HEAD")
+        try:
+            kernel = tree / "perf" / "train" / "kernel.py"
+            text = kernel.read_text()
+            assert ANCHOR in text
+            extra = (
+                f"    extra = torch.ones({UNIT}, {UNIT}, device=batch.input_ids.device)\n"
+                f"    for _ in range({products} * grad_accum_steps):\n        extra @ extra\n"
+            )
+            kernel.write_text(text.replace(ANCHOR, ANCHOR + extra))
+            identity = ["-c", "user.name=stepmark", "-c", "user.email=stepmark@localhost"]
+            _git("-C", str(tree), *identity, "commit", "--quiet", "-am", f"{products} extra products")
+            yield name
+        finally:
+            _git("worktree", "remove", "--force", str(tree))
+            _git("branch", "-D", name)
+
+
+def extra_products(percent: float, threads: int) -> int:
+    """Return how many matrix products take `percent` of a step, timed in turns with steps."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    keep_freed_memory()
+    size = WORKLOAD.micro_batch_size
+    source = SyntheticLanguage(WORKLOAD, seed=0)
+    plan = plan_run(
+        RunConfig(
+            workload=WORKLOAD,
+            global_batch_size=size,
+            model_dir=Path("none"),
+            device=torch.device("cpu"),
+            precision="fp32",
+            max_steps=100,
+            log_steps=100,
+            keep_checkpoints=0,
+            start="fresh",
+        ),
+        source,
+        World(),
+    )
+    trainer, extra = Trainer(plan, source, World()), torch.ones(UNIT, UNIT)
+    ratios = []
+    for _ in range(40):
+        began = time.perf_counter()
+        trainer.step()
+        stepped = time.perf_counter()
+        for _ in range(50):
+            extra @ extra
+        ratios.append((time.perf_counter() - stepped) / 50 / (stepped - began))
+    torch.set_num_threads(before)
+    return max(1, round(percent / 100 / statistics.median(ratios[5:])))
+
+
+def _git(*arguments: str) -> None:
+    subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    main()
