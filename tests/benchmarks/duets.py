@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from perf.measure.duet import Duet, Mode, Pair
+from perf.measure.duet import Duet, Mode
 from perf.measure.sides import ROOT, Side, parse_recipe, prepared
 from perf.measure.stepper import SideSpec
 from perf.train.config import RunConfig, plan_run
@@ -73,9 +73,8 @@ def trial(candidate: Side, percent: float, mode: Mode, *, budget_s: float, size:
     with prepared(parse_recipe(["self"]), "baseline", os.environ) as baseline:
         sides = (baseline, candidate)
         duet = Duet(sides, {size: spec}, mode=mode, cores=os.sched_getaffinity(0), rng=np.random.default_rng())
-        pairs: list[Pair] = []
-        for pair in duet.pairs(lambda: () if pairs and pairs[-1].ended_s >= budget_s else (size,), budget_s=budget_s):
-            pairs.append(pair)
+        until = time.monotonic() + budget_s
+        pairs = list(duet.pairs(lambda: (size,) if time.monotonic() < until else (), budget_s=budget_s))
     return {
         "percent": percent,
         "mode": mode,
