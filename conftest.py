@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.utils import safe_dumps
 
+from perf.compare import baseline_recipe
 from perf.errors import BaselineError, MeasureError
 from perf.judge.baselines import (
     BASELINES_DIR,
@@ -31,14 +32,18 @@ from perf.judge.baselines import (
     session_json,
     write_json,
 )
+from perf.judge.duets import DuetResult
 from perf.judge.exact import Expected
 from perf.judge.published import PublishedRun, load_published
-from perf.judge.verdicts import Judgement, Verdict
+from perf.judge.verdicts import Judgement, Verdict, incomparable
 from perf.measure.fingerprint import fingerprint
 from perf.measure.marks import Session, configuration
 from perf.measure.runs import RunSpec
+from perf.measure.sides import parse_recipe
 from perf.report.bench import baseline_note, published_note, verdict_table
-from perf.report.progress import measure_shown
+from perf.report.duet import duet_report
+from perf.report.markdown import summary
+from perf.report.progress import duet_shown, measure_shown
 from perf.train.devices import PRECISIONS, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload
 
@@ -70,6 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)"
     )
+    group.addoption(
+        "--perf-duet", action="store_true",
+        help="judge times by running the baseline's commit again, side by side, and not by stored numbers",
+    )  # fmt: skip
+    parser.addini("perf_duet_budget", "seconds of --perf-duet for each batch size", default="60")
+    parser.addini("perf_duet_threshold", "smallest change of a rate that matters side by side", default="0.02")
     parser.addini("perf_threshold", "smallest change of a rate that matters, a fraction", default="0.05")
     parser.addini("perf_scaling_threshold", "the same for scaling", default="0.05")
 
@@ -81,7 +92,7 @@ class Bench:
     Attributes:
         compare: what --benchmark-compare asked for: a file; None for this machine's baseline.
         asked: the options that make a session without a comparison a failure.
-        session, baseline, judgements, published: filled in as the tests run.
+        session, baseline, judgements, published, duet: filled in as the tests run.
         saved: whether the result was.
         problem: why the session fails although no test did.
     """
@@ -92,6 +103,7 @@ class Bench:
     baseline: Baseline | None = None
     judgements: dict[tuple[str, int], Judgement] = dataclasses.field(default_factory=dict)
     published: list[PublishedRun] = dataclasses.field(default_factory=list)
+    duet: DuetResult | None = None
     saved: bool = False
     problem: str = ""
 
@@ -111,7 +123,7 @@ def pytest_configure(config: pytest.Config) -> None:
     wanted = config.option.benchmark_compare
     if config.option.benchmark_compare_fail and wanted == []:
         wanted = True
-    names = ("benchmark_compare", "benchmark_compare_fail", "perf_require_baseline", "perf_strict")
+    names = ("benchmark_compare", "benchmark_compare_fail", "perf_require_baseline", "perf_strict", "perf_duet")
     asked = [f"--{name.replace('_', '-')}" for name in names if config.getoption(name) not in (None, [], False)]
     if asked and _in_parallel(config):
         raise pytest.UsageError(f"{asked[0]}: times are not measured under -n; leave -n out, or that option")
@@ -119,8 +131,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--perf-runs {config.getoption('perf_runs')}: at least 1 is needed")
     if (steps := config.getoption("perf_steps")) < SLICE_STEPS or steps % SLICE_STEPS:
         raise pytest.UsageError(f"--perf-steps {steps}: a multiple of {SLICE_STEPS} is needed, the steps of a slice")
-    for name in ("perf_threshold", "perf_scaling_threshold"):
+    for name in ("perf_threshold", "perf_scaling_threshold", "perf_duet_threshold"):
         _fraction(name, config.getini(name))
+    _budget(config)
     bench = config.stash[BENCH] = Bench(compare=None, asked=asked)
     config.option.benchmark_compare = []
     saved_to = config.option.benchmark_json
@@ -272,6 +285,32 @@ def baseline(pytestconfig: pytest.Config) -> Baseline | None:
     return pytestconfig.stash[BENCH].baseline
 
 
+@pytest.fixture(scope="session")
+def duet(measured: Session, baseline: Baseline | None, pytestconfig: pytest.Config) -> DuetResult | None:
+    """The promoted baseline's commit beside the working tree, with --perf-duet and where there is such a baseline."""
+    if not pytestconfig.getoption("perf_duet") or baseline is None or incomparable(measured, baseline):
+        return None
+    both = [size for size in measured.measurements if size in baseline.session.measurements]
+    problem = ""
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        try:
+            found = duet_shown(
+                (baseline_recipe(parse_recipe(["baseline:"]), baseline), parse_recipe(["self"])),
+                _workload(pytestconfig),
+                both,
+                precision=_precision(pytestconfig),
+                threshold=_fraction("perf_duet_threshold", pytestconfig.getini("perf_duet_threshold")),
+                budget_s=_budget(pytestconfig),
+                environ=ENVIRON,
+            )
+        except (MeasureError, BaselineError) as error:
+            problem = str(error)
+    if problem:
+        pytest.fail(f"--perf-duet: {problem}", pytrace=False)
+    pytestconfig.stash[BENCH].duet = found
+    return found
+
+
 @pytest.fixture
 def expected(
     measured: Session, baseline: Baseline | None, global_batch_size: int, pytestconfig: pytest.Config
@@ -329,6 +368,17 @@ def _fraction(name: str, text: object) -> float:
     return value
 
 
+def _budget(config: pytest.Config) -> float:
+    text = config.getini("perf_duet_budget")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < 1e6:
+        raise pytest.UsageError(f"perf_duet_budget = {text!r}: seconds are needed, at least 1")
+    return value
+
+
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Leave in pytest-benchmark's file only what makes times incomparable; the rest is in our part of it."""
     machine_info.clear()
@@ -349,6 +399,8 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
             "dirty": bool(commit["dirty"]),
         },
     )
+    if bench.duet:
+        output_json[KEY]["duet"] = bench.duet.as_json()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -408,6 +460,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(config.stash[BENCH].problem, red=True)
         if config.stash[BENCH].session:
             _summarize(terminalreporter, config.stash[BENCH], config.stash[BENCH].session)
+            _write_summary(terminalreporter, config, config.stash[BENCH].session)
 
 
 def _summarize(terminalreporter: pytest.TerminalReporter, bench: Bench, session: Session) -> None:
@@ -415,9 +468,32 @@ def _summarize(terminalreporter: pytest.TerminalReporter, bench: Bench, session:
     terminalreporter.write_line(verdict_table(session, bench.judgements))
     if bench.baseline:
         terminalreporter.write_line(f"baseline: {baseline_note(bench.baseline, session)}")
+    if bench.duet:
+        terminalreporter.write_line(f"\n{duet_report(bench.duet)}\n")
     if bench.published:
         terminalreporter.write_line(published_note(bench.published))
     if bench.saved:
         terminalreporter.write_line(
             f"result: {LATEST_RESULT}; to make it this machine's baseline: python -m perf promote --reason TEXT"
         )
+
+
+def _write_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config, session: Session) -> None:
+    """Write the session as Markdown beside its result, and for GitHub where that asks for it."""
+    bench = config.stash[BENCH]
+    first, *rest = summary(session, bench.judgements, bench.baseline, bench.duet, bench.problem)
+    text = "\n".join([first, *rest])
+    path = config.rootpath / LATEST_RESULT.with_name("summary.md")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+        if to := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(to).open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+    except OSError as error:
+        terminalreporter.write_line(f"the summary could not be written: {error}", red=True)
+    if "GITHUB_ACTIONS" in os.environ:
+        for judgement in bench.judgements.values():
+            if judgement.verdict is Verdict.INCONCLUSIVE and judgement.claim == "rate":
+                terminalreporter.write_line(f"::warning::{judgement.reason}")
+    terminalreporter.write_line(first.removeprefix("**").removesuffix("**"), bold=True)

@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 from perf import __version__
-from perf.errors import BaselineError, DataError, MainRankError, PerfError
+from perf.compare import add_calibrate, add_duet, run_calibrate_command, run_duet_command
+from perf.errors import BaselineError, DataError, MainRankError, PerfError, UsageError
 from perf.judge.baselines import BASELINES_DIR, LATEST_RESULT, load_session
 from perf.judge.promotion import promote
 from perf.report.bench import promotion_note
@@ -42,11 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A log is read while it grows, and a name that a terminal cannot show must not end a run.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        commands = {"train": _train, "import-log": _import_log, "promote": _promote}
+        commands = {
+            "train": _train,
+            "import-log": _import_log,
+            "promote": _promote,
+            "duet": run_duet_command,
+            "calibrate": run_calibrate_command,
+        }
         return commands[arguments.command](arguments)
     except MainRankError:
         return EXIT_PROBLEM
-    except _UsageError as error:
+    except UsageError as error:
         code, text = EXIT_USAGE, str(error)
     except (PerfError, OSError) as error:
         code, text = EXIT_PROBLEM, str(error)
@@ -62,17 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-class _UsageError(Exception):
-    """Arguments that argparse cannot see are wrong."""
-
-
 @contextmanager
 def _usage_errors() -> Iterator[None]:
     """Turn a ValueError, which names a wrong argument, into a usage error; no training happens inside."""
     try:
         yield
     except ValueError as error:
-        raise _UsageError(error) from None
+        raise UsageError(error) from None
 
 
 def _known_trouble(error: BaseException) -> str | None:
@@ -203,14 +206,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m perf",
         allow_abbrev=False,
-        description="Train reference workloads, read training logs, and promote what pytest measured to a baseline.",
-        epilog="Exit codes: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped by a signal.",
+        description="Train reference workloads, read training logs, compare two versions side by side, and promote what "
+        "pytest measured to a baseline.",
+        epilog="Exit codes: 0 done, 1 something is slower (duet), 2 wrong usage, 3 a problem with data or state, "
+        "4 could not be decided (duet), 130 stopped by a signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_import_log(commands)
     _add_promote(commands)
+    add_duet(commands)
+    add_calibrate(commands)
     return parser
 
 

@@ -24,11 +24,15 @@ class NonFiniteError(PerfError):
 
 
 class MeasureError(PerfError):
-    """A measuring process failed, ended or did not answer."""
+    """A measuring process failed, ended or did not answer, or a side of a duet cannot be made."""
 
 
 class BaselineError(PerfError):
     """A result or baseline file is damaged, foreign, or cannot be promoted."""
+
+
+class UsageError(Exception):
+    """Arguments that argparse cannot see are wrong."""
 
 
 class MainRankError(PerfError):

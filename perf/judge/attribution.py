@@ -79,9 +79,10 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
     counts, seconds = zip(*(_by_key(side, list(keys)) for side in (baseline, candidate)), strict=True)
     count_before, count_now = (np.median(side, axis=1) for side in counts)
     before, now = (np.median(side, axis=1) for side in seconds)
-    error = np.hypot(*(_median_error(side) for side in seconds))
-    slower = np.abs(now - before)
-    significant = (count_before != count_now) | ((slower > STANDARD_ERRORS * error) & (slower >= SHARE * step_s))
+    matters = SHARE * step_s
+    error = np.hypot(*(_median_error(side, matters) for side in seconds))
+    change = np.abs(now - before)
+    significant = (count_before != count_now) | ((change > STANDARD_ERRORS * error) & (change >= matters))
     contributions = [
         Contribution(
             phase=phase,
@@ -127,8 +128,16 @@ def _by_key(side: Sequence[Visit], keys: list[tuple[str, str]]) -> tuple[FloatAr
     return np.array(counts), np.array(seconds)
 
 
-def _median_error(values: FloatArray) -> FloatArray:
-    """Return the standard error of the median of each row (K, R), from its median absolute deviation."""
-    deviation = np.median(np.abs(values - np.median(values, axis=1, keepdims=True)), axis=1)
+def _median_error(seconds: FloatArray, matters: float) -> FloatArray:
+    """Return the standard error of the median of each row (K, R), from its median absolute deviation.
+
+    Of a hundred spreads over a few visits some are small by luck. So none is taken to be smaller, in relation to its
+    median, than that of half the rows which are long enough to matter.
+    """
+    medians = np.median(seconds, axis=1)
+    deviation = np.median(np.abs(seconds - medians[:, None]), axis=1)
     # Of a normal distribution, whose deviation is 1.4826 times that and whose median varies 1.2533 times as its mean.
-    return np.asarray(1.2533 * 1.4826 * deviation / np.sqrt(values.shape[1]))
+    error = 1.2533 * 1.4826 * deviation / np.sqrt(seconds.shape[1])
+    long_enough = medians >= max(matters, np.finfo(float).tiny)
+    typical = np.median(error[long_enough] / medians[long_enough]) if long_enough.any() else 0.0
+    return np.asarray(np.maximum(error, typical * medians))

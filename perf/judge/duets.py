@@ -1,207 +1,129 @@
-"""The verdict on a duet: looks at a few moments of the budget, each with its share of the error."""
+"""A duet from its beginning to its end: the same work, the verdicts, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
-from scipy import special
 
+from perf.judge.attribution import Contribution, attribute_difference
 from perf.judge.exact import counter_differences
-from perf.judge.stats import (
-    CONFIDENCE,
-    FAMILY_ERROR,
-    POWER,
-    hodges_lehmann,
-    signed_rank_interval,
-    signed_rank_p,
-)
-from perf.judge.verdicts import Verdict
-from perf.measure.duet import Pair, SideWork
+from perf.judge.sequential import DuetJudgement, decide_pairs
+from perf.judge.verdicts import HOLDS, Judgement, Verdict
+from perf.measure.duet import Duet, Mode, Pair, SideWork
 from perf.measure.fingerprint import Facts, differences
+from perf.measure.sides import Side
 
-LOOKS = 4
-"""At a quarter, half, three quarters and the whole of the budget."""
+DIFFERS = (Verdict.REGRESSED, Verdict.IMPROVED)
 
 LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
 """How far, in nats, the losses of the first steps may lie apart: rounding, and nothing that learns otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DuetEffect:
-    """How the candidate's rate relates to the baseline's.
+class DuetResult:
+    """A duet and what became of it.
 
     Attributes:
-        effect_size: candidate / baseline - 1 at the Hodges-Lehmann estimate; below 0 is slower.
-        low, high: its interval at `CONFIDENCE`, which holds at all looks together.
-        surely_low, surely_high: the interval of which no effect must be outside for a REGRESSED or IMPROVED; it errs in
-            at most `FAMILY_ERROR` of duets, over all looks and batch sizes.
-        p_value: two-sided, of no effect, at this look alone.
-        reach: the smallest slowdown, as a difference of logarithms, that as many pairs would have shown with
-            probability `POWER`.
-        num_pairs: it rests on.
-        elapsed_s: when the last of them ended, in seconds of the duet.
+        sides: what the baseline and the candidate were.
+        mode, mode_reason: how they shared the machine, and why so.
+        threshold, budget_s: what was asked; the budget is of the whole duet.
+        work: what both did in a step, by batch size.
+        pairs: all of them, raw.
+        judgements: by batch size.
+        contributions: where the difference comes from, for the batch size it was looked for at; the largest first.
     """
 
-    effect_size: float
-    low: float
-    high: float
-    surely_low: float
-    surely_high: float
-    p_value: float
-    reach: float
-    num_pairs: int
-    elapsed_s: float
+    sides: tuple[str, str]
+    mode: Mode
+    mode_reason: str
+    threshold: float
+    budget_s: float
+    work: dict[int, tuple[SideWork, SideWork]]
+    pairs: list[Pair]
+    judgements: dict[int, DuetJudgement]
+    contributions: dict[int, list[Contribution]]
 
-    @property
-    def minimal_detectable_effect(self) -> float:
-        """`reach` as a fraction of the rate."""
-        return -float(np.expm1(-self.reach))
-
-    def budget_for(self, threshold: float) -> float:
-        """Return about how many seconds would have decided `threshold`; errors shrink with the square root of time."""
-        return self.elapsed_s * (self.reach / -float(np.log1p(-threshold))) ** 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DuetJudgement:
-    """What became of one batch size.
-
-    Attributes:
-        verdict: IMPROVED, UNCHANGED, REGRESSED or INCONCLUSIVE.
-        effect: what it rests on.
-        look: at which look it was reached, from 1.
-        reason: why, in words.
-    """
-
-    verdict: Verdict
-    effect: DuetEffect
-    look: int
-    reason: str
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, raw values included, as JSON data; an infinite bound is null."""
+        data = {"kind": "duet", **asdict(self)}
+        data["pairs"] = [asdict(pair) for pair in self.pairs]
+        data["judgements"] = {
+            size: {**asdict(judgement), "effect": {k: _finite(v) for k, v in asdict(judgement.effect).items()}}
+            for size, judgement in self.judgements.items()
+        }
+        return data
 
 
-def spent(look: int) -> float:
-    """Return the share of the error that belongs to one look: of the first k of K looks, (k/K)^2 (Kim and DeMets 1987).
-
-    The shares are added up as if looks were independent of each other, so the error kept is smaller than the one allowed.
-    """
-    return (look**2 - (look - 1) ** 2) / LOOKS**2
-
-
-def estimate(pairs: Sequence[Pair], *, family_size: int, look: int) -> DuetEffect:
-    """Estimate the effect of one batch size from its pairs, by signed ranks: one pair that went wrong cannot move it far.
+def run_duet(
+    duet: Duet,
+    *,
+    sides: tuple[Side, Side],
+    mode_reason: str,
+    threshold: float,
+    budget_s: float,
+    on_pair: Callable[[Pair], object] = lambda pair: None,
+) -> DuetResult:
+    """Check that both sides do the same work, compare them until all is decided or the budget is spent, and say why.
 
     Args:
-        pairs: at least one.
-        family_size: batch sizes of the duet.
-        look: which one this is, from 1 to `LOOKS`.
+        duet: what to measure.
+        sides: the baseline and the candidate.
+        mode_reason: why the duet has its mode.
+        threshold: the smallest change that matters, a fraction.
+        budget_s: for all batch sizes together, seconds; checking the work and saying why come on top.
+        on_pair: called after each pair.
 
     Raises:
-        ValueError: there is no pair, or no such look.
+        MeasureError: a side failed.
     """
-    if not pairs or not 1 <= look <= LOOKS:
-        raise ValueError(f"{len(pairs)} pairs at look {look}: at least one pair and a look of 1 to {LOOKS} are needed")
-    values = [pair.effect for pair in pairs]
-    centre = hodges_lehmann(values)
-    shown = signed_rank_interval(values, (1 - CONFIDENCE) * spent(look))
-    level = FAMILY_ERROR * spent(look) / family_size
-    surely = signed_rank_interval(values, level)
-    low, high, surely_low, surely_high = (float(np.expm1(end)) for end in (*shown, *surely))
-    return DuetEffect(
-        effect_size=float(np.expm1(centre)),
-        low=low,
-        high=high,
-        surely_low=surely_low,
-        surely_high=surely_high,
-        p_value=signed_rank_p(values),
-        reach=_reach(values, level),
-        num_pairs=len(values),
-        elapsed_s=pairs[-1].ended_s,
+    work = duet.work()
+    sizes = list(work)
+    wanted, pairs = set(sizes), list[Pair]()
+
+    def noted() -> Iterator[Pair]:
+        for pair in duet.pairs(lambda: wanted, budget_s=budget_s):
+            pairs.append(pair)
+            on_pair(pair)
+            yield pair
+
+    judgements = decide_pairs(noted(), sizes, threshold=threshold, budget_s=budget_s, wanted=wanted)
+    contributions = {}
+    if differing := [size for size in sizes if judgements[size].verdict in DIFFERS or work_differences(work[size])]:
+        size = max(differing, key=lambda size: abs(judgements[size].effect.effect_size))
+        contributions[size] = attribute_difference(*duet.attribution(size))
+    return DuetResult(
+        sides=(sides[0].text, sides[1].text),
+        mode=duet.mode,
+        mode_reason=mode_reason,
+        threshold=threshold,
+        budget_s=budget_s,
+        work=work,
+        pairs=pairs,
+        judgements=judgements,
+        contributions=contributions,
     )
 
 
-def _reach(values: Sequence[float], level: float) -> float:
-    """Return what as many values with this spread would show: the normal approximation, with a robust spread.
+def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
+    """Return what a duet makes of the claims on times, "rate" and "scaling", of one batch size.
 
-    The standard error of a Hodges-Lehmann estimate is sqrt(pi / 3) times that of a mean, for normal values.
+    Side by side every batch size is judged by itself, so one that fell behind the others is one whose own rate fell.
     """
-    if len(values) < 2 or 2.0 ** (1 - len(values)) > level:
-        return np.inf
-    deviations = np.abs(np.asarray(values) - np.median(values))
-    error = 1.4826 * float(np.median(deviations)) * np.sqrt(np.pi / 3 / len(values))
-    return float((special.ndtri(1 - level / 2) + special.ndtri(POWER)) * error)
-
-
-def judge(effect: DuetEffect, *, threshold: float, look: int) -> DuetJudgement:
-    """Return the verdict on one batch size.
-
-    UNCHANGED: the whole interval lies within the threshold. REGRESSED or IMPROVED: it does not, and no effect is surely
-    excluded. So a slowdown exactly as large as the threshold is found, which an interval wholly beyond the threshold would
-    never do; and a change that is real but smaller than the threshold is not made an alarm.
-
-    Args:
-        effect: the comparison.
-        threshold: the smallest change that matters, a fraction.
-        look: which one this is, from 1.
-    """
-    p = f"p = {effect.p_value:.1g} in {effect.num_pairs} pairs"
-    if -threshold < effect.low and effect.high < threshold:
-        surely = effect.surely_high < 0 or effect.surely_low > 0
-        real = f"a change of {effect.effect_size:+.1%} is real, and smaller; " if surely else ""
-        verdict, reason = Verdict.UNCHANGED, f"{real}the interval lies within {threshold:.1%}"
-    elif effect.surely_high < 0:
-        verdict, reason = Verdict.REGRESSED, f"slower, surely: {p}"
-    elif effect.surely_low > 0:
-        verdict, reason = Verdict.IMPROVED, f"faster, surely: {p}"
-    else:
-        verdict, reason = Verdict.INCONCLUSIVE, _inconclusive(effect, threshold)
-    return DuetJudgement(verdict=verdict, effect=effect, look=look, reason=reason)
-
-
-def _inconclusive(effect: DuetEffect, threshold: float) -> str:
-    if not np.isfinite(effect.reach):
-        return f"{effect.num_pairs} pairs are too few to show anything at these error rates; give a larger --budget"
-    if effect.minimal_detectable_effect <= threshold:
-        return f"the interval reaches across {threshold:.1%}; a larger --budget would tell"
-    return (
-        f"such data shows {effect.minimal_detectable_effect:.1%} or more; {threshold:.1%} needs about "
-        f"{effect.budget_for(threshold):,.0f} s for each batch size"
+    found = result.judgements[size]
+    rate = Judgement(
+        claim="rate",
+        holds=HOLDS.get(found.verdict),
+        verdict=found.verdict,
+        effect=found.effect,
+        reason=f"side by side with {result.sides[0]}: {found.reason}",
     )
-
-
-def decide_pairs(
-    pairs: Iterable[Pair], sizes: Sequence[int], *, threshold: float, budget_s: float, wanted: set[int]
-) -> dict[int, DuetJudgement]:
-    """Look at pairs as they come and return the verdict on each batch size.
-
-    A batch size leaves `wanted` when it is decided; at the last look all do.
-
-    Args:
-        pairs: in the order they are measured; they end when `wanted` is empty.
-        sizes: the batch sizes; one family.
-        threshold: the smallest change that matters, a fraction.
-        budget_s: of the whole duet, seconds.
-        wanted: what is still to be measured, all of `sizes` at first.
-    """
-    by_size: dict[int, list[Pair]] = {size: [] for size in sizes}
-    found: dict[int, DuetJudgement] = {}
-    look = 1
-    for pair in pairs:
-        by_size[pair.global_batch_size].append(pair)
-        if pair.ended_s < budget_s * look / LOOKS:
-            continue
-        look = min(LOOKS, int(LOOKS * pair.ended_s / budget_s))  # a look that a slow pair jumped over is forgone
-        for size in sorted(wanted):
-            if by_size[size]:
-                effect = estimate(by_size[size], family_size=len(sizes), look=look)
-                found[size] = judge(effect, threshold=threshold, look=look)
-                if found[size].verdict is not Verdict.INCONCLUSIVE:
-                    wanted.remove(size)
-        look += 1
-        if look > LOOKS:
-            wanted.clear()
-    return found
+    return {
+        "rate": rate,
+        "scaling": replace(rate, claim="scaling", reason="as its rate, which was judged side by side"),
+    }
 
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:
@@ -233,3 +155,7 @@ def software_differences(work: Mapping[int, tuple[SideWork, SideWork]]) -> list[
     """Return what software the sides differ in."""
     baseline, candidate = next(iter(work.values()))
     return differences(baseline.fingerprint.software, candidate.fingerprint.software)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value

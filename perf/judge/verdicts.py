@@ -58,7 +58,7 @@ class Judgement:
     effect: Effect | None = None
 
 
-_HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False}
+HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False}
 
 
 def decide(effect: Effect, *, p_in_family: float, threshold: float) -> Verdict:
@@ -139,7 +139,7 @@ def _judge_family(
         verdict = decide(effect, p_in_family=p, threshold=threshold)
         judgements[size] = Judgement(
             claim=claim,
-            holds=_HOLDS.get(verdict),
+            holds=HOLDS.get(verdict),
             reason=_explain(verdict, effect, threshold, session, baseline, size),
             verdict=verdict,
             effect=effect,

@@ -187,9 +187,8 @@ def _run_steps(trainer: Trainer, num_steps: int, times: _SelfTimes) -> None:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Collect garbage now and not again: the phase that happens to start a collection would pay for all others."""
+    """Let no garbage be collected: the phase that happens to start a collection would pay for all others."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -142,7 +142,7 @@ class Duet:
         rng: np.random.Generator,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sides, self._specs, self._mode, self._rng, self._clock = sides, specs, mode, rng, clock
+        self._sides, self._specs, self.mode, self._rng, self._clock = sides, specs, mode, rng, clock
         each = len(cores) // 2
         self._halves = [set(sorted(cores)[:each]), set(sorted(cores)[each : 2 * each])]
         self._num_starts = 0
@@ -245,7 +245,7 @@ class Duet:
     def _pair(self, processes: Sequence[Process], size: int) -> tuple[float, tuple[tuple[Marks, ...], ...]]:
         """Return the effect and the slices of a fresh run of each side."""
         waiting: dict[int, Answer] = {}
-        if self._mode is Mode.SIMULTANEOUS:
+        if self.mode is Mode.SIMULTANEOUS:
             for i in self._order():
                 self._request(processes[i], "run", size)
             waiting = {i: self._answer(processes, i, "waiting") for i in BOTH}
@@ -254,7 +254,7 @@ class Duet:
                 self._request(processes[i], "run", size)
                 waiting[i] = self._answer(processes, i, "waiting")
         step_s = max(answer["step_s"] for answer in waiting.values())
-        if self._mode is Mode.SIMULTANEOUS:
+        if self.mode is Mode.SIMULTANEOUS:
             slices = self._at_once(processes, [waiting[i]["pid"] for i in BOTH], max(2, round(RUN_S / step_s)))
             effect = simultaneous_effect(slices[0][0], slices[1][0])
         else:

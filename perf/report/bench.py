@@ -40,16 +40,27 @@ def warmup_note(session: Session) -> str:
 
 
 def verdict_table(session: Session, judgements: Mapping[tuple[str, int], Judgement]) -> str:
-    """Return one line for each batch size.
+    """Return one line for each batch size; arguments as in `verdict_rows`."""
+    notes = (
+        "samples/sec at the lower quartile of each run's step times, mean of runs; could show: the smallest slowdown "
+        f"told from none {POWER:.0%} of the time"
+    )
+    return f"{table(VERDICT_HEADER, verdict_rows(session, judgements), left={'why'})}\n({notes})"
+
+
+VERDICT_HEADER = (
+    "batch size", "samples/sec", "change", "95 % interval", "could show", "verdict",
+    "scaling", "counters", "loss", "why",
+)  # fmt: skip
+
+
+def verdict_rows(session: Session, judgements: Mapping[tuple[str, int], Judgement]) -> list[tuple[str, ...]]:
+    """Return the cells under `VERDICT_HEADER`, a row for each batch size.
 
     Args:
         session: what was measured.
         judgements: by claim ("rate", "scaling", "counters", "losses", "fall") and batch size.
     """
-    header = (
-        "batch size", "samples/sec", "change", "95 % interval", "could show", "verdict",
-        "scaling", "counters", "loss", "why",
-    )  # fmt: skip
     rows = []
     for size, measurement in session.measurements.items():
         rate = judgements.get(("rate", size))
@@ -70,12 +81,7 @@ def verdict_table(session: Session, judgements: Mapping[tuple[str, int], Judgeme
         )
     for size, reason in session.failures.items():
         rows.append((str(size), "-", "-", "-", "-", "NOT MEASURED", "-", "-", "-", reason))
-    rows.sort(key=lambda row: int(row[0]))
-    notes = (
-        "samples/sec at the lower quartile of each run's step times, mean of runs; could show: the smallest slowdown "
-        f"told from none {POWER:.0%} of the time"
-    )
-    return f"{table(header, rows, left={'why'})}\n({notes})"
+    return sorted(rows, key=lambda row: int(row[0]))
 
 
 def _word(*found: Judgement | None) -> str:

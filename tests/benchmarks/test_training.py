@@ -8,6 +8,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from perf.judge.baselines import Baseline
+from perf.judge.duets import DuetResult, as_claims
 from perf.judge.exact import Expected
 from perf.judge.verdicts import Judgement, judge_counters, judge_fall, judge_losses, judge_rates, judge_scaling
 from perf.measure.marks import Measurement, Session
@@ -65,6 +66,7 @@ def test_rate(
     measurement: Measurement,
     measured: Session,
     baseline: Baseline | None,
+    duet: DuetResult | None,
     rate_threshold: float,
     settle: Settle,
     benchmark: BenchmarkFixture,
@@ -76,15 +78,22 @@ def test_rate(
     benchmark.extra_info["samples_per_sec"] = [
         measurement.global_batch_size * len(run.timed_step_s) / sum(run.timed_step_s) for run in measurement.runs
     ]
-    settle(judge_rates(measured, baseline, threshold=rate_threshold)[measurement.global_batch_size])
+    if duet and measurement.global_batch_size in duet.judgements:
+        settle(as_claims(duet, measurement.global_batch_size)["rate"])
+    else:
+        settle(judge_rates(measured, baseline, threshold=rate_threshold)[measurement.global_batch_size])
 
 
 def test_scaling(
     measurement: Measurement,
     measured: Session,
     baseline: Baseline | None,
+    duet: DuetResult | None,
     scaling_threshold: float,
     settle: Settle,
 ) -> None:
     """Samples/sec beside those of the other batch sizes are as in the baseline."""
-    settle(judge_scaling(measured, baseline, threshold=scaling_threshold)[measurement.global_batch_size])
+    if duet and measurement.global_batch_size in duet.judgements:
+        settle(as_claims(duet, measurement.global_batch_size)["scaling"])
+    else:
+        settle(judge_scaling(measured, baseline, threshold=scaling_threshold)[measurement.global_batch_size])

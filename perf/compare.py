@@ -1,0 +1,265 @@
+"""The commands that put two sides next to each other: ``python -m perf duet`` and ``calibrate``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from perf.errors import BaselineError, UsageError
+from perf.judge.baselines import BASELINES_DIR, KEY, Baseline, baseline_path, load_session, write_json
+from perf.judge.duets import DuetResult
+from perf.judge.verdicts import Verdict
+from perf.measure.duet import Mode
+from perf.measure.fingerprint import fingerprint
+from perf.measure.marks import configuration
+from perf.measure.sides import ROOT, Recipe, parse_recipe
+from perf.report.duet import calibration, duet_report, headline
+from perf.report.progress import duet_shown
+from perf.train.devices import PRECISIONS, resolve_device, resolve_precision
+from perf.train.workloads import WORKLOADS, Workload, default_workload
+
+EXIT_REGRESSED, EXIT_INCONCLUSIVE = 1, 4
+
+SPECS = """each SPEC is one or more of:
+  self                  the working tree, as it is
+  git:REF               a checkout of that commit
+  pip:NAME==VERSION,... these packages before what is installed (kept in ~/.cache/stepmark)
+  python:/path          another interpreter, which has what is needed
+  env:NAME=VALUE,...    environment variables
+  baseline:             the promoted baseline's commit, torch and numpy
+such as: --baseline git:HEAD~1 --candidate self env:MALLOC_ARENA_MAX=1"""
+
+
+def run_duet_command(arguments: argparse.Namespace) -> int:
+    """Compare two sides, say what differs, and return the exit code: 0 fine, 1 REGRESSED, 4 INCONCLUSIVE."""
+    workload, sizes = _what(arguments)
+    try:
+        recipes = (parse_recipe(arguments.baseline), parse_recipe(arguments.candidate))
+    except ValueError as error:
+        raise UsageError(error) from None
+    baseline = None
+    if any(recipe.is_baseline for recipe in recipes):
+        baseline = _promoted(workload, arguments.precision)
+        recipes = (_resolved(recipes[0], baseline), _resolved(recipes[1], baseline))
+    with _ended_by_signals():
+        result = duet_shown(
+            recipes,
+            workload,
+            sizes,
+            precision=arguments.precision,
+            threshold=arguments.threshold,
+            budget_s=arguments.budget,
+            environ=os.environ,
+            mode=arguments.mode,
+        )
+    print(f"\n{duet_report(result)}\n\n{headline(result)}")
+    if arguments.json:
+        write_json(arguments.json, duet_json(result, workload))
+        print(f"raw values: {arguments.json}")
+    if baseline:
+        print(_how_to_promote(recipes[1], baseline))
+    return exit_code(result)
+
+
+def exit_code(result: DuetResult) -> int:
+    """Return what the command's exit code says of the worst verdict."""
+    verdicts = {judgement.verdict for judgement in result.judgements.values()}
+    if Verdict.REGRESSED in verdicts:
+        return EXIT_REGRESSED
+    return EXIT_INCONCLUSIVE if Verdict.INCONCLUSIVE in verdicts else 0
+
+
+def run_calibrate_command(arguments: argparse.Namespace) -> int:
+    """Measure this machine: the same side twice."""
+    workload, sizes = _what(arguments)
+    own = parse_recipe(["self"])
+    with _ended_by_signals():
+        # A threshold that nothing reaches: the whole budget is spent.
+        result = duet_shown(
+            (own, own),
+            workload,
+            sizes,
+            precision=arguments.precision,
+            threshold=1e-9,
+            budget_s=arguments.budget,
+            environ=os.environ,
+            mode=arguments.mode,
+        )
+    effects = [judgement.effect for judgement in result.judgements.values()]
+    budgets = {
+        threshold: max(effect.budget_for(threshold) for effect in effects) / len(sizes)
+        for threshold in (0.01, 0.02, 0.05)
+    }
+    if not all(map(math.isfinite, budgets.values())):
+        budgets = {}
+        print("too few pairs to say what budget finds what; give a larger --budget")
+    print(f"\n{calibration(result, budgets)}")
+    if arguments.json:
+        write_json(arguments.json, duet_json(result, workload))
+        print(f"raw values: {arguments.json}")
+    return 0
+
+
+def duet_json(result: DuetResult, workload: Workload) -> dict[str, object]:
+    """Return a duet as a file's content."""
+    return {
+        KEY: {
+            **result.as_json(),
+            "workload": workload.name,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+        }
+    }
+
+
+def baseline_recipe(recipe: Recipe, baseline: Baseline) -> Recipe:
+    """Return a recipe with the commit and the packages of a promoted baseline, as far as they differ from here.
+
+    Raises:
+        BaselineError: it was measured with uncommitted changes, or nobody knows at which commit.
+    """
+    commit, dirty = baseline.provenance["commit"], baseline.provenance["dirty"]
+    if dirty or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+        found = "with uncommitted changes" if dirty else f"at commit {commit!r}"
+        raise BaselineError(
+            f"{baseline.path}: was measured {found}, and a clean commit is needed to run it again; promote a result of one"
+        )
+    here, then = fingerprint().software, baseline.session.fingerprint.software
+    packages = [
+        f"{name}=={str(then[name]).partition('+')[0]}" for name in ("torch", "numpy") if then[name] != here[name]
+    ]
+    return replace(recipe, text=f"{recipe.text} {commit[:12]}", commit=commit, packages=tuple(packages))
+
+
+def _resolved(recipe: Recipe, baseline: Baseline) -> Recipe:
+    return baseline_recipe(recipe, baseline) if recipe.is_baseline else recipe
+
+
+def _promoted(workload: Workload, precision: str) -> Baseline:
+    device = resolve_device("auto")
+    name = configuration(workload.name, device.type, resolve_precision(precision, device))
+    path = baseline_path(Path(os.path.relpath(ROOT / BASELINES_DIR)), name, fingerprint())
+    if not path.exists():
+        raise BaselineError(
+            f"{path}: is not there: this machine has no baseline of {name}; make one: tox run -e bench, then "
+            "python -m perf promote"
+        )
+    return load_session(path)
+
+
+def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:
+    """Return the commands that make the candidate the baseline."""
+    steps = [f"git checkout {candidate.commit}"] if candidate.commit else []
+    steps += [f"python -m pip install {shlex.join(candidate.packages)}"] if candidate.packages else []
+    environ = "".join(f"{name}={shlex.quote(value)} " for name, value in candidate.environ.items())
+    python = shlex.quote(str(candidate.python or "python"))
+    steps.append(f"{environ}{python} -m pytest tests/benchmarks")
+    reason = f"{candidate.text} instead of {baseline.provenance['commit'][:12]}"
+    steps.append(f"{python} -m perf promote --reason {shlex.quote(reason)}")
+    return "To make the candidate the baseline:\n" + "\n".join(f"  {step}" for step in steps)
+
+
+def _what(arguments: argparse.Namespace) -> tuple[Workload, list[int]]:
+    workload = WORKLOADS[arguments.workload] if arguments.workload else default_workload(resolve_device("auto").type)
+    return workload, sorted(set(arguments.global_batch_size or workload.global_batch_sizes))
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does: with everything cleaned up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def add_duet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the arguments of ``duet``."""
+    duet = commands.add_parser(
+        "duet",
+        help="compare two versions side by side",
+        description="Train with two versions side by side, in many pairs of fresh runs, until a change as large as the "
+        "threshold is found or excluded, or the budget is spent; then say where the difference comes from.",
+        epilog=f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED, 2 wrong usage, 3 a side cannot be run, "
+        "4 INCONCLUSIVE, 130 stopped.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    duet.add_argument("--baseline", nargs="+", required=True, metavar="SPEC", help="what to compare with")
+    duet.add_argument("--candidate", nargs="+", required=True, metavar="SPEC", help="what to judge")
+    duet.add_argument(
+        "--threshold", type=_threshold, default=0.02, metavar="T", help="smallest change that matters (default: 2%%)"
+    )
+    _add_common(duet, budget=120)
+
+
+def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the arguments of ``calibrate``."""
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="measure how small a change this machine can show",
+        description="Run the working tree against itself, and say how much runs spread here and what budget finds what.",
+        allow_abbrev=False,
+    )
+    _add_common(calibrate, budget=60)
+
+
+def _add_common(parser: argparse.ArgumentParser, *, budget: int) -> None:
+    parser.add_argument(
+        "--workload", choices=WORKLOADS, metavar="W", help="default: pico on CPU, bert-large-msl128 on CUDA"
+    )
+    parser.add_argument(
+        "--global-batch-size", type=_positive, nargs="+", metavar="B", help="default: the workload's three"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto")
+    parser.add_argument(
+        "--budget", type=_seconds, default=float(budget), metavar="S",
+        help=f"time for each batch size, such as 90s or 5m (default: {budget}s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mode", type=Mode, choices=list(Mode), metavar="M",
+        help="simultaneous (half the cores each) or alternating (default: what suits the machine)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
+
+
+def _threshold(text: str) -> float:
+    number = text.removesuffix("%")
+    if not re.fullmatch(r"\d*\.?\d+", number, re.ASCII) or not 0 < _fraction(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no part of a rate, such as 2% or 0.02")
+    return _fraction(text)
+
+
+def _fraction(text: str) -> float:
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([sm]?)", text, re.ASCII)
+    if not match or not 1 <= float(match[1]) < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time of at least 1 s, such as 90s or 5m")
+    return float(match[1]) * (60 if match[2] == "m" else 1)
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,7}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+    return int(text)

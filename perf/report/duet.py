@@ -1,0 +1,204 @@
+"""What a person reads of a duet in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
+
+import numpy as np
+
+from perf.judge.attribution import Contribution
+from perf.judge.duets import DuetResult, loss_problem, software_differences, work_differences
+from perf.judge.sequential import DuetJudgement
+from perf.judge.stats import POWER
+from perf.judge.verdicts import Verdict
+from perf.measure.sides import Side
+from perf.report.terminal import table
+
+CONTRIBUTIONS = 8
+"""Rows of the attribution that are shown."""
+
+_WORST_FIRST = (Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.UNCHANGED)
+
+
+def duet_heading(
+    workload: str, sizes: Sequence[int], sides: tuple[Side, Side], mode: str, mode_reason: str, budget_s: float
+) -> str:
+    """Return what is about to be compared, and how."""
+    return (
+        f"{workload} at {', '.join(map(str, sizes))}: at most {budget_s:.0f} s for each batch size\n"
+        f"  baseline:  {sides[0].text}\n  candidate: {sides[1].text}\n  {mode}: {mode_reason}"
+    )
+
+
+def headline(result: DuetResult) -> str:
+    """Return the worst of a duet in one line: which batch size, how much, how sure, and why."""
+    size, judgement = worst(result.judgements)
+    effect = judgement.effect
+    change = f"global batch size {size}: samples/sec {effect.effect_size:+.1%}"
+    sure = f"95 % interval {interval(judgement)}, p = {effect.p_value:.1g} in {effect.num_runs} pairs"
+    return f"{judgement.verdict}: {change} ({sure}){_because(result, size)}"
+
+
+def worst(judgements: Mapping[int, DuetJudgement]) -> tuple[int, DuetJudgement]:
+    """Return the batch size with the worst verdict, and of these the one with the largest effect."""
+
+    def badness(item: tuple[int, DuetJudgement]) -> tuple[int, float]:
+        return _WORST_FIRST.index(item[1].verdict), -abs(item[1].effect.effect_size)
+
+    return min(judgements.items(), key=badness)
+
+
+def _because(result: DuetResult, size: int) -> str:
+    if result.judgements[size].verdict is Verdict.INCONCLUSIVE:
+        return f"; {result.judgements[size].reason}"
+    if work := work_differences(result.work[size]):
+        named = [row for rows in result.contributions.values() for row in rows[:1] if row.is_significant]
+        first = f"most of it in {named[0].phase}: {named[0].operation}; " if named else ""
+        return f"; {first}other work: {', '.join(work[:3])} per step"
+    if rows := [row for row in result.contributions.get(size, []) if row.is_significant]:
+        return f"; most of it in {rows[0].phase}: {rows[0].operation}, {1e3 * rows[0].difference_s:+.2f} ms a step"
+    if software := software_differences(result.work):
+        return f"; other software: {', '.join(software[:3])}"
+    return "; same work, same software"
+
+
+def interval(judgement: DuetJudgement) -> str:
+    """Return the shown interval, or that there is none."""
+    effect = judgement.effect
+    if not np.isfinite([effect.low, effect.high]).all():
+        return "none"
+    return f"{effect.low:+.1%} to {effect.high:+.1%}"
+
+
+def duet_table(result: DuetResult) -> str:
+    """Return one line for each batch size, then what both sides do otherwise."""
+    rows = duet_rows(result)
+    note = (
+        "(samples/sec: medians over runs; change: Hodges-Lehmann estimate over pairs of runs; could show: the smallest "
+        f"slowdown found {POWER:.0%} of the time)"
+    )
+    return "\n".join([table(DUET_HEADER, rows, left={"why"}), note, *work_notes(result)])
+
+
+DUET_HEADER = (
+    "batch size",
+    "baseline",
+    "candidate",
+    "change",
+    "95 % interval",
+    "could show",
+    "verdict",
+    "pairs",
+    "why",
+)
+
+
+def duet_rows(result: DuetResult) -> list[tuple[str, ...]]:
+    """Return the cells under `DUET_HEADER`."""
+    rows = []
+    for size, judgement in result.judgements.items():
+        effect = judgement.effect
+        pairs = [pair for pair in result.pairs if pair.global_batch_size == size]
+        rates = [_rate(size, [getattr(pair, side) for pair in pairs]) for side in ("baseline", "candidate")]
+        rows.append(
+            (
+                str(size),
+                *(f"{rate:,.0f}" for rate in rates),
+                f"{effect.effect_size:+.2%}",
+                interval(judgement),
+                f"{effect.minimal_detectable_effect:.1%}" if np.isfinite(effect.reach) else "-",
+                str(judgement.verdict),
+                f"{effect.num_runs}",
+                judgement.reason,
+            )
+        )
+    return rows
+
+
+def _rate(size: int, runs: Sequence[tuple[tuple[float, ...], ...]]) -> float:
+    """Return the median of the runs' rates, samples/sec."""
+    steps = [sum(len(marks) - 1 for marks in slices) for slices in runs]
+    seconds = [sum(marks[-1] - marks[0] for marks in slices) for slices in runs]
+    return float(np.median([size * n / s for n, s in zip(steps, seconds, strict=True)]))
+
+
+def work_notes(result: DuetResult) -> list[str]:
+    """Return what software and what work the sides differ in, and whether they learn alike."""
+    software = software_differences(result.work)
+    notes = [f"software: {', '.join(software) if software else 'the same'}"]
+    for size, work in result.work.items():
+        if found := work_differences(work):
+            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            notes.append(f"work at {size}: {', '.join(found[:8])}{more} per step")
+        if problem := loss_problem(work):
+            notes.append(f"losses at {size}: {problem}")
+    if len(notes) == 1:
+        notes.append("work: the same operations, and the same losses to rounding, at every batch size")
+    return notes
+
+
+def contribution_table(size: int, contributions: Sequence[Contribution]) -> str:
+    """Return where the difference comes from, the largest first; milliseconds of a step in which every operation is timed."""
+    rows = contribution_rows(contributions)
+    return f"{contribution_title(size)}\n{table(CONTRIBUTION_HEADER, rows, left={'phase', 'operation'})}"
+
+
+CONTRIBUTION_HEADER = ("phase", "operation", "count", "baseline ms", "candidate ms", "difference ms", "beyond chance")
+
+
+def contribution_title(size: int) -> str:
+    """Return what the rows are."""
+    return f"Where a step at {size} spends more or less, each operation timed alone:"
+
+
+def contribution_rows(contributions: Sequence[Contribution]) -> list[tuple[str, ...]]:
+    """Return the cells of the rows that are shown."""
+    return [
+        (
+            row.phase,
+            row.operation,
+            f"{row.count_before:g} -> {row.count_now:g}" if row.count_before != row.count_now else f"{row.count_now:g}",
+            f"{1e3 * row.before_s:.3f}",
+            f"{1e3 * row.now_s:.3f}",
+            f"{1e3 * row.difference_s:+.3f}",
+            "yes" if row.is_significant else "no",
+        )
+        for row in contributions[:CONTRIBUTIONS]
+    ]
+
+
+def duet_report(result: DuetResult) -> str:
+    """Return all that is known: the table, and where the difference comes from."""
+    parts = [duet_table(result)]
+    parts += [contribution_table(size, contributions) for size, contributions in result.contributions.items()]
+    return "\n\n".join(parts)
+
+
+def calibration(result: DuetResult, budgets: Mapping[float, float]) -> str:
+    """Return what one A/A duet says of this machine.
+
+    Args:
+        result: of the same side twice.
+        budgets: seconds for each batch size, by the threshold that they decide.
+    """
+    lines = []
+    for size in result.judgements:
+        pairs = [pair for pair in result.pairs if pair.global_batch_size == size]
+        steps = [np.diff(marks) for pair in pairs for marks in (*pair.baseline, *pair.candidate)]
+        within = float(np.median([_spread(np.log(run)) for run in steps if len(run) > 1] or [np.nan]))
+        between = _spread(np.log([np.median(run) for run in steps]))
+        both = _spread(np.array([pair.effect for pair in pairs]))
+        typical = geometric_mean([float(np.median(run)) for run in steps])
+        lines.append(
+            f"{size}: a step takes {1e3 * typical:.0f} ms; steps of a run spread by {within:.1%}, runs by {between:.1%}, "
+            f"pairs of runs by {both:.1%}"
+        )
+    lines.append("(spread: median absolute deviation, scaled to a standard deviation)")
+    for threshold, seconds in budgets.items():
+        lines.append(f"to find {threshold:.0%} {POWER:.0%} of the time: --budget {seconds:.0f}s for each batch size")
+    return "\n".join(lines)
+
+
+def _spread(values: np.ndarray) -> float:
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))

@@ -1,0 +1,83 @@
+"""A session as Markdown: the summary of a night, whose first line says it all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perf.judge.baselines import Baseline
+from perf.judge.duets import DuetResult
+from perf.judge.verdicts import Judgement, Verdict
+from perf.measure.marks import Session
+from perf.report.bench import VERDICT_HEADER, baseline_note, verdict_rows
+from perf.report.duet import (
+    CONTRIBUTION_HEADER,
+    DUET_HEADER,
+    contribution_rows,
+    contribution_title,
+    duet_rows,
+    headline,
+    work_notes,
+)
+
+
+def summary(
+    session: Session,
+    judgements: Mapping[tuple[str, int], Judgement],
+    baseline: Baseline | None,
+    duet: DuetResult | None,
+    problem: str,
+) -> list[str]:
+    """Return the lines of a session's summary; the first says what matters most.
+
+    Args:
+        session: what was measured.
+        judgements: by claim and batch size.
+        baseline: what it was compared with.
+        duet: the comparison side by side, if there was one.
+        problem: why the session fails although no claim did.
+    """
+    parts = [f"**{first_line(session, judgements, duet, problem)}**", ""]
+    parts += [f"`{session.configuration}` on `{session.fingerprint.slug}`", ""]
+    parts += [_table(VERDICT_HEADER, verdict_rows(session, judgements)), ""]
+    if duet:
+        parts += [f"Side by side ({duet.mode}: {duet.mode_reason}), {duet.sides[0]} and {duet.sides[1]}:", ""]
+        parts += [_table(DUET_HEADER, duet_rows(duet)), "", *(f"- {note}" for note in work_notes(duet)), ""]
+        for size, contributions in duet.contributions.items():
+            parts += [contribution_title(size), "", _table(CONTRIBUTION_HEADER, contribution_rows(contributions)), ""]
+    if baseline:
+        parts += [f"Baseline: {baseline_note(baseline, session)}"]
+    return parts
+
+
+def first_line(
+    session: Session,
+    judgements: Mapping[tuple[str, int], Judgement],
+    duet: DuetResult | None,
+    problem: str,
+) -> str:
+    """Return what matters most: a regression, another failure, what could not be told, or that all is well."""
+    failed = [(claim, size, j) for (claim, size), j in judgements.items() if j.holds is False]
+    exact = [(claim, size, j) for claim, size, j in failed if claim not in ("rate", "scaling")]
+    if duet and any(claim == "rate" for claim, _, _ in failed):
+        return headline(duet)
+    for claim, size, judgement in sorted(failed, key=lambda found: found[0] != "rate"):
+        if not exact or (claim, size, judgement) in exact:
+            return f"FAILED: global batch size {size}: {claim}: {judgement.reason}"
+    if session.failures:
+        size, reason = next(iter(session.failures.items()))
+        return f"NOT MEASURED: global batch size {size}: {reason}"
+    if problem:
+        return f"FAILED: {problem}"
+    if duet:
+        return headline(duet)
+    rates = {size: judgement for (claim, size), judgement in judgements.items() if claim == "rate"}
+    for verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE, Verdict.INCONCLUSIVE, Verdict.IMPROVED):
+        if found := [size for size, judgement in rates.items() if judgement.verdict is verdict]:
+            sizes = ", ".join(map(str, found))
+            return f"{verdict}: global batch size {sizes}: {rates[found[0]].reason}"
+    return "UNCHANGED: every claim holds" if rates else "nothing was timed"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
