@@ -1,8 +1,8 @@
 """Where the time of a training step goes: per phase, and in it per operation.
 
-Every operation is timed alone, and on a GPU waited for, so the step is slower than it is: these times say where to look,
-and only those of two sides measured alike may be compared. What the kernel runs is not changed; its parts are replaced, while
-this lasts, by ones that say when they begin and end.
+Every operation is timed alone, and on a GPU waited for, so a step takes longer than in training: these times say
+where to look, and mean something beside another side's that were taken alike. The kernel has no hooks for this; while
+it lasts, the kernel's parts are replaced by ones that say when they begin and end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from perf.train.devices import World, keep_freed_memory, synchronize
 from perf.train.trainer import Trainer
 
 STEP_PHASES = ("data", "forward", "backward", "clip", "optimizer", "other")
-"""What a step is made of: "forward" has the loss, "optimizer" the update and the dropping of gradients, "other" the rest."""
+"""What a step is made of: "forward" has the loss, "optimizer" the update with dropping gradients, "other" the rest."""
 
 PHASES = (*STEP_PHASES, "logging", "checkpoint")
 """All phases; what is not part of a step is given for one reading of the losses and for one checkpoint."""
@@ -87,14 +87,18 @@ def attribute(
         keep_freed_memory()  # as every run does: it decides whether operations have page faults
         config = replace(plan.config, model_dir=Path(directory), keep_checkpoints=1)
         trainer = Trainer(replace(plan, config=config), source, World())
-        _run_steps(trainer, _WARMUP_STEPS, _SelfTimes(device, clock=lambda: 0.0))
-        trainer.read_losses()
+        warmup = _SelfTimes(device, clock=lambda: 0.0)
+        with _parts_enter_phases(trainer, warmup), warmup:
+            for _ in range(_WARMUP_STEPS):
+                trainer.step()
+            trainer.read_losses()
         times = _SelfTimes(device, clock=clock)
-        with times.phase("other"):
-            _run_steps(trainer, num_steps, times)
-            with times, times.phase("logging"):
+        with _parts_enter_phases(trainer, times), times, times.phase("other"):
+            for _ in range(num_steps):
+                trainer.step()
+            with times.phase("logging"):
                 trainer.read_losses()
-            with times, times.phase("checkpoint"):
+            with times.phase("checkpoint"):
                 trainer.save()
         return times.rows(num_steps)
 
@@ -168,8 +172,9 @@ class _SelfTimes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         return self._clock()
 
 
-def _run_steps(trainer: Trainer, num_steps: int, times: _SelfTimes) -> None:
-    """Run steps whose parts enter their phases; put everything back, also after an error."""
+@contextmanager
+def _parts_enter_phases(trainer: Trainer, times: _SelfTimes) -> Iterator[None]:
+    """Let the parts of a step enter their phases; put everything back, also after an error."""
     parts: list[tuple[Any, str, str]] = [
         (trainer, "_draw", "data"),
         (kernel, "accumulate_gradients", "forward"),
@@ -177,12 +182,11 @@ def _run_steps(trainer: Trainer, num_steps: int, times: _SelfTimes) -> None:
         (torch.nn.utils, "clip_grad_norm_", "clip"),
         (trainer_module, "train_step", "optimizer"),
     ]
-    with ExitStack() as replaced, times:
+    with ExitStack() as replaced:
         for owner, name, phase in parts:
             entering = times.phase(phase)(getattr(owner, name))
             replaced.enter_context(mock.patch.object(owner, name, entering))
-        for _ in range(num_steps):
-            trainer.step()
+        yield
 
 
 @contextmanager

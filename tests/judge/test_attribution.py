@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from perf.train import trainer as trainer_module
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import IntArray, Source, SyntheticLanguage
 from perf.train.devices import World
-from perf.train.workloads import Workload
+from perf.train.workloads import WORKLOADS
 
 
 def row(operation: str, seconds: float, count: float = 1, phase: str = "forward") -> PhaseTime:
@@ -91,7 +92,7 @@ def test_a_time_must_change_by_more_than_chance_and_by_enough(now: tuple[float, 
 
 
 def test_the_error_is_that_of_medians() -> None:
-    """The standard error follows from the median absolute deviations of both sides, and one wild visit does not matter."""
+    """The standard error follows from both sides' median absolute deviations, and one wild visit does not matter."""
     spread = (0.10, 0.11, 0.12, 0.13, 0.14)
     wild = (0.10, 0.11, 0.12, 0.13, 9.00)
     for values in (spread, wild):
@@ -102,11 +103,11 @@ def test_the_error_is_that_of_medians() -> None:
 
 
 def test_a_spread_that_is_small_by_luck_is_not_believed() -> None:
-    """Where operations typically spread by a tenth, three tenths are not significant for visits that happen to agree."""
-    noisy = {name: (0.27, 0.30, 0.33) for name in "abcd"}
+    """Where operations typically spread by a tenth, visits that agree by chance make three tenths no finding."""
+    noisy = dict.fromkeys("abcd", (0.27, 0.3, 0.33))
     baseline, candidate = side(**noisy, lucky=(0.1, 0.1, 0.1)), side(**noisy, lucky=(0.13, 0.13, 0.13))
     assert not found(attribute_difference(baseline, candidate))["lucky"]
-    quiet = {name: (0.3, 0.3, 0.3) for name in "abcd"}
+    quiet = dict.fromkeys("abcd", (0.3, 0.3, 0.3))
     baseline, candidate = side(**quiet, lucky=(0.1, 0.1, 0.1)), side(**quiet, lucky=(0.13, 0.13, 0.13))
     assert found(attribute_difference(baseline, candidate))["lucky"]
 
@@ -207,16 +208,70 @@ def with_slow_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Source, "_block", block)
 
 
-def first_contribution(
-    monkeypatch: pytest.MonkeyPatch, config: RunConfig, change: Callable[[pytest.MonkeyPatch], None]
-) -> Contribution:
-    """Return what comes first when `change` is made to one of two sides."""
-    source = SyntheticLanguage(config.workload, seed=0)
+def compared(
+    tmp_path: Path, change: Callable[[pytest.MonkeyPatch], None], *, micro_batch_size: int, precision: str, **shape: int
+) -> list[Contribution]:
+    """Return the contributions when `change` is made to one of two sides, in steps of eight samples.
+
+    The clock is this thread's time on the processor: what else the machine does is not in it.
+    """
+    workload = dataclasses.replace(
+        WORKLOADS["pico"], num_layers=1, seq_len=16, masked_per_sample=3, micro_batch_size=micro_batch_size, **shape
+    )
+    config = RunConfig(
+        workload=workload,
+        global_batch_size=8,
+        model_dir=tmp_path / "none",
+        device=torch.device("cpu"),
+        precision=precision,
+        max_steps=10,
+        log_steps=2,
+        keep_checkpoints=0,
+    )
+    source = SyntheticLanguage(workload, seed=0)
     plan = plan_run(config, source, World())
     baseline, candidate = [], []
     for _ in range(VISITS):
-        baseline.append(attribute(plan, source, num_steps=2))
-        with monkeypatch.context() as changed:
+        baseline.append(attribute(plan, source, num_steps=2, clock=time.thread_time))
+        with pytest.MonkeyPatch.context() as changed:
             change(changed)
-            candidate.append(attribute(plan, source, num_steps=2))
-    return attribute_difference(baseline, candidate)[0]
+            candidate.append(attribute(plan, source, num_steps=2, clock=time.thread_time))
+    return attribute_difference(baseline, candidate)
+
+
+@pytest.mark.parametrize(
+    ("change", "phase", "operation"),
+    [
+        (with_item, "forward", "aten::_local_scalar_dense float32"),
+        (with_foreach, "optimizer", None),
+        (with_slow_data, "data", PYTHON),
+        (with_second_clip, "clip", None),
+    ],
+)
+def test_the_culprit_comes_first(
+    tmp_path: Path, change: Callable[[pytest.MonkeyPatch], None], phase: str, operation: str | None
+) -> None:
+    """A host sync, unfused updates, slow data and a second clip are each named by the first row, as significant."""
+    first = compared(tmp_path, change, micro_batch_size=4 if change is with_item else 8, precision="fp32")[0]
+    assert first.is_significant
+    assert first.phase == phase
+    assert operation in (None, first.operation)
+    if change is with_item:
+        assert (first.count_before, first.count_now) == (0, 2)
+
+
+def test_a_product_in_another_type_comes_first(tmp_path: Path) -> None:
+    """Of a projection in fp32 amid bf16, the products that changed their type come first, and the new ones are fp32.
+
+    Which is longer, the bf16 product that is gone or the fp32 one that came, depends on the processor.
+    """
+    found = compared(tmp_path, with_float32_head, micro_batch_size=8, precision="bf16", hidden_size=64, vocab_size=4096)
+    products = {"forward": "aten::addmm", "backward": "aten::mm"}
+    assert found[0].is_significant
+    assert found[0].operation.split()[0] == products[found[0].phase]
+    changes = {(c.phase, c.operation): c.count_now - c.count_before for c in found if c.is_significant}
+    assert changes["forward", "aten::addmm float32"] == 1
+    assert changes["forward", "aten::addmm bfloat16"] == -1
+    assert changes["backward", "aten::mm float32"] == 2
+    slower = next(c for c in found if c.is_significant and c.difference_s > 0)
+    assert slower.operation.endswith((" float32", "_to_copy bfloat16"))

@@ -40,6 +40,7 @@ class Clock:
         self._per_reading = per_reading
 
     def __call__(self) -> float:
+        """Return the seconds now."""
         self.now += self._per_reading
         self.readings += 1
         return self.now
