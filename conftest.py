@@ -44,7 +44,7 @@ from perf.report.bench import baseline_note, published_note, verdict_table
 from perf.report.duet import duet_report
 from perf.report.markdown import summary
 from perf.report.progress import duet_shown, measure_shown
-from perf.train.devices import PRECISIONS, resolve_device, resolve_precision
+from perf.train.devices import PRECISIONS, default_precision, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload
 
 SLICE_STEPS = 4
@@ -195,8 +195,7 @@ def _workload(config: pytest.Config) -> Workload:
 
 
 def _precision(config: pytest.Config) -> str:
-    """Return what to compute in: a CPU's default is what every CPU has."""
-    return config.getoption("perf_precision") or ("fp32" if resolve_device("auto").type == "cpu" else "auto")
+    return config.getoption("perf_precision") or default_precision(resolve_device("auto").type)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -26,7 +26,7 @@ from perf.measure.marks import configuration
 from perf.measure.sides import ROOT, Recipe, parse_recipe
 from perf.report.duet import calibration, duet_report, headline
 from perf.report.progress import duet_shown
-from perf.train.devices import PRECISIONS, resolve_device, resolve_precision
+from perf.train.devices import PRECISIONS, default_precision, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload
 
 EXIT_REGRESSED, EXIT_INCONCLUSIVE = 1, 4
@@ -50,14 +50,14 @@ def run_duet_command(arguments: argparse.Namespace) -> int:
         raise UsageError(error) from None
     baseline = None
     if any(recipe.is_baseline for recipe in recipes):
-        baseline = _promoted(workload, arguments.precision)
+        baseline = _promoted(workload, _precision(arguments))
         recipes = (_resolved(recipes[0], baseline), _resolved(recipes[1], baseline))
     with _ended_by_signals():
         result = duet_shown(
             recipes,
             workload,
             sizes,
-            precision=arguments.precision,
+            precision=_precision(arguments),
             threshold=arguments.threshold,
             budget_s=arguments.budget,
             environ=os.environ,
@@ -90,7 +90,7 @@ def run_calibrate_command(arguments: argparse.Namespace) -> int:
             (own, own),
             workload,
             sizes,
-            precision=arguments.precision,
+            precision=_precision(arguments),
             threshold=1e-9,
             budget_s=arguments.budget,
             environ=os.environ,
@@ -175,6 +175,10 @@ def _what(arguments: argparse.Namespace) -> tuple[Workload, list[int]]:
     return workload, sorted(set(arguments.global_batch_size or workload.global_batch_sizes))
 
 
+def _precision(arguments: argparse.Namespace) -> str:
+    return str(arguments.precision or default_precision(resolve_device("auto").type))
+
+
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the command as Ctrl-C does: with everything cleaned up."""
@@ -229,7 +233,9 @@ def _add_common(parser: argparse.ArgumentParser, *, budget: int) -> None:
     parser.add_argument(
         "--global-batch-size", type=_positive, nargs="+", metavar="B", help="default: the workload's three"
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="default: fp32 on a CPU, as in the bench; auto on a GPU"
+    )
     parser.add_argument(
         "--budget", type=_seconds, default=float(budget), metavar="S",
         help=f"time for each batch size, such as 90s or 5m (default: {budget}s)",

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -296,3 +298,78 @@ def test_help_names_every_workload_and_the_exit_codes(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "Exit codes: 0 done, 2 wrong usage, 3 a problem" in capsys.readouterr().out
+
+
+def worktrees() -> list[str]:
+    """Return the lines of git's list of worktrees of this project."""
+    root = Path(__file__).parents[1]
+    command = ["git", "-C", str(root), "worktree", "list"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+IN_A_CHECKOUT = pytest.mark.skipif(
+    not (Path(__file__).parents[1] / ".git").exists(), reason="needs the project's git history"
+)
+
+
+@IN_A_CHECKOUT
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_duet_that_is_stopped_leaves_nothing_behind(number: signal.Signals) -> None:
+    """Neither a measuring process nor a worktree; the exit code says that it was stopped."""
+    before = worktrees()
+    command = [sys.executable, "-m", "perf", "duet", "--baseline", "git:HEAD", "--candidate", "self", "--budget", "99s"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "simultaneous" in line or "alternating" in line:
+                break
+        assert len(worktrees()) > len(before)
+        while not (sides := measuring_processes(process.pid)):
+            assert process.poll() is None
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_INTERRUPTED
+    assert "Traceback" not in errors
+    assert worktrees() == before
+    assert not [pid for pid in sides if Path(f"/proc/{pid}").exists()]
+
+
+def measuring_processes(pid: int) -> list[str]:
+    """Return the processes that a command has started, those that git is among them left out."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in found if "stepper" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["--baseline", "HEAD", "--candidate", "self"], EXIT_USAGE, "'HEAD': each of self, baseline:, git:REF"),
+        (["--baseline", "git:nonesuch", "--candidate", "self"], EXIT_PROBLEM, "baseline side (git:nonesuch): found no"),
+        (["--baseline", "baseline:", "--candidate", "self"], EXIT_PROBLEM, "this machine has no baseline of "),
+    ],
+)
+def test_a_duet_that_cannot_be_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    problem: str,
+) -> None:
+    """A SPEC that is none is wrong usage; a side that cannot be made is a problem, and named."""
+    monkeypatch.setattr("perf.compare.ROOT", tmp_path)
+    assert main(["duet", *arguments]) == code
+    assert problem in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--threshold", "0"), ("--threshold", "2 %"), ("--threshold", "200%"), ("--budget", "0.5"), ("--budget", "2h")],
+)
+def test_a_duet_refuses_numbers_that_are_none(capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+    """The value is shown, and how to write it."""
+    with pytest.raises(SystemExit) as stop:
+        main(["duet", "--baseline", "self", "--candidate", "self", option, value])
+    assert stop.value.code == EXIT_USAGE
+    assert f"{value!r} is no" in capsys.readouterr().err

@@ -17,10 +17,14 @@ import pytest
 
 from perf.errors import MeasureError
 from perf.judge.baselines import KEY, baseline_path, load_session, session_json, write_json
+from perf.judge.duets import DuetResult
 from perf.measure.fingerprint import Fingerprint, fingerprint
 from perf.measure.marks import Session
+from perf.measure.sides import Recipe
+from perf.train.workloads import Workload
 from tests.judge.noise import SIZES
 from tests.judge.test_verdicts import quiet
+from tests.report.test_duet import duet
 
 ROOT = Path(__file__).parents[1]
 PROVENANCE = {"date": "2026-11-23", "command": "pytest", "commit": "a" * 40, "dirty": False}
@@ -40,6 +44,8 @@ class Project:
         self.baselines.mkdir()
         monkeypatch.setattr("perf.report.progress.measure", self._measure)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+        monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
         monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the sessions within are none of its workers
 
     def _measure(self, specs: list[Any], **options: Any) -> Session:
@@ -374,3 +380,83 @@ def test_a_threshold_that_is_none_is_told(project: Project) -> None:
 def test_wrong_options_are_usage_errors(project: Project, arguments: list[str]) -> None:
     """A number that is too small, or a workload that is not there, is told before anything runs."""
     assert project.run(*arguments).ret == pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.fixture
+def side_by_side(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A project with a baseline in which duets take no time: 1024 is slower. Yields what duets were asked for."""
+    project.write(here(quiet()))
+    asked: list[dict[str, Any]] = []
+
+    def duet_shown(recipes: tuple[Recipe, Recipe], workload: Workload, sizes: list[int], **options: Any) -> DuetResult:
+        asked.append({"recipes": recipes, "sizes": sizes, **options})
+        return duet({size: -0.1 if size == 1024 else 0.0 for size in sizes})
+
+    monkeypatch.setattr("perf.report.progress.duet_shown", duet_shown)
+    return asked
+
+
+def test_side_by_side_times_are_judged_by_the_duet(
+    project: Project, side_by_side: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch size that is slower fails, its stored times say nothing; result, summary and GitHub have it all."""
+    step_summary = project.pytester.path / "step.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(step_summary))
+    found = project.run("--benchmark-compare", "--perf-duet")
+    found.assert_outcomes(passed=13, failed=2)
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    (asked,) = side_by_side
+    assert asked["recipes"][0].commit == PROVENANCE["commit"]
+    assert asked["recipes"][1].text == "self"
+    assert asked["sizes"] == list(SIZES)
+    assert asked["budget_s"] == 60.0
+    found.stdout.fnmatch_lines(["FAILED *test_rate*1024*REGRESSED: side by side with *"])
+    first = step_summary.read_text().splitlines()[0]
+    assert first.startswith("**REGRESSED: global batch size 1024: samples/sec -9.5% (95 % interval ")
+    assert (project.pytester.path / "runs" / "summary.md").read_text() == step_summary.read_text()
+    result = project.pytester.path / "runs" / "bench.json"
+    assert len(json.loads(result.read_text())[KEY]["duet"]["pairs"]) == 90
+    load_session(result)  # it can be promoted all the same
+
+
+def test_side_by_side_without_a_baseline_says_so(project: Project, side_by_side: list[dict[str, Any]]) -> None:
+    """There is nothing to run beside: NO_BASELINE, as without the option, and exit code 0 for a first night."""
+    baseline_path(project.baselines, "pico-cpu-fp32", fingerprint()).unlink()
+    found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
+    found.assert_outcomes(skipped=3)
+    assert found.ret == 0
+    assert not side_by_side
+    assert (project.pytester.path / "runs" / "summary.md").read_text().startswith("**NO_BASELINE: ")
+
+
+def test_side_by_side_with_a_baseline_that_nobody_can_run_again_fails(
+    project: Project, side_by_side: list[dict[str, Any]]
+) -> None:
+    """One that was measured with uncommitted changes is refused by name."""
+    path = baseline_path(project.baselines, "pico-cpu-fp32", fingerprint())
+    document = json.loads(path.read_text())
+    document[KEY]["provenance"]["dirty"] = True
+    path.write_text(json.dumps(document))
+    found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    found.stdout.fnmatch_lines(["*--perf-duet: *was measured with uncommitted changes, and a clean commit is needed*"])
+
+
+def test_a_night_that_could_not_tell_warns(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INCONCLUSIVE does not fail a night; on GitHub it is a warning for each batch size."""
+    project.write(here(quiet()))
+    few = duet(dict.fromkeys(SIZES, 0.0), num_pairs=5)
+    monkeypatch.setattr("perf.report.progress.duet_shown", lambda *arguments, **options: few)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
+    found.assert_outcomes(skipped=3)
+    assert found.ret == 0
+    assert len([line for line in found.outlines if line.startswith("::warning::")]) == 3
+
+
+@pytest.mark.parametrize("value", ["0", "soon", "nan"])
+def test_a_budget_that_is_none_is_wrong_usage(project: Project, value: str) -> None:
+    """Before anything is measured."""
+    found = project.run("--perf-duet", "-o", f"perf_duet_budget={value}")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*perf_duet_budget = *: seconds are needed*"])

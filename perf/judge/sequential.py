@@ -87,8 +87,7 @@ def estimate(pairs: Sequence[Pair], *, family_size: int, look: int) -> DuetEffec
     values = [pair.effect for pair in pairs]
     centre = hodges_lehmann(values)
     shown = signed_rank_interval(values, (1 - CONFIDENCE) * spent(look))
-    level = FAMILY_ERROR * spent(look) / family_size
-    surely = signed_rank_interval(values, level)
+    surely = signed_rank_interval(values, FAMILY_ERROR * spent(look) / family_size)
     low, high, surely_low, surely_high = (float(np.expm1(end)) for end in (*shown, *surely))
     return DuetEffect(
         effect_size=float(np.expm1(centre)),
@@ -97,22 +96,20 @@ def estimate(pairs: Sequence[Pair], *, family_size: int, look: int) -> DuetEffec
         surely_low=surely_low,
         surely_high=surely_high,
         p_value=signed_rank_p(values),
-        reach=_reach(values, level),
+        reach=_reach(values, surely),
         num_runs=len(values),
         elapsed_s=pairs[-1].ended_s,
     )
 
 
-def _reach(values: Sequence[float], level: float) -> float:
-    """Return what as many values with this spread would show: the normal approximation, with a robust spread.
+def _reach(values: Sequence[float], surely: tuple[float, float]) -> float:
+    """Return what as many values with this spread would show, from the half width of the interval that must exclude none.
 
     The standard error of a Hodges-Lehmann estimate is sqrt(pi / 3) times that of a mean, for normal values.
     """
-    if len(values) < 2 or 2.0 ** (1 - len(values)) > level:
-        return np.inf
     deviations = np.abs(np.asarray(values) - np.median(values))
     error = 1.4826 * float(np.median(deviations)) * np.sqrt(np.pi / 3 / len(values))
-    return float((special.ndtri(1 - level / 2) + special.ndtri(POWER)) * error)
+    return float((surely[1] - surely[0]) / 2 + special.ndtri(POWER) * error)
 
 
 def judge(effect: DuetEffect, *, threshold: float, look: int) -> DuetJudgement:

@@ -173,12 +173,12 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not whole.exists():
             shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
-            _tool(where, [str(python), "-m", "venv", str(folder)])
+            _tool(where, [str(python), "-m", "venv", "--without-pip", str(folder)])
             inner = folder / "bin" / "python"
             above = Path(_tool(where, [str(inner), "-c", code]).strip().rsplit("\n", 1)[1])
             # After its own packages it finds those below: only what was named differs.
             (above / "zz-stepmark.pth").write_text(f"{below}\n")
-            _tool(where, [str(inner), "-m", "pip", "install", "--disable-pip-version-check", *packages])
+            _tool(where, [str(python), "-m", "pip", "--python", str(inner), "install", "--quiet", *packages])
             whole.write_text("\n".join(packages))
     return folder / "bin" / "python"
 

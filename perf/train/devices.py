@@ -55,6 +55,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
+def default_precision(device_type: str) -> str:
+    """Return what measurements compute in unless told otherwise: on a CPU, what every CPU has."""
+    return "fp32" if device_type == "cpu" else "auto"
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was asked to; a clock read before that measures the asking."""
     if device.type == "cuda":

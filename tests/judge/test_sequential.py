@@ -76,7 +76,7 @@ def test_no_change_is_unchanged_and_a_change_as_large_as_the_threshold_is_found(
 
 def test_a_large_change_is_told_before_the_budget_is_spent() -> None:
     """A tenth is found at the first look that has enough pairs; its batch size is not measured any further."""
-    found = duet(np.random.default_rng(3), {512: -0.1, 1024: 0.0, 2048: 0.0})
+    found = duet(np.random.default_rng(3), {512: -0.1, 1024: 0.0, 2048: 0.0}, threshold=0.001)
     assert found[512].verdict is Verdict.REGRESSED
     assert found[512].look < LOOKS
     assert found[512].effect.num_runs < found[1024].effect.num_runs

@@ -1,0 +1,213 @@
+"""Pairs of runs: who steps when, what is taken from the marks, and what becomes of a side that misbehaves."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perf.errors import MeasureError
+from perf.measure import duet as duet_module
+from perf.measure.duet import BLOCKS, Duet, Mode, Pair, alternating_effect, choose_mode, simultaneous_effect
+from perf.measure.sides import ROOT, Side, parse_recipe, prepared
+from perf.measure.stepper import PROTOCOL, SideSpec
+from perf.train.workloads import Workload
+
+SIZES = (8, 16)
+
+
+def specs(workload: Workload) -> dict[int, SideSpec]:
+    """Return what runs of two batch sizes train, on one thread each."""
+    return {
+        size: SideSpec(workload=workload, global_batch_size=size, device="cpu", precision="fp32", seed=0, num_threads=1)
+        for size in SIZES
+    }
+
+
+def measure(workload: Workload, sides: tuple[Side, Side], mode: Mode, num_pairs: int) -> list[Pair]:
+    """Return so many pairs."""
+    duet = Duet(sides, specs(workload), mode=mode, cores={0, 1}, rng=np.random.default_rng(0))
+    return list(itertools.islice(duet.pairs(lambda: SIZES, budget_s=1000.0), num_pairs))
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[tuple[Side, Side]]:
+    """The working tree, twice."""
+    with (
+        prepared(parse_recipe(["self"]), "baseline", os.environ) as baseline,
+        prepared(parse_recipe(["self"]), "candidate", os.environ) as candidate,
+    ):
+        yield baseline, candidate
+
+
+def test_in_turns_no_side_runs_while_the_other_is_timed(own: tuple[Side, Side], workload: Workload) -> None:
+    """The slices of both sides, by one clock, never overlap; they come in blocks of ABBA or BAAB, as many of each."""
+    pairs = measure(workload, own, Mode.ALTERNATING, 6)
+    starts = set()
+    for pair in pairs:
+        slices = [(marks[0], marks[-1], "a") for marks in pair.baseline]
+        slices += [(marks[0], marks[-1], "b") for marks in pair.candidate]
+        slices.sort()
+        assert all(before[1] <= after[0] for before, after in pairwise(slices))
+        order = "".join(side for _, _, side in slices)
+        blocks = [order[i : i + 4] for i in range(0, len(order), 4)]
+        assert len(blocks) == BLOCKS
+        assert set(blocks) <= {"abba", "baab"}
+        starts.update(blocks)
+    assert starts == {"abba", "baab"}
+    assert {pair.global_batch_size for pair in pairs[:2]} == set(SIZES)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system that can pin a process to a core")
+def test_at_once_both_sides_run_all_the_time(
+    own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their marks overlap, and the halves of the cores are disjoint and change hands while they run."""
+    pinned: list[tuple[int, frozenset[int]]] = []
+
+    def pin(task: int, cores: set[int]) -> None:
+        pinned.append((task, frozenset(cores)))  # a machine of the tests may have one core
+
+    monkeypatch.setattr(duet_module.os, "sched_setaffinity", pin)
+    pairs = measure(workload, own, Mode.SIMULTANEOUS, 2)
+    for pair in pairs:
+        (baseline,), (candidate,) = pair.baseline, pair.candidate
+        assert len(baseline) == len(candidate) >= 3
+        assert max(baseline[0], candidate[0]) < min(baseline[-1], candidate[-1])
+    tasks = list(dict.fromkeys(task for task, _ in pinned))
+    by_task = {task: [cores for who, cores in pinned if who == task] for task in tasks}
+    assert len(pairs) * 2 <= len(tasks)  # fresh processes for every pair
+    assert all(set(cores) == {frozenset({0}), frozenset({1})} for cores in by_task.values())
+    assert all(before != after for cores in by_task.values() for before, after in pairwise(cores))
+
+
+def test_both_sides_do_the_same_work(own: tuple[Side, Side], workload: Workload) -> None:
+    """Of the same code, counters and losses are equal to the last digit at every batch size."""
+    found = Duet(own, specs(workload), mode=Mode.ALTERNATING, cores={0, 1}, rng=np.random.default_rng(0)).work()
+    assert list(found) == list(SIZES)
+    for baseline, candidate in found.values():
+        assert baseline == candidate
+        assert len(baseline.losses) == duet_module.COMPARED_STEPS
+
+
+READY = f'{{"event": "ready", "protocol": {PROTOCOL}}}'
+WAITING = '{"event": "waiting", "pid": 1, "step_s": 1.0, "losses": []}'
+
+
+@pytest.fixture
+def misbehaving(tmp_path: Path, own: tuple[Side, Side]) -> Callable[[str], tuple[Side, Side]]:
+    """Makes a candidate of a few lines of Python beside a baseline that behaves."""
+
+    def make(code: str) -> tuple[Side, Side]:
+        (tmp_path / "side.py").write_text(f"import os, sys, time\n{code}\n")
+        return own[0], Side(
+            name="candidate",
+            text="git:bad",
+            command=(sys.executable, str(tmp_path / "side.py")),
+            root=tmp_path,
+            environ=dict(os.environ),
+        )
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("sys.exit('no such module')", "ended with exit code 1; its last lines: no such module"),
+        ("os.kill(os.getpid(), 11)", "ended by SIGSEGV"),
+        ("print('Hello'); input()", "said b'Hello', which is no answer"),
+        ("print([1]); input()", "which is no answer"),
+        ("print('[' * 100000); input()", "which is no answer"),
+        ('print(\'{"event": "ready", "protocol": 99}\'); input()', f"speaks protocol 99, and {PROTOCOL} is needed"),
+        (f"print('{READY}', flush=True); input(); print('oops')", "said b'oops', which is no answer"),
+        (
+            f"print('{READY}', flush=True); input(); "
+            'print(\'{"event": "ended", "exit_code": -9}\', flush=True); input()',
+            "ended by SIGKILL",
+        ),
+        (
+            f"print('{READY}', flush=True); input(); "
+            'print(\'{"event": "failed", "reason": "Step=1: the loss is nan"}\', flush=True); input()',
+            "Step=1: the loss is nan",
+        ),
+        (
+            f"print('{READY}', flush=True); input(); sys.stderr.write('stuck'); time.sleep(1000)",
+            "no answer within 30 s",
+        ),
+    ],
+)
+def test_a_side_that_misbehaves_is_one_error_that_names_it(
+    misbehaving: Callable[[str], tuple[Side, Side]],
+    workload: Workload,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    problem: str,
+) -> None:
+    """Whatever it does, the error begins with the side and its SPEC, and no process is left."""
+    monkeypatch.setattr(duet_module, "SIDE_TIMEOUT_S", 30.0)
+    with pytest.raises(MeasureError) as error:
+        measure(workload, misbehaving(code), Mode.SIMULTANEOUS, 1)
+    assert str(error.value).startswith("candidate side (git:bad): ")
+    assert problem in str(error.value)
+    assert not children()
+
+
+def test_an_interpreter_that_cannot_start_is_named(own: tuple[Side, Side], workload: Workload) -> None:
+    """It is no traceback of ours."""
+    broken = Side(name="candidate", text="python:x", command=("/nonexistent",), root=ROOT, environ={})
+    with pytest.raises(MeasureError, match=r"candidate side \(python:x\): could not be started"):
+        measure(workload, (own[0], broken), Mode.ALTERNATING, 1)
+    assert not children()
+
+
+def children() -> list[str]:
+    """Return the processes that this one has started and not buried."""
+    path = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    return path.read_text().split() if path.exists() else []
+
+
+@given(st.floats(-0.5, 0.5), st.floats(0.0, 0.9), st.integers(2, 20))
+def test_the_effect_of_a_pair_at_once_is_that_of_the_rates(effect: float, late: float, num_steps: int) -> None:
+    """Whoever begins or ends first: only the time in which both were stepping counts."""
+    baseline = tuple(float(i) for i in range(num_steps + 1))
+    candidate = tuple(late + i / float(np.exp(effect)) for i in range(num_steps + 1))
+    assert simultaneous_effect(baseline, candidate) == pytest.approx(effect, abs=1e-9)
+
+
+@given(st.floats(-0.5, 0.5), st.floats(-0.01, 0.01))
+def test_a_steady_drift_cancels_in_a_pair_in_turns(effect: float, drift: float) -> None:
+    """ABBA: a machine that slows down by the same factor with every slice favours nobody."""
+    order = [0, 1, 1, 0] + [1, 0, 0, 1] * (BLOCKS - 1)
+    slices: list[list[tuple[float, ...]]] = [[], []]
+    for number, side in enumerate(order):
+        slices[side].append((0.0, float(np.exp(drift * number - effect * side))))
+    assert alternating_effect(*slices) == pytest.approx(effect, abs=1e-9)
+
+
+def test_one_disturbed_block_does_not_count() -> None:
+    """The median of the blocks is that of the others."""
+    quiet = [(0.0, 1.0)] * (2 * BLOCKS)
+    disturbed = [(0.0, 3.0), *quiet[1:]]
+    assert alternating_effect(quiet, disturbed) == 0.0
+
+
+def test_the_mode_suits_the_machine() -> None:
+    """Both at once where each side can have cores of its own and nothing that half a machine would not show."""
+    assert choose_mode([{}, {}], num_gpus=0, cores={0, 1})[0] is Mode.SIMULTANEOUS
+    assert choose_mode([{}, {}], num_gpus=1, cores={0, 1}) == (
+        Mode.ALTERNATING,
+        "one GPU can only serve one side at a time",
+    )
+    assert choose_mode([{}, {}], num_gpus=0, cores={0})[0] is Mode.ALTERNATING
+    mode, why = choose_mode([{}, {"OMP_NUM_THREADS": "1"}], num_gpus=0, cores={0, 1})
+    assert mode is Mode.ALTERNATING
+    assert "OMP_NUM_THREADS" in why

@@ -1,0 +1,180 @@
+"""What a person reads of a duet: the first line says which batch size, how much, how sure, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from perf.compare import duet_json, exit_code
+from perf.judge.attribution import Contribution
+from perf.judge.duets import DuetResult, as_claims, loss_problem, work_differences
+from perf.judge.sequential import LOOKS, estimate, judge
+from perf.judge.verdicts import Judgement, Verdict
+from perf.measure.duet import Mode, Pair, SideWork
+from perf.report.duet import calibration, duet_report, headline
+from perf.report.markdown import first_line, summary
+from perf.train.workloads import WORKLOADS
+from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
+
+WORK = SideWork(
+    counters=COUNTERS,
+    losses=LOSSES[:8],
+    micro_batch_size=512,
+    device="cpu",
+    precision="fp32",
+    python="3.11",
+    fingerprint=HERE,
+)
+EXTRA = dataclasses.replace(WORK, counters=dataclasses.replace(COUNTERS, ops={**COUNTERS.ops, "aten::mm": 31}))
+EXTRA_PRODUCTS = Contribution(
+    phase="forward",
+    operation="aten::mm float32",
+    count_before=26,
+    count_now=31,
+    before_s=0.010,
+    now_s=0.015,
+    standard_error_s=0.0001,
+    is_significant=True,
+)
+
+
+def duet(effects: dict[int, float], candidate: SideWork = WORK, *, num_pairs: int = 30) -> DuetResult:
+    """Return a duet with the given effects, differences of logarithms, and next to no noise."""
+    pairs, judgements = [], {}
+    for size, effect in effects.items():
+        own = []
+        for number in range(num_pairs):
+            wiggle = 1e-3 * np.cos(number)
+            steps = size / 4000 * np.arange(5)
+            own.append(
+                Pair(
+                    global_batch_size=size,
+                    start=0,
+                    ended_s=number + 1.0,
+                    effect=effect + wiggle,
+                    baseline=(tuple(steps),),
+                    candidate=(tuple(steps / np.exp(effect + wiggle)),),
+                )
+            )
+        pairs += own
+        judgements[size] = judge(estimate(own, family_size=len(effects), look=LOOKS), threshold=0.02, look=LOOKS)
+    return DuetResult(
+        sides=("baseline: 0123456789ab at 0123456", "self at 89abcde"),
+        mode=Mode.SIMULTANEOUS,
+        mode_reason="each side on 1 of 2 cores",
+        threshold=0.02,
+        budget_s=120.0,
+        work=dict.fromkeys(effects, (WORK, candidate)),
+        pairs=pairs,
+        judgements=judgements,
+        contributions={1024: [EXTRA_PRODUCTS]} if candidate is not WORK else {},
+    )
+
+
+SLOWER = duet({512: 0.0, 1024: -0.1, 2048: -0.05}, EXTRA)
+
+
+def test_the_first_line_names_the_worst_batch_size_how_much_how_sure_and_why() -> None:
+    """Of two that are slower it is the slower one."""
+    assert headline(SLOWER).startswith(
+        "REGRESSED: global batch size 1024: samples/sec -9.5% (95 % interval -9.5% to -9."
+    )
+    assert "in 30 pairs); most of it in forward: aten::mm float32; other work: +5 aten::mm per step" in headline(SLOWER)
+    assert exit_code(SLOWER) == 1
+
+
+def test_without_a_difference_the_first_line_says_so() -> None:
+    """UNCHANGED with its interval: looked, and fine."""
+    same = duet(dict.fromkeys(SIZES, 0.0))
+    assert headline(same).startswith("UNCHANGED: global batch size ")
+    assert headline(same).endswith("same work, same software")
+    assert exit_code(same) == 0
+    assert "work: the same operations, and the same losses to rounding" in duet_report(same)
+
+
+def test_too_few_pairs_are_not_green() -> None:
+    """INCONCLUSIVE has an exit code of its own, and its line says what it would take."""
+    few = duet({512: 0.0}, num_pairs=5)
+    assert headline(few).startswith("INCONCLUSIVE: global batch size 512")
+    assert "95 % interval none" in headline(few)
+    assert exit_code(few) == 4
+
+
+def test_the_report_has_a_line_for_each_batch_size_and_says_where_the_time_goes() -> None:
+    """Rates of both sides, the verdicts, what a step does otherwise, and the operation it is spent in."""
+    lines = duet_report(SLOWER).splitlines()
+    rows = {line.split()[0]: line for line in lines if line.split()[:1] and line.split()[0] in ("512", "1024", "2048")}
+    assert "UNCHANGED" in rows["512"]
+    assert "REGRESSED" in rows["1024"]
+    assert "4,000" in rows["1024"]
+    assert any(line.startswith("work at 1024: +5 aten::mm per step") for line in lines)
+    assert any(line.split()[:5] == ["forward", "aten::mm", "float32", "26", "->"] for line in lines)
+
+
+def test_losses_that_differ_by_more_than_rounding_are_told() -> None:
+    """A millionth is rounding, a hundredth is not; between fp32 and bf16 more is allowed."""
+    near = dataclasses.replace(WORK, losses=tuple(loss + 1e-6 for loss in WORK.losses))
+    far = dataclasses.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
+    assert not loss_problem((WORK, near))
+    assert loss_problem((WORK, far)).startswith("the loss of step 3 is ")
+    assert "not the same training" in duet_report(duet({512: 0.0}, far))
+    half = dataclasses.replace(far, precision="bf16")
+    assert not loss_problem((WORK, half))
+    assert work_differences((WORK, half)) == ["precision fp32 -> bf16"]
+
+
+def test_claims_of_a_session_follow_from_its_duet() -> None:
+    """REGRESSED fails both claims on times, UNCHANGED holds."""
+    claims = as_claims(SLOWER, 1024)
+    assert [claim.holds for claim in claims.values()] == [False, False]
+    assert claims["rate"].reason.startswith("side by side with baseline: 0123456789ab")
+    assert [claim.holds for claim in as_claims(SLOWER, 512).values()] == [True, True]
+
+
+def judged(result: DuetResult) -> dict[tuple[str, int], Judgement]:
+    """Return the claims of a session with a duet."""
+    return {(claim, size): found for size in result.judgements for claim, found in as_claims(result, size).items()}
+
+
+def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
+    """A regression with its batch size and cause; tables are Markdown; without a duet the claims speak."""
+    night = session(step_times(np.random.default_rng(1)))
+    lines = summary(night, judged(SLOWER), None, SLOWER, "")
+    assert lines[0] == f"**{headline(SLOWER)}**"
+    text = "\n".join(lines)
+    assert "| 1024 | 4,000 | 3,6" in text
+    assert "| forward | aten::mm float32 | 26 -> 31 |" in text
+    counters = Judgement(claim="counters", holds=False, reason="+1 host_syncs per step")
+    assert first_line(night, {("counters", 512): counters}, None, "") == (
+        "FAILED: global batch size 512: counters: +1 host_syncs per step"
+    )
+    unknown = Judgement(claim="rate", holds=None, reason="make one", verdict=Verdict.NO_BASELINE)
+    assert first_line(night, {("rate", 512): unknown}, None, "") == "NO_BASELINE: global batch size 512: make one"
+    assert first_line(night, {("rate", 512): unknown}, None, "nothing compared") == "FAILED: nothing compared"
+    broken = dataclasses.replace(night, failures={512: "run 1: out of memory"})
+    assert first_line(broken, {}, None, "") == "NOT MEASURED: global batch size 512: run 1: out of memory"
+
+
+def test_the_file_has_all_raw_values_and_no_infinity() -> None:
+    """Every mark of every pair is there, and a bound that there is not is null."""
+    found = duet_json(duet({512: 0.0}, num_pairs=5), WORKLOADS["pico"])["stepmark"]
+    assert isinstance(found, dict)
+    assert found["kind"] == "duet"
+    assert len(found["pairs"]) == 5
+    assert found["pairs"][0]["baseline"] == (tuple(512 / 4000 * np.arange(5)),)
+    assert found["judgements"][512]["effect"]["low"] is None
+
+
+def test_a_calibration_tells_the_spreads_and_the_budgets() -> None:
+    """Steps of a run, runs, pairs; and what budget finds what."""
+    text = calibration(duet(dict.fromkeys(SIZES, 0.0)), {0.01: 240.0, 0.02: 60.0})
+    assert text.startswith("512: a step takes 128 ms; steps of a run spread by 0.0%")
+    assert "to find 1% 80% of the time: --budget 240s for each batch size" in text
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_rate_is_samples_over_seconds(size: int) -> None:
+    """Whatever the batch size, both sides of a duet without effect show what was put in."""
+    assert duet_report(duet({size: 0.0})).splitlines()[2].split()[1] == "4,000"
