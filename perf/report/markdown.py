@@ -38,12 +38,17 @@ def summary(
     """
     parts = [f"**{first_line(session, judgements, duet, problem)}**", ""]
     parts += [f"`{session.configuration}` on `{session.fingerprint.slug}`", ""]
-    parts += [_table(VERDICT_HEADER, verdict_rows(session, judgements)), ""]
+    parts += [markdown_table(VERDICT_HEADER, verdict_rows(session, judgements)), ""]
     if duet:
         parts += [f"Side by side ({duet.mode}: {duet.mode_reason}), {duet.sides[0]} and {duet.sides[1]}:", ""]
-        parts += [_table(DUET_HEADER, duet_rows(duet)), "", *(f"- {note}" for note in work_notes(duet)), ""]
+        parts += [markdown_table(DUET_HEADER, duet_rows(duet)), "", *(f"- {note}" for note in work_notes(duet)), ""]
         for size, contributions in duet.contributions.items():
-            parts += [contribution_title(size), "", _table(CONTRIBUTION_HEADER, contribution_rows(contributions)), ""]
+            parts += [
+                contribution_title(size),
+                "",
+                markdown_table(CONTRIBUTION_HEADER, contribution_rows(contributions)),
+                "",
+            ]
     if baseline:
         parts += [f"Baseline: {baseline_note(baseline, session)}"]
     return parts
@@ -78,6 +83,7 @@ def first_line(
     return "UNCHANGED: every claim holds" if rates else "nothing was timed"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table of text cells."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
