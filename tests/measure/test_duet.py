@@ -107,7 +107,7 @@ def misbehaving(tmp_path: Path, own: tuple[Side, Side]) -> Callable[[str], tuple
     """Makes a candidate of a few lines of Python beside a baseline that behaves."""
 
     def make(code: str) -> tuple[Side, Side]:
-        (tmp_path / "side.py").write_text(f"import os, sys, time\n{code}\n")
+        (tmp_path / "side.py").write_text(f"import os, sys\n{code}\n")
         return own[0], Side(
             name="candidate",
             text="git:bad",
@@ -146,18 +146,27 @@ def misbehaving(tmp_path: Path, own: tuple[Side, Side]) -> Callable[[str], tuple
     ],
 )
 def test_a_side_that_misbehaves_is_one_error_that_names_it(
-    misbehaving: Callable[[str], tuple[Side, Side]],
-    workload: Workload,
-    monkeypatch: pytest.MonkeyPatch,
-    code: str,
-    problem: str,
+    misbehaving: Callable[[str], tuple[Side, Side]], workload: Workload, code: str, problem: str
 ) -> None:
     """Whatever it does, the error begins with the side and its SPEC, and no process is left."""
-    monkeypatch.setattr(duet_module, "SIDE_TIMEOUT_S", 30.0)
     with pytest.raises(MeasureError) as error:
         measure(workload, misbehaving(code), Mode.SIMULTANEOUS, 1)
     assert str(error.value).startswith("candidate side (git:bad): ")
     assert problem in str(error.value)
+    assert not children()
+
+
+def test_a_side_that_hangs_is_given_up(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One side has warmed up, the other says nothing: after the time for an answer it is named, with its last line."""
+    monkeypatch.setattr(duet_module, "SIDE_TIMEOUT_S", 3.0)
+    rest = {"baseline": f"print('{WAITING}', flush=True); input()", "candidate": "sys.stderr.write('stuck'); input()"}
+    sides = []
+    for name, code in rest.items():
+        (tmp_path / name).write_text(f"import sys\nprint('{READY}', flush=True); input(); {code}\n")
+        command = (sys.executable, str(tmp_path / name))
+        sides.append(Side(name=name, text="self", command=command, root=tmp_path, environ=dict(os.environ)))
+    with pytest.raises(MeasureError, match=r"candidate side \(self\): no answer within 3 s; its last lines: stuck"):
+        measure(workload, (sides[0], sides[1]), Mode.SIMULTANEOUS, 1)
     assert not children()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -164,7 +165,8 @@ def test_the_file_has_all_raw_values_and_no_infinity() -> None:
     assert found["kind"] == "duet"
     assert len(found["pairs"]) == 5
     assert found["pairs"][0]["baseline"] == (tuple(512 / 4000 * np.arange(5)),)
-    assert found["judgements"][512]["effect"]["low"] is None
+    assert found["judgements"][512]["effect"]["high"] is None
+    json.dumps(found, allow_nan=False)
 
 
 def test_a_calibration_tells_the_spreads_and_the_budgets() -> None:
