@@ -97,10 +97,7 @@ def run_calibrate_command(arguments: argparse.Namespace) -> int:
             mode=arguments.mode,
         )
     effects = [judgement.effect for judgement in result.judgements.values()]
-    budgets = {
-        threshold: max(effect.budget_for(threshold) for effect in effects) / len(sizes)
-        for threshold in (0.01, 0.02, 0.05)
-    }
+    budgets = {threshold: max(effect.budget_for(threshold) for effect in effects) for threshold in (0.01, 0.02, 0.05)}
     if not all(map(math.isfinite, budgets.values())):
         budgets = {}
         print("too few pairs to say what budget finds what; give a larger --budget")
@@ -172,6 +169,8 @@ def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:
 
 def _what(arguments: argparse.Namespace) -> tuple[Workload, list[int]]:
     workload = WORKLOADS[arguments.workload] if arguments.workload else default_workload(resolve_device("auto").type)
+    if arguments.json and arguments.json.is_dir():
+        raise UsageError(f"--json {arguments.json}: is a folder; name a file")
     return workload, sorted(set(arguments.global_batch_size or workload.global_batch_sizes))
 
 

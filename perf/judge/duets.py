@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,8 +13,9 @@ from perf.judge.attribution import Contribution, attribute_difference
 from perf.judge.exact import counter_differences
 from perf.judge.sequential import DuetJudgement, decide_pairs
 from perf.judge.verdicts import HOLDS, Judgement, Verdict
-from perf.measure.duet import Duet, Mode, Pair, SideWork
+from perf.measure.duet import Duet, Mode, SideWork
 from perf.measure.fingerprint import Facts, differences
+from perf.measure.pairs import Pair
 from perf.measure.sides import Side
 
 DIFFERS = (Verdict.REGRESSED, Verdict.IMPROVED)
@@ -83,13 +85,14 @@ def run_duet(
     sizes = list(work)
     wanted, pairs = set(sizes), list[Pair]()
 
-    def noted() -> Iterator[Pair]:
+    def noted() -> Generator[Pair, None, None]:
         for pair in duet.pairs(lambda: wanted, budget_s=budget_s):
             pairs.append(pair)
             on_pair(pair)
             yield pair
 
-    judgements = decide_pairs(noted(), sizes, threshold=threshold, budget_s=budget_s, wanted=wanted)
+    with closing(noted()) as measured:
+        judgements = decide_pairs(measured, sizes, threshold=threshold, budget_s=budget_s, wanted=wanted)
     contributions = {}
     if differing := [size for size in sizes if judgements[size].verdict in DIFFERS or work_differences(work[size])]:
         size = max(differing, key=lambda size: abs(judgements[size].effect.effect_size))

@@ -18,7 +18,7 @@ from perf.judge.stats import (
     signed_rank_p,
 )
 from perf.judge.verdicts import Verdict
-from perf.measure.duet import Pair
+from perf.measure.pairs import Pair
 
 LOOKS = 4
 """At a quarter, half, three quarters and the whole of the budget."""
@@ -34,7 +34,7 @@ class DuetEffect(Effect):
     Attributes:
         surely_low, surely_high: the interval that must exclude no effect for a REGRESSED or IMPROVED; it errs in at most
             `FAMILY_ERROR` of duets, over all looks and batch sizes.
-        elapsed_s: when the last pair ended, in seconds of the duet.
+        elapsed_s: seconds of the duet when the last pair ended, divided by its batch sizes.
     """
 
     surely_low: float
@@ -42,7 +42,7 @@ class DuetEffect(Effect):
     elapsed_s: float
 
     def budget_for(self, threshold: float) -> float:
-        """Return about how many seconds would have decided `threshold`; errors shrink with the square root of time."""
+        """Return about how many seconds for each batch size would have decided `threshold`: errors shrink with the root of time."""
         return self.elapsed_s * (self.reach / -float(np.log1p(-threshold))) ** 2
 
 
@@ -98,7 +98,7 @@ def estimate(pairs: Sequence[Pair], *, family_size: int, look: int) -> DuetEffec
         p_value=signed_rank_p(values),
         reach=_reach(values, surely),
         num_runs=len(values),
-        elapsed_s=pairs[-1].ended_s,
+        elapsed_s=pairs[-1].ended_s / family_size,
     )
 
 
@@ -154,7 +154,7 @@ def decide_pairs(
 ) -> dict[int, DuetJudgement]:
     """Look at pairs as they come and return the verdict on each batch size.
 
-    A batch size leaves `wanted` when it is decided; at the last look all do.
+    A batch size leaves `wanted` when it is decided, and at the last look; none goes without a pair.
 
     Args:
         pairs: in the order they are measured; they end when `wanted` is empty.
@@ -172,12 +172,11 @@ def decide_pairs(
             continue
         look = min(LOOKS, int(LOOKS * pair.ended_s / budget_s))  # a look that a slow pair jumped over is forgone
         for size in sorted(wanted):
-            if by_size[size]:
-                effect = estimate(by_size[size], family_size=len(sizes), look=look)
-                found[size] = judge(effect, threshold=threshold, look=look)
-                if found[size].verdict is not Verdict.INCONCLUSIVE:
-                    wanted.remove(size)
-        look += 1
-        if look > LOOKS:
-            wanted.clear()
+            if not by_size[size]:
+                continue  # a budget that does not even last for one pair of each
+            effect = estimate(by_size[size], family_size=len(sizes), look=look)
+            found[size] = judge(effect, threshold=threshold, look=look)
+            if look == LOOKS or found[size].verdict is not Verdict.INCONCLUSIVE:
+                wanted.remove(size)
+        look = min(LOOKS, look + 1)
     return found

@@ -18,6 +18,7 @@ from perf.errors import MeasureError
 from perf.measure.attribution import PhaseTime
 from perf.measure.counters import StepCounters
 from perf.measure.fingerprint import Fingerprint
+from perf.measure.pairs import Marks, Pair, alternating_effect, simultaneous_effect
 from perf.measure.processes import Answer, Process
 from perf.measure.sides import Side
 from perf.measure.stepper import PROTOCOL, SideSpec
@@ -34,7 +35,7 @@ BLOCKS = 3
 PAIRS_PER_START = 15
 """After so many pairs the processes that fork the runs are started anew."""
 
-ATTRIBUTION_VISITS = 5
+ATTRIBUTION_VISITS = 7
 
 LEAST_S = 10.0
 """What a start of the sides' processes must leave of the budget to be worth it."""
@@ -47,34 +48,12 @@ SIDE_TIMEOUT_S = 300.0
 
 BOTH = (0, 1)
 
-Marks = tuple[float, ...]
-
 
 class Mode(StrEnum):
     """How two sides share a machine."""
 
     SIMULTANEOUS = "simultaneous"
     ALTERNATING = "alternating"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """One run of each side at one batch size.
-
-    Attributes:
-        global_batch_size: of both.
-        start: which start of the sides' processes it belongs to, from 0.
-        ended_s: seconds from the beginning of the duet to its end.
-        effect: logarithm of the candidate's rate over the baseline's; below 0 the candidate is slower.
-        baseline, candidate: the marks of each slice, seconds from the first mark of the pair.
-    """
-
-    global_batch_size: int
-    start: int
-    ended_s: float
-    effect: float
-    baseline: tuple[Marks, ...]
-    candidate: tuple[Marks, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,27 +283,6 @@ class Duet:
                 processes[i].tell(f"{num_steps}")
                 slices[i].append(tuple(self._answer(processes, i, "stepped")["marks"]))
         return slices
-
-
-def simultaneous_effect(baseline: Marks, candidate: Marks) -> float:
-    """Return the logarithm of the candidate's rate over the baseline's, while both were stepping.
-
-    Marks are of one clock, seconds: before the first step, and after each.
-    """
-    begin, end = max(baseline[0], candidate[0]), min(baseline[-1], candidate[-1])
-    done = [
-        float(np.interp(end, marks, range(len(marks))) - np.interp(begin, marks, range(len(marks))))
-        for marks in (candidate, baseline)
-    ]
-    return float(np.log(done[0] / done[1]))
-
-
-def alternating_effect(baseline: Sequence[Marks], candidate: Sequence[Marks]) -> float:
-    """Return the same for slices in turns: the median over blocks of four (ABBA), in which a steady drift cancels."""
-    logs = [
-        np.log([marks[-1] - marks[0] for marks in side]).reshape(-1, 2).sum(axis=1) for side in (baseline, candidate)
-    ]
-    return float(np.median(logs[0] - logs[1]) / 2)
 
 
 def _side_work(counted: Answer, losses: Sequence[float]) -> SideWork:

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from perf.errors import MeasureError
 from perf.judge.duets import DuetResult, run_duet
 from perf.judge.sequential import LOOKS
 from perf.judge.stats import hodges_lehmann
-from perf.measure.duet import Duet, Mode, Pair, choose_mode
+from perf.measure.duet import Duet, Mode, choose_mode
 from perf.measure.marks import MeasuredRun, Session
+from perf.measure.pairs import Pair
 from perf.measure.runs import RunSpec, measure
 from perf.measure.sides import Recipe, prepared
 from perf.measure.stepper import SideSpec
@@ -82,6 +84,8 @@ def duet_shown(
     )
     if mode not in (None, chosen):
         chosen, reason = mode, f"as asked ({chosen} would suit: {reason})"
+    if chosen is Mode.SIMULTANEOUS and (len(cores) < 2 or not hasattr(os, "sched_setaffinity")):
+        raise MeasureError(f"--mode {chosen}: needs two cores and a system that can pin to them; leave it out")
     with ExitStack() as stack:
         sides = (
             stack.enter_context(prepared(recipes[0], "baseline", environ)),

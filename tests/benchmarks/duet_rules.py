@@ -19,7 +19,8 @@ from scipy import stats
 from perf.judge.sequential import decide_pairs
 from perf.judge.stats import FloatArray, hodges_lehmann
 from perf.judge.verdicts import Verdict
-from perf.measure.duet import Mode, Pair
+from perf.measure.duet import Mode
+from perf.measure.pairs import Pair
 from perf.report.markdown import markdown_table
 
 Trial = dict[str, Any]

@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from perf.measure.stepper import timed_steps
 from perf.measure.worker import SlicedClock
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import SyntheticLanguage
@@ -25,6 +26,7 @@ from perf.train.trainer import Trainer
 from perf.train.workloads import WORKLOADS
 
 SLICE_STEPS = 4
+DUET_STEPS = 5
 
 
 def main() -> None:
@@ -54,12 +56,17 @@ def main() -> None:
     for _ in range(arguments.rounds):
         bare = _bare(plan)
         costs.append(_measured(plan) - bare)
+    in_slices = [_slices(plan) - _bare(plan, read_every=DUET_STEPS) for _ in range(arguments.rounds)]
+    rounds = f"{arguments.rounds} rounds of {arguments.steps} steps in turns"
+    real = f"of a pico step at 512 ({1e3 * real_s:.1f} ms, {torch.get_num_threads()} threads)"
+    print(f"measuring costs {_cost(costs, real_s)} {real}; {rounds}")
+    print(f"a duet's slices of {DUET_STEPS} steps cost {_cost(in_slices, real_s)} {real}; {rounds}")
+
+
+def _cost(costs: list[float], real_s: float) -> str:
     low, median, high = np.quantile(costs, (0.1, 0.5, 0.9))
-    print(
-        f"measuring costs {1e6 * median:.1f} µs a step [10th to 90th percentile {1e6 * low:.1f} to {1e6 * high:.1f}], "
-        f"{median / real_s:.4%} of a pico step at 512 ({1e3 * real_s:.1f} ms, {torch.get_num_threads()} threads); "
-        f"{arguments.rounds} rounds of {arguments.steps} steps in turns"
-    )
+    spread = f"[10th to 90th percentile {1e6 * low:.1f} to {1e6 * high:.1f}]"
+    return f"{1e6 * median:.1f} µs a step {spread}, {median / real_s:.4%}"
 
 
 def _nothing(trainer: Trainer) -> None:
@@ -70,13 +77,13 @@ def _nothing(trainer: Trainer) -> None:
 _LOSS = torch.zeros(())
 
 
-def _bare(plan: RunPlan) -> float:
+def _bare(plan: RunPlan, *, read_every: int = SLICE_STEPS) -> float:
     """Return seconds a step of a loop that only steps, and reads the losses as often as the log does."""
     trainer = Trainer(plan, SyntheticLanguage(plan.config.workload, seed=0), World())
     began = time.perf_counter()
     for step in range(1, plan.last_step + 1):
         _nothing(trainer)
-        if step % SLICE_STEPS == 0:
+        if step % read_every == 0:
             trainer.read_losses()
     return (time.perf_counter() - began) / plan.last_step
 
@@ -94,6 +101,17 @@ def _measured(plan: RunPlan) -> float:
         source = SyntheticLanguage(plan.config.workload, seed=0)
         result = run_steps(plan, source, World(), on_line=lines.append, on_step=clock.end_step, clock=clock)
         return result.totals.seconds / plan.last_step
+
+
+def _slices(plan: RunPlan) -> float:
+    """Return seconds a step of a duet's slices, from the first mark to the last; telling and answering is outside of them."""
+    trainer = Trainer(plan, SyntheticLanguage(plan.config.workload, seed=0), World())
+    spent = 0.0
+    with mock.patch.object(Trainer, "step", _nothing):
+        for _ in range(plan.last_step // DUET_STEPS):
+            marks, _ = timed_steps(trainer, DUET_STEPS, torch.device("cpu"))
+            spent += marks[-1] - marks[0]
+    return spent / (plan.last_step // DUET_STEPS * DUET_STEPS)
 
 
 def _real_steps(plan: RunPlan) -> list[float]:

@@ -14,7 +14,7 @@ from scipy import stats as reference
 from perf.judge.sequential import LOOKS, DuetJudgement, decide_pairs, estimate, judge, spent
 from perf.judge.stats import POWER, hodges_lehmann, signed_rank_interval, signed_rank_p
 from perf.judge.verdicts import Verdict
-from perf.measure.duet import Pair
+from perf.measure.pairs import Pair
 
 PAIR_S = 1.1
 SIZES = (512, 1024, 2048)
@@ -156,6 +156,14 @@ def test_a_pair_that_takes_longer_than_the_budget_is_the_last() -> None:
     found = decide_pairs([pair(512, 100.0, 0.0)], [512], threshold=0.02, budget_s=40, wanted=wanted)
     assert found[512].look == LOOKS
     assert not wanted
+
+
+def test_no_batch_size_goes_without_a_pair() -> None:
+    """A budget that is spent after the first pair is overdrawn until each has one."""
+    wanted = set(SIZES)
+    pairs = noisy_pairs(np.random.default_rng(7), dict.fromkeys(SIZES, 0.0), wanted)
+    found = decide_pairs(pairs, SIZES, threshold=0.02, budget_s=1.0, wanted=wanted)
+    assert [found[size].effect.num_runs for size in SIZES] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("look", [0, LOOKS + 1])

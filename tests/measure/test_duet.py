@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from perf.errors import MeasureError
 from perf.measure import duet as duet_module
-from perf.measure.duet import BLOCKS, Duet, Mode, Pair, alternating_effect, choose_mode, simultaneous_effect
+from perf.measure.duet import BLOCKS, Duet, Mode, choose_mode
+from perf.measure.pairs import Pair, alternating_effect, simultaneous_effect
 from perf.measure.sides import ROOT, Side, parse_recipe, prepared
 from perf.measure.stepper import PROTOCOL, SideSpec
 from perf.train.workloads import Workload

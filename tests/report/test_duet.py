@@ -13,7 +13,8 @@ from perf.judge.attribution import Contribution
 from perf.judge.duets import DuetResult, as_claims, loss_problem, work_differences
 from perf.judge.sequential import LOOKS, estimate, judge
 from perf.judge.verdicts import Judgement, Verdict
-from perf.measure.duet import Mode, Pair, SideWork
+from perf.measure.duet import Mode, SideWork
+from perf.measure.pairs import Pair
 from perf.report.duet import calibration, duet_report, headline
 from perf.report.markdown import first_line, summary
 from perf.train.workloads import WORKLOADS

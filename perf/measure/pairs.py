@@ -1,0 +1,51 @@
+"""What a pair of runs gave, one of each side, and what follows from its marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Marks = tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """One run of each side at one batch size.
+
+    Attributes:
+        global_batch_size: of both.
+        start: which start of the sides' processes it belongs to, from 0.
+        ended_s: seconds from the beginning of the duet to its end.
+        effect: logarithm of the candidate's rate over the baseline's; below 0 the candidate is slower.
+        baseline, candidate: the marks of each slice, seconds from the first mark of the pair.
+    """
+
+    global_batch_size: int
+    start: int
+    ended_s: float
+    effect: float
+    baseline: tuple[Marks, ...]
+    candidate: tuple[Marks, ...]
+
+
+def simultaneous_effect(baseline: Marks, candidate: Marks) -> float:
+    """Return the logarithm of the candidate's rate over the baseline's, while both were stepping.
+
+    Marks are of one clock, seconds: before the first step, and after each.
+    """
+    begin, end = max(baseline[0], candidate[0]), min(baseline[-1], candidate[-1])
+    done = [
+        float(np.interp(end, marks, range(len(marks))) - np.interp(begin, marks, range(len(marks))))
+        for marks in (candidate, baseline)
+    ]
+    return float(np.log(done[0] / done[1]))
+
+
+def alternating_effect(baseline: Sequence[Marks], candidate: Sequence[Marks]) -> float:
+    """Return the same for slices in turns: the median over blocks of four (ABBA), in which a steady drift cancels."""
+    logs = [
+        np.log([marks[-1] - marks[0] for marks in side]).reshape(-1, 2).sum(axis=1) for side in (baseline, candidate)
+    ]
+    return float(np.median(logs[0] - logs[1]) / 2)
