@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from perf import __version__
+from perf.arguments import not_negative, positive
 from perf.compare import add_calibrate, add_duet, run_calibrate_command, run_duet_command
 from perf.errors import BaselineError, DataError, MainRankError, PerfError, UsageError
 from perf.judge.baselines import BASELINES_DIR, LATEST_RESULT, load_session
@@ -236,30 +236,30 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--workload", choices=WORKLOADS, metavar="W", help="default: pico on CPU, bert-large-msl128 on CUDA"
     )
     what.add_argument(
-        "--global-batch-size", type=_positive, nargs="+", metavar="B",
+        "--global-batch-size", type=positive, nargs="+", metavar="B",
         help="samples per optimizer step, over all devices; several make one run each (default: the workload's three)",
     )  # fmt: skip
     what.add_argument(
         "--text", type=Path, nargs="+", metavar="FILE", help="train on these UTF-8 files, not on the synthetic language"
     )
     what.add_argument(
-        "--seed", type=_not_negative, default=0, metavar="S", help="of weights, data and dropout (default: 0)"
+        "--seed", type=not_negative, default=0, metavar="S", help="of weights, data and dropout (default: 0)"
     )
     long = train.add_argument_group("how long").add_mutually_exclusive_group()
-    long.add_argument("--max-steps", type=_positive, metavar="N", help="stop at this step (default: the workload's)")
-    long.add_argument("--num-steps", type=_positive, metavar="N", help="make this many more steps, each time")
+    long.add_argument("--max-steps", type=positive, metavar="N", help="stop at this step (default: the workload's)")
+    long.add_argument("--num-steps", type=positive, metavar="N", help="make this many more steps, each time")
     long.add_argument(
-        "--num-epochs", type=_positive, metavar="N", help="make this many more passes over --text, each time"
+        "--num-epochs", type=positive, metavar="N", help="make this many more passes over --text, each time"
     )
     state = train.add_argument_group("logs and checkpoints")
     state.add_argument(
-        "--log-steps", type=_positive, metavar="L", help="a log line every L steps (default: the workload's)"
+        "--log-steps", type=positive, metavar="L", help="a log line every L steps (default: the workload's)"
     )
     state.add_argument(
-        "--checkpoint-steps", type=_positive, metavar="C", help="a checkpoint every C steps (default: only at the end)"
+        "--checkpoint-steps", type=positive, metavar="C", help="a checkpoint every C steps (default: only at the end)"
     )
     state.add_argument(
-        "--keep-checkpoints", type=_not_negative, default=2, metavar="K",
+        "--keep-checkpoints", type=not_negative, default=2, metavar="K",
         help="keep the newest K checkpoints; 0 writes, moves and deletes none (default: 2)",
     )  # fmt: skip
     state.add_argument(
@@ -283,7 +283,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where the processor has it)"
     )
     where.add_argument(
-        "--micro-batch-size", type=_positive, metavar="B", help="samples per forward pass (default: the workload's)"
+        "--micro-batch-size", type=positive, metavar="B", help="samples per forward pass (default: the workload's)"
     )
     where.add_argument("--compile", action="store_true", help="use torch.compile (needs a C++ compiler on CPU)")
 
@@ -315,20 +315,6 @@ def _add_promote(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help=f"what pytest wrote (default: {LATEST_RESULT}, the latest session's)",
     )  # fmt: skip
     promote_.add_argument("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
-
-
-def _positive(text: str) -> int:
-    return _integer(text, least=1)
-
-
-def _not_negative(text: str) -> int:
-    return _integer(text, least=0)
-
-
-def _integer(text: str, *, least: int) -> int:
-    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
-    return int(text)
 
 
 if __name__ == "__main__":

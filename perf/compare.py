@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from perf.arguments import positive, seconds, threshold
 from perf.errors import BaselineError, UsageError
 from perf.judge.baselines import BASELINES_DIR, KEY, Baseline, baseline_path, load_session, write_json
 from perf.judge.duets import DuetResult
@@ -97,7 +98,7 @@ def run_calibrate_command(arguments: argparse.Namespace) -> int:
             mode=arguments.mode,
         )
     effects = [judgement.effect for judgement in result.judgements.values()]
-    budgets = {threshold: max(effect.budget_for(threshold) for effect in effects) for threshold in (0.01, 0.02, 0.05)}
+    budgets = {change: max(effect.budget_for(change) for effect in effects) for change in (0.01, 0.02, 0.05)}
     if not all(map(math.isfinite, budgets.values())):
         budgets = {}
         print("too few pairs to say what budget finds what; give a larger --budget")
@@ -199,8 +200,8 @@ def add_duet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     duet = commands.add_parser(
         "duet",
         help="compare two versions side by side",
-        description="Train with two versions side by side, in many pairs of fresh runs, until a change as large as the "
-        "threshold is found or excluded, or the budget is spent; then say where the difference comes from.",
+        description="Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
+        "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
         epilog=f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED, 2 wrong usage, 3 a side cannot be run, "
         "4 INCONCLUSIVE, 130 stopped.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -209,7 +210,7 @@ def add_duet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     duet.add_argument("--baseline", nargs="+", required=True, metavar="SPEC", help="what to compare with")
     duet.add_argument("--candidate", nargs="+", required=True, metavar="SPEC", help="what to judge")
     duet.add_argument(
-        "--threshold", type=_threshold, default=0.02, metavar="T", help="smallest change that matters (default: 2%%)"
+        "--threshold", type=threshold, default=0.02, metavar="T", help="smallest change that matters (default: 2%%)"
     )
     _add_common(duet, budget=120)
 
@@ -230,13 +231,13 @@ def _add_common(parser: argparse.ArgumentParser, *, budget: int) -> None:
         "--workload", choices=WORKLOADS, metavar="W", help="default: pico on CPU, bert-large-msl128 on CUDA"
     )
     parser.add_argument(
-        "--global-batch-size", type=_positive, nargs="+", metavar="B", help="default: the workload's three"
+        "--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's three"
     )
     parser.add_argument(
         "--precision", choices=PRECISIONS, help="default: fp32 on a CPU, as in the bench; auto on a GPU"
     )
     parser.add_argument(
-        "--budget", type=_seconds, default=float(budget), metavar="S",
+        "--budget", type=seconds, default=float(budget), metavar="S",
         help=f"time for each batch size, such as 90s or 5m (default: {budget}s)",
     )  # fmt: skip
     parser.add_argument(
@@ -244,27 +245,3 @@ def _add_common(parser: argparse.ArgumentParser, *, budget: int) -> None:
         help="simultaneous (half the cores each) or alternating (default: what suits the machine)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
-
-
-def _threshold(text: str) -> float:
-    number = text.removesuffix("%")
-    if not re.fullmatch(r"\d*\.?\d+", number, re.ASCII) or not 0 < _fraction(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no part of a rate, such as 2% or 0.02")
-    return _fraction(text)
-
-
-def _fraction(text: str) -> float:
-    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([sm]?)", text, re.ASCII)
-    if not match or not 1 <= float(match[1]) < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time of at least 1 s, such as 90s or 5m")
-    return float(match[1]) * (60 if match[2] == "m" else 1)
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d{0,7}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
-    return int(text)

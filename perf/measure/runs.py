@@ -54,9 +54,7 @@ class RunSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
         """Return the spec that `as_json` described."""
-        workload = dict(data["workload"])
-        workload["global_batch_sizes"] = tuple(workload["global_batch_sizes"])
-        return cls(**{**data, "workload": Workload(**workload)})
+        return cls(**{**data, "workload": Workload.from_json(data["workload"])})
 
 
 def measure(

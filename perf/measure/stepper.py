@@ -66,9 +66,7 @@ class SideSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> SideSpec:
         """Return the spec that `as_json` described."""
-        workload = dict(data["workload"])
-        workload["global_batch_sizes"] = tuple(workload["global_batch_sizes"])
-        return cls(**{**data, "workload": Workload(**workload)})
+        return cls(**{**data, "workload": Workload.from_json(data["workload"])})
 
 
 def main() -> None:
@@ -100,7 +98,7 @@ def _serve(request: dict[str, Any], requests: BinaryIO, say: Say) -> None:
         _kept.append(shuffled_memory(random.Random(request["layout"])))
         serve(spec, requests, say)
         code = 0
-    except PerfError as error:
+    except (PerfError, ValueError) as error:  # a ValueError names an argument that does not fit this side
         say({"event": "failed", "reason": str(error)})
         code = 0
     except BaseException:

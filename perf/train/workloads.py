@@ -69,6 +69,11 @@ class Workload:
         if not self.global_batch_sizes:
             raise ValueError(f"workload {self.name}: global_batch_sizes is empty; name at least one")
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Workload:
+        """Return the workload that ``dataclasses.asdict`` made JSON data of."""
+        return cls(**{**data, "global_batch_sizes": tuple(data["global_batch_sizes"])})
+
 
 _BERT_MSL128: dict[str, Any] = {
     "vocab_size": 30522,

@@ -1,0 +1,39 @@
+"""What the values of command-line arguments look like."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+
+def positive(text: str) -> int:
+    """Return an integer of at least 1."""
+    return _integer(text, least=1)
+
+
+def not_negative(text: str) -> int:
+    """Return an integer of at least 0."""
+    return _integer(text, least=0)
+
+
+def threshold(text: str) -> float:
+    """Return a fraction between 0 and 1, written as such or in percent."""
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    value = float(number) / (100 if percent else 1) if re.fullmatch(r"\d*\.?\d+", number, re.ASCII) else 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no part of a rate, such as 2% or 0.02")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Return a time of at least 1 s, in seconds or minutes."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([sm]?)", text, re.ASCII)
+    if not match or float(match[1]) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time of at least 1 s, such as 90s or 5m")
+    return float(match[1]) * (60 if match[2] == "m" else 1)
+
+
+def _integer(text: str, *, least: int) -> int:
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+    return int(text)
