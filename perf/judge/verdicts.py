@@ -258,7 +258,7 @@ def _explain(
         many = f"about {runs} runs" if runs < 1000 else "more than a thousand runs"
         return (
             f"this data shows {effect.minimal_detectable_effect:.1%} or more; {threshold:.0%} needs {many} on each "
-            "side, or both versions side by side"
+            "side, or both versions side by side: --perf-duet"
         )
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.0%}"

@@ -61,13 +61,13 @@ def first_line(
     problem: str,
 ) -> str:
     """Return what matters most: a regression, another failure, what could not be told, or that all is well."""
-    failed = [(claim, size, j) for (claim, size), j in judgements.items() if j.holds is False]
-    exact = [(claim, size, j) for claim, size, j in failed if claim not in ("rate", "scaling")]
-    if duet and any(claim == "rate" for claim, _, _ in failed):
+    failed = {key: judgement for key, judgement in judgements.items() if judgement.holds is False}
+    if duet and any(claim == "rate" for claim, _ in failed):
         return headline(duet)
-    for claim, size, judgement in sorted(failed, key=lambda found: found[0] != "rate"):
-        if not exact or (claim, size, judgement) in exact:
-            return f"FAILED: global batch size {size}: {claim}: {judgement.reason}"
+    for wanted in ("rate", "fall", "losses", "counters", "scaling"):
+        for (claim, size), judgement in failed.items():
+            if claim == wanted:
+                return f"{judgement.verdict or 'FAILED'}: global batch size {size}: {_how_much(judgement)}"
     if session.failures:
         size, reason = next(iter(session.failures.items()))
         return f"NOT MEASURED: global batch size {size}: {reason}"
@@ -81,6 +81,14 @@ def first_line(
             sizes = ", ".join(map(str, found))
             return f"{verdict}: global batch size {sizes}: {rates[found[0]].reason}"
     return "UNCHANGED: every claim holds" if rates else "nothing was timed"
+
+
+def _how_much(judgement: Judgement) -> str:
+    effect = judgement.effect
+    if effect is None:
+        return f"{judgement.claim}: {judgement.reason}"
+    interval = f"95 % interval {effect.low:+.1%} to {effect.high:+.1%}, p = {effect.p_value:.1g}"
+    return f"{judgement.claim} {effect.effect_size:+.1%} ({interval} in {effect.num_runs} runs); {judgement.reason}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
