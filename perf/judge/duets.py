@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from perf.judge.attribution import Contribution, attribute_difference
+from perf.judge.attribution import Contribution, PhaseTotal, attribute_difference, phase_totals
 from perf.judge.exact import counter_differences
 from perf.judge.sequential import DuetJudgement, decide_pairs
 from perf.judge.verdicts import HOLDS, Judgement, Verdict
@@ -35,7 +35,8 @@ class DuetResult:
         work: what both did in a step, by batch size.
         pairs: all of them, raw.
         judgements: by batch size.
-        contributions: where the difference comes from, for the batch size it was looked for at; the largest first.
+        phases, contributions: where the difference comes from, for the batch size it was looked for at: each phase's
+            time, and each operation's, the largest difference first.
     """
 
     sides: tuple[str, str]
@@ -46,6 +47,7 @@ class DuetResult:
     work: dict[int, tuple[SideWork, SideWork]]
     pairs: list[Pair]
     judgements: dict[int, DuetJudgement]
+    phases: dict[int, list[PhaseTotal]]
     contributions: dict[int, list[Contribution]]
 
     def as_json(self) -> dict[str, Any]:
@@ -93,10 +95,11 @@ def run_duet(
 
     with closing(noted()) as measured:
         judgements = decide_pairs(measured, sizes, threshold=threshold, budget_s=budget_s, wanted=wanted)
-    contributions = {}
+    phases, contributions = {}, {}
     if differing := [size for size in sizes if judgements[size].verdict in DIFFERS or work_differences(work[size])]:
         size = max(differing, key=lambda size: abs(judgements[size].effect.effect_size))
-        contributions[size] = attribute_difference(*duet.attribution(size))
+        visits = duet.attribution(size)
+        phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
     return DuetResult(
         sides=(sides[0].text, sides[1].text),
         mode=duet.mode,
@@ -106,6 +109,7 @@ def run_duet(
         work=work,
         pairs=pairs,
         judgements=judgements,
+        phases=phases,
         contributions=contributions,
     )
 

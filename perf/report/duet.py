@@ -7,7 +7,7 @@ from statistics import geometric_mean
 
 import numpy as np
 
-from perf.judge.attribution import Contribution
+from perf.judge.attribution import Contribution, PhaseTotal
 from perf.judge.duets import DuetResult, loss_problem, software_differences, work_differences
 from perf.judge.sequential import DuetJudgement
 from perf.judge.stats import POWER
@@ -138,22 +138,25 @@ def work_notes(result: DuetResult) -> list[str]:
     return notes
 
 
-def contribution_table(size: int, contributions: Sequence[Contribution]) -> str:
-    """Return where the difference comes from, the largest first; milliseconds of a step in which every operation is timed."""
-    rows = contribution_rows(contributions)
-    return f"{contribution_title(size)}\n{table(CONTRIBUTION_HEADER, rows, left={'phase', 'operation'})}"
-
-
+PHASE_HEADER = ("phase", "baseline ms", "candidate ms", "difference ms")
 CONTRIBUTION_HEADER = ("phase", "operation", "count", "baseline ms", "candidate ms", "difference ms", "beyond chance")
 
 
-def contribution_title(size: int) -> str:
-    """Return what the rows are."""
-    return f"Where a step at {size} spends more or less, each operation timed alone:"
+def why_title(size: int) -> str:
+    """Return what the rows of an attribution are."""
+    return f"Where a step at {size} spends more or less, each operation timed alone (logging, checkpoint: one of each):"
+
+
+def phase_rows(phases: Sequence[PhaseTotal]) -> list[tuple[str, ...]]:
+    """Return the cells under `PHASE_HEADER`."""
+    return [
+        (row.phase, f"{1e3 * row.before_s:.2f}", f"{1e3 * row.now_s:.2f}", f"{1e3 * row.difference_s:+.2f}")
+        for row in phases
+    ]
 
 
 def contribution_rows(contributions: Sequence[Contribution]) -> list[tuple[str, ...]]:
-    """Return the cells of the rows that are shown."""
+    """Return the cells under `CONTRIBUTION_HEADER`, of the rows that are shown."""
     return [
         (
             row.phase,
@@ -171,7 +174,10 @@ def contribution_rows(contributions: Sequence[Contribution]) -> list[tuple[str, 
 def duet_report(result: DuetResult) -> str:
     """Return all that is known: the table, and where the difference comes from."""
     parts = [duet_table(result)]
-    parts += [contribution_table(size, contributions) for size, contributions in result.contributions.items()]
+    for size, contributions in result.contributions.items():
+        rows = contribution_rows(contributions)
+        parts.append(f"{why_title(size)}\n{table(PHASE_HEADER, phase_rows(result.phases[size]), left={'phase'})}")
+        parts.append(table(CONTRIBUTION_HEADER, rows, left={"phase", "operation"}))
     return "\n\n".join(parts)
 
 

@@ -12,10 +12,12 @@ from perf.report.bench import VERDICT_HEADER, baseline_note, verdict_rows
 from perf.report.duet import (
     CONTRIBUTION_HEADER,
     DUET_HEADER,
+    PHASE_HEADER,
     contribution_rows,
-    contribution_title,
     duet_rows,
     headline,
+    phase_rows,
+    why_title,
     work_notes,
 )
 
@@ -43,12 +45,8 @@ def summary(
         parts += [f"Side by side ({duet.mode}: {duet.mode_reason}), {duet.sides[0]} and {duet.sides[1]}:", ""]
         parts += [markdown_table(DUET_HEADER, duet_rows(duet)), "", *(f"- {note}" for note in work_notes(duet)), ""]
         for size, contributions in duet.contributions.items():
-            parts += [
-                contribution_title(size),
-                "",
-                markdown_table(CONTRIBUTION_HEADER, contribution_rows(contributions)),
-                "",
-            ]
+            parts += [why_title(size), "", markdown_table(PHASE_HEADER, phase_rows(duet.phases[size])), ""]
+            parts += [markdown_table(CONTRIBUTION_HEADER, contribution_rows(contributions)), ""]
     if baseline:
         parts += [f"Baseline: {baseline_note(baseline, session)}"]
     return parts

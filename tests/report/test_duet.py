@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perf.compare import duet_json, exit_code
-from perf.judge.attribution import Contribution
+from perf.judge.attribution import Contribution, PhaseTotal
 from perf.judge.duets import DuetResult, as_claims, loss_problem, work_differences
 from perf.judge.sequential import LOOKS, estimate, judge
 from perf.judge.verdicts import Judgement, Verdict
@@ -71,6 +71,7 @@ def duet(effects: dict[int, float], candidate: SideWork = WORK, *, num_pairs: in
         work=dict.fromkeys(effects, (WORK, candidate)),
         pairs=pairs,
         judgements=judgements,
+        phases={1024: [PhaseTotal(phase="forward", before_s=0.04, now_s=0.045)]} if candidate is not WORK else {},
         contributions={1024: [EXTRA_PRODUCTS]} if candidate is not WORK else {},
     )
 
@@ -112,6 +113,7 @@ def test_the_report_has_a_line_for_each_batch_size_and_says_where_the_time_goes(
     assert "REGRESSED" in rows["1024"]
     assert "4,000" in rows["1024"]
     assert any(line.startswith("work at 1024: +5 aten::mm per step") for line in lines)
+    assert any(line.split() == ["forward", "40.00", "45.00", "+5.00"] for line in lines)
     assert any(line.split()[:5] == ["forward", "aten::mm", "float32", "26", "->"] for line in lines)
 
 
