@@ -36,6 +36,8 @@ def headline(result: DuetResult) -> str:
     size, judgement = worst(result.judgements)
     effect = judgement.effect
     change = f"global batch size {size}: samples/sec {effect.effect_size:+.1%}"
+    if judgement.verdict is Verdict.UNCHANGED:
+        change = f"every batch size within {result.threshold:.1%}; the largest change: {change}"
     sure = f"95 % interval {interval(judgement)}, p = {effect.p_value:.1g} in {effect.num_runs} pairs"
     return f"{judgement.verdict}: {change} ({sure}){_because(result, size)}"
 

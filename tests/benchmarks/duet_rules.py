@@ -217,7 +217,7 @@ def plot(trials: Sequence[Trial], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     for percent, chosen in by_percent(trials).items():
         whole = chosen[0]["budget_s"]
         budgets = np.arange(8, whole + 1, 2)
@@ -233,7 +233,7 @@ def plot(trials: Sequence[Trial], path: Path) -> None:
         ylim=(-0.03, 1.03),
         title="Slowdowns found side by side (threshold 1 %); bars: exact 95 % intervals",
     )
-    axes.legend(title="a step takes longer by")
+    figure.legend(title="a step takes longer by", loc="outside right upper")
     axes.grid(alpha=0.3)
     figure.savefig(path)
 

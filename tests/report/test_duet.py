@@ -91,7 +91,7 @@ def test_the_first_line_names_the_worst_batch_size_how_much_how_sure_and_why() -
 def test_without_a_difference_the_first_line_says_so() -> None:
     """UNCHANGED with its interval: looked, and fine."""
     same = duet(dict.fromkeys(SIZES, 0.0))
-    assert headline(same).startswith("UNCHANGED: global batch size ")
+    assert headline(same).startswith("UNCHANGED: every batch size within 2.0%; the largest change: global batch size ")
     assert headline(same).endswith("same work, same software")
     assert exit_code(same) == 0
     assert "work: the same operations, and the same losses to rounding" in duet_report(same)
