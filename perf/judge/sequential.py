@@ -34,16 +34,19 @@ class DuetEffect(Effect):
     Attributes:
         surely_low, surely_high: the interval that must exclude no effect for a REGRESSED or IMPROVED; it errs in at most
             `FAMILY_ERROR` of duets, over all looks and batch sizes.
+        fewest_runs: pairs below which nothing can be excluded, however alike they are.
         elapsed_s: seconds of the duet when the last pair ended, divided by its batch sizes.
     """
 
     surely_low: float
     surely_high: float
+    fewest_runs: int
     elapsed_s: float
 
     def budget_for(self, threshold: float) -> float:
         """Return about how many seconds for each batch size would have decided `threshold`: errors shrink with the root of time."""
-        return self.elapsed_s * (self.reach / -float(np.log1p(-threshold))) ** 2
+        pairs = self.num_runs * (self.reach / -float(np.log1p(-threshold))) ** 2
+        return self.elapsed_s * max(pairs, self.fewest_runs) / self.num_runs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +90,8 @@ def estimate(pairs: Sequence[Pair], *, family_size: int, look: int) -> DuetEffec
     values = [pair.effect for pair in pairs]
     centre = hodges_lehmann(values)
     shown = signed_rank_interval(values, (1 - CONFIDENCE) * spent(look))
-    surely = signed_rank_interval(values, FAMILY_ERROR * spent(look) / family_size)
+    level = FAMILY_ERROR * spent(look) / family_size
+    surely = signed_rank_interval(values, level)
     low, high, surely_low, surely_high = (float(np.expm1(end)) for end in (*shown, *surely))
     return DuetEffect(
         effect_size=float(np.expm1(centre)),
@@ -98,6 +102,7 @@ def estimate(pairs: Sequence[Pair], *, family_size: int, look: int) -> DuetEffec
         p_value=signed_rank_p(values),
         reach=_reach(values, surely),
         num_runs=len(values),
+        fewest_runs=int(np.ceil(1 - np.log2(level))),  # all on one side: the p-value is 2 / 2^n
         elapsed_s=pairs[-1].ended_s / family_size,
     )
 

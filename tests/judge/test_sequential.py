@@ -131,6 +131,16 @@ def test_an_inconclusive_duet_says_what_it_would_have_taken() -> None:
     )
 
 
+def test_no_budget_is_smaller_than_the_fewest_pairs_take() -> None:
+    """Nine alike pairs exclude no effect at the last look of one batch size, eight do not; no forecast promises less."""
+    nine = [pair(512, 2.0 * i, -0.5) for i in range(1, 10)]
+    effect = estimate(nine, family_size=1, look=LOOKS)
+    assert effect.fewest_runs == 9
+    assert effect.surely_high < 0
+    assert estimate(nine[:8], family_size=1, look=LOOKS).surely_high == np.inf
+    assert effect.budget_for(0.9) == effect.elapsed_s == 18.0
+
+
 def test_looks_share_the_error() -> None:
     """The shares of all looks are one together, and the last is the largest."""
     shares = [spent(look) for look in range(1, LOOKS + 1)]
