@@ -484,8 +484,8 @@ def _write_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Con
     text = "\n".join([first, *rest])
     path = config.rootpath / LATEST_RESULT.with_name("summary.md")
     try:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        if bench.saved:  # beside the result, of which it is the summary
+            path.write_text(text + "\n", encoding="utf-8")
         if to := os.environ.get("GITHUB_STEP_SUMMARY"):
             with Path(to).open("a", encoding="utf-8") as file:
                 file.write(text + "\n")

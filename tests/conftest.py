@@ -28,8 +28,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _usual_signals() -> None:
-    """Listen to Ctrl-C as a terminal's programs do: whoever starts the tests in the background has it ignored."""
+    """Listen to signals as a terminal's programs do: whoever starts the tests in the background has them ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

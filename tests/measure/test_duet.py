@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def own() -> Iterator[tuple[Side, Side]]:
 
 def test_in_turns_no_side_runs_while_the_other_is_timed(own: tuple[Side, Side], workload: Workload) -> None:
     """The slices of both sides, by one clock, never overlap; they come in blocks of ABBA or BAAB, as many of each."""
-    pairs = measure(workload, own, Mode.ALTERNATING, 6)
+    pairs = measure(workload, own, Mode.ALTERNATING, 4)
     starts = set()
     for pair in pairs:
         slices = [(marks[0], marks[-1], "a") for marks in pair.baseline]
@@ -103,21 +103,17 @@ READY = f'{{"event": "ready", "protocol": {PROTOCOL}}}'
 WAITING = '{"event": "waiting", "pid": 1, "step_s": 1.0, "losses": []}'
 
 
-@pytest.fixture
-def misbehaving(tmp_path: Path, own: tuple[Side, Side]) -> Callable[[str], tuple[Side, Side]]:
-    """Makes a candidate of a few lines of Python beside a baseline that behaves."""
+BEHAVES = f"print('{READY}', flush=True); input(); print('{WAITING}', flush=True); input()"
 
-    def make(code: str) -> tuple[Side, Side]:
-        (tmp_path / "side.py").write_text(f"import os, sys\n{code}\n")
-        return own[0], Side(
-            name="candidate",
-            text="git:bad",
-            command=(sys.executable, str(tmp_path / "side.py")),
-            root=tmp_path,
-            environ=dict(os.environ),
-        )
 
-    return make
+def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
+    """Return sides that are a few lines of Python each."""
+    sides = []
+    for name, code in (("baseline", baseline), ("candidate", candidate)):
+        (folder / name).write_text(f"import os, sys\n{code}\n")
+        command = (sys.executable, str(folder / name))
+        sides.append(Side(name=name, text="git:bad", command=command, root=folder, environ=dict(os.environ)))
+    return sides[0], sides[1]
 
 
 @pytest.mark.parametrize(
@@ -140,18 +136,14 @@ def misbehaving(tmp_path: Path, own: tuple[Side, Side]) -> Callable[[str], tuple
             'print(\'{"event": "failed", "reason": "Step=1: the loss is nan"}\', flush=True); input()',
             "Step=1: the loss is nan",
         ),
-        (
-            f"print('{READY}', flush=True); input(); sys.stderr.write('stuck'); time.sleep(1000)",
-            "no answer within 30 s",
-        ),
     ],
 )
 def test_a_side_that_misbehaves_is_one_error_that_names_it(
-    misbehaving: Callable[[str], tuple[Side, Side]], workload: Workload, code: str, problem: str
+    tmp_path: Path, workload: Workload, code: str, problem: str
 ) -> None:
     """Whatever it does, the error begins with the side and its SPEC, and no process is left."""
     with pytest.raises(MeasureError) as error:
-        measure(workload, misbehaving(code), Mode.SIMULTANEOUS, 1)
+        measure(workload, scripted(tmp_path, BEHAVES, code), Mode.SIMULTANEOUS, 1)
     assert str(error.value).startswith("candidate side (git:bad): ")
     assert problem in str(error.value)
     assert not children()
@@ -160,14 +152,9 @@ def test_a_side_that_misbehaves_is_one_error_that_names_it(
 def test_a_side_that_hangs_is_given_up(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     """One side has warmed up, the other says nothing: after the time for an answer it is named, with its last line."""
     monkeypatch.setattr(duet_module, "SIDE_TIMEOUT_S", 3.0)
-    rest = {"baseline": f"print('{WAITING}', flush=True); input()", "candidate": "sys.stderr.write('stuck'); input()"}
-    sides = []
-    for name, code in rest.items():
-        (tmp_path / name).write_text(f"import sys\nprint('{READY}', flush=True); input(); {code}\n")
-        command = (sys.executable, str(tmp_path / name))
-        sides.append(Side(name=name, text="self", command=command, root=tmp_path, environ=dict(os.environ)))
-    with pytest.raises(MeasureError, match=r"candidate side \(self\): no answer within 3 s; its last lines: stuck"):
-        measure(workload, (sides[0], sides[1]), Mode.SIMULTANEOUS, 1)
+    stuck = f"print('{READY}', flush=True); input(); sys.stderr.write('stuck'); sys.stderr.flush(); input()"
+    with pytest.raises(MeasureError, match=r"candidate side \(git:bad\): no answer within 3 s; its last lines: stuck"):
+        measure(workload, scripted(tmp_path, BEHAVES, stuck), Mode.SIMULTANEOUS, 1)
     assert not children()
 
 
