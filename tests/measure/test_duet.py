@@ -110,7 +110,7 @@ def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
     """Return sides that are a few lines of Python each."""
     sides = []
     for name, code in (("baseline", baseline), ("candidate", candidate)):
-        (folder / name).write_text(f"import os, sys\n{code}\n")
+        (folder / name).write_text(f"import os, signal, sys\n{code}\n")
         command = (sys.executable, str(folder / name))
         sides.append(Side(name=name, text="git:bad", command=command, root=folder, environ=dict(os.environ)))
     return sides[0], sides[1]
@@ -152,7 +152,7 @@ def test_a_side_that_misbehaves_is_one_error_that_names_it(
 def test_a_side_that_hangs_is_given_up(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     """One side has warmed up, the other says nothing: after the time for an answer it is named, with its last line."""
     monkeypatch.setattr(duet_module, "SIDE_TIMEOUT_S", 3.0)
-    stuck = f"print('{READY}', flush=True); input(); sys.stderr.write('stuck'); sys.stderr.flush(); input()"
+    stuck = f"print('{READY}', flush=True); input(); sys.stderr.write('stuck'); sys.stderr.flush(); signal.pause()"
     with pytest.raises(MeasureError, match=r"candidate side \(git:bad\): no answer within 3 s; its last lines: stuck"):
         measure(workload, scripted(tmp_path, BEHAVES, stuck), Mode.SIMULTANEOUS, 1)
     assert not children()

@@ -142,5 +142,8 @@ def test_packages_that_cannot_be_installed_name_the_side(tmp_path: Path, monkeyp
     with pytest.raises(MeasureError, match=r"candidate side \(pip:stepmarkprobe==1.0\).*No matching distribution"):
         prepared(recipe, "candidate", os.environ).__enter__()
     wheel(tmp_path, "1.0")
+    (folder,) = (tmp_path / "cache" / "stepmark" / "environments").glob("*/")
+    (folder / "left behind").touch()
     with prepared(recipe, "candidate", os.environ) as side:
-        assert Path(side.command[0]).exists()
+        assert Path(side.command[0]).parents[1] == folder
+    assert not (folder / "left behind").exists()
