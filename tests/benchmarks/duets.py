@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def trial(candidate: Side, percent: float, mode: Mode, *, budget_s: float, size:
         until = time.monotonic() + budget_s
         pairs = list(duet.pairs(lambda: (size,) if time.monotonic() < until else (), budget_s=budget_s))
     return {
+        "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
         "percent": percent,
         "mode": mode,
         "budget_s": budget_s,
