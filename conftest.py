@@ -290,6 +290,8 @@ def duet(measured: Session, baseline: Baseline | None, pytestconfig: pytest.Conf
     if not pytestconfig.getoption("perf_duet") or baseline is None or incomparable(measured, baseline):
         return None
     both = [size for size in measured.measurements if size in baseline.session.measurements]
+    if not both:
+        return None
     problem = ""
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         try:

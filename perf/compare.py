@@ -7,14 +7,10 @@ import math
 import os
 import re
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from perf.arguments import positive, seconds, threshold
 from perf.errors import BaselineError, UsageError
@@ -50,25 +46,25 @@ def run_duet_command(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(error) from None
     baseline = None
+    is_upgrade = recipes[0].is_baseline and not recipes[1].is_baseline
     if any(recipe.is_baseline for recipe in recipes):
         baseline = _promoted(workload, _precision(arguments))
         recipes = (_resolved(recipes[0], baseline), _resolved(recipes[1], baseline))
-    with _ended_by_signals():
-        result = duet_shown(
-            recipes,
-            workload,
-            sizes,
-            precision=_precision(arguments),
-            threshold=arguments.threshold,
-            budget_s=arguments.budget,
-            environ=os.environ,
-            mode=arguments.mode,
-        )
+    result = duet_shown(
+        recipes,
+        workload,
+        sizes,
+        precision=_precision(arguments),
+        threshold=arguments.threshold,
+        budget_s=arguments.budget,
+        environ=os.environ,
+        mode=arguments.mode,
+    )
     print(f"\n{duet_report(result)}\n\n{headline(result)}")
     if arguments.json:
         write_json(arguments.json, duet_json(result, workload))
         print(f"raw values: {arguments.json}")
-    if baseline:
+    if baseline and is_upgrade:
         print(_how_to_promote(recipes[1], baseline))
     return exit_code(result)
 
@@ -85,18 +81,17 @@ def run_calibrate_command(arguments: argparse.Namespace) -> int:
     """Measure this machine: the same side twice."""
     workload, sizes = _what(arguments)
     own = parse_recipe(["self"])
-    with _ended_by_signals():
-        # A threshold that nothing reaches: the whole budget is spent.
-        result = duet_shown(
-            (own, own),
-            workload,
-            sizes,
-            precision=_precision(arguments),
-            threshold=1e-9,
-            budget_s=arguments.budget,
-            environ=os.environ,
-            mode=arguments.mode,
-        )
+    # A threshold that nothing reaches: the whole budget is spent.
+    result = duet_shown(
+        (own, own),
+        workload,
+        sizes,
+        precision=_precision(arguments),
+        threshold=1e-9,
+        budget_s=arguments.budget,
+        environ=os.environ,
+        mode=arguments.mode,
+    )
     effects = [judgement.effect for judgement in result.judgements.values()]
     budgets = {change: max(effect.budget_for(change) for effect in effects) for change in (0.01, 0.02, 0.05)}
     if not all(map(math.isfinite, budgets.values())):
@@ -177,22 +172,6 @@ def _what(arguments: argparse.Namespace) -> tuple[Workload, list[int]]:
 
 def _precision(arguments: argparse.Namespace) -> str:
     return str(arguments.precision or default_precision(resolve_device("auto").type))
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the command as Ctrl-C does: with everything cleaned up."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, stop) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def add_duet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

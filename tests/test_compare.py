@@ -119,6 +119,16 @@ def test_an_upgrade_ends_with_the_commands_that_promote_it(
     )
 
 
+def test_a_baseline_as_the_candidate_is_no_upgrade(
+    shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is told to promote what is promoted already."""
+    monkeypatch.setattr(compare, "_promoted", lambda workload, precision: promoted())
+    assert main(["duet", "--baseline", "self", "--candidate", "baseline:"]) == 1
+    assert shown[0]["recipes"][1].commit == "a" * 40
+    assert "To make the candidate the baseline" not in capsys.readouterr().out
+
+
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
     shown: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +165,7 @@ class Scripted:
     """A duet whose pairs are synthetic, and whose sides do the work a test wants."""
 
     mode = Mode.SIMULTANEOUS
+    sides = (Side(name="baseline", text="self", command=(), root=ROOT, environ={}),) * 2
 
     def __init__(self, effects: dict[int, float], work: tuple[SideWork, SideWork]) -> None:
         self._effects, self._work = effects, work
@@ -195,11 +206,9 @@ def test_why_is_asked_where_something_differs(
 ) -> None:
     """Of the batch size with the largest effect, when times or work differ; else not at all."""
     scripted = Scripted(effects, work)
-    side = Side(name="baseline", text="self", command=(), root=ROOT, environ={})
     seen: list[Pair] = []
     found = run_duet(
         scripted,
-        sides=(side, side),
         mode_reason="",
         threshold=0.02,
         budget_s=60.0 * len(effects),

@@ -454,6 +454,18 @@ def test_a_night_that_could_not_tell_warns(project: Project, monkeypatch: pytest
     assert len([line for line in found.outlines if line.startswith("::warning::")]) == 3
 
 
+def test_side_by_side_without_a_batch_size_in_common_says_so(
+    project: Project, side_by_side: list[dict[str, Any]]
+) -> None:
+    """The baseline has 512 alone, and 1024 is measured: NO_BASELINE, and no duet of nothing."""
+    whole = here(quiet())
+    project.write(dataclasses.replace(whole, measurements={512: whole.measurements[512]}))
+    found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate and 1024")
+    found.assert_outcomes(skipped=1)
+    found.stdout.fnmatch_lines(["SKIPPED *NO_BASELINE: *has no such batch size*"])
+    assert not side_by_side
+
+
 @pytest.mark.parametrize("value", ["0", "soon", "nan"])
 def test_a_budget_that_is_none_is_wrong_usage(project: Project, value: str) -> None:
     """Before anything is measured."""

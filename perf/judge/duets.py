@@ -16,7 +16,6 @@ from perf.judge.verdicts import HOLDS, Judgement, Verdict
 from perf.measure.duet import Duet, Mode, SideWork
 from perf.measure.fingerprint import Facts, differences
 from perf.measure.pairs import Pair
-from perf.measure.sides import Side
 
 DIFFERS = (Verdict.REGRESSED, Verdict.IMPROVED)
 
@@ -64,7 +63,6 @@ class DuetResult:
 def run_duet(
     duet: Duet,
     *,
-    sides: tuple[Side, Side],
     mode_reason: str,
     threshold: float,
     budget_s: float,
@@ -74,7 +72,6 @@ def run_duet(
 
     Args:
         duet: what to measure.
-        sides: the baseline and the candidate.
         mode_reason: why the duet has its mode.
         threshold: the smallest change that matters, a fraction.
         budget_s: for all batch sizes together, seconds; checking the work and saying why come on top.
@@ -101,7 +98,7 @@ def run_duet(
         visits = duet.attribution(size)
         phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
     return DuetResult(
-        sides=(sides[0].text, sides[1].text),
+        sides=(duet.sides[0].text, duet.sides[1].text),
         mode=duet.mode,
         mode_reason=mode_reason,
         threshold=threshold,

@@ -48,6 +48,16 @@ SIDE_TIMEOUT_S = 300.0
 
 BOTH = (0, 1)
 
+PARTS = {
+    "ready": ("protocol",),
+    "waiting": ("pid", "step_s", "losses"),
+    "stepped": ("marks", "losses"),
+    "counted": ("counters", "micro_batch_size", "device", "precision", "python", "fingerprint"),
+    "attributed": ("rows",),
+    "ended": ("exit_code",),
+}
+"""What each answer of a side must hold."""
+
 
 class Mode(StrEnum):
     """How two sides share a machine."""
@@ -121,7 +131,7 @@ class Duet:
         rng: np.random.Generator,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sides, self._specs, self.mode, self._rng, self._clock = sides, specs, mode, rng, clock
+        self.sides, self._specs, self.mode, self._rng, self._clock = sides, specs, mode, rng, clock
         each = len(cores) // 2
         self._halves = [set(sorted(cores)[:each]), set(sorted(cores)[each : 2 * each])]
         self._num_starts = 0
@@ -194,11 +204,11 @@ class Duet:
     def _started(self) -> Iterator[list[Process]]:
         with ExitStack() as stack:
             processes = []
-            for side in self._sides:
+            for side in self.sides:
                 with _named(side):
                     process = Process(side.command, environ=side.environ, cwd=side.root)
                 processes.append(stack.enter_context(process))
-            for i, side in enumerate(self._sides):
+            for i, side in enumerate(self.sides):
                 protocol = self._answer(processes, i, "ready").get("protocol")
                 if protocol != PROTOCOL:
                     raise MeasureError(
@@ -217,8 +227,11 @@ class Duet:
 
     def _answer(self, processes: Sequence[Process], i: int, *events: str) -> Answer:
         """Return the first of the answers of a side that are due now."""
-        with _named(self._sides[i]):
+        with _named(self.sides[i]):
             answers = [processes[i].answer(event, timeout_s=SIDE_TIMEOUT_S) for event in events]
+            for event, answer in zip(events, answers, strict=True):
+                if missing := [name for name in PARTS[event] if name not in answer]:
+                    raise MeasureError(f"said {event!r} without {', '.join(missing)}, which is no answer")
         return answers[0]
 
     def _pair(self, processes: Sequence[Process], size: int) -> tuple[float, tuple[tuple[Marks, ...], ...]]:

@@ -95,7 +95,7 @@ class Process:
         except (ValueError, TypeError, KeyError, RecursionError):
             raise MeasureError(f"said {line[:80]!r}, which is no answer{self._last_words()}") from None
         if said == "ended" != event:
-            raise MeasureError(f"{_ended(found['exit_code'])}{self._last_words()}")
+            raise MeasureError(f"{_ended(found.get('exit_code'))}{self._last_words()}")
         if said != event:
             raise MeasureError(found.get("reason", f"said {said!r} where {event!r} was due"))
         return found
@@ -106,7 +106,8 @@ class Process:
         return f"; its last lines: {' | '.join(lines)}" if lines else ""
 
 
-def _ended(exit_code: int) -> str:
-    if exit_code < 0:
-        return f"ended by {signal.Signals(-exit_code).name}"
+def _ended(exit_code: object) -> str:
+    names = {-number: number.name for number in signal.Signals}
+    if exit_code in names:
+        return f"ended by {names[exit_code]}"
     return f"ended with exit code {exit_code}"

@@ -52,6 +52,8 @@ def worst(judgements: Mapping[int, DuetJudgement]) -> tuple[int, DuetJudgement]:
 
 
 def _because(result: DuetResult, size: int) -> str:
+    if problem := next((found for work in result.work.values() if (found := loss_problem(work))), ""):
+        return f"; {problem}"
     if result.judgements[size].verdict is Verdict.INCONCLUSIVE:
         return f"; {result.judgements[size].reason}"
     if work := work_differences(result.work[size]):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,7 @@ def duet_shown(
     if chosen is Mode.SIMULTANEOUS and (len(cores) < 2 or not hasattr(os, "sched_setaffinity")):
         raise MeasureError(f"--mode {chosen}: needs two cores and a system that can pin to them; leave it out")
     with ExitStack() as stack:
+        stack.enter_context(_ended_by_signals())
         sides = (
             stack.enter_context(prepared(recipes[0], "baseline", environ)),
             stack.enter_context(prepared(recipes[1], "candidate", environ)),
@@ -109,12 +112,29 @@ def duet_shown(
         with tqdm(total=round(total_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
             return run_duet(
                 duet,
-                sides=sides,
                 mode_reason=reason,
                 threshold=threshold,
                 budget_s=total_s,
                 on_pair=_PairsShown(bar, total_s),
             )
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what is inside as Ctrl-C does, with everything cleaned up; one that is ignored stays so."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in usual.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"

@@ -123,7 +123,9 @@ def test_losses_that_differ_by_more_than_rounding_are_told() -> None:
     far = dataclasses.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
     assert not loss_problem((WORK, near))
     assert loss_problem((WORK, far)).startswith("the loss of step 3 is ")
-    assert "not the same training" in duet_report(duet({512: 0.0}, far))
+    other = duet({512: 0.0}, far)
+    assert "not the same training" in duet_report(other)
+    assert headline(other).endswith("not the same training")
     half = dataclasses.replace(far, precision="bf16")
     assert not loss_problem((WORK, half))
     assert work_differences((WORK, half)) == ["precision fp32 -> bf16"]
