@@ -16,6 +16,8 @@ from perf.arguments import positive, seconds, threshold
 from perf.errors import BaselineError, UsageError
 from perf.judge.baselines import BASELINES_DIR, KEY, Baseline, baseline_path, load_session, write_json
 from perf.judge.duets import DuetResult
+from perf.judge.sequential import LAST_SHARE
+from perf.judge.stats import FAMILY_ERROR
 from perf.judge.verdicts import Verdict
 from perf.measure.duet import Mode
 from perf.measure.fingerprint import fingerprint
@@ -26,7 +28,7 @@ from perf.report.progress import duet_shown
 from perf.train.devices import PRECISIONS, default_precision, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload
 
-EXIT_REGRESSED, EXIT_INCONCLUSIVE = 1, 4
+EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 3, 4, 130
 
 SPECS = """each SPEC is one or more of:
   self                  the working tree, as it is
@@ -60,20 +62,25 @@ def run_duet_command(arguments: argparse.Namespace) -> int:
         environ=os.environ,
         mode=arguments.mode,
     )
-    print(f"\n{duet_report(result)}\n\n{headline(result)}")
     if arguments.json:
         write_json(arguments.json, duet_json(result, workload))
+    print(f"\n{duet_report(result)}\n\n{headline(result)}")
+    if arguments.json:
         print(f"raw values: {arguments.json}")
-    if baseline and is_upgrade:
+    if baseline and is_upgrade and not result.problem:
         print(_how_to_promote(recipes[1], baseline))
     return exit_code(result)
 
 
 def exit_code(result: DuetResult) -> int:
-    """Return what the command's exit code says of the worst verdict."""
-    verdicts = {judgement.verdict for judgement in result.judgements.values()}
-    if Verdict.REGRESSED in verdicts:
-        return EXIT_REGRESSED
+    """Return what the command's exit code says of what was found: a signal first, then the worst verdict."""
+    verdicts = {result.verdict(size) for size in result.work}
+    if result.interrupted:
+        return EXIT_INTERRUPTED
+    if verdicts & {Verdict.REGRESSED, Verdict.LOSSES_DIFFER}:
+        return EXIT_DIFFERS
+    if result.problem:
+        return EXIT_PROBLEM
     return EXIT_INCONCLUSIVE if Verdict.INCONCLUSIVE in verdicts else 0
 
 
@@ -93,7 +100,11 @@ def run_calibrate_command(arguments: argparse.Namespace) -> int:
         mode=arguments.mode,
     )
     effects = [judgement.effect for judgement in result.judgements.values()]
-    budgets = {change: max(effect.budget_for(change) for effect in effects) for change in (0.01, 0.02, 0.05)}
+    level = FAMILY_ERROR * LAST_SHARE / len(sizes)
+    budgets = {
+        change: max((effect.budget_for(change, level=level) for effect in effects), default=math.inf)
+        for change in (0.01, 0.02, 0.05)
+    }
     if not all(map(math.isfinite, budgets.values())):
         budgets = {}
         print("too few pairs to say what budget finds what; give a larger --budget")
@@ -165,8 +176,11 @@ def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:
 
 def _what(arguments: argparse.Namespace) -> tuple[Workload, list[int]]:
     workload = WORKLOADS[arguments.workload] if arguments.workload else default_workload(resolve_device("auto").type)
-    if arguments.json and arguments.json.is_dir():
-        raise UsageError(f"--json {arguments.json}: is a folder; name a file")
+    if arguments.json:
+        if arguments.json.is_dir():
+            raise UsageError(f"--json {arguments.json}: is a folder; name a file")
+        if above := next((path for path in arguments.json.parents if path.exists() and not path.is_dir()), None):
+            raise UsageError(f"--json {arguments.json}: {above} is a file, and a folder is needed; name another place")
     return workload, sorted(set(arguments.global_batch_size or workload.global_batch_sizes))
 
 

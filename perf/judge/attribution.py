@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from perf.judge.stats import FloatArray
-from perf.measure.attribution import PHASES, STEP_PHASES, PhaseTime
+from perf.measure.attribution import PHASES, STEP_PHASES
+from perf.measure.wire import PhaseTime
 
 STANDARD_ERRORS = 4.0
 """How many standard errors a difference must exceed to be significant; there are about a hundred rows to find it in."""

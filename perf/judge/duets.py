@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from perf.errors import MeasureError
 from perf.judge.attribution import Contribution, PhaseTotal, attribute_difference, phase_totals
-from perf.judge.exact import counter_differences
-from perf.judge.sequential import DuetJudgement, decide_pairs
+from perf.judge.exact import count_differences
+from perf.judge.sequential import Decisions, DuetJudgement
 from perf.judge.verdicts import HOLDS, Judgement, Verdict
-from perf.measure.duet import Duet, Mode, SideWork
-from perf.measure.fingerprint import Facts, differences
+from perf.measure.duet import Duet, Mode
+from perf.measure.fingerprint import differences
 from perf.measure.pairs import Pair
+from perf.measure.wire import SideWork
 
-DIFFERS = (Verdict.REGRESSED, Verdict.IMPROVED)
+CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 
 LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
-"""How far, in nats, the losses of the first steps may lie apart: rounding, and nothing that learns otherwise."""
+"""How far, in nats, the losses of the first steps may lie apart: rounding only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,9 +34,13 @@ class DuetResult:
         threshold, budget_s: what was asked; the budget is of the whole duet.
         work: what both did in a step, by batch size.
         pairs: all of them, raw.
-        judgements: by batch size.
+        judgements: of the times, by batch size; only of those that have a whole start.
         phases, contributions: where the difference comes from, for the batch size it was looked for at: each phase's
             time, and each operation's, the largest difference first.
+        start_s: what starting both sides' processes takes, seconds.
+        problem: why it ended before all was decided; "" if it did not.
+        attribution_problem: why `phases` and `contributions` are not known; "" if they are, or nobody asked.
+        interrupted: whether a signal ended it.
     """
 
     sides: tuple[str, str]
@@ -48,15 +53,25 @@ class DuetResult:
     judgements: dict[int, DuetJudgement]
     phases: dict[int, list[PhaseTotal]]
     contributions: dict[int, list[Contribution]]
+    start_s: float = 0.0
+    problem: str = ""
+    attribution_problem: str = ""
+    interrupted: bool = False
+
+    def verdict(self, size: int) -> Verdict:
+        """Return the verdict on a batch size: a step that learns otherwise is not judged by its time."""
+        if loss_problem(self.work[size]):
+            return Verdict.LOSSES_DIFFER
+        return self.judgements[size].verdict if size in self.judgements else Verdict.INCONCLUSIVE
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, raw values included, as JSON data; an infinite bound is null."""
         data = {"kind": "duet", **asdict(self)}
-        data["pairs"] = [asdict(pair) for pair in self.pairs]
         data["judgements"] = {
             size: {**asdict(judgement), "effect": {k: _finite(v) for k, v in asdict(judgement.effect).items()}}
             for size, judgement in self.judgements.items()
         }
+        data["verdicts"] = {size: self.verdict(size) for size in self.work}
         return data
 
 
@@ -70,6 +85,8 @@ def run_duet(
 ) -> DuetResult:
     """Check that both sides do the same work, compare them until all is decided or the budget is spent, and say why.
 
+    A side that fails after the first pair, or Ctrl-C, ends the duet; what its pairs show is returned.
+
     Args:
         duet: what to measure.
         mode_reason: why the duet has its mode.
@@ -78,25 +95,34 @@ def run_duet(
         on_pair: called after each pair.
 
     Raises:
-        MeasureError: a side failed.
+        MeasureError: a side failed before there was a pair.
     """
     work = duet.work()
-    sizes = list(work)
-    wanted, pairs = set(sizes), list[Pair]()
-
-    def noted() -> Generator[Pair, None, None]:
-        for pair in duet.pairs(lambda: wanted, budget_s=budget_s):
-            pairs.append(pair)
-            on_pair(pair)
-            yield pair
-
-    with closing(noted()) as measured:
-        judgements = decide_pairs(measured, sizes, threshold=threshold, budget_s=budget_s, wanted=wanted)
+    decisions = Decisions(list(work), threshold=threshold, budget_s=budget_s)
+    pairs: list[Pair] = []
     phases, contributions = {}, {}
-    if differing := [size for size in sizes if judgements[size].verdict in DIFFERS or work_differences(work[size])]:
-        size = max(differing, key=lambda size: abs(judgements[size].effect.effect_size))
-        visits = duet.attribution(size)
-        phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
+
+    def note(pair: Pair) -> None:
+        pairs.append(pair)
+        on_pair(pair)
+
+    problem = attribution_problem = ""
+    interrupted = False
+    try:
+        while sizes := decisions.undecided:
+            decisions.add(duet.start(sizes, budget_s=budget_s, on_pair=note), ended_s=duet.elapsed_s)
+        if (size := _to_attribute(work, decisions.judgements)) is not None:
+            visits = duet.attribution(size)
+            phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
+    except (KeyboardInterrupt, MeasureError) as error:
+        if not pairs:
+            raise
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = "stopped by a signal" if interrupted else str(error)
+        if decisions.undecided:
+            problem = f"ended after {len(pairs)} pairs: {reason}"
+        else:
+            attribution_problem = f"where the difference comes from is not known: {reason}"
     return DuetResult(
         sides=(duet.sides[0].text, duet.sides[1].text),
         mode=duet.mode,
@@ -105,39 +131,57 @@ def run_duet(
         budget_s=budget_s,
         work=work,
         pairs=pairs,
-        judgements=judgements,
+        judgements=decisions.judgements,
         phases=phases,
         contributions=contributions,
+        start_s=duet.start_s,
+        problem=problem,
+        attribution_problem=attribution_problem,
+        interrupted=interrupted,
     )
+
+
+def _to_attribute(work: Mapping[int, tuple[SideWork, SideWork]], judgements: Mapping[int, DuetJudgement]) -> int | None:
+    """Return the batch size with the largest change among those that have any."""
+    differing = [size for size in work if judgements[size].verdict in CHANGED or work_differences(work[size])]
+    return max(differing, key=lambda size: abs(judgements[size].effect.effect_size), default=None)
 
 
 def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
-    """Return what a duet makes of the claims on times, "rate" and "scaling", of one batch size.
+    """Return what a duet makes of the claims "rate" and "scaling" of one batch size, and of "losses" if they differ.
 
     Side by side every batch size is judged by itself, so one that fell behind the others is one whose own rate fell.
     """
-    found = result.judgements[size]
+    found = result.judgements.get(size)
+    verdict = found.verdict if found else Verdict.INCONCLUSIVE
+    ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # nobody looked to the end: it fails
+    reason = found.reason if found and not ended_early else result.problem
     rate = Judgement(
         claim="rate",
-        holds=HOLDS.get(found.verdict),
-        verdict=found.verdict,
-        effect=found.effect,
-        reason=f"side by side with {result.sides[0]}: {found.reason}",
+        holds=False if ended_early else HOLDS.get(verdict),
+        verdict=verdict,
+        effect=found.effect if found else None,
+        reason=f"side by side with {result.sides[0]}: {reason}",
     )
-    return {
+    claims = {
         "rate": rate,
         "scaling": replace(rate, claim="scaling", reason="as its rate, which was judged side by side"),
     }
+    if problem := loss_problem(result.work[size]):
+        reason = f"side by side with {result.sides[0]}: {problem}"
+        claims["losses"] = Judgement(claim="losses", holds=False, verdict=Verdict.LOSSES_DIFFER, reason=reason)
+    return claims
 
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:
     """Return how the losses of two sides differ beyond rounding, or nothing."""
     baseline, candidate = work
-    tolerance = max(LOSS_TOLERANCE[side.precision] for side in work)
-    apart = np.abs(np.subtract(candidate.losses, baseline.losses))
-    if apart.max() <= tolerance:
+    steps = min(len(baseline.losses), len(candidate.losses))
+    tolerance = max(LOSS_TOLERANCE.get(side.facts.get("precision", ""), max(LOSS_TOLERANCE.values())) for side in work)
+    apart = np.abs(np.subtract(candidate.losses[:steps], baseline.losses[:steps]))
+    if (apart <= tolerance).all():
         return ""
-    step = int(np.argmax(apart > tolerance))
+    step = int(np.argmax(~(apart <= tolerance)))
     return (
         f"the loss of step {step + 1} is {candidate.losses[step]:.5f}, and {baseline.losses[step]:.5f} on the baseline "
         f"side (rounding explains {tolerance:g}): not the same training"
@@ -147,18 +191,25 @@ def loss_problem(work: tuple[SideWork, SideWork]) -> str:
 def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
     """Return what a step does otherwise on the candidate's side, by name and number; of other precision, all of it."""
     baseline, candidate = work
-    facts: list[Facts] = [
-        {"device": side.device, "precision": side.precision, "micro_batch_size": side.micro_batch_size} for side in work
-    ]
-    return differences(facts[0], facts[1]) + counter_differences(
+    known = [{name: side.facts[name] for name in baseline.facts if name in candidate.facts} for side in work]
+    return differences(known[0], known[1]) + count_differences(
         baseline.counters, candidate.counters, python_calls=baseline.python == candidate.python
+    )
+
+
+def not_compared(work: tuple[SideWork, SideWork]) -> list[str]:
+    """Return what only one of the sides told: facts, counters, and losses where one has none."""
+    baseline, candidate = work
+    losses = [] if baseline.losses and candidate.losses else ["losses"]
+    return (
+        losses + sorted({*baseline.facts} ^ {*candidate.facts}) + sorted({*baseline.counters} ^ {*candidate.counters})
     )
 
 
 def software_differences(work: Mapping[int, tuple[SideWork, SideWork]]) -> list[str]:
     """Return what software the sides differ in."""
     baseline, candidate = next(iter(work.values()))
-    return differences(baseline.fingerprint.software, candidate.fingerprint.software)
+    return differences(baseline.software, candidate.software)
 
 
 def _finite(value: Any) -> Any:

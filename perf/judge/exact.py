@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from perf.judge.stats import batch_noise
 from perf.measure.counters import StepCounters
 from perf.measure.fingerprint import Fingerprint
+
+Counts = Mapping[str, Any]
+"""Counters as JSON data: numbers by name, and under "ops" how often each operation was dispatched."""
 
 STANDARD_ERRORS = 4.0
 """How far, in standard errors, a loss curve may lie from a stored one that other software or hardware made."""
@@ -42,13 +46,20 @@ class Expected:
 
 
 def counter_differences(before: StepCounters, now: StepCounters, *, python_calls: bool = True) -> list[str]:
-    """Return what changed, by name, such as ``+12 aten::copy_``; what the work is comes before how much it takes."""
-    sums = ("flops", "allocated_bytes", "peak_bytes", "device_peak_bytes", *(["python_calls"] if python_calls else []))
-    changes = {
-        name: getattr(now, name) - getattr(before, name) for name in ("host_syncs", "optimizer_updates", "parameters")
-    }
-    changes |= {name: now.ops.get(name, 0) - before.ops.get(name, 0) for name in sorted({*before.ops, *now.ops})}
-    changes |= {name: getattr(now, name) - getattr(before, name) for name in sums}
+    """Return what changed, by name, such as ``+12 aten::copy_``; operation counts come before totals."""
+    return count_differences(asdict(before), asdict(now), python_calls=python_calls)
+
+
+def count_differences(before: Counts, now: Counts, *, python_calls: bool = True) -> list[str]:
+    """Return the same for counters as JSON data; those that one of the two lacks are not compared."""
+    shared = [name for name in before if name in now and name != "ops"]
+    first = [name for name in ("host_syncs", "optimizer_updates", "parameters") if name in shared]
+    rest = [name for name in shared if name not in first and (python_calls or name != "python_calls")]
+    changes: dict[str, int] = {name: now[name] - before[name] for name in first}
+    if "ops" in before and "ops" in now:
+        ops = [counters["ops"] for counters in (before, now)]
+        changes |= {name: ops[1].get(name, 0) - ops[0].get(name, 0) for name in sorted({*ops[0], *ops[1]})}
+    changes |= {name: now[name] - before[name] for name in rest}
     return [f"{change:+,} {name}" for name, change in changes.items() if change]
 
 

@@ -5,7 +5,6 @@ Why not a bootstrap, and what these intervals cover on noise like the measured o
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -128,50 +127,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(order) - rank) * p_values[index]))
         corrected[index] = worst
     return [float(p) for p in corrected]
-
-
-def signed_rank_p(values: Sequence[float], centre: float = 0.0) -> float:
-    """Return the exact two-sided p-value of Wilcoxon's signed-rank test (1945) that values lie around `centre`."""
-    differences = np.asarray(values) - centre
-    ranks = stats.rankdata(np.abs(differences))
-    n = len(differences)
-    statistic = min(float(ranks[differences > 0].sum()), float(ranks[differences < 0].sum()))
-    return min(1.0, 2 * float(_rank_sums(n)[: int(np.floor(statistic)) + 1].sum()))
-
-
-def signed_rank_interval(values: Sequence[float], level: float) -> tuple[float, float]:
-    """Return the values that the signed-rank test does not reject at `level`: an exact interval for their centre.
-
-    Its ends are averages of two values each (Tukey 1949; Hollander and Wolfe, 3.3). Too few values to reject anything at
-    `level` give an infinite interval.
-    """
-    n = len(values)
-    cumulated = np.cumsum(_rank_sums(n))
-    rejected = int(np.searchsorted(cumulated, level / 2, side="right"))  # statistics 0 ... rejected - 1 reject
-    if rejected == 0:
-        return -np.inf, np.inf
-    averages = _walsh_averages(values)
-    return float(averages[rejected - 1]), float(averages[-rejected])
-
-
-def hodges_lehmann(values: Sequence[float]) -> float:
-    """Return the median of the averages of all pairs of values (Hodges and Lehmann 1963): robust, and nearly as sharp as a mean."""
-    return float(np.median(_walsh_averages(values)))
-
-
-def _walsh_averages(values: Sequence[float]) -> FloatArray:
-    array = np.asarray(values, dtype=np.float64)
-    first, second = np.triu_indices(len(array))
-    return np.sort((array[first] + array[second]) / 2)
-
-
-@functools.cache
-def _rank_sums(n: int) -> FloatArray:
-    """Return the probabilities of the sums 0 ... n (n + 1) / 2 of the ranks 1 ... n with a fair coin for each."""
-    found = np.ones(1)
-    for rank in range(1, n + 1):
-        found = (np.pad(found, (0, rank)) + np.pad(found, (rank, 0))) / 2
-    return found
 
 
 def falls(losses: Sequence[float]) -> float:

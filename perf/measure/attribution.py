@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from perf.measure.wire import PhaseTime
 from perf.train import kernel
 from perf.train import trainer as trainer_module
 from perf.train.config import RunPlan
@@ -39,23 +40,6 @@ PYTHON = "(Python)"
 """The operation that stands for a phase's time outside of all operations: Python, numpy, dispatch, files."""
 
 _WARMUP_STEPS = 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhaseTime:
-    """What one operation took in one phase; plain values, so ``asdict`` and the constructor are its JSON form.
-
-    Attributes:
-        phase: one of `PHASES`.
-        operation: its name and the type of its first tensor, such as ``aten::mm float32``; or `PYTHON`.
-        count: how often it was dispatched, per step; a whole number if the steps are alike. 0 for `PYTHON`.
-        seconds: its time, per step; in "logging" and "checkpoint", per occurrence.
-    """
-
-    phase: str
-    operation: str
-    count: float
-    seconds: float
 
 
 def attribute(

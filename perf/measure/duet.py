@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
 from perf.errors import MeasureError
-from perf.measure.attribution import PhaseTime
-from perf.measure.counters import StepCounters
-from perf.measure.fingerprint import Fingerprint
-from perf.measure.pairs import Marks, Pair, alternating_effect, simultaneous_effect
-from perf.measure.processes import Answer, Process
+from perf.measure.pairs import Marks, Pair, alternating_effect, pairs_per_start, simultaneous_effect
+from perf.measure.processes import Answer, Process, started
 from perf.measure.sides import Side
-from perf.measure.stepper import PROTOCOL, SideSpec
+from perf.measure.wire import (
+    PhaseTime,
+    SideSpec,
+    SideWork,
+    Waiting,
+    read_attributed,
+    read_counted,
+    read_ready,
+    read_stepped,
+    read_waiting,
+    request,
+)
 
 RUN_S = 0.8
 """About how long a side steps in a run."""
 
-SWAP_S = 0.03
+SWAP_S = 0.01
 """Time between two swaps of the sides' cores; docs/decisions.md, 15, has what other periods gave."""
 
 BLOCKS = 3
 """Blocks of four slices (ABBA) in a pair of alternating runs."""
 
-PAIRS_PER_START = 15
-"""After so many pairs the processes that fork the runs are started anew."""
-
 ATTRIBUTION_VISITS = 7
-
-LEAST_S = 10.0
-"""What a start of the sides' processes must leave of the budget to be worth it."""
 
 COMPARED_STEPS = 8
 """Steps whose losses must agree."""
@@ -48,43 +48,12 @@ SIDE_TIMEOUT_S = 300.0
 
 BOTH = (0, 1)
 
-PARTS = {
-    "ready": ("protocol",),
-    "waiting": ("pid", "step_s", "losses"),
-    "stepped": ("marks", "losses"),
-    "counted": ("counters", "micro_batch_size", "device", "precision", "python", "fingerprint"),
-    "attributed": ("rows",),
-    "ended": ("exit_code",),
-}
-"""What each answer of a side must hold."""
-
 
 class Mode(StrEnum):
     """How two sides share a machine."""
 
     SIMULTANEOUS = "simultaneous"
     ALTERNATING = "alternating"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SideWork:
-    """What a side does and what it is, at one batch size.
-
-    Attributes:
-        counters: of one step.
-        losses: of the first steps, nats.
-        micro_batch_size, device, precision: as the side resolved them.
-        python: what its count of Python calls belongs to.
-        fingerprint: its machine and software.
-    """
-
-    counters: StepCounters
-    losses: tuple[float, ...]
-    micro_batch_size: int
-    device: str
-    precision: str
-    python: str
-    fingerprint: Fingerprint
 
 
 def choose_mode(sides: Sequence[Mapping[str, str]], *, num_gpus: int, cores: Collection[int]) -> tuple[Mode, str]:
@@ -119,6 +88,10 @@ class Duet:
         cores: to share in simultaneous mode.
         rng: decides every order that could favour a side.
         clock: of the duet, seconds.
+
+    Attributes:
+        start_s: what the last start of the sides' processes took, seconds.
+        pairs_per_start: of each batch size; None before the first pair.
     """
 
     def __init__(
@@ -135,38 +108,53 @@ class Duet:
         each = len(cores) // 2
         self._halves = [set(sorted(cores)[:each]), set(sorted(cores)[each : 2 * each])]
         self._num_starts = 0
+        self._began_s: float | None = None
+        self.start_s = 0.0
+        self.pairs_per_start: int | None = None
 
-    def pairs(self, wanted: Callable[[], Collection[int]], *, budget_s: float) -> Iterator[Pair]:
-        """Yield pairs of the batch sizes that `wanted` names, in rounds of random order, until it names none.
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the first start began."""
+        return 0.0 if self._began_s is None else self._clock() - self._began_s
+
+    def start(
+        self, sizes: Collection[int], *, budget_s: float, on_pair: Callable[[Pair], object] = lambda pair: None
+    ) -> list[Pair]:
+        """Start the processes of both sides anew and return as many pairs of each batch size as suit the budget.
 
         Args:
-            wanted: what is still to be measured.
-            budget_s: after so many seconds it will name none; near their end no process is started anew.
+            sizes: the batch sizes to measure, in rounds of random order.
+            budget_s: of the whole duet, seconds.
+            on_pair: called after each pair: what was measured survives a failure of what comes after.
 
         Raises:
             MeasureError: a side failed; it is named, with its last lines. All processes are gone.
         """
-        began = self._clock()
-        while wanted():
-            with self._started() as processes:
-                for number, size in enumerate(self._rounds(wanted)):
-                    if number >= PAIRS_PER_START and self._clock() - began < budget_s - LEAST_S:
-                        break
+        began_s = self._clock()
+        if self._began_s is None:
+            self._began_s = began_s
+        pairs: list[Pair] = []
+        with self._started() as processes:
+            ready_s = self._clock()
+            self.start_s = ready_s - began_s
+            while not pairs or len(pairs) < len(sizes) * (self.pairs_per_start or 1):
+                for size in self._rng.permutation(sorted(sizes)).tolist():
                     effect, slices = self._pair(processes, size)
-                    yield Pair(
+                    pair = Pair(
                         global_batch_size=size,
                         start=self._num_starts - 1,
-                        ended_s=self._clock() - began,
+                        ended_s=self.elapsed_s,
                         effect=effect,
                         baseline=slices[0],
                         candidate=slices[1],
                     )
-
-    def _rounds(self, wanted: Callable[[], Collection[int]]) -> Iterator[int]:
-        while round_ := sorted(wanted()):
-            for size in self._rng.permutation(round_).tolist():
-                if size in wanted():
-                    yield size
+                    pairs.append(pair)
+                    on_pair(pair)
+                if self.pairs_per_start is None:
+                    self.pairs_per_start = pairs_per_start(
+                        start_s=self.start_s, round_s=self._clock() - ready_s, budget_s=budget_s
+                    )
+        return pairs
 
     def work(self) -> dict[int, tuple[SideWork, SideWork]]:
         """Return what both sides do in a step, by batch size; they count at the same time, since nothing is timed."""
@@ -177,14 +165,17 @@ class Duet:
                     self._request(processes[i], "count", size)
                 counted = [self._answer(processes, i, "counted", "ended") for i in BOTH]
                 losses = [self._first_losses(processes, i, size) for i in BOTH]
-                found[size] = (_side_work(counted[0], losses[0]), _side_work(counted[1], losses[1]))
+                with self._named(0):
+                    baseline = read_counted(counted[0], losses[0])
+                with self._named(1):
+                    found[size] = (baseline, read_counted(counted[1], losses[1]))
         return found
 
-    def _first_losses(self, processes: Sequence[Process], i: int, size: int) -> list[float]:
+    def _first_losses(self, processes: Sequence[Process], i: int, size: int) -> tuple[float, ...]:
         self._request(processes[i], "run", size)
-        before: list[float] = self._answer(processes, i, "waiting")["losses"]
-        processes[i].tell(f"{COMPARED_STEPS - len(before)}")
-        after: list[float] = self._answer(processes, i, "stepped")["losses"]
+        before = self._waiting(processes, i).losses
+        processes[i].tell(f"{max(1, COMPARED_STEPS - len(before))}")
+        after = self._stepped(processes, i)[1]
         processes[i].tell("0")
         self._answer(processes, i, "ended")
         return before + after
@@ -197,61 +188,83 @@ class Duet:
                 for i in self._order():
                     self._request(processes[i], "attribute", size)
                     answer = self._answer(processes, i, "attributed", "ended")
-                    visits[i].append([PhaseTime(**row) for row in answer["rows"]])
+                    with self._named(i):
+                        visits[i].append(read_attributed(answer))
         return visits
 
     @contextmanager
     def _started(self) -> Iterator[list[Process]]:
         with ExitStack() as stack:
-            processes = []
-            for side in self.sides:
-                with _named(side):
-                    process = Process(side.command, environ=side.environ, cwd=side.root)
-                processes.append(stack.enter_context(process))
-            for i, side in enumerate(self.sides):
-                protocol = self._answer(processes, i, "ready").get("protocol")
-                if protocol != PROTOCOL:
-                    raise MeasureError(
-                        f"{side.name} side ({side.text}): speaks protocol {protocol}, and {PROTOCOL} is needed; "
-                        "compare with a commit whose perf/measure/stepper.py speaks it"
-                    )
+            processes: dict[int, Process] = {}
+            for i in self._order():
+                side = self.sides[i]
+                with self._named(i):
+                    processes[i] = started(stack, side.command, environ=side.environ, cwd=side.root)
+            both = [processes[i] for i in BOTH]
+            for i in BOTH:
+                answer = self._answer(both, i, "ready")
+                with self._named(i):
+                    read_ready(answer)
             self._num_starts += 1
-            yield processes
+            yield both
 
     def _order(self) -> list[int]:
         return [int(i) for i in self._rng.permutation(2)]
 
     def _request(self, process: Process, do: str, size: int) -> None:
-        layout = int(self._rng.integers(2**32))
-        process.tell(json.dumps({"do": do, "spec": self._specs[size].as_json(), "layout": layout}))
+        process.tell(request(do, self._specs[size], layout=int(self._rng.integers(2**32))))
 
     def _answer(self, processes: Sequence[Process], i: int, *events: str) -> Answer:
         """Return the first of the answers of a side that are due now."""
-        with _named(self.sides[i]):
-            answers = [processes[i].answer(event, timeout_s=SIDE_TIMEOUT_S) for event in events]
-            for event, answer in zip(events, answers, strict=True):
-                if missing := [name for name in PARTS[event] if name not in answer]:
-                    raise MeasureError(f"said {event!r} without {', '.join(missing)}, which is no answer")
-        return answers[0]
+        with self._named(i):
+            first, *_ = [processes[i].answer(event, timeout_s=SIDE_TIMEOUT_S) for event in events]
+            return first
+
+    def _waiting(self, processes: Sequence[Process], i: int) -> Waiting:
+        answer = self._answer(processes, i, "waiting")
+        with self._named(i):
+            waiting = read_waiting(answer)
+            with suppress(OSError):  # it has ended, or this system has no process groups
+                if os.getpgid(waiting.pid) != processes[i].pid:
+                    raise MeasureError(f"said 'waiting' with pid = {waiting.pid}, which is none of its processes")
+            return waiting
+
+    def _stepped(self, processes: Sequence[Process], i: int) -> tuple[Marks, tuple[float, ...]]:
+        answer = self._answer(processes, i, "stepped")
+        with self._named(i):
+            return read_stepped(answer)
+
+    @contextmanager
+    def _named(self, i: int) -> Iterator[None]:
+        """Say which side an error is of."""
+        try:
+            yield
+        except MeasureError as error:
+            raise MeasureError(f"{self.sides[i].name} side ({self.sides[i].text}): {error}") from None
 
     def _pair(self, processes: Sequence[Process], size: int) -> tuple[float, tuple[tuple[Marks, ...], ...]]:
         """Return the effect and the slices of a fresh run of each side."""
-        waiting: dict[int, Answer] = {}
+        waiting: dict[int, Waiting] = {}
         if self.mode is Mode.SIMULTANEOUS:
             for i in self._order():
                 self._request(processes[i], "run", size)
-            waiting = {i: self._answer(processes, i, "waiting") for i in BOTH}
+            waiting = {i: self._waiting(processes, i) for i in BOTH}
         else:
             for i in self._order():  # each warms up alone: two at once would fight for the cores
                 self._request(processes[i], "run", size)
-                waiting[i] = self._answer(processes, i, "waiting")
-        step_s = max(answer["step_s"] for answer in waiting.values())
+                waiting[i] = self._waiting(processes, i)
+        step_s = max(run.step_s for run in waiting.values())
         if self.mode is Mode.SIMULTANEOUS:
-            slices = self._at_once(processes, [waiting[i]["pid"] for i in BOTH], max(2, round(RUN_S / step_s)))
+            slices = self._at_once(processes, [waiting[i].pid for i in BOTH], max(2, round(RUN_S / step_s)))
             effect = simultaneous_effect(slices[0][0], slices[1][0])
         else:
             slices = self._in_turns(processes, max(1, round(RUN_S / step_s / (2 * BLOCKS))))
             effect = alternating_effect(*slices)
+        if not np.isfinite(effect):
+            raise MeasureError(
+                f"{self.sides[0].text} and {self.sides[1].text}: were never stepping at the same time by their own clocks; "
+                "one of them does not report the times of its steps"
+            )
         for i in BOTH:
             processes[i].tell("0")
             self._answer(processes, i, "ended")
@@ -259,9 +272,13 @@ class Duet:
         return effect, tuple(tuple(tuple(mark - zero for mark in marks) for marks in side) for side in slices)
 
     def _at_once(self, processes: Sequence[Process], pids: Sequence[int], num_steps: int) -> list[list[Marks]]:
-        """Let both sides make `num_steps`, each on its half of the cores, and swap the halves until both are done."""
-        swapped = bool(self._rng.integers(2))
-        self._pin(pids, swapped=swapped)
+        """Let both sides make `num_steps`, each on its half of the cores, and swap the halves until both are done.
+
+        Whoever is moved first waits for the other to leave its core. So the order alternates, in twos: each side comes
+        first as often as the other, in both directions of the swap.
+        """
+        turns = int(self._rng.integers(4))
+        self._pin(pids, turns)
         for i in self._order():
             processes[i].tell(f"{num_steps}")
         working = {0, 1}
@@ -270,19 +287,20 @@ class Duet:
         while working:
             ready = select.select([processes[i] for i in working], [], [], SWAP_S)[0]
             for i in [i for i in working if processes[i] in ready]:
-                marks[i] = tuple(self._answer(processes, i, "stepped")["marks"])
+                marks[i] = self._stepped(processes, i)[0]
                 working.remove(i)
             if not ready:
-                swapped = not swapped
-                self._pin(pids, swapped=swapped)
+                turns += 1
+                self._pin(pids, turns)
             if time.monotonic() > deadline:
                 for i in working:
                     self._answer(processes, i, "stepped")
         return [[marks[i]] for i in BOTH]
 
-    def _pin(self, pids: Sequence[int], *, swapped: bool) -> None:
-        for i in BOTH:
-            half = self._halves[i != swapped]
+    def _pin(self, pids: Sequence[int], turns: int) -> None:
+        """Give each side the half of the cores that is its in this turn; of four turns, each side is moved first in two."""
+        for i in BOTH if turns // 2 % 2 else BOTH[::-1]:
+            half = self._halves[(i + turns) % 2]
             with suppress(OSError):  # it has ended; the answer that does not come says why
                 for task in Path(f"/proc/{pids[i]}/task").iterdir():
                     os.sched_setaffinity(int(task.name), half)
@@ -294,26 +312,5 @@ class Duet:
             first, second = self._order()
             for i in (first, second, second, first):
                 processes[i].tell(f"{num_steps}")
-                slices[i].append(tuple(self._answer(processes, i, "stepped")["marks"]))
+                slices[i].append(self._stepped(processes, i)[0])
         return slices
-
-
-def _side_work(counted: Answer, losses: Sequence[float]) -> SideWork:
-    return SideWork(
-        counters=StepCounters(**counted["counters"]),
-        losses=tuple(losses),
-        micro_batch_size=counted["micro_batch_size"],
-        device=counted["device"],
-        precision=counted["precision"],
-        python=counted["python"],
-        fingerprint=Fingerprint(**counted["fingerprint"]),
-    )
-
-
-@contextmanager
-def _named(side: Side) -> Iterator[None]:
-    """Say which side an error is of."""
-    try:
-        yield
-    except MeasureError as error:
-        raise MeasureError(f"{side.name} side ({side.text}): {error}") from None

@@ -52,7 +52,7 @@ def fingerprint() -> Fingerprint:
     return Fingerprint(hardware=_hardware(), software=_software(os.environ))
 
 
-def differences(before: Facts, now: Facts) -> list[str]:
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Return each fact that differs, as ``name before -> now``, in order."""
     return [
         f"{name} {before.get(name, 'not set')} -> {now.get(name, 'not set')}"

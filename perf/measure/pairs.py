@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 Marks = tuple[float, ...]
+
+FEWEST_STARTS = 4
+"""With fewer starts nothing is decided: how much they spread is not known."""
+
+VARIANCE_RATIO = 6.0
+"""About how many times the variance between starts that between pairs of one start is; `calibrate` measures both."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,14 +40,14 @@ class Pair:
 def simultaneous_effect(baseline: Marks, candidate: Marks) -> float:
     """Return the logarithm of the candidate's rate over the baseline's, while both were stepping.
 
-    Marks are of one clock, seconds: before the first step, and after each.
+    Marks are of one clock, seconds: before the first step, and after each. NaN if they were never stepping at once.
     """
     begin, end = max(baseline[0], candidate[0]), min(baseline[-1], candidate[-1])
     done = [
         float(np.interp(end, marks, range(len(marks))) - np.interp(begin, marks, range(len(marks))))
         for marks in (candidate, baseline)
     ]
-    return float(np.log(done[0] / done[1]))
+    return float(np.log(done[0] / done[1])) if min(done) > 0 else float("nan")
 
 
 def alternating_effect(baseline: Sequence[Marks], candidate: Sequence[Marks]) -> float:
@@ -49,3 +56,19 @@ def alternating_effect(baseline: Sequence[Marks], candidate: Sequence[Marks]) ->
         np.log([marks[-1] - marks[0] for marks in side]).reshape(-1, 2).sum(axis=1) for side in (baseline, candidate)
     ]
     return float(np.median(logs[0] - logs[1]) / 2)
+
+
+def pairs_per_start(*, start_s: float, round_s: float, budget_s: float) -> int:
+    """Return how many pairs of each batch size a start should have, so that the budget shows the smallest effect.
+
+    The best number is the root of the ratio of the costs times the ratio of the variances (Kalibera and Jones 2013); fewer
+    where `FEWEST_STARTS` would not fit into the budget.
+
+    Args:
+        start_s: what starting the sides' processes takes.
+        round_s: what a pair of each batch size takes.
+        budget_s: of the duet.
+    """
+    best = round(math.sqrt(start_s / round_s * VARIANCE_RATIO))
+    fitting = int((budget_s / FEWEST_STARTS - start_s) / round_s)
+    return max(1, min(best, fitting))

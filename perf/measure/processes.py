@@ -66,6 +66,11 @@ class Process:
         self._process.wait()
         self._stderr.close()
 
+    @property
+    def pid(self) -> int:
+        """Its process, and the group of all that it starts."""
+        return self._process.pid
+
     def fileno(self) -> int:
         """Return what `select` waits on for an answer."""
         return self._stdout.fileno()

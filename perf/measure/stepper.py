@@ -14,7 +14,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,14 +25,11 @@ from perf.errors import PerfError
 from perf.measure.attribution import attribute
 from perf.measure.counters import count_step, python_and_numpy
 from perf.measure.fingerprint import fingerprint
+from perf.measure.wire import REQUESTS, VERSION, SideSpec
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World, keep_freed_memory, resolve_device, resolve_precision, synchronize
 from perf.train.trainer import Trainer
-from perf.train.workloads import Workload
-
-PROTOCOL = 1
-"""Both sides of a duet must speak the same; raised with every change of requests or answers."""
 
 WARMUP_STEPS = 2
 """Untimed steps of a run: buffers and the optimizer's state come into being."""
@@ -40,33 +37,6 @@ WARMUP_STEPS = 2
 ATTRIBUTED_STEPS = 2
 
 Say = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SideSpec:
-    """What a run of a side is to train.
-
-    Attributes:
-        workload, global_batch_size, seed: what to train.
-        device, precision: as on the command line; "auto" lets the side choose.
-        num_threads: of a run on the CPU; 0 leaves what the environment says.
-    """
-
-    workload: Workload
-    global_batch_size: int
-    device: str
-    precision: str
-    seed: int
-    num_threads: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the spec as JSON data, the workload field by field."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> SideSpec:
-        """Return the spec that `as_json` described."""
-        return cls(**{**data, "workload": Workload.from_json(data["workload"])})
 
 
 def main() -> None:
@@ -80,7 +50,7 @@ def main() -> None:
         os.write(channel, json.dumps(answer).encode() + b"\n")
 
     keep_freed_memory()
-    say({"event": "ready", "protocol": PROTOCOL})
+    say({"event": "ready", "protocol": VERSION, "can": REQUESTS})
     while request := requests.readline():
         pid = os.fork()
         if pid == 0:
@@ -94,7 +64,7 @@ def _serve(request: dict[str, Any], requests: BinaryIO, say: Say) -> None:
     try:
         gc.freeze()  # a collection must not walk what was imported
         spec = SideSpec.from_json(request["spec"])
-        serve = {"run": _run, "count": _count, "attribute": _attribute}[request["do"]]
+        serve = dict(zip(REQUESTS, (_run, _count, _attribute), strict=True))[request["do"]]
         _kept.append(shuffled_memory(random.Random(request["layout"])))
         serve(spec, requests, say)
         code = 0
@@ -184,6 +154,7 @@ def _count(spec: SideSpec, requests: BinaryIO, say: Say) -> None:
             "micro_batch_size": plan.micro_batch_size,
             "device": plan.config.device.type,
             "precision": plan.config.precision,
+            "workload": asdict(spec.workload),
             "python": python_and_numpy(),
             "fingerprint": asdict(fingerprint()),
         }

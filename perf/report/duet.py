@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import geometric_mean
 
 import numpy as np
 
 from perf.judge.attribution import Contribution, PhaseTotal
-from perf.judge.duets import DuetResult, loss_problem, software_differences, work_differences
+from perf.judge.duets import DuetResult, loss_problem, not_compared, software_differences, work_differences
+from perf.judge.levels import DuetEffect, levels
 from perf.judge.sequential import DuetJudgement
 from perf.judge.stats import POWER
 from perf.judge.verdicts import Verdict
+from perf.measure.pairs import Pair
 from perf.measure.sides import Side
 from perf.report.terminal import table
 
 CONTRIBUTIONS = 8
 """Rows of the attribution that are shown."""
 
-_WORST_FIRST = (Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.UNCHANGED)
+_WORST_FIRST = (
+    Verdict.LOSSES_DIFFER,
+    Verdict.REGRESSED,
+    Verdict.INCONCLUSIVE,
+    Verdict.IMPROVED,
+    Verdict.UNCHANGED,
+)
 
 
 def duet_heading(
@@ -33,29 +42,37 @@ def duet_heading(
 
 def headline(result: DuetResult) -> str:
     """Return the worst of a duet in one line: which batch size, how much, how sure, and why."""
-    size, judgement = worst(result.judgements)
+    size = worst(result)
+    verdict, judgement = result.verdict(size), result.judgements.get(size)
+    if judgement is None:
+        return f"{verdict}: global batch size {size}: {loss_problem(result.work[size]) or result.problem}"
     effect = judgement.effect
     change = f"global batch size {size}: samples/sec {effect.effect_size:+.1%}"
-    if judgement.verdict is Verdict.UNCHANGED:
+    if verdict is Verdict.UNCHANGED:
         change = f"every batch size within {result.threshold:.1%}; the largest change: {change}"
-    sure = f"95 % interval {interval(judgement)}, p = {effect.p_value:.1g} in {effect.num_runs} pairs"
-    return f"{judgement.verdict}: {change} ({sure}){_because(result, size)}"
+    sure = f"95 % interval {interval(judgement)}, p = {effect.p_value:.1g}, {_pairs(effect)}"
+    return f"{verdict}: {change} ({sure}){_because(result, size)}"
 
 
-def worst(judgements: Mapping[int, DuetJudgement]) -> tuple[int, DuetJudgement]:
+def worst(result: DuetResult) -> int:
     """Return the batch size with the worst verdict, and of these the one with the largest effect."""
 
-    def badness(item: tuple[int, DuetJudgement]) -> tuple[int, float]:
-        return _WORST_FIRST.index(item[1].verdict), -abs(item[1].effect.effect_size)
+    def badness(size: int) -> tuple[int, float]:
+        found = result.judgements.get(size)
+        return _WORST_FIRST.index(result.verdict(size)), -abs(found.effect.effect_size) if found else 0.0
 
-    return min(judgements.items(), key=badness)
+    return min(result.work, key=badness)
+
+
+def _pairs(effect: DuetEffect) -> str:
+    return f"{effect.num_runs} pairs in {effect.num_starts} starts"
 
 
 def _because(result: DuetResult, size: int) -> str:
-    if problem := next((found for work in result.work.values() if (found := loss_problem(work))), ""):
+    if problem := loss_problem(result.work[size]):
         return f"; {problem}"
     if result.judgements[size].verdict is Verdict.INCONCLUSIVE:
-        return f"; {result.judgements[size].reason}"
+        return f"; {result.problem or result.judgements[size].reason}"
     if work := work_differences(result.work[size]):
         named = [row for rows in result.contributions.values() for row in rows[:1] if row.is_significant]
         first = f"most of it in {named[0].phase}: {named[0].operation}; " if named else ""
@@ -64,6 +81,8 @@ def _because(result: DuetResult, size: int) -> str:
         return f"; most of it in {rows[0].phase}: {rows[0].operation}, {1e3 * rows[0].difference_s:+.2f} ms a step"
     if software := software_differences(result.work):
         return f"; other software: {', '.join(software[:3])}"
+    if missing := not_compared(result.work[size]):
+        return f"; same software; not compared: {', '.join(missing[:3])}"
     return "; same work, same software"
 
 
@@ -79,8 +98,8 @@ def duet_table(result: DuetResult) -> str:
     """Return one line for each batch size, then what both sides do otherwise."""
     rows = duet_rows(result)
     note = (
-        "(samples/sec: medians over runs; change: Hodges-Lehmann estimate over pairs of runs; could show: the smallest "
-        f"slowdown found {POWER:.0%} of the time)"
+        "(samples/sec: medians over runs; change: mean over starts of the sides' processes, of pairs of runs in each; could "
+        f"show: the smallest slowdown found {POWER:.0%} of the time)"
     )
     return "\n".join([table(DUET_HEADER, rows, left={"why"}), note, *work_notes(result)])
 
@@ -101,19 +120,24 @@ DUET_HEADER = (
 def duet_rows(result: DuetResult) -> list[tuple[str, ...]]:
     """Return the cells under `DUET_HEADER`."""
     rows = []
-    for size, judgement in result.judgements.items():
-        effect = judgement.effect
+    for size in result.work:
         pairs = [pair for pair in result.pairs if pair.global_batch_size == size]
-        rates = [_rate(size, [getattr(pair, side) for pair in pairs]) for side in ("baseline", "candidate")]
+        sides = [[getattr(pair, side) for pair in pairs] for side in ("baseline", "candidate")]
+        rates = [f"{_rate(size, runs):,.0f}" if runs else "-" for runs in sides]
+        verdict, judgement = str(result.verdict(size)), result.judgements.get(size)
+        if judgement is None:
+            rows.append((str(size), *rates, "-", "-", "-", verdict, f"{len(pairs)}", result.problem))
+            continue
+        effect = judgement.effect
         rows.append(
             (
                 str(size),
-                *(f"{rate:,.0f}" for rate in rates),
+                *rates,
                 f"{effect.effect_size:+.2%}",
                 interval(judgement),
                 f"{effect.minimal_detectable_effect:.1%}" if np.isfinite(effect.reach) else "-",
-                str(judgement.verdict),
-                f"{effect.num_runs}",
+                verdict,
+                f"{effect.num_runs} in {effect.num_starts}",
                 judgement.reason,
             )
         )
@@ -137,6 +161,8 @@ def work_notes(result: DuetResult) -> list[str]:
             notes.append(f"work at {size}: {', '.join(found[:8])}{more} per step")
         if problem := loss_problem(work):
             notes.append(f"losses at {size}: {problem}")
+        if missing := not_compared(work):
+            notes.append(f"not compared at {size}, told by one side only: {', '.join(missing)}")
     if len(notes) == 1:
         notes.append("work: the same operations, and the same losses to rounding, at every batch size")
     return notes
@@ -182,33 +208,42 @@ def duet_report(result: DuetResult) -> str:
         rows = contribution_rows(contributions)
         parts.append(f"{why_title(size)}\n{table(PHASE_HEADER, phase_rows(result.phases[size]), left={'phase'})}")
         parts.append(table(CONTRIBUTION_HEADER, rows, left={"phase", "operation"}))
+    parts += [problem for problem in (result.problem, result.attribution_problem) if problem]
     return "\n\n".join(parts)
 
 
 def calibration(result: DuetResult, budgets: Mapping[float, float]) -> str:
-    """Return what one A/A duet says of this machine.
+    """Return what one A/A duet says of this machine, level by level: steps, pairs of runs, starts; and what they cost.
 
     Args:
         result: of the same side twice.
         budgets: seconds for each batch size, by the threshold that they decide.
     """
     lines = []
-    for size in result.judgements:
+    for size, judgement in result.judgements.items():
         pairs = [pair for pair in result.pairs if pair.global_batch_size == size]
         steps = [np.diff(marks) for pair in pairs for marks in (*pair.baseline, *pair.candidate)]
-        within = float(np.median([_spread(np.log(run)) for run in steps if len(run) > 1] or [np.nan]))
-        between = _spread(np.log([np.median(run) for run in steps]))
-        both = _spread(np.array([pair.effect for pair in pairs]))
+        within = float(np.median([float(np.std(np.log(run))) for run in steps if len(run) > 1] or [np.nan]))
+        starts = [[pair.effect for pair in pairs if pair.start == start] for start in {pair.start for pair in pairs}]
         typical = geometric_mean([float(np.median(run)) for run in steps])
+        lines.append(f"{size}: a step takes {1e3 * typical:.0f} ms; steps of a run spread by {within:.1%}")
+        if len(starts) > 1:
+            found = levels(starts)
+            lines.append(
+                f"  pairs of runs in one start spread by {found.pair:.2%}, starts by {found.start:.2%} beyond that"
+            )
+        error = judgement.effect.standard_error
         lines.append(
-            f"{size}: a step takes {1e3 * typical:.0f} ms; steps of a run spread by {within:.1%}, runs by {between:.1%}, "
-            f"pairs of runs by {both:.1%}"
+            f"  change {judgement.effect.effect_size:+.2%} (standard error {error:.2%}), {_pairs(judgement.effect)}"
         )
-    lines.append("(spread: median absolute deviation, scaled to a standard deviation)")
+    lines.append(f"a start of both sides takes {result.start_s:.1f} s, a pair {_pair_s(result.pairs):.1f} s")
+    lines.append("(spread: standard deviation)")
     for threshold, seconds in budgets.items():
         lines.append(f"to find {threshold:.0%} {POWER:.0%} of the time: --budget {seconds:.0f}s for each batch size")
     return "\n".join(lines)
 
 
-def _spread(values: np.ndarray) -> float:
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+def _pair_s(pairs: Sequence[Pair]) -> float:
+    """Return what a pair takes, seconds: the median of the times between two that follow each other in one start."""
+    between = [after.ended_s - pair.ended_s for pair, after in pairwise(pairs) if after.start == pair.start]
+    return float(np.median(between or [np.nan]))

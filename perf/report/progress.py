@@ -16,14 +16,12 @@ from tqdm import tqdm
 
 from perf.errors import MeasureError
 from perf.judge.duets import DuetResult, run_duet
-from perf.judge.sequential import LOOKS
-from perf.judge.stats import hodges_lehmann
 from perf.measure.duet import Duet, Mode, choose_mode
 from perf.measure.marks import MeasuredRun, Session
 from perf.measure.pairs import Pair
 from perf.measure.runs import RunSpec, measure
 from perf.measure.sides import Recipe, prepared
-from perf.measure.stepper import SideSpec
+from perf.measure.wire import SideSpec
 from perf.report.bench import log_blocks, warmup_note
 from perf.report.duet import duet_heading
 from perf.train.workloads import Workload
@@ -140,21 +138,25 @@ def _ended_by_signals() -> Iterator[None]:
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
 
 
+REPORTS = 4
+"""How often a duet says where things stand."""
+
+
 class _PairsShown:
-    """Moves the bar with each pair, and prints where things stand at each look."""
+    """Moves the bar with each pair, and prints where things stand after each quarter of the budget."""
 
     def __init__(self, bar: tqdm[Any], total_s: float) -> None:
-        self._bar, self._total_s, self._look = bar, total_s, 1
+        self._bar, self._total_s, self._report = bar, total_s, 1
         self._effects: dict[int, list[float]] = {}
 
     def __call__(self, pair: Pair) -> None:
         self._effects.setdefault(pair.global_batch_size, []).append(pair.effect)
         self._bar.update(min(pair.ended_s, self._total_s) - self._bar.n)
-        if pair.ended_s < self._total_s * self._look / LOOKS:
+        if pair.ended_s < self._total_s * self._report / REPORTS:
             return
-        self._look = int(LOOKS * pair.ended_s / self._total_s) + 1
+        self._report = int(REPORTS * pair.ended_s / self._total_s) + 1
         so_far = (
-            f"{size}: {np.expm1(hodges_lehmann(effects)):+.1%} in {len(effects)} pairs"
+            f"{size}: {np.expm1(np.median(effects)):+.1%} in {len(effects)} pairs"
             for size, effects in sorted(self._effects.items())
         )
         self._bar.write(f"after {pair.ended_s:.0f} of {self._total_s:.0f} s: {'; '.join(so_far)}", file=sys.stdout)

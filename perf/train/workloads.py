@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 
@@ -70,9 +71,24 @@ class Workload:
             raise ValueError(f"workload {self.name}: global_batch_sizes is empty; name at least one")
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Workload:
-        """Return the workload that ``dataclasses.asdict`` made JSON data of."""
-        return cls(**{**data, "global_batch_sizes": tuple(data["global_batch_sizes"])})
+    def from_json(cls, data: Mapping[str, Any]) -> Workload:
+        """Return the workload that ``dataclasses.asdict`` made JSON data of, here or at another commit.
+
+        Fields that are unknown here are ignored; missing ones are those of the workload of that name here.
+
+        Raises:
+            ValueError: a field is missing, and no workload of that name is known here.
+        """
+        own = WORKLOADS.get(data["name"])
+        values = {}
+        for field in fields(cls):
+            if field.name in data:
+                values[field.name] = data[field.name]
+            elif own:
+                values[field.name] = getattr(own, field.name)
+            elif field.default is MISSING:
+                raise ValueError(f"workload {data['name']!r}: has no {field.name}, which is needed here")
+        return cls(**{**values, "global_batch_sizes": tuple(values["global_batch_sizes"])})
 
 
 _BERT_MSL128: dict[str, Any] = {

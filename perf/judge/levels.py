@@ -1,0 +1,158 @@
+"""What pairs say of an effect, by their two levels: starts of the sides' processes, which are independent, and pairs within them.
+
+All runs of a start inherit the addresses of their parent process, so pairs of one start share an error of 0.4 to 0.5 %.
+Inference therefore rests on the means of starts (Student's t), as Kalibera and Jones (2013) do with their highest level.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from perf.judge.stats import CONFIDENCE, POWER, Effect, FloatArray
+from perf.measure.pairs import FEWEST_STARTS
+
+OUTLIER = 5.0
+"""Pairs farther from the median, in standard deviations, count as if they were so far: one disturbed pair decides nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DuetEffect(Effect):
+    """How the candidate's rate relates to the baseline's, from pairs of runs in several starts.
+
+    `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone; `num_runs` is the
+    number of pairs.
+
+    Attributes:
+        surely_low, surely_high: the interval that must exclude no effect for a REGRESSED or IMPROVED, at `level`.
+        level: the error that this look may make for this batch size.
+        standard_error: of the logarithm of the ratio of rates.
+        num_starts: how many independent values there are.
+        elapsed_s: seconds of the duet when the last start ended, divided by its batch sizes.
+    """
+
+    surely_low: float
+    surely_high: float
+    level: float
+    standard_error: float
+    num_starts: int
+    elapsed_s: float
+
+    def within(self, threshold: float, *, error: float) -> bool:
+        """Return whether the two-sided interval that errs in `error` of cases lies inside the threshold."""
+        low, high = _interval(np.log1p(self.effect_size), self.standard_error, self.num_starts, error)
+        return bool(-threshold < np.expm1(low) and np.expm1(high) < threshold)
+
+    def budget_for(self, threshold: float, *, level: float) -> float:
+        """Return about how many seconds for each batch size would have shown a slowdown of `threshold`; infinite if unknown.
+
+        Args:
+            threshold: a fraction.
+            level: the error of the look that would show it.
+        """
+        if self.num_starts < 2:
+            return np.inf
+        deviation = self.standard_error * np.sqrt(self.num_starts) * _unbiased(self.num_starts)
+        starts = FEWEST_STARTS
+        while _detected(starts, level) * deviation / np.sqrt(starts) > -np.log1p(-threshold):
+            starts += max(1, starts // 20)
+        return self.elapsed_s / self.num_starts * starts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Levels:
+    """Standard deviations of the logarithm of an effect, level by level.
+
+    Attributes:
+        pair: between pairs of one start.
+        start: between starts, beyond what their pairs explain.
+    """
+
+    pair: float
+    start: float
+
+
+def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: float) -> DuetEffect:
+    """Estimate an effect from the logarithms of its pairs, start by start.
+
+    Args:
+        starts: the pairs of each start; as many in each, about, and at least one.
+        level: two-sided error of the interval that must exclude no effect.
+        elapsed_s: seconds since the duet began, divided by its batch sizes.
+
+    Raises:
+        ValueError: there is no start, or one without a pair.
+    """
+    if not starts or not all(starts):
+        raise ValueError(
+            f"{[len(start) for start in starts]} pairs in {len(starts)} starts: at least one each is needed"
+        )
+    means = _means(starts)
+    n, centre = len(means), float(np.mean(means))
+    error = float(np.std(means, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+    error = max(error, float(np.finfo(float).eps))  # made-up data has no spread
+    low, high = _interval(centre, error, n, 1 - CONFIDENCE)
+    surely_low, surely_high = _interval(centre, error, n, level)
+    return DuetEffect(
+        effect_size=float(np.expm1(centre)),
+        low=float(np.expm1(low)),
+        high=float(np.expm1(high)),
+        surely_low=float(np.expm1(surely_low)),
+        surely_high=float(np.expm1(surely_high)),
+        p_value=2 * float(special.stdtr(n - 1, -abs(centre) / error)) if n > 1 else 1.0,
+        reach=_detected(n, level) * error * _unbiased(n) if n > 1 else np.inf,
+        num_runs=sum(map(len, starts)),
+        level=level,
+        standard_error=error,
+        num_starts=n,
+        elapsed_s=elapsed_s,
+    )
+
+
+def levels(starts: Sequence[Sequence[float]]) -> Levels:
+    """Return how much pairs and starts spread: the variance components of a one-way layout.
+
+    Args:
+        starts: logarithms of effects, start by start: at least two, with two pairs each.
+    """
+    values = np.array([value for start in starts for value in start])
+    within = sum(float(np.var(start, ddof=1)) * (len(start) - 1) for start in starts if len(start) > 1)
+    pair = within / max(1, len(values) - len(starts))
+    size = len(values) / len(starts)
+    start = float(np.var([np.mean(start) for start in starts], ddof=1)) - pair / size
+    return Levels(pair=float(np.sqrt(pair)), start=float(np.sqrt(max(0.0, start))))
+
+
+def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
+    """Return the mean of each start, with single disturbed pairs drawn in."""
+    values = np.concatenate([np.asarray(start, dtype=np.float64) for start in starts])
+    median = float(np.median(values))
+    room = OUTLIER * 1.4826 * float(np.median(np.abs(values - median)))
+    if room > 0:  # else more than half of the pairs are alike, which only made-up data are
+        values = np.clip(values, median - room, median + room)
+    ends = np.cumsum([len(start) for start in starts])
+    return np.array([part.mean() for part in np.split(values, ends[:-1])])
+
+
+def _interval(centre: float, error: float, num_starts: int, level: float) -> tuple[float, float]:
+    if num_starts < 2:
+        return -np.inf, np.inf
+    half = float(special.stdtrit(num_starts - 1, 1 - level / 2)) * error
+    return centre - half, centre + half
+
+
+@functools.cache
+def _detected(num_starts: int, level: float) -> float:
+    """Return the effect, in standard errors, that is told from none with probability `POWER`: noncentral t."""
+    freedom = num_starts - 1
+    return float(special.nctdtrinc(freedom, 1 - POWER, special.stdtrit(freedom, 1 - level / 2)))
+
+
+def _unbiased(num_starts: int) -> float:
+    """Return the factor that makes the median of an estimated standard error the true one."""
+    freedom = num_starts - 1
+    return float(np.sqrt(freedom / special.chdtri(freedom, 0.5)))
