@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,19 @@ import pytest
 from perf import compare
 from perf.__main__ import EXIT_PROBLEM, EXIT_USAGE, main
 from perf.compare import baseline_recipe
-from perf.errors import BaselineError
+from perf.errors import BaselineError, MeasureError
 from perf.judge import duets
 from perf.judge.baselines import Baseline
 from perf.judge.duets import DuetResult, run_duet
 from perf.judge.verdicts import Verdict
-from perf.measure.attribution import PhaseTime
-from perf.measure.duet import Mode, SideWork
+from perf.measure.duet import Mode
 from perf.measure.fingerprint import fingerprint
 from perf.measure.pairs import Pair
 from perf.measure.sides import ROOT, Recipe, Side, parse_recipe
+from perf.measure.wire import PhaseTime, SideWork
 from perf.train.workloads import WORKLOADS, Workload
+from tests.judge.duet_noise import synthetic
 from tests.judge.noise import session, step_times
-from tests.judge.test_sequential import noisy_pairs
 from tests.report.test_duet import EXTRA, SLOWER, WORK, duet
 
 
@@ -132,9 +132,13 @@ def test_a_baseline_as_the_candidate_is_no_upgrade(
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
     shown: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder is no file."""
+    """A folder is no file, and below a file there is no place for one."""
     assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(tmp_path)]) == EXIT_USAGE
     assert "is a folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "a" / "b.json"
+    assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(below)]) == EXIT_USAGE
+    assert f"{tmp_path / 'file'} is a file, and a folder is needed" in capsys.readouterr().err
     assert not shown
 
 
@@ -142,7 +146,7 @@ def test_a_calibration_prints_what_budget_finds_what(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Both sides are the working tree; smaller changes need larger budgets; too few pairs say so."""
-    few = duet({512: 0.0}, num_pairs=5)
+    few = duet({512: 0.0}, num_pairs=3)
     answers = iter([duet({512: 0.0}), few])
     monkeypatch.setattr(compare, "duet_shown", lambda recipes, *rest, **options: next(answers))
     assert main(["calibrate", "--global-batch-size", "512"]) == 0
@@ -169,25 +173,42 @@ class Scripted:
 
     def __init__(self, effects: dict[int, float], work: tuple[SideWork, SideWork]) -> None:
         self._effects, self._work = effects, work
+        self._rng = np.random.default_rng(0)
         self.attributed: list[int] = []
+        self.elapsed_s = self.start_s = 0.0
+        self.fails_after_s, self.failure = np.inf, BaseException()
+        self.attribution_failure: BaseException | None = None
 
     def work(self) -> dict[int, tuple[SideWork, SideWork]]:
         """Return the same at every batch size."""
         return dict.fromkeys(self._effects, self._work)
 
-    def pairs(self, wanted: Any, *, budget_s: float) -> Iterator[Pair]:
-        """Yield pairs with the measured noise."""
-        rng = np.random.default_rng(0)
-        live = set(self._effects)
-        for pair in noisy_pairs(rng, self._effects, live):
-            if not wanted():
-                return
-            if pair.global_batch_size in wanted():
-                yield pair
+    def start(self, sizes: list[int], *, budget_s: float, on_pair: Callable[[Pair], object]) -> list[Pair]:
+        """Return three pairs of each batch size with the measured noise."""
+        pairs = []
+        for size in sizes:
+            for effect in synthetic(self._rng, start_sd=0.005, effect=self._effects[size])(3):
+                self.elapsed_s += 1.5
+                if self.elapsed_s > self.fails_after_s:
+                    raise self.failure
+                pairs.append(
+                    Pair(
+                        global_batch_size=size,
+                        start=0,
+                        ended_s=self.elapsed_s,
+                        effect=effect,
+                        baseline=((0.0, 1.0),),
+                        candidate=((0.0, 1.0),),
+                    )
+                )
+                on_pair(pairs[-1])
+        return pairs
 
     def attribution(self, size: int) -> tuple[list[list[PhaseTime]], list[list[PhaseTime]]]:
         """Return one operation that takes twice as long."""
         self.attributed.append(size)
+        if self.attribution_failure:
+            raise self.attribution_failure
         rows = [[PhaseTime(phase="clip", operation="aten::mul float32", count=1, seconds=s)] for s in (1.0, 2.0)]
         return [rows[0]] * 5, [rows[1]] * 5
 
@@ -207,16 +228,34 @@ def test_why_is_asked_where_something_differs(
     """Of the batch size with the largest effect, when times or work differ; else not at all."""
     scripted = Scripted(effects, work)
     seen: list[Pair] = []
-    found = run_duet(
-        scripted,
-        mode_reason="",
-        threshold=0.02,
-        budget_s=60.0 * len(effects),
-        on_pair=seen.append,
-    )
+    found = run_duet(scripted, mode_reason="", threshold=0.02, budget_s=60.0 * len(effects), on_pair=seen.append)
     assert scripted.attributed == attributed == list(found.contributions)
     assert seen == found.pairs
     assert found.judgements[512].verdict in (Verdict.UNCHANGED, Verdict.INCONCLUSIVE)
     if attributed:
         assert found.contributions[attributed[0]][0].phase == "clip"
     assert duets.work_differences(work) == (["+5 aten::mm"] if work[1] is EXTRA else [])
+
+
+@pytest.mark.parametrize("failure", [MeasureError("candidate side (self): ended by SIGKILL"), KeyboardInterrupt()])
+def test_what_was_measured_survives_what_comes_after(failure: BaseException) -> None:
+    """A side that fails, or Ctrl-C, after some pairs or in the attribution costs only what was not yet known."""
+    late = Scripted({512: -0.1}, (WORK, WORK))
+    late.fails_after_s, late.failure = 20.0, failure
+    found = run_duet(late, mode_reason="", threshold=0.02, budget_s=60.0)
+    assert len(found.pairs) == 13
+    assert found.judgements[512].effect.num_runs == 12
+    assert found.problem.startswith("ended after 13 pairs: ")
+    assert found.interrupted == isinstance(failure, KeyboardInterrupt)
+
+    slower = Scripted({512: -0.1}, (WORK, WORK))
+    slower.attribution_failure = failure
+    found = run_duet(slower, mode_reason="", threshold=0.02, budget_s=60.0)
+    assert found.judgements[512].verdict is Verdict.REGRESSED
+    assert found.attribution_problem.startswith("where the difference comes from is not known: ")
+    assert not found.problem
+
+    early = Scripted({512: -0.1}, (WORK, WORK))
+    early.fails_after_s, early.failure = 0.0, failure
+    with pytest.raises(type(failure)):
+        run_duet(early, mode_reason="", threshold=0.02, budget_s=60.0)

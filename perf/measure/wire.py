@@ -145,9 +145,11 @@ def read_stepped(answer: Answer) -> tuple[Marks, tuple[float, ...]]:
 
 def read_counted(answer: Answer, losses: tuple[float, ...]) -> SideWork:
     """Return what a side does in a step, with the losses of its first steps."""
-    counters, workload = answer.get("counters"), answer.get("workload", {})
+    counters, workload, python = answer.get("counters"), answer.get("workload", {}), answer.get("python", "")
     if not isinstance(counters, dict) or not all(_is_counter(name, value) for name, value in counters.items()):
         raise _wrong("counted", "counters", counters, "numbers by name")
+    if not isinstance(python, str):
+        raise _wrong("counted", "python", python, "a version")
     facts = {name: answer[name] for name in ("device", "precision", "micro_batch_size") if name in answer}
     fingerprint = answer.get("fingerprint", {})
     software = fingerprint.get("software", {}) if isinstance(fingerprint, dict) else fingerprint
@@ -158,7 +160,7 @@ def read_counted(answer: Answer, losses: tuple[float, ...]) -> SideWork:
         counters=counters,
         losses=losses,
         facts={**facts, **{f"workload.{name}": value for name, value in workload.items()}},
-        python=str(answer.get("python", "")),
+        python=python,
         software=software,
     )
 

@@ -60,7 +60,7 @@ def first_line(
 ) -> str:
     """Return what matters most: a regression, another failure, what could not be told, or that all is well."""
     failed = {key: judgement for key, judgement in judgements.items() if judgement.holds is False}
-    if duet and any(claim == "rate" for claim, _ in failed):
+    if duet and any(claim == "rate" or found.verdict is Verdict.LOSSES_DIFFER for (claim, _), found in failed.items()):
         return headline(duet)
     for wanted in ("rate", "fall", "losses", "counters", "scaling"):
         for (claim, size), judgement in failed.items():

@@ -93,7 +93,7 @@ def test_a_large_change_is_told_before_the_budget_is_spent() -> None:
 def test_looks_share_the_error() -> None:
     """What both looks may spend is one together, and the last has most of it."""
     assert spent(INTERIM_LOOK) + LAST_SHARE == spent(1.0) == 1.0
-    assert LAST_SHARE > spent(INTERIM_LOOK)
+    assert spent(INTERIM_LOOK) < LAST_SHARE
 
 
 def test_a_look_at_few_starts_is_left_out_and_its_share_goes_to_the_last() -> None:

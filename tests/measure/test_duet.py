@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from perf.measure import duet as duet_module
 from perf.measure.duet import BLOCKS, Duet, Mode, choose_mode
 from perf.measure.pairs import Pair, alternating_effect, simultaneous_effect
 from perf.measure.sides import ROOT, Side, parse_recipe, prepared
-from perf.measure.stepper import PROTOCOL, SideSpec
+from perf.measure.wire import REQUESTS, VERSION, SideSpec
 from perf.train.workloads import Workload
 
 SIZES = (8, 16)
@@ -36,7 +37,8 @@ def specs(workload: Workload) -> dict[int, SideSpec]:
 def measure(workload: Workload, sides: tuple[Side, Side], mode: Mode, num_pairs: int) -> list[Pair]:
     """Return so many pairs."""
     duet = Duet(sides, specs(workload), mode=mode, cores={0, 1}, rng=np.random.default_rng(0))
-    return list(itertools.islice(duet.pairs(lambda: SIZES, budget_s=1000.0), num_pairs))
+    duet.pairs_per_start = num_pairs // len(SIZES)
+    return duet.start(SIZES, budget_s=1000.0)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,72 @@ def test_at_once_both_sides_run_all_the_time(
     assert all(before != after for cores in by_task.values() for before, after in pairwise(cores))
 
 
+class Still:
+    """A side's process that steps as soon as it is looked at."""
+
+    def tell(self, line: str) -> None:
+        """Begin."""
+
+    def answer(self, event: str, *, timeout_s: float) -> dict[str, object]:
+        """Return one step."""
+        return {"event": event, "marks": [0.0, 1.0], "losses": [7.6]}
+
+
+@pytest.mark.parametrize("num_swaps", [3, 8, 81])
+def test_no_side_is_moved_first_more_often(
+    own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch, num_swaps: int
+) -> None:
+    """Who is moved first waits for the other to leave its core: each side is, as often, in both directions of a swap."""
+    moved: list[tuple[int, int]] = []
+    monkeypatch.setattr(duet_module, "Path", lambda path: Tasks(path.split("/")[2]))
+    monkeypatch.setattr(duet_module.os, "sched_setaffinity", lambda task, cores: moved.append((task, *cores)))
+    duet = Duet(own, specs(workload), mode=Mode.SIMULTANEOUS, cores={0, 1}, rng=np.random.default_rng(0))
+    begun = set()
+    for _ in range(20):
+        moved.clear()
+        ready = iter([*[([], [], [])] * num_swaps, (processes := [Still(), Still()], [], [])])
+        monkeypatch.setattr(duet_module.select, "select", lambda *_, ready=ready: next(ready))
+        duet._at_once(processes, [11, 22], 1)
+        firsts = moved[::2]
+        assert len(firsts) == num_swaps + 1
+        counts = [firsts.count((pid, core)) for pid in (11, 22) for core in (0, 1)]
+        assert max(counts) - min(counts) <= 1
+        assert all({task for task, _ in turn} == {11, 22} for turn in zip(moved[::2], moved[1::2], strict=True))
+        assert all({core for _, core in turn} == {0, 1} for turn in zip(moved[::2], moved[1::2], strict=True))
+        begun.add(firsts[0])
+    assert len(begun) == 4
+
+
+class Tasks:
+    """The threads of a process: one, of its own number."""
+
+    def __init__(self, pid: str) -> None:
+        self._pid = pid
+
+    def iterdir(self) -> list[Path]:
+        """Return the only one."""
+        return [Path(self._pid)]
+
+
+def test_no_side_is_started_first_more_often(
+    own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is drawn anew for each start."""
+    firsts = []
+
+    def started(stack: object, command: object, *, environ: object, cwd: object) -> None:
+        firsts.append(command)
+        raise MeasureError("enough")
+
+    monkeypatch.setattr(duet_module, "started", started)
+    sides = (own[0], dataclasses.replace(own[1], command=("other",)))
+    duet = Duet(sides, specs(workload), mode=Mode.SIMULTANEOUS, cores={0, 1}, rng=np.random.default_rng(0))
+    for _ in range(100):
+        with pytest.raises(MeasureError, match="enough"):
+            duet.start(SIZES, budget_s=60.0)
+    assert 35 <= firsts.count(("other",)) <= 65
+
+
 def test_both_sides_do_the_same_work(own: tuple[Side, Side], workload: Workload) -> None:
     """Of the same code, counters and losses are equal to the last digit at every batch size."""
     found = Duet(own, specs(workload), mode=Mode.ALTERNATING, cores={0, 1}, rng=np.random.default_rng(0)).work()
@@ -99,11 +167,11 @@ def test_both_sides_do_the_same_work(own: tuple[Side, Side], workload: Workload)
         assert len(baseline.losses) == duet_module.COMPARED_STEPS
 
 
-READY = f'{{"event": "ready", "protocol": {PROTOCOL}}}'
-WAITING = '{"event": "waiting", "pid": 1, "step_s": 1.0, "losses": []}'
+READY = json.dumps({"event": "ready", "protocol": VERSION, "can": REQUESTS})
+WAITING = '{"event": "waiting", "pid": %d, "step_s": 1.0, "losses": []}'
 
 
-BEHAVES = f"print('{READY}', flush=True); input(); print('{WAITING}', flush=True); input()"
+BEHAVES = f"print('{READY}', flush=True); input(); print('{WAITING}' % os.getpid(), flush=True); input()"
 
 
 def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
@@ -123,11 +191,21 @@ def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
         ("os.kill(os.getpid(), 11)", "ended by SIGSEGV"),
         ("print('Hello'); input()", "said b'Hello', which is no answer"),
         ("print([1]); input()", "which is no answer"),
-        ('print(\'{"event": "ready"}\'); input()', "said 'ready' without protocol, which is no answer"),
+        (
+            'print(\'{"event": "ready"}\'); input()',
+            f"speaks version None of the wire, and {VERSION} or later is needed",
+        ),
         ('print(\'{"event": "ended"}\'); input()', "ended with exit code None"),
         ("os.kill(os.getpid(), signal.SIGRTMIN + 1)", "ended with exit code -"),
         ("print('[' * 100000); input()", "which is no answer"),
-        ('print(\'{"event": "ready", "protocol": 99}\'); input()', f"speaks protocol 99, and {PROTOCOL} is needed"),
+        (
+            'print(\'{"event": "ready", "protocol": 1}\'); input()',
+            f"speaks version 1 of the wire, and {VERSION} or later",
+        ),
+        (
+            f"print('{READY}', flush=True); input(); print('{WAITING}' % os.getppid()); input()",
+            ", which is none of its processes",
+        ),
         (f"print('{READY}', flush=True); input(); print('oops')", "said b'oops', which is no answer"),
         (
             f"print('{READY}', flush=True); input(); "

@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 import torch
 
+from perf.errors import MeasureError
 from perf.measure import stepper
 from perf.measure.processes import Process
 from perf.measure.sides import parse_recipe, prepared
-from perf.measure.stepper import PROTOCOL, WARMUP_STEPS, SideSpec, shuffled_memory, timed_steps
+from perf.measure.stepper import WARMUP_STEPS, shuffled_memory, timed_steps
+from perf.measure.wire import REQUESTS, SideSpec, read_ready
+from perf.measure.wire import request as request_line
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
 from perf.train.trainer import Trainer
-from perf.train.workloads import Workload
+from perf.train.workloads import WORKLOADS, Workload
 
 
 @pytest.fixture
@@ -36,13 +39,13 @@ def side() -> Iterator[Process]:
         prepared(parse_recipe(["self"]), "candidate", os.environ) as made,
         Process(made.command, environ=made.environ, cwd=made.root) as process,
     ):
-        assert process.answer("ready")["protocol"] == PROTOCOL
+        assert read_ready(process.answer("ready")) == set(REQUESTS)
         yield process
 
 
 def request(spec: SideSpec, do: str = "run", **changes: Any) -> str:
     """Return the line that asks for something."""
-    return json.dumps({"do": do, "spec": dataclasses.replace(spec, **changes).as_json(), "layout": 1})
+    return request_line(do, dataclasses.replace(spec, **changes), layout=1)
 
 
 def losses(side: Process, spec: SideSpec) -> list[float]:
@@ -140,3 +143,22 @@ def test_reading_the_losses_is_part_of_the_time(run_config: RunConfig, monkeypat
     assert events == ["mark", "step", "mark", "step", "read_losses", "mark"]
     assert marks == [0.0, 1.0, 2.0]
     assert len(found) == 2
+
+
+def test_a_request_of_another_commit_is_served(side: Process, spec: SideSpec) -> None:
+    """Fields that this side does not know are ignored; missing ones are this side's own."""
+    asked = json.loads(request(spec, "count"))
+    asked |= {"deadline_s": 7}
+    asked["spec"] |= {"priority": 3}
+    asked["spec"]["workload"] |= {"name": "pico", "rope": True}
+    del asked["spec"]["seed"], asked["spec"]["workload"]["weight_decay"]
+    found = side.tell(json.dumps(asked)).answer("counted")
+    assert "rope" not in found["workload"]
+    assert found["workload"]["weight_decay"] == WORKLOADS["pico"].weight_decay
+    assert found["workload"]["hidden_size"] == spec.workload.hidden_size
+    assert side.answer("ended")["exit_code"] == 0
+    del asked["spec"]["workload"]["hidden_size"]
+    asked["spec"]["workload"]["name"] = "elsewhere"
+    with pytest.raises(MeasureError, match="workload 'elsewhere': has no hidden_size, which is needed here"):
+        side.tell(json.dumps(asked)).answer("counted")
+    assert side.answer("ended")["exit_code"] == 0

@@ -10,26 +10,25 @@ import pytest
 
 from perf.compare import duet_json, exit_code
 from perf.judge.attribution import Contribution, PhaseTotal
-from perf.judge.duets import DuetResult, as_claims, loss_problem, work_differences
-from perf.judge.sequential import LOOKS, estimate, judge
+from perf.judge.duets import DuetResult, as_claims, loss_problem, not_compared, work_differences
+from perf.judge.sequential import Decisions
 from perf.judge.verdicts import Judgement, Verdict
-from perf.measure.duet import Mode, SideWork
+from perf.measure.duet import Mode
 from perf.measure.pairs import Pair
+from perf.measure.wire import SideWork
 from perf.report.duet import calibration, duet_report, headline
 from perf.report.markdown import first_line, summary
 from perf.train.workloads import WORKLOADS
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
 
 WORK = SideWork(
-    counters=COUNTERS,
+    counters=dataclasses.asdict(COUNTERS),
     losses=LOSSES[:8],
-    micro_batch_size=512,
-    device="cpu",
-    precision="fp32",
+    facts={"device": "cpu", "precision": "fp32", "micro_batch_size": 512},
     python="3.11",
-    fingerprint=HERE,
+    software=HERE.software,
 )
-EXTRA = dataclasses.replace(WORK, counters=dataclasses.replace(COUNTERS, ops={**COUNTERS.ops, "aten::mm": 31}))
+EXTRA = dataclasses.replace(WORK, counters={**WORK.counters, "ops": {**COUNTERS.ops, "aten::mm": 31}})
 EXTRA_PRODUCTS = Contribution(
     phase="forward",
     operation="aten::mm float32",
@@ -42,26 +41,18 @@ EXTRA_PRODUCTS = Contribution(
 )
 
 
+PAIRS_PER_START = 3
+
+
 def duet(effects: dict[int, float], candidate: SideWork = WORK, *, num_pairs: int = 30) -> DuetResult:
-    """Return a duet with the given effects, differences of logarithms, and next to no noise."""
-    pairs, judgements = [], {}
-    for size, effect in effects.items():
-        own = []
-        for number in range(num_pairs):
-            wiggle = 1e-3 * np.cos(number)
-            steps = size / 4000 * np.arange(5)
-            own.append(
-                Pair(
-                    global_batch_size=size,
-                    start=0,
-                    ended_s=number + 1.0,
-                    effect=effect + wiggle,
-                    baseline=(tuple(steps),),
-                    candidate=(tuple(steps / np.exp(effect + wiggle)),),
-                )
-            )
+    """Return a duet with the given effects, differences of logarithms, and next to no noise; pairs come in starts of three."""
+    pairs: list[Pair] = []
+    decisions = Decisions(list(effects), threshold=0.02, budget_s=float(num_pairs))
+    for first in range(0, num_pairs, PAIRS_PER_START):
+        last = min(first + PAIRS_PER_START, num_pairs)
+        own = [_pair(size, effect, number) for number in range(first, last) for size, effect in effects.items()]
         pairs += own
-        judgements[size] = judge(estimate(own, family_size=len(effects), look=LOOKS), threshold=0.02, look=LOOKS)
+        decisions.add([pair for pair in own if pair.global_batch_size in decisions.undecided], ended_s=float(last))
     return DuetResult(
         sides=("baseline: 0123456789ab at 0123456", "self at 89abcde"),
         mode=Mode.SIMULTANEOUS,
@@ -70,9 +61,23 @@ def duet(effects: dict[int, float], candidate: SideWork = WORK, *, num_pairs: in
         budget_s=120.0,
         work=dict.fromkeys(effects, (WORK, candidate)),
         pairs=pairs,
-        judgements=judgements,
+        judgements=decisions.judgements,
         phases={1024: [PhaseTotal(phase="forward", before_s=0.04, now_s=0.045)]} if candidate is not WORK else {},
         contributions={1024: [EXTRA_PRODUCTS]} if candidate is not WORK else {},
+        start_s=2.0,
+    )
+
+
+def _pair(size: int, effect: float, number: int) -> Pair:
+    wiggle = 1e-3 * np.cos(number)
+    steps = size / 4000 * np.arange(5)
+    return Pair(
+        global_batch_size=size,
+        start=number // PAIRS_PER_START,
+        ended_s=number + 1.0,
+        effect=effect + wiggle,
+        baseline=(tuple(steps),),
+        candidate=(tuple(steps / np.exp(effect + wiggle)),),
     )
 
 
@@ -82,9 +87,12 @@ SLOWER = duet({512: 0.0, 1024: -0.1, 2048: -0.05}, EXTRA)
 def test_the_first_line_names_the_worst_batch_size_how_much_how_sure_and_why() -> None:
     """Of two that are slower it is the slower one."""
     assert headline(SLOWER).startswith(
-        "REGRESSED: global batch size 1024: samples/sec -9.5% (95 % interval -9.5% to -9."
+        "REGRESSED: global batch size 1024: samples/sec -9.5% (95 % interval -9.6% to -9."
     )
-    assert "in 30 pairs); most of it in forward: aten::mm float32; other work: +5 aten::mm per step" in headline(SLOWER)
+    assert (
+        "15 pairs in 5 starts); most of it in forward: aten::mm float32; other work: +5 aten::mm per step"
+        in headline(SLOWER)
+    )
     assert exit_code(SLOWER) == 1
 
 
@@ -101,7 +109,7 @@ def test_too_few_pairs_are_not_green() -> None:
     """INCONCLUSIVE has an exit code of its own, and its line says what it would take."""
     few = duet({512: 0.0}, num_pairs=5)
     assert headline(few).startswith("INCONCLUSIVE: global batch size 512")
-    assert "95 % interval none" in headline(few)
+    assert "2 of the 4 starts that a verdict needs: --budget 10s" in headline(few)
     assert exit_code(few) == 4
 
 
@@ -123,12 +131,60 @@ def test_losses_that_differ_by_more_than_rounding_are_told() -> None:
     far = dataclasses.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
     assert not loss_problem((WORK, near))
     assert loss_problem((WORK, far)).startswith("the loss of step 3 is ")
-    other = duet({512: 0.0}, far)
-    assert "not the same training" in duet_report(other)
-    assert headline(other).endswith("not the same training")
-    half = dataclasses.replace(far, precision="bf16")
+    half = dataclasses.replace(far, facts={**WORK.facts, "precision": "bf16"})
     assert not loss_problem((WORK, half))
     assert work_differences((WORK, half)) == ["precision fp32 -> bf16"]
+    for wrong in (float("nan"), float("inf")):
+        assert loss_problem((WORK, dataclasses.replace(WORK, losses=(*WORK.losses[:2], wrong, *WORK.losses[3:]))))
+
+
+def test_sides_that_learn_otherwise_have_a_verdict_of_their_own() -> None:
+    """However alike their times are: it comes first, fails with exit code 1, and fails the claim of a session."""
+    far = dataclasses.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
+    other = duet({512: 0.0}, far)
+    assert other.judgements[512].verdict is Verdict.UNCHANGED
+    assert other.verdict(512) is Verdict.LOSSES_DIFFER
+    assert headline(other).startswith("LOSSES_DIFFER: global batch size 512: ")
+    assert headline(other).endswith("not the same training")
+    assert "LOSSES_DIFFER" in duet_report(other).splitlines()[2]
+    assert exit_code(other) == 1
+    claim = as_claims(other, 512)["losses"]
+    assert (claim.holds, claim.verdict) == (False, Verdict.LOSSES_DIFFER)
+    night = session(step_times(np.random.default_rng(1)))
+    assert first_line(night, judged(other), other, "") == headline(other)
+    assert "losses" not in as_claims(duet({512: 0.0}), 512)
+
+
+def test_what_one_side_does_not_tell_is_not_called_equal() -> None:
+    """A counter that only one side knows, or no losses, are named, and differences in the rest are still found."""
+    older = dataclasses.replace(
+        WORK, counters={name: count for name, count in WORK.counters.items() if name != "host_syncs"}, losses=()
+    )
+    assert not_compared((older, WORK)) == ["losses", "host_syncs"]
+    assert work_differences((older, EXTRA)) == ["+5 aten::mm"]
+    found = dataclasses.replace(duet({512: 0.0}), work={512: (older, WORK)})
+    assert "not compared at 512, told by one side only: losses, host_syncs" in duet_report(found)
+    assert headline(found).endswith("same software; not compared: losses, host_syncs")
+
+
+def test_a_duet_that_ended_early_shows_what_is_known() -> None:
+    """What its pairs show, why it ended, and an exit code that is not green; the claims of a session fail."""
+    whole = duet(dict.fromkeys(SIZES, 0.0), num_pairs=5)
+    only = {size: found for size, found in whole.judgements.items() if size != 2048}
+    early = dataclasses.replace(whole, judgements=only, problem="candidate side (self): ended by SIGKILL")
+    assert exit_code(early) == 3
+    assert exit_code(dataclasses.replace(early, interrupted=True)) == 130
+    report = duet_report(early)
+    assert "+0." in report
+    assert report.endswith("candidate side (self): ended by SIGKILL")
+    assert headline(early).endswith("candidate side (self): ended by SIGKILL")
+    for size in SIZES:
+        assert as_claims(early, size)["rate"].holds is False
+    found = dataclasses.replace(
+        duet({512: -0.1}), attribution_problem="where the difference comes from is not known: x"
+    )
+    assert duet_report(found).endswith("where the difference comes from is not known: x")
+    assert exit_code(found) == 1
 
 
 def test_claims_of_a_session_follow_from_its_duet() -> None:
@@ -170,14 +226,19 @@ def test_the_file_has_all_raw_values_and_no_infinity() -> None:
     assert found["kind"] == "duet"
     assert len(found["pairs"]) == 5
     assert found["pairs"][0]["baseline"] == (tuple(512 / 4000 * np.arange(5)),)
-    assert found["judgements"][512]["effect"]["high"] is None
+    assert (
+        duet_json(duet({512: 0.0}, num_pairs=3), WORKLOADS["pico"])["stepmark"]["judgements"][512]["effect"]["high"]
+        is None
+    )
     json.dumps(found, allow_nan=False)
 
 
 def test_a_calibration_tells_the_spreads_and_the_budgets() -> None:
-    """Steps of a run, runs, pairs; and what budget finds what."""
-    text = calibration(duet(dict.fromkeys(SIZES, 0.0)), {0.01: 240.0, 0.02: 60.0})
+    """Steps of a run, pairs of a start, starts; what a start and a pair cost; and what budget finds what."""
+    text = calibration(duet({512: 0.0}), {0.01: 240.0, 0.02: 60.0})
     assert text.startswith("512: a step takes 128 ms; steps of a run spread by 0.0%")
+    assert "  pairs of runs in one start spread by 0.05%, starts by 0.06%" in text
+    assert "a start of both sides takes 2.0 s, a pair 1.0 s" in text
     assert "to find 1% 80% of the time: --budget 240s for each batch size" in text
 
 
