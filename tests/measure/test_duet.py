@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perf.errors import MeasureError
+from perf.judge.duets import not_compared, work_differences
 from perf.measure import duet as duet_module
 from perf.measure.duet import BLOCKS, Duet, Mode, choose_mode
 from perf.measure.pairs import Pair, alternating_effect, simultaneous_effect
+from perf.measure.processes import Answer, Process
 from perf.measure.sides import ROOT, Side, parse_recipe, prepared
 from perf.measure.wire import REQUESTS, VERSION, SideSpec
 from perf.train.workloads import Workload
@@ -32,6 +36,12 @@ def specs(workload: Workload) -> dict[int, SideSpec]:
         size: SideSpec(workload=workload, global_batch_size=size, device="cpu", precision="fp32", seed=0, num_threads=1)
         for size in SIZES
     }
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs in turns be as short as they may be."""
+    monkeypatch.setattr(duet_module, "RUN_S", 0.1)
 
 
 def measure(workload: Workload, sides: tuple[Side, Side], mode: Mode, num_pairs: int) -> list[Pair]:
@@ -51,6 +61,7 @@ def own() -> Iterator[tuple[Side, Side]]:
         yield baseline, candidate
 
 
+@pytest.mark.usefixtures("short_runs")
 def test_in_turns_no_side_runs_while_the_other_is_timed(own: tuple[Side, Side], workload: Workload) -> None:
     """The slices of both sides, by one clock, never overlap; they come in blocks of ABBA or BAAB, as many of each."""
     pairs = measure(workload, own, Mode.ALTERNATING, 4)
@@ -167,6 +178,45 @@ def test_both_sides_do_the_same_work(own: tuple[Side, Side], workload: Workload)
         assert len(baseline.losses) == duet_module.COMPARED_STEPS
 
 
+def checkout(folder: Path, name: str, **edits: tuple[str, str]) -> Side:
+    """Return a side that runs a copy of this package with some files edited: a commit with a field more."""
+    shutil.copytree(ROOT / "perf", folder / name / "perf", ignore=shutil.ignore_patterns("__pycache__"))
+    for file, (before, after) in edits.items():
+        path = folder / name / "perf" / f"{file.replace('__', '/')}.py"
+        text = path.read_text()
+        assert text.count(before) == 1
+        path.write_text(text.replace(before, after))
+    environ = {**os.environ, "PYTHONPATH": str(folder / name)}
+    command = (sys.executable, "-m", "perf.measure.stepper")
+    return Side(name=name, text="git:other", command=command, root=folder / name, environ=environ)
+
+
+@pytest.mark.usefixtures("short_runs")
+def test_commits_with_other_fields_can_be_compared(tmp_path: Path, workload: Workload) -> None:
+    """A workload with a field more on one side, a counter more on the other: both run, and neither is called equal."""
+    later_workload = checkout(
+        tmp_path, "baseline", train__workloads=("    log_steps: int\n", "    log_steps: int\n    rope: bool = True\n")
+    )
+    later_counter = checkout(
+        tmp_path,
+        "candidate",
+        measure__counters=("    python_calls: int\n", "    python_calls: int\n    graph_breaks: int = 3\n"),
+        measure__wire=("VERSION = ", "VERSION = 1 + "),
+    )
+    duet = Duet(
+        (later_workload, later_counter),
+        specs(workload),
+        mode=Mode.ALTERNATING,
+        cores={0, 1},
+        rng=np.random.default_rng(0),
+    )
+    work = duet.work()[8]
+    assert not_compared(work) == ["workload.rope", "graph_breaks"]
+    assert work_differences(work) == []
+    assert work[0].losses == work[1].losses
+    assert len(duet.start(SIZES, budget_s=1.0)) == len(SIZES)
+
+
 READY = json.dumps({"event": "ready", "protocol": VERSION, "can": REQUESTS})
 WAITING = '{"event": "waiting", "pid": %d, "step_s": 1.0, "losses": []}'
 
@@ -232,10 +282,24 @@ def test_a_side_that_misbehaves_is_one_error_that_names_it(
 
 def test_a_side_that_hangs_is_given_up(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     """One side has warmed up, the other says nothing: after the time for an answer it is named, with its last line."""
-    monkeypatch.setattr(duet_module, "SIDE_TIMEOUT_S", 3.0)
-    stuck = f"print('{READY}', flush=True); input(); sys.stderr.write('stuck'); sys.stderr.flush(); signal.pause()"
-    with pytest.raises(MeasureError, match=r"candidate side \(git:bad\): no answer within 3 s; its last lines: stuck"):
-        measure(workload, scripted(tmp_path, BEHAVES, stuck), Mode.SIMULTANEOUS, 1)
+    stuck = tmp_path / "stuck"
+    code = f"print('{READY}', flush=True); input(); sys.stderr.write('stuck'); sys.stderr.flush(); open({str(stuck)!r}, 'w')"
+    answer = Process.answer
+
+    def impatient(process: Process, event: str, *, timeout_s: float) -> Answer:
+        """Allow a tenth of a second once the side is stuck, and all the time it wants before."""
+        if event == "waiting" and process.pid == pids[-1]:
+            while not stuck.exists():
+                time.sleep(0.01)
+            timeout_s = 0.1
+        elif process.pid not in pids:
+            pids.append(process.pid)
+        return answer(process, event, timeout_s=timeout_s)
+
+    pids: list[int] = []  # the baseline is asked first whether it is ready
+    monkeypatch.setattr(Process, "answer", impatient)
+    with pytest.raises(MeasureError, match=r"candidate side \(git:bad\): no answer within 0 s; its last lines: stuck"):
+        measure(workload, scripted(tmp_path, BEHAVES, f"{code}; signal.pause()"), Mode.SIMULTANEOUS, 1)
     assert not children()
 
 
