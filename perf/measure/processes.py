@@ -9,12 +9,13 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from perf.errors import MeasureError
+from perf.signals import hold_signals
 
 Answer = dict[str, Any]
 
@@ -104,6 +105,18 @@ class Process:
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-3:]
         return f"; its last lines: {' | '.join(lines)}" if lines else ""
+
+
+def started(
+    stack: ExitStack, command: Sequence[str], *, environ: Mapping[str, str], cwd: Path | None = None
+) -> Process:
+    """Start a process that ends with `stack`. A signal that comes meanwhile is held until both are done.
+
+    Raises:
+        MeasureError: it could not be started.
+    """
+    with hold_signals():
+        return stack.enter_context(Process(command, environ=environ, cwd=cwd))
 
 
 def _ended(exit_code: object) -> str:

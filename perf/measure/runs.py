@@ -19,6 +19,7 @@ from perf.measure.counters import StepCounters
 from perf.measure.fingerprint import Fingerprint
 from perf.measure.marks import MeasuredRun, Measurement, Session, find_warmup
 from perf.measure.processes import Answer, Process
+from perf.signals import hold_signals
 from perf.train.workloads import Workload
 
 
@@ -130,7 +131,10 @@ def _round(
     """Return what was measured, what failed and what the workers said of themselves, each by batch size."""
     failed: dict[int, str] = {}
     with ExitStack() as stack:
-        workers = {spec.global_batch_size: stack.enter_context(Worker(spec.as_json(), environ)) for spec in specs}
+        workers: dict[int, Worker] = {}
+        for spec in specs:
+            with hold_signals():
+                workers[spec.global_batch_size] = stack.enter_context(Worker(spec.as_json(), environ))
 
         def ask(what: Callable[[Worker], Answer], sizes: Sequence[int]) -> dict[int, Answer]:
             answers = {}

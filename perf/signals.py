@@ -1,0 +1,85 @@
+"""What INT, TERM and HUP do, where an exception between any two instructions would leave something behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+EXIT_STOPPED = 130
+"""Exit code of a command that a signal stopped."""
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Hold INT, TERM and HUP back: what comes inside the block is delivered when the block has ended.
+
+    The handlers are swapped, and no signal is masked: a child would inherit the mask.
+    """
+    came: list[int] = []
+    try:
+        with _handled_by(came.append):
+            yield
+    finally:
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let the first INT, TERM or HUP raise KeyboardInterrupt; later ones do nothing, so that all is cleaned up."""
+    stopping = False
+
+    def stop(number: int) -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            raise KeyboardInterrupt
+
+    with _handled_by(stop):
+        yield
+
+
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Let INT, TERM and HUP end this process at once, with one line; for where there is nothing to clean up."""
+
+    def leave(number: int) -> NoReturn:
+        with suppress(OSError):  # the terminal may be gone
+            os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+        os._exit(EXIT_STOPPED)
+
+    with _handled_by(leave):
+        yield
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
+    """Let `handle` take INT, TERM and HUP; one that is ignored (``nohup``) stays so. Only the main thread can listen."""
+    usual = {number: signal.getsignal(number) for number in STOPS}
+    if threading.current_thread() is not threading.main_thread():
+        usual = {}
+    usual = {number: handler for number, handler in usual.items() if handler not in (signal.SIG_IGN, None)}
+    over = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if over:  # the block has ended, and the usual handler is not yet back
+            signal.signal(number, usual[signal.Signals(number)])
+            signal.raise_signal(number)
+        else:
+            handle(number)
+
+    try:
+        for number in usual:
+            signal.signal(number, handler)
+        yield
+    finally:
+        over = True
+        for number, before in usual.items():
+            signal.signal(number, before)
