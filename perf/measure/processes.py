@@ -159,7 +159,9 @@ def started(
         MeasureError: it could not be started.
     """
     with hold_signals():
-        return stack.enter_context(Process(command, environ=environ, cwd=cwd))
+        process = Process(command, environ=environ, cwd=cwd)
+        stack.callback(process._end)  # for an interrupt that comes in __exit__ before the signals are held there
+        return stack.enter_context(process)
 
 
 class _Tail:
