@@ -37,13 +37,18 @@ def handlers() -> list[object]:
 def test_a_held_signal_comes_when_the_outer_block_has_ended(came: list[int]) -> None:
     """Nothing is interrupted inside, in an inner block neither; afterwards each handler is called, in order, and back."""
     before, done = handlers(), []
-    with pytest.raises(KeyboardInterrupt), hold_signals():
+
+    def hold() -> None:
         with hold_signals():
-            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
-                signal.raise_signal(number)
-            done.append("inner")
-        assert not came
-        done.append("outer")
+            with hold_signals():
+                for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+                    signal.raise_signal(number)
+                done.append("inner")
+            assert not came
+            done.append("outer")
+
+    with pytest.raises(KeyboardInterrupt):
+        hold()
     assert done == ["inner", "outer"]
     assert came == [signal.SIGHUP, signal.SIGTERM]
     assert handlers() == before
@@ -51,9 +56,14 @@ def test_a_held_signal_comes_when_the_outer_block_has_ended(came: list[int]) -> 
 
 def test_a_held_signal_comes_after_an_error_too() -> None:
     """The error of the block is its context."""
-    with pytest.raises(KeyboardInterrupt) as stop, hold_signals():
-        signal.raise_signal(signal.SIGINT)
-        raise ValueError("of the block")
+
+    def hold() -> None:
+        with hold_signals():
+            signal.raise_signal(signal.SIGINT)
+            raise ValueError("of the block")
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        hold()
     assert isinstance(stop.value.__context__, ValueError)
 
 
