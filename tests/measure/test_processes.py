@@ -60,15 +60,22 @@ signal.pause()
 
 
 @contextmanager
-def interrupted_inside_popen(number: signal.Signals) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Let a signal come when a child has been started and nobody has an object for it; yield the children.
+def interrupted_inside_popen(
+    number: signal.Signals, when: Callable[[Sequence[str]], bool] = lambda command: True
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Let a signal come when a child has been started and nobody has an object for it; yield such children.
 
-    They ignore their input, whatever was to be started.
+    Args:
+        number: the signal.
+        when: given a command, whether the signal comes there; the child then ignores its input, whatever it was to do.
     """
     made: list[subprocess.Popen[bytes]] = []
 
     class Interrupted(subprocess.Popen[bytes]):
         def __init__(self, command: Sequence[str], **options: Any) -> None:
+            if not when(command):
+                super().__init__(command, **options)
+                return
             super().__init__(IGNORES_ITS_INPUT, **options)
             made.append(self)
             signal.raise_signal(number)

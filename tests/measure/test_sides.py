@@ -17,29 +17,7 @@ from perf.measure import sides
 from perf.measure.sides import parse_recipe, prepared
 from perf.signals import STOPS, stopped_by_signals
 from tests.measure.test_processes import interrupted_inside_popen
-
-
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with two commits, in the place of this one."""
-    root = tmp_path / "repository"
-    root.mkdir()
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (root / "perf").mkdir()
-    monkeypatch.setattr(sides, "ROOT", root)
-    git(root, "init", "--quiet")
-    for content in ("first", "second"):
-        (root / "file").write_text(content)
-        git(root, "add", ".")
-        git(root, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", content)
-    return root
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Run git and return what it printed."""
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+from tests.repositories import git, left
 
 
 def test_parts_of_a_spec_add_up() -> None:
@@ -107,12 +85,6 @@ def test_a_commit_that_is_not_there_names_the_side(repository: Path) -> None:
     assert left(repository) == []
 
 
-def left(repository: Path) -> list[str]:
-    """Return the worktrees of a repository and the temporary folders that are there."""
-    worktrees = git(repository, "worktree", "list").splitlines()[1:]
-    return worktrees + [path.name for path in Path(tempfile.gettempdir()).iterdir()]
-
-
 KILLED = """
 import os, signal, subprocess, sys, tempfile
 from pathlib import Path
@@ -178,14 +150,17 @@ def test_what_is_not_ours_stays(repository: Path, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_an_interrupt_while_a_tool_is_started_leaves_nothing(repository: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("tool", ["rev-parse", "add"])
+def test_an_interrupt_while_a_tool_is_started_leaves_nothing(
+    repository: Path, number: signal.Signals, tool: str
+) -> None:
     """Neither the tool, which would go on for long, nor a folder."""
 
     def start() -> None:
         with stopped_by_signals(), prepared(parse_recipe(["git:HEAD"]), "baseline", {}):
             pytest.fail("the signal was lost")
 
-    with interrupted_inside_popen(number) as made:
+    with interrupted_inside_popen(number, lambda command: tool in command) as made:
         with pytest.raises(KeyboardInterrupt):
             start()
         assert [process.returncode for process in made] == [-signal.SIGKILL]
