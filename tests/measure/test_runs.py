@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from perf.measure.marks import Session
 from perf.measure.runs import RunSpec, measure, started_worker
 from perf.train.workloads import Workload
 from tests.judge.noise import COUNTERS
+from tests.measure.test_processes import interrupted_inside_popen
 
 
 def spec_of(workload: Workload, size: int, **changes: Any) -> RunSpec:
@@ -149,6 +151,15 @@ def test_a_worker_that_hangs_is_given_up(workload: Workload) -> None:
         with pytest.raises(MeasureError, match="no answer"):
             worker.answer("described", timeout_s=0.05)
     assert worker._process.poll() is not None
+
+
+def test_an_interrupt_while_workers_start_leaves_none(workload: Workload) -> None:
+    """A worker that has been started and is not yet known ends, too."""
+    specs = [spec_of(workload, size) for size in (8, 16)]
+    with interrupted_inside_popen(signal.SIGINT) as made:
+        with pytest.raises(KeyboardInterrupt):
+            measure(specs, num_rounds=1, rng=np.random.default_rng(0), environ=os.environ)
+        assert [process.returncode for process in made] == [-signal.SIGKILL]
 
 
 def test_a_session_without_any_result_is_an_error(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
