@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from perf.report.bench import baseline_note, published_note, verdict_table
 from perf.report.duet import duet_report
 from perf.report.markdown import summary
 from perf.report.progress import duet_shown, measure_shown
+from perf.signals import EXIT_STOPPED
 from perf.train.devices import PRECISIONS, default_precision, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload
 
@@ -245,6 +246,16 @@ def _size(item: pytest.Item) -> int:
     return item.callspec.params["global_batch_size"]
 
 
+@contextmanager
+def _shown(config: pytest.Config) -> Iterator[None]:
+    """Show what is printed inside, since it takes minutes, and end the session where a signal stops it."""
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        try:
+            yield
+        except KeyboardInterrupt:
+            pytest.exit("stopped by a signal while measuring", returncode=EXIT_STOPPED)
+
+
 @pytest.fixture(scope="session")
 def measured(request: pytest.FixtureRequest) -> Session:
     """Everything measured in this session: each batch size that a selected test asks for."""
@@ -265,8 +276,7 @@ def measured(request: pytest.FixtureRequest) -> Session:
         )
         for size in sizes
     ]
-    # What takes minutes must show that it goes on.
-    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+    with _shown(config):
         problem = ""
         try:
             session = measure_shown(specs, num_rounds=config.getoption("perf_runs"), environ=ENVIRON)
@@ -293,7 +303,7 @@ def duet(measured: Session, baseline: Baseline | None, pytestconfig: pytest.Conf
     if not both:
         return None
     problem = ""
-    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+    with _shown(pytestconfig):
         try:
             found = duet_shown(
                 (baseline_recipe(parse_recipe(["baseline:"]), baseline), parse_recipe(["self"])),

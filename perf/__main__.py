@@ -1,5 +1,7 @@
 """The command line: ``python -m perf``."""
 
+# ruff: noqa: E402  # signals are handled before torch is imported
+
 from __future__ import annotations
 
 import argparse
@@ -10,6 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+
+from perf.signals import EXIT_STOPPED, exit_on_signals
+
+_starting = ExitStack()
+if __name__ == "__main__":
+    # The imports below take seconds, and an interrupt in them would be a traceback from anywhere.
+    _starting.enter_context(exit_on_signals())
 
 import torch
 from tqdm import tqdm
@@ -31,7 +40,7 @@ from perf.train.runlog import parse_log
 from perf.train.text import TextCorpus
 from perf.train.workloads import WORKLOADS, default_workload
 
-EXIT_DONE, EXIT_USAGE, EXIT_PROBLEM, EXIT_INTERRUPTED = 0, 2, 3, 130
+EXIT_DONE, EXIT_USAGE, EXIT_PROBLEM, EXIT_INTERRUPTED = 0, 2, 3, EXIT_STOPPED
 RUNS_DIR = Path("runs")
 
 
@@ -43,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A log is read while it grows, and a name that a terminal cannot show must not end a run.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
+        _starting.close()
         commands = {
             "train": _train,
             "import-log": _import_log,

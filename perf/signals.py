@@ -69,7 +69,7 @@ def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
     over = False
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if over:  # the block has ended, and the usual handler is not yet back
+        if over:  # one that was put back before this one has raised
             signal.signal(number, usual[signal.Signals(number)])
             signal.raise_signal(number)
         else:
@@ -80,6 +80,8 @@ def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
         yield
     finally:
-        over = True
-        for number, before in usual.items():
-            signal.signal(number, before)
+        try:
+            for number, before in reversed(usual.items()):  # that of INT raises, so it is the last
+                signal.signal(number, before)
+        finally:
+            over = True

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
+from perf.measure import sides
 from perf.train.config import RunConfig
 from perf.train.workloads import WORKLOADS, Workload
+from tests.repositories import make_repository
 
 # An example builds tensors or writes files: its time says nothing, and CI machines are slow.
 hypothesis.settings.register_profile("stepmark", deadline=None)
@@ -51,6 +54,16 @@ def workload() -> Workload:
         max_steps=10,
         log_steps=2,
     )
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with two commits, in the place of this one, and an empty folder for temporary files."""
+    make_repository(tmp_path / "repository")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(sides, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "repository"
 
 
 @pytest.fixture

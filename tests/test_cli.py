@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from perf.__main__ import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_USAGE, main
+from perf.signals import STOPS
 from perf.train.trainer import Trainer
+from tests.measure.test_processes import interrupted_inside_popen
+from tests.repositories import left
 from tests.train import published
 
 SMALL = ["--micro-batch-size", "8", "--max-steps", "4", "--log-steps", "2"]
@@ -300,45 +303,23 @@ def test_help_names_every_workload_and_the_exit_codes(capsys: pytest.CaptureFixt
     assert "Exit codes: 0 done, 1 something is slower" in capsys.readouterr().out
 
 
-def worktrees() -> list[str]:
-    """Return the lines of git's list of worktrees of this project."""
-    root = Path(__file__).parents[1]
-    command = ["git", "-C", str(root), "worktree", "list"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("side", [1, 2])
+def test_a_duet_that_is_stopped_leaves_nothing_behind(
+    repository: Path, number: signal.Signals, side: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped while a side is being started: no process, no worktree, no folder, no traceback; exit code 130."""
+    started = itertools.count(1)
 
+    def when(command: Sequence[str]) -> bool:
+        return "perf.measure.stepper" in command and next(started) == side
 
-IN_A_CHECKOUT = pytest.mark.skipif(
-    not (Path(__file__).parents[1] / ".git").exists(), reason="needs the project's git history"
-)
-
-
-@IN_A_CHECKOUT
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_duet_that_is_stopped_leaves_nothing_behind(number: signal.Signals) -> None:
-    """Neither a measuring process nor a worktree; the exit code says that it was stopped."""
-    before = worktrees()
-    command = [sys.executable, "-m", "perf", "duet", "--baseline", "git:HEAD", "--candidate", "self", "--budget", "99s"]
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "simultaneous" in line or "alternating" in line:
-                break
-        assert len(worktrees()) > len(before)
-        while not (sides := measuring_processes(process.pid)):
-            assert process.poll() is None
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == EXIT_INTERRUPTED
-    assert "Traceback" not in errors
-    assert worktrees() == before
-    assert not [pid for pid in sides if Path(f"/proc/{pid}").exists()]
-
-
-def measuring_processes(pid: int) -> list[str]:
-    """Return the processes that a command has started, those that git is among them left out."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [child for child in found if "stepper" in Path(f"/proc/{child}/cmdline").read_text()]
+    with interrupted_inside_popen(number, when) as made:
+        command = ["duet", "--baseline", "git:HEAD~1", "--candidate", "git:HEAD", "--global-batch-size", "8"]
+        assert main(command) == EXIT_INTERRUPTED
+        assert [process.returncode for process in made] == [-signal.SIGKILL]
+    assert left(repository) == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from perf.judge.duets import DuetResult
 from perf.measure.fingerprint import Fingerprint, fingerprint
 from perf.measure.marks import Session
 from perf.measure.sides import Recipe
+from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.workloads import Workload
 from tests.judge.noise import SIZES
 from tests.judge.test_verdicts import quiet
@@ -285,6 +287,21 @@ def test_nothing_measured_is_an_error(project: Project) -> None:
     found = project.run()
     found.assert_outcomes(errors=15)
     found.stdout.fnmatch_lines(["*out of memory*"])
+    found.stdout.no_fnmatch_line("*Traceback*")
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_while_measuring_ends_the_session(project: Project, number: signal.Signals) -> None:
+    """With the exit code of every stopped command, and one line that says so."""
+
+    def give() -> Session:
+        signal.raise_signal(number)
+        pytest.fail("the signal was lost")
+
+    project.give = give
+    found = project.run()
+    assert found.ret == EXIT_STOPPED
+    found.stdout.fnmatch_lines(["*stopped by a signal while measuring*"])
     found.stdout.no_fnmatch_line("*Traceback*")
 
 

@@ -18,8 +18,7 @@ from perf.errors import MeasureError
 from perf.measure.counters import StepCounters
 from perf.measure.fingerprint import Fingerprint
 from perf.measure.marks import MeasuredRun, Measurement, Session, find_warmup
-from perf.measure.processes import Answer, Process
-from perf.signals import hold_signals
+from perf.measure.processes import Answer, Process, started
 from perf.train.workloads import Workload
 
 
@@ -131,12 +130,9 @@ def _round(
     """Return what was measured, what failed and what the workers said of themselves, each by batch size."""
     failed: dict[int, str] = {}
     with ExitStack() as stack:
-        workers: dict[int, Worker] = {}
-        for spec in specs:
-            with hold_signals():
-                workers[spec.global_batch_size] = stack.enter_context(Worker(spec.as_json(), environ))
+        workers = {spec.global_batch_size: started_worker(stack, spec.as_json(), environ) for spec in specs}
 
-        def ask(what: Callable[[Worker], Answer], sizes: Sequence[int]) -> dict[int, Answer]:
+        def ask(what: Callable[[Process], Answer], sizes: Sequence[int]) -> dict[int, Answer]:
             answers = {}
             for size in sizes:
                 if size not in failed:
@@ -173,11 +169,9 @@ def _round(
     return runs, failed, {size: {k: v for k, v in described[size].items() if k != "event"} for size in counted}
 
 
-class Worker(Process):
-    """A process that runs one spec and steps only when told to."""
-
-    def __init__(self, spec: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-        root = str(Path(perf.__file__).parents[1])  # the worker imports the same package as this process
-        path = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "perf.measure.worker", json.dumps(spec)]
-        super().__init__(command, environ={**environ, "PYTHONPATH": path})
+def started_worker(stack: ExitStack, spec: Mapping[str, Any], environ: Mapping[str, str]) -> Process:
+    """Start a process that runs one spec, steps only when told to, and ends with `stack`."""
+    root = str(Path(perf.__file__).parents[1])  # the worker imports the same package as this process
+    path = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "perf.measure.worker", json.dumps(spec)]
+    return started(stack, command, environ={**environ, "PYTHONPATH": path})

@@ -8,21 +8,26 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import perf
 from perf.errors import MeasureError
+from perf.signals import hold_signals
 
 ROOT = Path(perf.__file__).parents[1]
 """The checkout that this process runs from."""
 
 _TOOL_TIMEOUT_S = 3600.0
+_PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
+"""Of a temporary folder, the file in it that its process holds locked, and the checkout in it."""
+
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[\w,.-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!_-]+)?")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
@@ -121,6 +126,8 @@ def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
 def prepared(recipe: Recipe, name: str, environ: Mapping[str, str]) -> Iterator[Side]:
     """Make what a side needs, and remove its checkout afterwards; environments are kept for the next time.
 
+    Checkouts that a killed process has left are removed first.
+
     Args:
         recipe: what to make; `is_baseline` has been resolved.
         name: "baseline" or "candidate".
@@ -130,6 +137,7 @@ def prepared(recipe: Recipe, name: str, environ: Mapping[str, str]) -> Iterator[
         MeasureError: it cannot be made; the message names the side and ends with the tool's last lines.
     """
     where = f"{name} side ({recipe.text})"
+    _remove_abandoned()
     python = recipe.python or Path(sys.executable)
     if recipe.packages:
         python = _environment(where, python, recipe.packages)
@@ -152,13 +160,44 @@ def _checkout(where: str, commit: str) -> Iterator[Path]:
         return
     git = ["git", "-C", str(ROOT)]
     _tool(where, [*git, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], f"found no commit {commit!r} here")
-    with tempfile.TemporaryDirectory(prefix="stepmark-") as folder:
-        root = Path(folder) / "checkout"
-        try:
-            _tool(where, [*git, "worktree", "add", "--detach", str(root), commit])
-            yield root
-        finally:
-            _tool(where, [*git, "worktree", "remove", "--force", str(root)], may_fail=True)
+    with ExitStack() as stack:
+        with hold_signals():
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+            owner = stack.enter_context((folder / _OWNER).open("w"))
+            stack.callback(_remove, folder)
+            # A lock ends with its process, however that ends; the text comes after it, and says whose checkout this is.
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            owner.write(str(ROOT))
+            owner.flush()
+        _tool(where, [*git, "worktree", "add", "--detach", str(folder / _CHECKOUT), commit])
+        yield folder / _CHECKOUT
+
+
+def _remove_abandoned() -> None:
+    """Remove the checkouts of this repository whose owner was killed."""
+    for folder in Path(tempfile.gettempdir()).resolve().glob(f"{_PREFIX}*"):
+        with suppress(OSError), ExitStack() as stack:  # OSError: its owner lives, or it is none of ours
+            # In a shared folder anyone can make a folder or a link of that name.
+            about = folder.lstat()
+            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+                continue
+            owner = os.open(folder / _OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            stack.callback(os.close, owner)
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.read(owner, 2**16) == str(ROOT).encode():
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkout, then what git knows of it, then its folder: the owner file goes when nothing else is left."""
+    root = folder / _CHECKOUT
+    with hold_signals():
+        shutil.rmtree(root, ignore_errors=True)
+        # Twice forced: a checkout that was being made is locked.
+        command = ["git", "-C", str(ROOT), "worktree", "remove", "--force", "--force", str(root)]
+        _tool("", command, may_fail=True, timeout_s=60.0)
+        if not root.exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
@@ -183,26 +222,25 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
     return folder / "bin" / "python"
 
 
-def _tool(where: str, command: Sequence[str], problem: str = "", *, may_fail: bool = False) -> str:
+def _tool(
+    where: str, command: Sequence[str], problem: str = "", *, may_fail: bool = False, timeout_s: float = _TOOL_TIMEOUT_S
+) -> str:
     """Run a tool to its end, in a process group of its own, and return what it printed."""
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, ExitStack() as stack:
         try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            with hold_signals():
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                )
+                stack.callback(_end_tool, process)
         except OSError as error:
             if may_fail:
                 return ""
             raise MeasureError(f"{where}: {command[0]} could not be started: {error}") from None
         try:
-            code = process.wait(_TOOL_TIMEOUT_S)
+            code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             code = -signal.SIGKILL
-        finally:
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
         output.seek(0)
         printed = output.read().decode(errors="replace")
     if code == 0:
@@ -212,3 +250,11 @@ def _tool(where: str, command: Sequence[str], problem: str = "", *, may_fail: bo
     last = " | ".join(printed.strip().splitlines()[-3:])
     what = problem or f"{' '.join(command[:6])} ... failed with exit code {code}"
     raise MeasureError(f"{where}: {what}{f'; its last lines: {last}' if last else ''}")
+
+
+def _end_tool(process: subprocess.Popen[bytes]) -> None:
+    with hold_signals():
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from types import FrameType
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from perf.measure.sides import Recipe, prepared
 from perf.measure.wire import SideSpec
 from perf.report.bench import log_blocks, warmup_note
 from perf.report.duet import duet_heading
+from perf.signals import stopped_by_signals
 from perf.train.workloads import Workload
 
 
@@ -45,9 +44,10 @@ def measure_shown(specs: Sequence[RunSpec], *, num_rounds: int, environ: Mapping
             sys.stdout.flush()
 
         rng = np.random.default_rng()
-        session = measure(
-            specs, num_rounds=num_rounds, rng=rng, environ=environ, on_slice=bar.update, on_round=on_round
-        )
+        with stopped_by_signals():
+            session = measure(
+                specs, num_rounds=num_rounds, rng=rng, environ=environ, on_slice=bar.update, on_round=on_round
+            )
     print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
     return session
 
@@ -77,6 +77,7 @@ def duet_shown(
 
     Raises:
         MeasureError: a side cannot be made, or failed.
+        KeyboardInterrupt: INT, TERM or HUP came; what was made is removed, and later ones do not interrupt that.
     """
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     chosen, reason = choose_mode(
@@ -86,8 +87,7 @@ def duet_shown(
         chosen, reason = mode, f"as asked ({chosen} would suit: {reason})"
     if chosen is Mode.SIMULTANEOUS and (len(cores) < 2 or not hasattr(os, "sched_setaffinity")):
         raise MeasureError(f"--mode {chosen}: needs two cores and a system that can pin to them; leave it out")
-    with ExitStack() as stack:
-        stack.enter_context(_ended_by_signals())
+    with stopped_by_signals(), ExitStack() as stack:
         sides = (
             stack.enter_context(prepared(recipes[0], "baseline", environ)),
             stack.enter_context(prepared(recipes[1], "candidate", environ)),
@@ -115,24 +115,6 @@ def duet_shown(
                 budget_s=total_s,
                 on_pair=_PairsShown(bar, total_s),
             )
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end what is inside as Ctrl-C does, with everything cleaned up; one that is ignored stays so."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in usual.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
 
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"

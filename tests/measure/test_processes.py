@@ -1,39 +1,318 @@
-"""A process and whatever it starts: gone when the block ends."""
+"""A process and whatever it starts: bounded while it runs, gone when the block ends, also after an interrupt anywhere."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import itertools
 import os
+import signal
+import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from perf.measure.processes import Process
+from perf import signals
+from perf.errors import MeasureError
+from perf.measure import processes
+from perf.measure.processes import STDERR_BYTES, Process, started
+from perf.signals import STOPS, stopped_by_signals
 
-FORKS = """
-import os, signal
-pid = os.fork()
-if pid:
-    print(f'{{"event": "forked", "pid": {pid}}}', flush=True)
-signal.pause()
-"""
+LINUX = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
+
+IGNORES_ITS_INPUT = ["sleep", "1000"]
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc")
-def test_what_a_process_has_forked_ends_with_it() -> None:
-    """Also when neither of them listens to anything."""
-    with Process([sys.executable, "-c", FORKS], environ=os.environ) as process:
-        forked = process.answer("forked", timeout_s=30.0)["pid"]
-        assert alive(forked)
-    deadline = time.monotonic() + 10
-    while alive(forked):
-        assert time.monotonic() < deadline
+def python(code: str) -> Process:
+    """Return a process that runs a few lines of Python."""
+    return Process([sys.executable, "-c", f"import os, signal, sys\n{code}"], environ=os.environ)
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process runs; one that nobody has buried yet does not."""
+    """Return whether a process runs; one that nobody has waited for yet does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@LINUX
+@pytest.mark.parametrize("leave", ["pass", "os.setsid(); pid = os.fork()\n    if pid: os._exit(0)"])
+def test_what_a_process_has_forked_ends_with_it(leave: str) -> None:
+    """When none of them listens to anything, and also a daemon: in a session of its own, its parent gone."""
+    code = f"""
+if os.fork() == 0:
+    {leave}
+    print(f'{{{{"event": "forked", "pid": {{os.getpid()}}}}}}', flush=True)
+signal.pause()
+"""
+    with python(code) as process:
+        forked = process.answer("forked", timeout_s=60.0)["pid"]
+        assert alive(forked)
+    assert not alive(forked)
+
+
+@contextmanager
+def interrupted_inside_popen(
+    number: signal.Signals, when: Callable[[Sequence[str]], bool] = lambda command: True
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Let a signal come when a child has been started and nobody has an object for it; yield such children.
+
+    Args:
+        number: the signal.
+        when: given a command, whether the signal comes there; the child then ignores its input, whatever it was to do.
+    """
+    made: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, command: Sequence[str], **options: Any) -> None:
+            if not when(command):
+                super().__init__(command, **options)
+                return
+            super().__init__(IGNORES_ITS_INPUT, **options)
+            made.append(self)
+            signal.raise_signal(number)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(subprocess, "Popen", Interrupted)
+            yield made
+    finally:
+        for process in made:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_an_interrupt_inside_popen_leaves_no_child(number: signal.Signals) -> None:
+    """The child ignores its input, so nothing but the stack ends it."""
+
+    def start() -> None:
+        with stopped_by_signals(), ExitStack() as stack:
+            started(stack, IGNORES_ITS_INPUT, environ={})
+            pytest.fail("the signal was lost")
+
+    with interrupted_inside_popen(number) as made:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert [process.returncode for process in made] == [-signal.SIGKILL]
+
+
+class Child:
+    """In the place of a child that goes on until its group is killed."""
+
+    made: ClassVar[list[Child]] = []
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        self.stdin, self.stdout, self.stderr = (os.fdopen(os.open(os.devnull, os.O_RDWR), "r+b", 0) for _ in range(3))
+        self.killed = self.ended = False
+        self.pid = len(self.made)
+        self.made.append(self)
+
+    def wait(self, timeout: float) -> int:
+        """Be waited for."""
+        assert self.killed
+        self.ended = True
+        return -signal.SIGKILL
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
+    """Children that take no time."""
+    monkeypatch.setattr(Child, "made", [])
+    monkeypatch.setattr(subprocess, "Popen", Child)
+    monkeypatch.setattr(os, "killpg", lambda pid, number: setattr(Child.made[pid], "killed", True))
+    monkeypatch.setattr(processes, "_marked", lambda mark: [])
+    return Child.made
+
+
+def interrupted_at(line: int, action: Callable[[], None]) -> tuple[bool, bool]:
+    """Run an action with SIGINT at one of its lines, ours and contextlib's.
+
+    Returns:
+        Whether there was such a line, and whether the action ended with KeyboardInterrupt.
+    """
+    files = (processes.__file__, signals.__file__, contextlib.__file__)
+    left = itertools.count(line, -1)
+
+    def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line" and next(left) == 0:
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    stopped = False
+    try:
+        action()
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        sys.settrace(before)
+    return next(left) < 0, stopped
+
+
+def assert_gone(action: Callable[[], None], children: list[Child]) -> None:
+    """Run an action once for each of its lines, interrupted there: the interrupt is not lost, and no child is left."""
+    for line in itertools.count():
+        came, stopped = interrupted_at(line, action)
+        if not came:
+            assert line > 100, "the lines were not seen"
+            return
+        assert stopped
+        assert all(child.ended for child in children)
+        children.clear()
+
+
+def test_an_interrupt_anywhere_between_start_and_end_leaves_no_child(children: list[Child]) -> None:
+    """At every line of starting two processes and ending them."""
+
+    def start_and_end() -> None:
+        with ExitStack() as stack:
+            for _ in range(2):
+                started(stack, [], environ={})
+
+    assert_gone(start_and_end, children)
+
+
+def test_a_second_interrupt_while_cleaning_up_leaves_no_child(children: list[Child]) -> None:
+    """At every line of what follows the first one."""
+
+    def stop() -> None:
+        with stopped_by_signals(), ExitStack() as stack:
+            trace = sys.gettrace()
+            sys.settrace(None)
+            for _ in range(2):
+                started(stack, [], environ={})
+            sys.settrace(trace)
+            signal.raise_signal(signal.SIGTERM)
+
+    assert_gone(stop, children)
+
+
+def test_what_nobody_ended_ends_when_it_is_dropped(children: list[Child]) -> None:
+    """The last resort: an interrupt between a stack's callbacks skips the rest of them."""
+    process = Process([], environ={})
+    del process
+    gc.collect()
+    assert [child.ended for child in children] == [True]
+
+
+def test_an_answer_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not fill the memory."""
+    monkeypatch.setattr(processes, "ANSWER_BYTES", 2**18)
+    with (
+        Process(["cat", "/dev/zero"], environ=os.environ) as process,
+        pytest.raises(MeasureError, match=r"^said \d+,\d+ bytes without an end of line, no answer$"),
+    ):
+        process.answer("ready", timeout_s=600.0)
+    assert len(process._unread) < 2**19
+
+
+def test_an_answer_that_drips_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There always is something more to read, and each time a second has passed."""
+    seconds = itertools.count()
+    with Process(["cat", "/dev/zero"], environ=os.environ) as process:
+        monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+        with pytest.raises(MeasureError, match=r"^no answer within 9 s$"):
+            process.answer("ready", timeout_s=9.0)
+        monkeypatch.undo()
+        assert 0 < len(process._unread) <= 9 * 2**16
+
+
+def test_of_what_a_process_writes_to_stderr_the_end_is_kept() -> None:
+    """However much it is, the process need not wait for a reader, and the error ends with its last lines."""
+    code = """
+for i in range(100_000): print("line", i, file=sys.stderr)
+print("\\x1b[2Jthe", "end" * 10_000, file=sys.stderr, flush=True)
+print("no answer", flush=True)
+signal.pause()
+"""
+    with python(code) as process:
+        with pytest.raises(MeasureError) as error:
+            process.answer("ready")
+        assert len(process._stderr.text()) <= STDERR_BYTES
+    text = str(error.value)
+    assert text.startswith("said b'no answer', which is no answer; its last lines: line 99998 | line 99999 | ")
+    assert text.endswith("end")
+    assert len(text) < 2000
+    assert text.isprintable()
+
+
+def test_a_process_that_closes_its_output_and_stays_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer can come any more."""
+    with python("os.close(1); signal.pause()") as process:
+        monkeypatch.setattr(processes, "END_TIMEOUT_S", 0.0)
+        with pytest.raises(MeasureError, match=r"^closed its output and did not end$"):
+            process.answer("ready")
+        monkeypatch.undo()
+
+
+VALID = b'{"event": "ready", "number": 1, "list": [1.5, null]}\n'
+
+DIGITS = b"1" * 10**6
+
+
+@pytest.fixture
+def says(tmp_path: Path) -> Callable[[bytes], Process]:
+    """Return a process that says what a test wants, and ends."""
+
+    def says(output: bytes) -> Process:
+        (tmp_path / "output").write_bytes(output)
+        return Process(["cat", str(tmp_path / "output")], environ=os.environ)
+
+    return says
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        (b"\n", "said b'', which is no answer"),
+        (b"\0" * 9 + b"\n", "which is no answer"),
+        (b"\xff\xfe\n", "which is no answer"),
+        (VALID.decode().encode("utf-16") + b"\n", "which is no answer"),
+        (b"[" * 10**6 + b"\n", "which is no answer"),
+        (b'{"event":' * 10**5 + b"\n", "which is no answer"),
+        (b'{"event": "ready", "number": ' + DIGITS + b"}\n", "which is no answer"),
+        (b'{"event": "ready", "number": ' + DIGITS + b".0}\n", "which is no answer"),
+        (b'{"event": "ready", "number": 1e999}\n', "which is no answer"),
+        (b'{"event": "ready", "number": NaN}\n', "which is no answer"),
+        (b'{"event": "ready", "number": -Infinity}\n', "which is no answer"),
+        (b'"event"\n', "which is no answer"),
+        (b'{"event": ["ready"]}\n', "which is no answer"),
+        (b'{"event": "failed", "reason": {}}\n', "which is no answer"),
+        (b'{"event": "failed", "reason": "a\\nb \\u001b \\ud800"}\n', "a b \N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}"),
+        (b'{"event": "' + b"x" * 10**6 + b'"}\n', "said 'xxx"),
+        (b'{"event": "ended", "exit_code": [1]}\n', "ended with exit code unknown"),
+        (b'{"event": "ended", "exit_code": 1.5}\n', "ended with exit code unknown"),
+        (VALID[:-1], "ended with exit code 0, after b'{\"event\": \"ready\""),
+        (b"", "ended with exit code 0"),
+    ],
+    ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else "",
+)  # fmt: skip
+def test_what_is_no_answer_is_one_short_line(says: Callable[[bytes], Process], output: bytes, problem: str) -> None:
+    """Whatever a process says: an error that quotes it, in printable characters."""
+    with says(output) as process, pytest.raises(MeasureError) as error:
+        process.answer("ready")
+    assert problem in str(error.value)
+    assert len(str(error.value)) < 1500
+    assert str(error.value).isprintable()
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=3), st.integers(0, len(VALID)), st.integers(0, 3))
+def test_a_mutated_answer_is_read_or_refused(
+    says: Callable[[bytes], Process], inserted: bytes, at: int, removed: int
+) -> None:
+    """Nothing but an answer or a MeasureError comes of it."""
+    with says(VALID[:at] + inserted + VALID[at + removed :]) as process, suppress(MeasureError):
+        assert process.answer("ready")["event"] == "ready"

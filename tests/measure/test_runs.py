@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +16,10 @@ import pytest
 from perf.errors import MeasureError
 from perf.measure import runs
 from perf.measure.marks import Session
-from perf.measure.runs import RunSpec, Worker, measure
+from perf.measure.runs import RunSpec, measure, started_worker
 from perf.train.workloads import Workload
 from tests.judge.noise import COUNTERS
+from tests.measure.test_processes import interrupted_inside_popen
 
 
 def spec_of(workload: Workload, size: int, **changes: Any) -> RunSpec:
@@ -74,15 +77,10 @@ class Recorder:
 
     events: ClassVar[list[tuple[str, int]]] = []
 
-    def __init__(self, spec: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    def __init__(self, stack: ExitStack, spec: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         self.size = spec["global_batch_size"]
+        stack.callback(self.events.append, ("end", self.size))
         self.events.append(("start", self.size))
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.events.append(("end", self.size))
 
     def tell(self) -> Recorder:
         """Take a command."""
@@ -110,7 +108,7 @@ class Recorder:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What workers are told, without any."""
     Recorder.events = []
-    monkeypatch.setattr(runs, "Worker", Recorder)
+    monkeypatch.setattr(runs, "started_worker", Recorder)
     return Recorder.events
 
 
@@ -140,17 +138,28 @@ def test_batch_sizes_take_turns_in_random_order(recorded: list[tuple[str, int]],
 
 def test_a_worker_that_ends_tells_its_last_lines(workload: Workload) -> None:
     """A crash is one error with the exit code and what the process said last."""
-    with Worker({"workload": {}}, os.environ) as worker, pytest.raises(MeasureError) as error:
-        worker.answer("described")
+    with ExitStack() as stack, pytest.raises(MeasureError) as error:
+        started_worker(stack, {"workload": {}}, os.environ).answer("described")
     assert "ended with exit code 1" in str(error.value)
     assert "KeyError" in str(error.value)
 
 
 def test_a_worker_that_hangs_is_given_up(workload: Workload) -> None:
     """After the time for an answer it is an error, and the process is gone."""
-    with Worker(spec_of(workload, 8).as_json(), os.environ) as worker, pytest.raises(MeasureError, match="no answer"):
-        worker.answer("described", timeout_s=0.05)
+    with ExitStack() as stack:
+        worker = started_worker(stack, spec_of(workload, 8).as_json(), os.environ)
+        with pytest.raises(MeasureError, match="no answer"):
+            worker.answer("described", timeout_s=0.05)
     assert worker._process.poll() is not None
+
+
+def test_an_interrupt_while_workers_start_leaves_none(workload: Workload) -> None:
+    """A worker that has been started and is not yet known ends, too."""
+    specs = [spec_of(workload, size) for size in (8, 16)]
+    with interrupted_inside_popen(signal.SIGINT) as made:
+        with pytest.raises(KeyboardInterrupt):
+            measure(specs, num_rounds=1, rng=np.random.default_rng(0), environ=os.environ)
+        assert [process.returncode for process in made] == [-signal.SIGKILL]
 
 
 def test_a_session_without_any_result_is_an_error(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +169,7 @@ def test_a_session_without_any_result_is_an_error(workload: Workload, monkeypatc
         def answer(self, event: str) -> dict[str, Any]:
             raise MeasureError("out of memory")
 
-    monkeypatch.setattr(runs, "Worker", Broken)
+    monkeypatch.setattr(runs, "started_worker", Broken)
     with pytest.raises(MeasureError, match="global batch size 8: run 1: out of memory"):
         measure([spec_of(workload, 8)], num_rounds=2, rng=np.random.default_rng(0), environ={})
 
@@ -178,7 +187,7 @@ def test_a_machine_that_changes_between_runs_is_an_error(
                 found["fingerprint"] = {"hardware": {}, "software": {"numpy": next(versions)}}
             return found
 
-    monkeypatch.setattr(runs, "Worker", Upgraded)
+    monkeypatch.setattr(runs, "started_worker", Upgraded)
     with pytest.raises(MeasureError, match=r"2\.5\.0.*2\.4\.6"):
         measure([spec_of(workload, 8)], num_rounds=2, rng=np.random.default_rng(0), environ={})
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -13,27 +15,9 @@ import pytest
 from perf.errors import MeasureError
 from perf.measure import sides
 from perf.measure.sides import parse_recipe, prepared
-
-
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with two commits, in the place of this one."""
-    root = tmp_path / "repository"
-    root.mkdir()
-    (root / "perf").mkdir()
-    monkeypatch.setattr(sides, "ROOT", root)
-    git(root, "init", "--quiet")
-    for content in ("first", "second"):
-        (root / "file").write_text(content)
-        git(root, "add", ".")
-        git(root, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", content)
-    return root
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Run git and return what it printed."""
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+from perf.signals import STOPS, stopped_by_signals
+from tests.measure.test_processes import interrupted_inside_popen
+from tests.repositories import git, left
 
 
 def test_parts_of_a_spec_add_up() -> None:
@@ -79,7 +63,7 @@ def test_a_commit_is_checked_out_and_gone_afterwards(repository: Path) -> None:
         assert side.environ["B"] == "2"
         assert side.environ["PYTHONPATH"] == str(side.root)
         assert git(repository, "rev-parse", "--short", "HEAD~1").strip() in side.text
-    assert not side.root.exists()
+    assert left(repository) == []
 
     def interrupted() -> None:
         with prepared(parse_recipe(["git:HEAD"]), "baseline", {}):
@@ -87,7 +71,7 @@ def test_a_commit_is_checked_out_and_gone_afterwards(repository: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert len(git(repository, "worktree", "list").splitlines()) == 1
+    assert left(repository) == []
     assert (repository / "file").read_text() == "second"
 
 
@@ -98,7 +82,89 @@ def test_a_commit_that_is_not_there_names_the_side(repository: Path) -> None:
         prepared(parse_recipe(["git:nonesuch"]), "candidate", {}),
     ):
         pass
-    assert len(git(repository, "worktree", "list").splitlines()) == 1
+    assert left(repository) == []
+
+
+KILLED = """
+import os, signal, subprocess, sys, tempfile
+from pathlib import Path
+from perf.measure import sides
+sides.ROOT, tempfile.tempdir = Path(sys.argv[1]), sys.argv[2]
+with sides.prepared(sides.parse_recipe(["git:HEAD"]), "baseline", {}) as side:
+    subprocess.run(["git", "-C", sys.argv[1], "worktree", sys.argv[3], str(side.root)], check=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("then", ["repair", "lock"], ids=["whole", "being made"])
+def test_the_next_start_removes_what_a_killed_one_has_left(repository: Path, then: str) -> None:
+    """The checkout, its folder, and git's record of it, also of one that git was still making and holds locked."""
+    command = [sys.executable, "-c", KILLED, str(repository), tempfile.gettempdir(), then]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run(command, env=environ).returncode == -signal.SIGKILL
+    assert len(left(repository)) == 2
+    with prepared(parse_recipe(["self"]), "baseline", {}):
+        assert left(repository) == []
+
+
+def test_what_a_living_process_uses_stays(repository: Path) -> None:
+    """Two duets at once do not disturb each other."""
+    with prepared(parse_recipe(["git:HEAD"]), "baseline", {}) as one:
+        with prepared(parse_recipe(["git:HEAD"]), "baseline", {}) as other:
+            assert (one.root / "file").exists()
+            assert len(left(repository)) == 4
+        assert not other.root.exists()
+        assert (one.root / "file").exists()
+        assert len(left(repository)) == 2
+    assert left(repository) == []
+
+
+@pytest.mark.parametrize(
+    "case", ["no owner", "another repository", "another user", "link", "link to owner", "pipe", "file"]
+)
+def test_what_is_not_ours_stays(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """A folder whose name begins like ours can be anybody's, and no link leads out of the temporary folder."""
+    folder = Path(tempfile.gettempdir()) / "stepmark-x"
+    real = tmp_path / "real" if case == "link" else folder
+    if case == "file":
+        real.write_text(str(repository))
+    else:
+        (real / "checkout").mkdir(parents=True)
+    if case in ("another user", "link"):
+        (real / "owner").write_text(str(repository))
+    elif case == "another repository":
+        (real / "owner").write_text("/elsewhere")
+    elif case == "link to owner":
+        (tmp_path / "owner").write_text(str(repository))
+        (real / "owner").symlink_to(tmp_path / "owner")
+    elif case == "pipe":
+        os.mkfifo(real / "owner")
+    if case == "link":
+        folder.symlink_to(real)
+    if case == "another user":
+        monkeypatch.setattr(os, "geteuid", lambda: real.lstat().st_uid + 1)
+    with prepared(parse_recipe(["self"]), "baseline", {}):
+        pass
+    assert folder.exists()
+    assert case == "file" or (real / "checkout").exists()
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("tool", ["rev-parse", "add"])
+def test_an_interrupt_while_a_tool_is_started_leaves_nothing(
+    repository: Path, number: signal.Signals, tool: str
+) -> None:
+    """Neither the tool, which would go on for long, nor a folder."""
+
+    def start() -> None:
+        with stopped_by_signals(), prepared(parse_recipe(["git:HEAD"]), "baseline", {}):
+            pytest.fail("the signal was lost")
+
+    with interrupted_inside_popen(number, lambda command: tool in command) as made:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert [process.returncode for process in made] == [-signal.SIGKILL]
+    assert left(repository) == []
 
 
 def wheel(folder: Path, version: str) -> None:
