@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 _HERE = "@here@"
@@ -69,16 +68,19 @@ def mutated(document: dict[str, Any], seed: int) -> bytes:
     return _damage(rng, text.encode())
 
 
-def _places(rng: random.Random, content: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield containers with a key of each, on a random way from the top down."""
-    while isinstance(content, dict | list) and content:
-        key = rng.choice(list(content)) if isinstance(content, dict) else rng.randrange(len(content))
-        yield content, key
-        content = content[key]
-
-
 def _place(rng: random.Random, content: Any) -> tuple[Any, Any]:
-    return rng.choice(list(_places(rng, content)) or [({"": 0}, "")])
+    """Return a container and a key of it; every field is as likely as any other, however often it is there."""
+    fields: dict[tuple[str, ...], list[tuple[Any, Any]]] = {}
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    while waiting:
+        field, value = waiting.pop()
+        parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, part in parts:
+            # Batch sizes, runs and steps have numbers.
+            inner = (*field, key if isinstance(key, str) and not key.isdecimal() else "*")
+            fields.setdefault(inner, []).append((value, key))
+            waiting.append((inner, part))
+    return rng.choice(fields[rng.choice(list(fields))]) if fields else ({"": 0}, "")
 
 
 def _token(rng: random.Random, tokens: list[str], token: str = "") -> str:

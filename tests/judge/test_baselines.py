@@ -157,7 +157,15 @@ def test_an_edited_file_names_the_place(tmp_path: Path, keys: tuple[Any, ...], v
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("min", 10**400), ("mean", -1.0), ("fullname", 1.0), ("group", 1.0), ("outliers", "\n"), ("data", 1)],
+    [
+        ("min", 10**400),
+        ("mean", -1.0),
+        ("name", 1.0),
+        ("fullname", 1.0),
+        ("group", 1.0),
+        ("outliers", "\n"),
+        ("data", 1),
+    ],
 )
 def test_what_pytest_benchmark_shows_is_checked_too(tmp_path: Path, key: str, value: Any) -> None:
     """Its table adds and scales these numbers, and merges them over the name of the test."""
