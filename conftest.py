@@ -34,13 +34,14 @@ from perf.judge.baselines import (
 )
 from perf.judge.duets import DuetResult
 from perf.judge.exact import Expected
+from perf.judge.promotion import refusal
 from perf.judge.published import PublishedRun, load_published
 from perf.judge.verdicts import Judgement, Verdict, incomparable
 from perf.measure.fingerprint import fingerprint
 from perf.measure.marks import Session, configuration
 from perf.measure.runs import RunSpec
 from perf.measure.sides import parse_recipe
-from perf.report.bench import baseline_note, published_note, verdict_table
+from perf.report.bench import baseline_note, published_note, result_note, verdict_table
 from perf.report.duet import duet_report
 from perf.report.markdown import summary
 from perf.report.progress import duet_shown, measure_shown
@@ -146,7 +147,8 @@ def pytest_configure(config: pytest.Config) -> None:
         bench.compare = _stored_file(config, wanted)
     if wanted != []:
         bench.baseline = _load_baseline(config, bench.compare)
-        if bench.baseline and read_json(bench.baseline.path)["machine_info"] == fingerprint().hardware:
+        usable = bench.baseline and not bench.baseline.times_unfit
+        if usable and read_json(bench.baseline.path)["machine_info"] == fingerprint().hardware:
             config.option.benchmark_compare = str(bench.baseline.path)  # for its table
     if not config.option.benchmark_compare:
         config.option.benchmark_compare_fail = None  # with nothing to compare it would only fail the summary
@@ -470,11 +472,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         if config.stash[BENCH].problem:
             terminalreporter.write_line(config.stash[BENCH].problem, red=True)
         if config.stash[BENCH].session:
-            _summarize(terminalreporter, config.stash[BENCH], config.stash[BENCH].session)
+            _summarize(terminalreporter, config, config.stash[BENCH].session)
             _write_summary(terminalreporter, config, config.stash[BENCH].session)
 
 
-def _summarize(terminalreporter: pytest.TerminalReporter, bench: Bench, session: Session) -> None:
+def _summarize(terminalreporter: pytest.TerminalReporter, config: pytest.Config, session: Session) -> None:
+    bench = config.stash[BENCH]
     terminalreporter.section(f"stepmark: {session.configuration}")
     terminalreporter.write_line(verdict_table(session, bench.judgements))
     if bench.baseline:
@@ -484,9 +487,8 @@ def _summarize(terminalreporter: pytest.TerminalReporter, bench: Bench, session:
     if bench.published:
         terminalreporter.write_line(published_note(bench.published))
     if bench.saved:
-        terminalreporter.write_line(
-            f"result: {LATEST_RESULT}; to make it this machine's baseline: python -m perf promote --reason TEXT"
-        )
+        refused = refusal(Path(os.path.relpath(config.rootpath / LATEST_RESULT)), _baselines(config))
+        terminalreporter.write_line(result_note(LATEST_RESULT, refused))
 
 
 def _write_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config, session: Session) -> None:

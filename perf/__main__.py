@@ -29,6 +29,7 @@ from perf.compare import add_calibrate, add_duet, run_calibrate_command, run_due
 from perf.errors import BaselineError, DataError, MainRankError, PerfError, UsageError
 from perf.judge.baselines import BASELINES_DIR, LATEST_RESULT, load_session
 from perf.judge.promotion import promote
+from perf.printable import printable
 from perf.report.bench import promotion_note
 from perf.report.terminal import audit_report, run_heading, run_table, session_heading, stop_note
 from perf.train.audit import audit_run
@@ -42,6 +43,8 @@ from perf.train.workloads import WORKLOADS, default_workload
 
 EXIT_DONE, EXIT_USAGE, EXIT_PROBLEM, EXIT_INTERRUPTED = 0, 2, 3, EXIT_STOPPED
 RUNS_DIR = Path("runs")
+MOST_REASON = 1000
+"""Characters of the reason for a promotion; files that have more are refused when they are read."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     with suppress(OSError):  # the terminal may be gone
-        print(f"{parser.prog} {arguments.command}: error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"{parser.prog} {arguments.command}: error: {printable(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 
@@ -206,6 +209,12 @@ def _import_log(arguments: argparse.Namespace) -> int:
 def _promote(arguments: argparse.Namespace) -> int:
     if not BASELINES_DIR.is_dir():
         raise BaselineError(f"{Path.cwd()}: has no folder {BASELINES_DIR}; run this at the root of the project")
+    if len(arguments.reason) > MOST_REASON:
+        raise UsageError(f"--reason: has {len(arguments.reason):,} characters, and at most {MOST_REASON:,} are kept")
+    if not arguments.from_.exists():
+        raise BaselineError(
+            f"{arguments.from_}: is not there; measure first (tox run -e bench), or name a result: --from"
+        )
     date = datetime.now(UTC).isoformat(timespec="seconds")
     written = promote(arguments.from_, BASELINES_DIR, reason=arguments.reason, date=date)
     print(promotion_note(load_session(arguments.from_), written))

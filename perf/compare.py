@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import shlex
 import sys
 from dataclasses import replace
@@ -133,12 +132,12 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline) -> Recipe:
     Raises:
         BaselineError: it was measured with uncommitted changes, or nobody knows at which commit.
     """
-    commit, dirty = baseline.provenance["commit"], baseline.provenance["dirty"]
-    if dirty or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
-        found = "with uncommitted changes" if dirty else f"at commit {commit!r}"
+    if problem := baseline.rerun_problem:
         raise BaselineError(
-            f"{baseline.path}: was measured {found}, and a clean commit is needed to run it again; promote a result of one"
+            f"{baseline.path}: {problem}, and a clean commit is needed to run it again; "
+            "measure one with tox run -e bench, then python -m perf promote"
         )
+    commit = baseline.provenance["commit"]
     here, then = fingerprint().software, baseline.session.fingerprint.software
     packages = [
         f"{name}=={str(then[name]).partition('+')[0]}" for name in ("torch", "numpy") if then[name] != here[name]

@@ -6,6 +6,8 @@ anything below is a problem with data or state, which the command line reports i
 
 from __future__ import annotations
 
+from perf.printable import printable
+
 
 class PerfError(Exception):
     """Base of every problem with data or state that a user can cause and can solve."""
@@ -28,7 +30,10 @@ class MeasureError(PerfError):
 
 
 class BaselineError(PerfError):
-    """A result or baseline file is damaged, foreign, or cannot be promoted."""
+    """A result or baseline file is damaged, foreign, or cannot be promoted; the message is one printable line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(Exception):

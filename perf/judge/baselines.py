@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
 from perf.errors import BaselineError
 from perf.judge.exact import Expected
+from perf.judge.schema import ADVICE, SCHEMA, parse_json, place, require_valid, value_problem
 from perf.measure.counters import StepCounters
 from perf.measure.fingerprint import Fingerprint
 from perf.measure.marks import MeasuredRun, Measurement, Session, configuration
@@ -28,7 +25,8 @@ PORTABLE = "portable"
 KEY = "stepmark"
 """Where a pytest-benchmark file holds what this project adds."""
 
-SCHEMA = 1
+_MOST_BYTES = 2**28
+"""Far more than any session has: what is larger is something else, and is not read into memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +44,19 @@ class Baseline:
     session: Session
     provenance: dict[str, Any]
     promotions: list[dict[str, Any]]
+
+    @property
+    def times_unfit(self) -> str:
+        """Why its times are not compared with; "" where they are. Its commit, work and losses always are."""
+        return str(self.promotions[-1].get("times_unfit", "")) if self.promotions else ""
+
+    @property
+    def rerun_problem(self) -> str:
+        """Why its commit cannot be run again side by side; "" where it can."""
+        commit = self.provenance["commit"]
+        if self.provenance["dirty"]:
+            return "was measured with uncommitted changes"
+        return "" if re.fullmatch(r"[0-9a-f]{7,64}", commit) else f"was measured at commit {commit!r}"
 
     def expected(self, size: int) -> Expected | None:
         """Return the exact part for one batch size, or None if it was not measured."""
@@ -95,7 +106,7 @@ def portable_json(session: Session, provenance: Mapping[str, Any], promotions: l
         "sizes": {
             str(size): {
                 "micro_batch_size": m.micro_batch_size,
-                "losses": m.runs[0].losses,
+                "losses": list(m.runs[0].losses),
                 "counters": asdict(m.runs[0].counters),
             }
             for size, m in session.measurements.items()
@@ -133,20 +144,26 @@ def load_session(path: Path) -> Baseline:
             f"{path}: is {kind}: found no {KEY!r} in it, and a stepmark result is needed; "
             "make one with: tox run -e bench"
         )
-    _validate(document, document[KEY], path, kind="result")
     data = document[KEY]
+    require_valid(document, data, path, kind="result")
     if document["machine_info"] != data["fingerprint"]["hardware"]:
-        raise BaselineError(f"{path}: machine_info is not the hardware of the fingerprint; it was edited: restore it")
+        raise BaselineError(f"{path}: machine_info is not the hardware of the fingerprint; {ADVICE}")
+    _require_whole_micro_batches(path, (KEY, "measurements"), data["measurements"])
     measurements = {
         int(size): Measurement(
             global_batch_size=int(size),
             micro_batch_size=m["micro_batch_size"],
-            runs=tuple(_run(run, f"{path}: at measurements.{size}.runs[{i}]") for i, run in enumerate(m["runs"])),
+            runs=tuple(
+                _run(run, f"{path}: at {place((KEY, 'measurements', size, 'runs', i))}")
+                for i, run in enumerate(m["runs"])
+            ),
         )
         for size, m in data["measurements"].items()
     }
     if len({len(measurement.runs) for measurement in measurements.values()}) > 1:
-        raise BaselineError(f"{path}: has more runs of one batch size than of another; it was edited: restore it")
+        raise BaselineError(f"{path}: has more runs of one batch size than of another; {ADVICE}")
+    if len({len(run.step_s) for measurement in measurements.values() for run in measurement.runs}) > 1:
+        raise BaselineError(f"{path}: has more steps of one run than of another; {ADVICE}")
     session = Session(
         workload=data["workload"],
         device=data["device"],
@@ -167,11 +184,12 @@ def load_portable(path: Path) -> dict[int, Expected]:
         BaselineError: as for `load_session`; or it is of something else than its name says.
     """
     data = read_json(path)
-    _validate(data, data, path, kind="portable")
+    require_valid(data, data, path, kind="portable")
     about = configuration(data["workload"], data["device"], data["precision"])
-    name = portable_path(path.parents[1], about, Fingerprint(**data["fingerprint"])).name
+    name = portable_path(Path(), about, Fingerprint(**data["fingerprint"])).name
     if name != path.name:
-        raise BaselineError(f"{path}: holds what belongs into {name}; it was edited or renamed: restore it")
+        raise BaselineError(f"{path}: holds what belongs into {name}; {ADVICE}")
+    _require_whole_micro_batches(path, ("sizes",), data["sizes"])
     return {
         int(size): Expected(
             path=path,
@@ -180,7 +198,7 @@ def load_portable(path: Path) -> dict[int, Expected]:
             seed=data["seed"],
             counters=StepCounters(**part["counters"]),
             python=data["python"],
-            losses=tuple(part["losses"]),
+            losses=tuple(map(float, part["losses"])),
             fingerprint=Fingerprint(**data["fingerprint"]),
         )
         for size, part in data["sizes"].items()
@@ -214,17 +232,18 @@ def read_json(path: Path) -> dict[str, Any]:
         BaselineError: it is missing, empty, cut off, not JSON, holds NaN, names a key twice, or is no object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
         raise BaselineError(f"{path}: cannot be read ({error}); restore it or name another file") from None
+    if len(content) > _MOST_BYTES:
+        raise BaselineError(f"{path}: is larger than {_MOST_BYTES:,} bytes, and no result is; name another file")
     try:
-        found = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_duplicates
-        )
+        found = parse_json(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BaselineError(
-            f"{path}: is not whole JSON ({error}); it was cut off or damaged: restore it (git checkout -- {path})"
-        ) from None
+        raise BaselineError(f"{path}: is not whole JSON ({error}); {ADVICE}") from None
+    if problem := value_problem(found):
+        raise BaselineError(f"{path}: {problem}; {ADVICE}")
     if not isinstance(found, dict):
         raise BaselineError(f"{path}: holds a JSON {type(found).__name__}, and an object is needed; name another file")
     return found
@@ -249,41 +268,21 @@ def _run(data: dict[str, Any], where: str) -> MeasuredRun:
     if len(data["losses"]) != len(data["step_s"]) or data["warmup_steps"] >= len(data["step_s"]):
         raise BaselineError(
             f"{where}: {len(data['step_s'])} times, {len(data['losses'])} losses, {data['warmup_steps']} steps of "
-            "warm-up do not fit together; it was edited: restore it"
+            f"warm-up do not fit together; {ADVICE}"
         )
     return MeasuredRun(
-        step_s=tuple(data["step_s"]),
+        step_s=tuple(map(float, data["step_s"])),
         warmup_steps=data["warmup_steps"],
-        losses=tuple(data["losses"]),
+        losses=tuple(map(float, data["losses"])),
         lines=tuple(data["lines"]),
         counters=StepCounters(**data["counters"]),
     )
 
 
-def _validate(document: object, ours: object, path: Path, *, kind: str) -> None:
-    schema = json.loads(files("perf.judge").joinpath("baselines.schema.json").read_text())
-    if isinstance(ours, dict) and isinstance(ours.get("schema"), int) and ours["schema"] != SCHEMA:
-        raise BaselineError(
-            f"{path}: has schema {ours['schema']}, and this version reads {SCHEMA}; use the stepmark that wrote it"
-        )
-    del schema["oneOf"]
-    error = best_match(Draft202012Validator({**schema, "$ref": f"#/$defs/{kind}"}).iter_errors(document))
-    if error is not None:
-        where = error.json_path.removeprefix("$").lstrip(".") or "the top"
-        raise BaselineError(f"{path}: at {where}: {error.message[:200]}; it was edited or damaged: restore it")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"found {name}, and numbers are needed")
-
-
-def _finite(text: str) -> float:
-    return float(text) if np.isfinite(float(text)) else _refuse_constant(text)
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands there twice")
-    return found
+def _require_whole_micro_batches(path: Path, where: tuple[str, ...], sizes: Mapping[str, Any]) -> None:
+    for size, part in sizes.items():
+        if int(size) % part["micro_batch_size"]:
+            raise BaselineError(
+                f"{path}: at {place((*where, size, 'micro_batch_size'))}: {part['micro_batch_size']} does not divide "
+                f"{size}; {ADVICE}"
+            )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from perf.errors import BaselineError
 from perf.judge.baselines import (
     KEY,
+    Baseline,
     baseline_path,
     load_portable,
     load_session,
@@ -16,21 +20,26 @@ from perf.judge.baselines import (
     read_json,
     write_json,
 )
-from perf.judge.exact import counter_differences, loss_differences
+from perf.judge.exact import Expected, counter_differences, loss_differences
 from perf.judge.stats import compare_rates, run_rate
 from perf.measure.marks import Session
+from perf.train.workloads import WORKLOADS
 
 LEAST_RUNS = 3
 """Runs of each batch size a baseline needs, to know its own spread."""
 
 MOST_BLUR = 0.5
-"""The largest slowdown that may hide behind a baseline: beside itself it must show at least this one."""
+"""The largest slowdown that may hide behind stored times: beside themselves they must show at least this one."""
+
+LOCK = ".lock"
+"""The file in the folder of baselines that a promotion locks; a baseline itself is replaced, and its lock with it."""
 
 
 def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Path]:
     """Make a result the baseline of the machine it was measured on, and of its torch.
 
-    Each file is replaced at once or not at all, and says in `promotions` what it replaced and why.
+    Each file is replaced at once or not at all, and says in `promotions` what it replaced and why. Another promotion
+    into the same folder is waited for. Times that spread too much to compare with are promoted with a mark that says so.
 
     Args:
         result: a file that ``pytest --benchmark-json`` wrote.
@@ -45,46 +54,89 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
         BaselineError: the result cannot be read or is not fit to be compared with, or a baseline there is damaged.
         OSError: a file could not be written.
     """
+    found, document = _fit(result)
+    with _locked(directory):
+        files = _contents(found, document, directory, reason=reason, date=date)
+        for path, content in files.items():
+            write_json(path, content)
+    return list(files)
+
+
+def refusal(result: Path, directory: Path) -> str:
+    """Return why `promote` would refuse a result, or nothing; arguments as there."""
+    try:
+        _contents(*_fit(result), directory, reason="", date="")
+    except BaselineError as error:
+        return str(error)
+    return ""
+
+
+def session_refusal(session: Session) -> str:
+    """Return what makes a session unfit for any baseline, or nothing."""
+    if session.workload not in WORKLOADS:
+        return f"there is no workload {session.workload} here (there are {', '.join(WORKLOADS)})"
+    if session.failures:
+        size, reason = next(iter(session.failures.items()))
+        return f"global batch size {size} failed ({reason}); a whole session is needed; measure again"
+    for size, measurement in session.measurements.items():
+        runs = measurement.runs
+        if len(runs) < LEAST_RUNS:
+            return f"has {len(runs)} runs at {size}, and {LEAST_RUNS} are needed; measure again with --perf-runs 6"
+        if any(counter_differences(runs[0].counters, run.counters) for run in runs):
+            return f"the runs at {size} do not do the same work in a step; measure again"
+        if any(run.losses != runs[0].losses for run in runs):
+            return f"the runs at {size} do not have the same losses; measure again"
+    return ""
+
+
+def unfit_times(session: Session) -> str:
+    """Return why a session's times are too noisy to compare with later, or nothing; at least two runs are needed."""
+    for size, measurement in session.measurements.items():
+        rates = [run_rate(run.timed_step_s, size) for run in measurement.runs]
+        blur = compare_rates(rates, rates, family_size=len(session.measurements)).minimal_detectable_effect
+        if blur > MOST_BLUR:
+            return (
+                f"the rates at {size} spread so much ({min(rates):,.0f} to {max(rates):,.0f} samples/sec) that a "
+                f"slowdown of {blur:.0%} could hide behind them"
+            )
+    return ""
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Wait until no other promotion is at work in a folder, and keep others out; the lock ends with the process."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fit(result: Path) -> tuple[Baseline, dict[str, Any]]:
+    """Return a result that can become a baseline, as a session and as the file's content."""
     found = load_session(result)
-    _require_fit(found.session, result)
-    document, provenance = read_json(result), found.provenance
+    if problem := session_refusal(found.session):
+        raise BaselineError(f"{result}: {problem}")
+    return found, read_json(result)
+
+
+def _contents(
+    found: Baseline, document: dict[str, Any], directory: Path, *, reason: str, date: str
+) -> dict[Path, dict[str, Any]]:
+    """Return what a promotion writes, by file: all of it is made before anything is written."""
+    provenance = found.provenance
     entry = {"date": date, "reason": reason, "commit": provenance["commit"], "dirty": provenance["dirty"]}
+    unfit = unfit_times(found.session)
+    mark = {"times_unfit": unfit} if unfit else {}
     about = found.session.configuration, found.session.fingerprint
     machine, portable = baseline_path(directory, *about), portable_path(directory, *about)
-    # Both are made before either is written: a damaged file there stops the promotion before it begins.
-    files = {machine: {**document, KEY: {**document[KEY], "promotions": _promotions(machine, found.session, entry)}}}
+    log = _promotions(machine, found.session, {**entry, **mark})
+    files = {machine: {**document, KEY: {**document[KEY], "promotions": log}}}
     if not _says_the_same(portable, found.session):
         before = read_json(portable) if portable.exists() else None
         log = before["promotions"] if before else []
         replaces = before["provenance"]["commit"] if before else ""
         files[portable] = portable_json(found.session, provenance, [*log, {**entry, "replaces": replaces}])
-    for path, content in files.items():
-        write_json(path, content)
-    return list(files)
-
-
-def _require_fit(session: Session, path: Path) -> None:
-    again = "measure again with: tox run -e bench"
-    if session.failures:
-        size, reason = next(iter(session.failures.items()))
-        raise BaselineError(f"{path}: global batch size {size} failed ({reason}); a whole session is needed; {again}")
-    for size, measurement in session.measurements.items():
-        runs = measurement.runs
-        if len(runs) < LEAST_RUNS:
-            raise BaselineError(
-                f"{path}: has {len(runs)} runs at {size}, and {LEAST_RUNS} are needed to know the spread; {again}"
-            )
-        rates = [run_rate(run.timed_step_s, size) for run in runs]
-        blur = compare_rates(rates, rates, family_size=len(session.measurements)).minimal_detectable_effect
-        if blur > MOST_BLUR:
-            raise BaselineError(
-                f"{path}: the rates at {size} spread so much ({min(rates):,.0f} to {max(rates):,.0f} samples/sec) that a "
-                f"slowdown of {blur:.0%} could hide behind them; let nothing else run, and {again}"
-            )
-        if any(counter_differences(runs[0].counters, run.counters) for run in runs):
-            raise BaselineError(f"{path}: the runs at {size} do not do the same work in a step; {again}")
-        if any(run.losses != runs[0].losses for run in runs):
-            raise BaselineError(f"{path}: the runs at {size} do not have the same losses; {again}")
+    return files
 
 
 def _promotions(path: Path, session: Session, entry: dict[str, Any]) -> list[dict[str, Any]]:
@@ -108,14 +160,18 @@ def _says_the_same(path: Path, session: Session) -> bool:
     if not path.exists():
         return False
     stored = load_portable(path)
+    if all(_is_expected(session, size, stored.get(size)) for size in session.measurements):
+        return True
     _require_nothing_lost(path, set(stored), session)
-    for size, measurement in session.measurements.items():
-        if size not in stored or stored[size].micro_batch_size != measurement.micro_batch_size:
-            return False
-        run, expected = measurement.runs[0], stored[size]
-        same_python = expected.python == session.python
-        if counter_differences(expected.counters, run.counters, python_calls=same_python):
-            return False
-        if loss_differences(run.losses, expected, session.fingerprint)[0] or len(run.losses) > len(expected.losses):
-            return False
-    return True
+    return False
+
+
+def _is_expected(session: Session, size: int, expected: Expected | None) -> bool:
+    measurement = session.measurements[size]
+    run = measurement.runs[0]
+    if expected is None or expected.micro_batch_size != measurement.micro_batch_size or expected.seed != session.seed:
+        return False
+    if counter_differences(expected.counters, run.counters, python_calls=expected.python == session.python):
+        return False
+    problem, _ = loss_differences(run.losses, expected, session.fingerprint)
+    return not problem and len(run.losses) <= len(expected.losses)

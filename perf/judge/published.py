@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,19 +40,26 @@ def load_published(directory: Path) -> list[PublishedRun]:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise BaselineError(f"{path}: cannot be read ({error}); restore it (git checkout -- {path})") from None
-        for number, row in enumerate(csv.DictReader(lines), start=2):
-            try:
-                runs.append(
-                    PublishedRun(
-                        machine=row["machine"],
-                        workload=row["workload"],
-                        global_batch_size=int(row["global_batch_size"]),
-                        samples_per_sec=float(row["samples_per_sec"]) if row["samples_per_sec"] else None,
-                        failure=row["failure"],
-                    )
-                )
-            except (KeyError, TypeError, ValueError) as error:
-                raise BaselineError(
-                    f"{path}: line {number} cannot be read ({error}); restore it (git checkout -- {path})"
-                ) from None
+        rows = csv.DictReader(lines, strict=True)
+        try:
+            runs += [_run(row) for row in rows]
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise BaselineError(
+                f"{path}: line {rows.reader.line_num} cannot be read ({error}); restore it (git checkout -- {path})"
+            ) from None
     return runs
+
+
+def _run(row: Mapping[str, str]) -> PublishedRun:
+    size, rate = int(row["global_batch_size"]), float(row["samples_per_sec"] or "nan")
+    if not 1 <= size < 10**8:
+        raise ValueError(f"global_batch_size {size}: a number of samples is needed")
+    if row["samples_per_sec"] and not 0 < rate < 1e15:
+        raise ValueError(f"samples_per_sec {rate}: a positive rate is needed, or nothing")
+    return PublishedRun(
+        machine=row["machine"],
+        workload=row["workload"],
+        global_batch_size=size,
+        samples_per_sec=rate if row["samples_per_sec"] else None,
+        failure=row["failure"],
+    )

@@ -10,6 +10,7 @@ import numpy as np
 
 from perf.judge.baselines import Baseline
 from perf.judge.exact import Expected, counter_differences, loss_differences
+from perf.judge.promotion import session_refusal
 from perf.judge.stats import (
     FAMILY_ERROR,
     SHARED_PHASES,
@@ -22,6 +23,7 @@ from perf.judge.stats import (
 )
 from perf.measure.fingerprint import differences
 from perf.measure.marks import Measurement, Session
+from perf.printable import printable
 
 FALL_SIGNIFICANCE = 0.001
 FALL_STEPS = 8
@@ -157,6 +159,12 @@ def _obstacle(claim: str, session: Session, baseline: Baseline | None, size: int
         return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
     if size not in baseline.session.measurements:
         return _no_baseline(claim, session, baseline)
+    if baseline.times_unfit:
+        unfit = printable(baseline.times_unfit)
+        reason = (
+            f"{baseline.path} has no times fit to compare with: {unfit}; a comparison needs {_side_by_side(baseline)}"
+        )
+        return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
     before, now = (source.measurements[size] for source in (baseline.session, session))
     if before.micro_batch_size != now.micro_batch_size:
         reason = f"micro_batch_size {before.micro_batch_size} -> {now.micro_batch_size}: another experiment"
@@ -235,17 +243,38 @@ def incomparable(session: Session, baseline: Baseline) -> list[str]:
 
 def _no_baseline(claim: str, session: Session, baseline: Baseline | None) -> Judgement:
     if baseline is None:
-        reason = f"no baseline of {session.configuration} for this machine; make one: python -m perf promote"
+        reason = f"no baseline of {session.configuration} for this machine; {_how_to_store(claim, session)}"
     else:
         sizes = ", ".join(map(str, baseline.session.measurements))
-        reason = f"{baseline.path} has no such batch size (it has {sizes}); to add it: python -m perf promote"
+        if not baseline.promotions:
+            advice = "name a file that has it"
+        elif set(baseline.session.measurements) <= set(session.measurements):
+            advice = _how_to_store(claim, session)
+        else:
+            advice = "measure all batch sizes, then python -m perf promote"
+        reason = f"{baseline.path} has no such batch size (it has {sizes}); {advice}"
     return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
 
 
 def _nothing_stored(claim: str, session: Session) -> Judgement:
     torch = session.fingerprint.software["torch"]
-    reason = f"nothing is stored of {session.configuration} with torch {torch}; to store it: python -m perf promote"
+    reason = f"nothing is stored of {session.configuration} with torch {torch}; {_how_to_store(claim, session)}"
     return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
+
+
+def _how_to_store(claim: str, session: Session) -> str:
+    """Return what makes a baseline with what a claim lacks."""
+    if problem := session_refusal(session):
+        return f"this session cannot become one: {problem}"
+    # Only a session that times rates leaves a result.
+    return f"make one: {'' if claim == 'rate' else 'measure rates, then '}python -m perf promote"
+
+
+def _side_by_side(baseline: Baseline) -> str:
+    """Return what it takes to compare with a baseline's commit, and not with its stored times."""
+    if problem := baseline.rerun_problem:
+        return f"a baseline of a clean commit (this one {problem}), then --perf-duet"
+    return "both versions side by side: --perf-duet"
 
 
 def _explain(
@@ -259,7 +288,7 @@ def _explain(
         many = f"about {runs} runs" if runs < 1000 else "more than a thousand runs"
         return (
             f"this data shows {effect.minimal_detectable_effect:.1%} or more; {threshold:.0%} needs {many} on each "
-            "side, or both versions side by side: --perf-duet"
+            f"side, or {_side_by_side(baseline)}"
         )
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.0%}"

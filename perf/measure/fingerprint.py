@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from perf.printable import printable
+
 _ENVIRONMENT = re.compile(
     r"(OMP|GOMP|KMP|MKL|OPENBLAS|ONEDNN|DNNL|MALLOC|TORCH|PYTORCH|TORCHINDUCTOR|ATEN|CUDA|CUBLAS|NCCL|GLIBC)_\w+"
     r"|LD_PRELOAD|PYTHONOPTIMIZE|PYTHONMALLOC"
@@ -53,9 +55,9 @@ def fingerprint() -> Fingerprint:
 
 
 def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return each fact that differs, as ``name before -> now``, in order."""
+    """Return each fact that differs, as ``name before -> now``, in order; printable, for facts come from files, too."""
     return [
-        f"{name} {before.get(name, 'not set')} -> {now.get(name, 'not set')}"
+        printable(f"{name} {before.get(name, 'not set')} -> {now.get(name, 'not set')}")
         for name in {**before, **now}
         if before.get(name) != now.get(name)
     ]

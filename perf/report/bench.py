@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from perf.judge.baselines import Baseline
+from perf.judge.promotion import unfit_times
 from perf.judge.published import PublishedRun
 from perf.judge.stats import POWER, run_rate
 from perf.judge.verdicts import Judgement
 from perf.measure.fingerprint import differences
 from perf.measure.marks import Session
+from perf.printable import printable
 from perf.report.terminal import table
 
 
@@ -106,17 +108,35 @@ def baseline_note(baseline: Baseline, session: Session) -> str:
     parts = [f"{made}{' (dirty)' if baseline.provenance['dirty'] else ''}"]
     changed = differences(baseline.session.fingerprint.software, session.fingerprint.software)
     parts.append(f"software changed since: {', '.join(changed)}" if changed else "same software")
+    if baseline.times_unfit:
+        parts.append(f"times unfit: {printable(baseline.times_unfit)}")
     if missing := sorted(set(baseline.session.measurements) - {*session.measurements, *session.failures}):
         parts.append(f"NOT MEASURED NOW: {', '.join(map(str, missing))}")
     return "\n  ".join(parts)
 
 
+def result_note(result: Path, refusal: str) -> str:
+    """Return how the result of a session becomes a baseline, or why it cannot."""
+    if refusal:
+        return f"result: {result}; it cannot become this machine's baseline: {refusal}"
+    return f"result: {result}; to make it this machine's baseline: python -m perf promote --reason TEXT"
+
+
 def promotion_note(result: Baseline, written: Sequence[Path]) -> str:
-    """Return what was promoted to where."""
+    """Return what was promoted to where, and what it is good for."""
     provenance = result.provenance
-    dirty = ", with uncommitted changes: nobody else can run it again" if provenance["dirty"] else ""
-    lines = [f"{result.path}, measured {provenance['date']} at commit {provenance['commit'][:12]}{dirty}, is now"]
-    return "\n".join([*lines, *(f"  {path}" for path in written), "Review the change and commit it."])
+    lines = [f"{result.path}, measured {provenance['date']} at commit {provenance['commit'][:12]}, is now"]
+    lines += [f"  {path}" for path in written]
+    if unfit := unfit_times(result.session):
+        lines.append(f"Times unfit: {unfit}. Rates will be NO_BASELINE; work and losses are compared.")
+    if problem := result.rerun_problem:
+        lines.append(
+            f"It {problem}, so it cannot be run again: --perf-duet and baseline: will refuse it. To use them, commit, "
+            "measure and promote again."
+        )
+    elif unfit:
+        lines.append("Compare times side by side: --perf-duet.")
+    return "\n".join([*lines, "Review the change and commit it."])
 
 
 def published_note(runs: Sequence[PublishedRun]) -> str:
@@ -124,5 +144,6 @@ def published_note(runs: Sequence[PublishedRun]) -> str:
     lines = []
     for run in runs:
         what = f"{run.samples_per_sec:,.0f} samples/sec" if run.samples_per_sec else f"did not run ({run.failure})"
-        lines.append(f"reference: {run.workload} on {run.machine}, global batch size {run.global_batch_size}: {what}")
+        where = f"{run.workload} on {run.machine}, global batch size {run.global_batch_size}"
+        lines.append(printable(f"reference: {where}: {what}"))
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pytest_benchmark.storage.file import FileStorage
 
 from perf.errors import BaselineError
+from perf.judge import baselines, schema
 from perf.judge.baselines import (
     KEY,
     baseline_path,
@@ -73,9 +74,12 @@ def test_a_session_is_read_back_as_it_was(tmp_path: Path) -> None:
         ('{"name": "package"}', "another program's JSON"),
         ('{"stepmark": {"schema": 1}}', "at the top: 'machine_info' is a required property"),
         ('{"stepmark": {"schema": 2}}', "has schema 2, and this version reads 1"),
-        ('{"stepmark": {}, "stepmark": {}}', "'stepmark' stands there twice"),
-        ('{"stepmark": {"seed": NaN}}', "found NaN, and numbers are needed"),
-        ('{"stepmark": {"seed": 1e400}}', "found 1e400, and numbers are needed"),
+        ('{"stepmark": {}, "stepmark": {}}', "at the top: has the key 'stepmark' twice"),
+        ('{"stepmark": {"seed": NaN}}', "at stepmark.seed: found nan, and a number within 64 bits is needed"),
+        ('{"stepmark": {"seed": 1e400}}', "at stepmark.seed: found inf, and a number within 64 bits is needed"),
+        ('{"stepmark": {"seed": ' + "9" * 5000 + "}}", "at stepmark.seed: found inf, and a number"),
+        ('{"stepmark": {"seed": [{"a": 1, "b": 2, "a": 3}]}}', "at stepmark.seed[0]: has the key 'a' twice"),
+        ('{"a": ' + "[" * 40 + "]" * 40 + "}", "is nested more than 32 levels deep"),
         ("[" * 100_000, "is not whole JSON"),
     ],
 )
@@ -94,7 +98,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
             load_session(path)
     binary = tmp_path / "binary.json"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BaselineError, match="cannot be read"):
+    with pytest.raises(BaselineError, match=r"is not whole JSON .*'utf-8' codec"):
         load_session(binary)
 
 
@@ -114,6 +118,28 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         (("precision",), "fp64", "at stepmark.precision"),
         (("workload",), "../../etc", "at stepmark.workload"),
         (("extra",), 1, "at stepmark: Additional properties"),
+        (("measurements", "512", "runs", 0, "warmup_steps"), 1.0, "at stepmark.measurements.512.runs[0].warmup_steps"),
+        (("measurements", "512", "runs", 2, "step_s", 3), 10**18, "at stepmark.measurements.512.runs[2].step_s[3]"),
+        (("measurements", "512", "runs", 2, "step_s", 3), 10**400, "at stepmark.measurements.512.runs[2].step_s[3]"),
+        (("measurements", "512", "runs", 2, "step_s", 3), 5e-324, "at stepmark.measurements.512.runs[2].step_s[3]"),
+        (("measurements", "512", "runs", 2, "losses", 3), 10**400, "at stepmark.measurements.512.runs[2].losses[3]"),
+        (("measurements", "512", "runs", 2, "losses", 3), -1e300, "at stepmark.measurements.512.runs[2].losses[3]"),
+        (("measurements", "512", "micro_batch_size"), 10**18, "at stepmark.measurements.512.micro_batch_size"),
+        (("measurements", "512", "micro_batch_size"), 500, "500 does not divide 512"),
+        (("measurements", "1" + "0" * 30), {}, "at stepmark.measurements: '1000"),
+        (("measurements", "512\n"), {}, "at stepmark.measurements: '512\\n' does not match"),
+        (("measurements", "512", "runs", 0, "step_s"), [0.1] * 21, "do not fit together"),
+        (("workload",), "pico\n", "at stepmark.workload: 'pico\\n' does not match"),
+        (("fingerprint", "software", "torch"), "2.13.0\n", "at stepmark.fingerprint.software.torch"),
+        (("fingerprint", "software", "numpy"), "2.4 --index-url x", "at stepmark.fingerprint.software.numpy"),
+        (("fingerprint", "software", "threads"), True, "at stepmark.fingerprint.software.threads"),
+        (("fingerprint", "hardware", "cores"), -2, "at stepmark.fingerprint.hardware.cores"),
+        (("fingerprint", "hardware", "cores"), 2.0, "at stepmark.fingerprint.hardware.cores"),
+        (("fingerprint", "hardware", "cpu"), "x" * 300, "at stepmark.fingerprint.hardware.cpu"),
+        (("schema",), 1.0, "at stepmark.schema"),
+        (("seed",), 2**63, "at stepmark.seed"),
+        (("provenance", "commit"), "a\nb", "at stepmark.provenance.commit"),
+        (("provenance", "date"), "\x1b[2J", "at stepmark.provenance.date"),
     ],
 )
 def test_an_edited_file_names_the_place(tmp_path: Path, keys: tuple[Any, ...], value: Any, says: str) -> None:
@@ -127,6 +153,66 @@ def test_an_edited_file_names_the_place(tmp_path: Path, keys: tuple[Any, ...], v
     with pytest.raises(BaselineError) as error:
         load_session(path)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("min", 10**400),
+        ("mean", -1.0),
+        ("name", 1.0),
+        ("fullname", 1.0),
+        ("group", 1.0),
+        ("outliers", "\n"),
+        ("data", 1),
+    ],
+)
+def test_what_pytest_benchmark_shows_is_checked_too(tmp_path: Path, key: str, value: Any) -> None:
+    """Its table adds and scales these numbers, and merges them over the name of the test."""
+    stats = dict.fromkeys(("min", "max", "mean", "stddev", "median", "iqr", "ops"), 0.1)
+    stats |= {"outliers": "2;1", "rounds": 6, "iterations": 1}
+    benchmark = {"name": "test_rate[512]", "fullname": "test_rate[512]", "stats": stats}
+    assert load_session(written(tmp_path / "result.json", {**result(), "benchmarks": [benchmark]}))
+    stats[key] = value
+    with pytest.raises(BaselineError, match=r"result\.json: at benchmarks\[0\]\.stats"):
+        load_session(written(tmp_path / "result.json", {**result(), "benchmarks": [benchmark]}))
+
+
+def test_a_repeated_key_is_found_in_linear_time() -> None:
+    """An object of many keys takes as many comparisons, not their square: each name is hashed, and none is counted."""
+    num_keys = 2000
+
+    class Name(str):
+        __slots__ = ()
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Name.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    names = [Name(f"key {index}") for index in range(num_keys)]
+    found = schema._object([(name, 0) for name in [*names, Name(names[-1])]])
+    assert found == schema._Repeated(f"key {num_keys - 1}")
+    assert Name.compared < 10 * num_keys
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of it comes into memory than a result could have."""
+    monkeypatch.setattr(baselines, "_MOST_BYTES", 1000)
+    with pytest.raises(BaselineError, match="larger than 1,000 bytes"):
+        load_session(written(tmp_path / "result.json", result()))
+
+
+def test_all_runs_have_equally_many_steps(tmp_path: Path) -> None:
+    """Losses are compared step by step."""
+    content = result()
+    run = content[KEY]["measurements"]["1024"]["runs"][5]
+    for name in ("step_s", "losses"):
+        run[name] = run[name][:-1]
+    with pytest.raises(BaselineError, match="more steps of one run"):
+        load_session(written(tmp_path / "result.json", content))
 
 
 def test_batch_sizes_have_equally_many_runs(tmp_path: Path) -> None:
@@ -228,7 +314,7 @@ def unfit() -> list[tuple[Session, str]]:
     runs = m[512].runs
     return [
         (quiet(num_runs=2), "has 2 runs at 512, and 3 are needed"),
-        (quiet(spread=0.7), "could hide behind them; let nothing else run"),
+        (dataclasses.replace(whole, workload="unheard-of"), "there is no workload unheard-of here"),
         (dataclasses.replace(whole, failures={4096: "run 1: Step=3: the loss is nan"}), "4096 failed"),
         (_replaced(whole, (*runs[:5], dataclasses.replace(runs[5], losses=other_losses))), "the same losses"),
         (
@@ -305,7 +391,20 @@ def test_the_published_run_is_there_with_its_failure() -> None:
     assert "Initial global step 1000 already exceeds max step 1000." in runs[512].failure
 
 
-@pytest.mark.parametrize("line", ["CS-2,bert", "CS-2,bert,many,0,0,,4.5,", "CS-2,bert,512,0,0,,fast,"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "CS-2,bert",
+        "CS-2,bert,many,0,0,,4.5,",
+        "CS-2,bert,512,0,0,,fast,",
+        "CS-2,bert,-5,0,0,,4.5,",
+        "CS-2,bert,512,0,0,,nan,",
+        "CS-2,bert,512,0,0,,-1,",
+        "CS-2,bert,512,0,0,,inf,",
+        'CS-2,bert,512,0,0,,4.5,"cut',
+        "CS-2," + "b" * 200_000 + ",512,0,0,,4.5,",
+    ],
+)
 def test_a_damaged_published_run_is_told(tmp_path: Path, line: str) -> None:
     """A row that cannot be read names the file and the line."""
     (tmp_path / "machine").mkdir()
