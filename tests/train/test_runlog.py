@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perf.train.runlog import EndLine, LogLine, RefusedStart, StartLine, parse_line, parse_log
+from perf.train import runlog
+from perf.train.runlog import (
+    DamagedLine,
+    EndLine,
+    EvaluationLine,
+    LoggedRun,
+    LogLine,
+    RefusedStart,
+    StartLine,
+    parse_line,
+    parse_log,
+    read_lines,
+)
 from tests.train import published
+
+def runs_of(lines: Iterable[str]) -> list[LoggedRun]:
+    """Return the runs of a log without damaged lines."""
+    found = list(parse_log(lines))
+    runs = [one for one in found if isinstance(one, LoggedRun)]
+    assert len(runs) == len(found)
+    return runs
+
 
 finite = st.floats(0, 1e9)
 log_lines = st.builds(
@@ -98,17 +119,16 @@ def test_a_damaged_line_is_told_and_not_passed_over(text: str) -> None:
     """What has the marks of a line of the log but is cut, garbled, doubled or absurd is an error that shows it."""
     with pytest.raises(ValueError, match="not one whole line"):
         parse_line(text)
-    log = parse_log(["noise", text])
-    assert log.runs == []
-    ((number, reason),) = log.damaged
-    assert number == 2
-    assert text[-10:] in reason or text[:5] in reason or "Step=" in reason
+    (damaged,) = parse_log(["noise", text])
+    assert isinstance(damaged, DamagedLine)
+    assert damaged.number == 2
+    assert text[-10:] in damaged.reason or text[:5] in damaged.reason or "Step=" in damaged.reason
 
 
 @given(text=st.text(st.sampled_from("Step=LosRatGbl,. 0123samples/ec\x1b[m|")) | st.text())
 def test_no_text_breaks_the_parser(text: str) -> None:
     """Whatever stands in a log, parsing it says something about steps, says nothing, or tells damage."""
-    parse_log(text.splitlines())
+    list(parse_log(text.splitlines()))
 
 
 def test_lines_of_an_evaluation_are_not_training() -> None:
@@ -121,28 +141,27 @@ def test_lines_of_an_evaluation_are_not_training() -> None:
 def test_runs_part_where_the_step_does_not_rise() -> None:
     """Without end lines, a step that does not rise begins another run."""
     lines = [str(line) for line in published.log_lines(1024)]
-    log = parse_log(lines[:4] + lines[2:])
-    assert [[line.global_step for line in run.lines] for run in log.runs] == [
+    runs = runs_of(lines[:4] + lines[2:])
+    assert [[line.global_step for line in run.lines] for run in runs] == [
         [100, 200, 300, 400],
         list(range(300, 1001, 100)),
     ]
-    assert [run.first_line_number for run in log.runs] == [1, 5]
+    assert [run.first_line_number for run in runs] == [1, 5]
 
 
 def test_our_own_heading_begins_a_run_and_says_where() -> None:
     """Printed by one half of the project, read by the other."""
     start = StartLine(global_batch_size=512, first_step=8, last_step=40)
     lines = [str(line) for line in published.log_lines(1024)]
-    log = parse_log([*lines[:2], f"{start} (1 micro-batch of 512 each), checkpoints in x", *lines[2:]])
-    assert [run.start for run in log.runs] == [None, start]
-    assert [len(run.lines) for run in log.runs] == [2, 8]
+    runs = runs_of([*lines[:2], f"{start} (1 micro-batch of 512 each), checkpoints in x", *lines[2:]])
+    assert [run.start for run in runs] == [None, start]
+    assert [len(run.lines) for run in runs] == [2, 8]
 
 
 def test_repeated_lines_count_once() -> None:
     """Two handlers print each line twice; that is one run."""
     lines = [str(line) for line in [*published.log_lines(1024), published.END_LINES[1024]]]
-    log = parse_log(line for line in lines for _ in range(2))
-    (run,) = log.runs
+    (run,) = runs_of(line for line in lines for _ in range(2))
     assert (run.lines, run.end) == (published.log_lines(1024), published.END_LINES[1024])
 
 
@@ -150,12 +169,12 @@ def test_a_line_after_a_damaged_one_is_known() -> None:
     """A gap in the log is remembered, since a rate after it cannot be recomputed."""
     lines = [str(line) for line in published.log_lines(1024)]
     lines[3] = lines[3][:40]
-    log = parse_log(lines)
-    assert log.runs[0].after_gap == {500}
+    (run,) = (found for found in parse_log(lines) if isinstance(found, LoggedRun))
+    assert run.after_gap == {500}
 
 
 def test_a_refusal_is_a_run_of_its_own() -> None:
     """The reference's third run is found though it never logged a step."""
     lines = [str(line) for line in published.log_lines(1024)]
-    log = parse_log([*lines, "RuntimeError: Initial global step 1000 already exceeds max step 1000."])
-    assert [run.refused for run in log.runs] == [None, RefusedStart(global_step=1000, max_steps=1000)]
+    runs = runs_of([*lines, "RuntimeError: Initial global step 1000 already exceeds max step 1000."])
+    assert [run.refused for run in runs] == [None, RefusedStart(global_step=1000, max_steps=1000)]
