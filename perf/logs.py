@@ -143,4 +143,4 @@ def _print_json(audits: Iterator[tuple[str, RunAudit]], findings: _Findings) -> 
         "num_damaged_lines": findings.num_damaged,
         "unread": findings.unread,
     }
-    print("],\n" + json.dumps(rest, indent=2, allow_nan=False).removeprefix("{"))
+    print("],\n" + json.dumps(rest, indent=2, allow_nan=False).removeprefix("{\n"))

@@ -203,7 +203,6 @@ def _check(
     before: tuple[float, float] | None,
 ) -> RateCheck:
     """Compare a line's Rate with what `steps` in `seconds` make of the rate before, or with that alone."""
-
     weight, (past, past_error) = (1.0, (0.0, 0.0)) if before is None else (SMOOTHING, before)
     error = rounding + (moment or 0.0)
     if seconds <= error:

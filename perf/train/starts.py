@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
 
 from perf.train.rates import LAST_DIGIT, MOMENT_S, SMOOTHING
@@ -51,9 +51,11 @@ def find_start(run: LoggedRun) -> tuple[int, bool]:
         # The moment at the start s is MOMENT_S over the batch size, which is samples / (last step - s).
         per_step = MOMENT_S / run.end.samples
         return _choose(run, _fitting_starts(run, per_step * run.last_line.global_step, per_step))
-    # The batch size is not known. By rounding alone one start may look certain that a batch of 1 leaves open.
-    start, _ = _choose(run, _fitting_starts(run, 0.0, 0.0))
-    return start, _choose(run, _fitting_starts(run, MOMENT_S, 0.0)) == (start, True)
+    # The batch size is not known, and may be 1. Of the starts that most lines then agree with, one that most lines agree
+    # with by rounding alone comes first. It is certain only if there is no other.
+    generous = list(_fitting_starts(run, MOMENT_S, 0.0))
+    start, _ = _choose(run, _fitting_starts(run, 0.0, 0.0), before=generous)
+    return start, _choose(run, generous) == (start, True)
 
 
 def _fitting_starts(run: LoggedRun, moment: float, moment_per_step: float) -> Iterator[tuple[float, float]]:
@@ -120,7 +122,9 @@ def _possible_starts(run: LoggedRun) -> range:
     return range(max(first - (log_window(run) or first), 0), max(first, 1))
 
 
-def _choose(run: LoggedRun, fitting: Iterable[tuple[float, float]]) -> tuple[int, bool]:
+def _choose(
+    run: LoggedRun, fitting: Iterable[tuple[float, float]], before: Sequence[tuple[float, float]] = ()
+) -> tuple[int, bool]:
     """Return the start that the most lines agree with, and whether it is the only one.
 
     Of equals, one that makes the samples of the end line a whole number for each step comes first, then the earliest.
@@ -128,10 +132,13 @@ def _choose(run: LoggedRun, fitting: Iterable[tuple[float, float]]) -> tuple[int
     Args:
         run: a run with step lines.
         fitting: for each line that tells something, the first and last start that it agrees with, as real numbers.
+        before: the same, with another tolerance; only among the starts that most of these agree with is chosen.
     """
-    segments = _segments(_possible_starts(run), fitting)
-    most = max(count for *_, count in segments)
-    best = [range(first, last + 1) for first, last, count in segments if count == most]
+    many = len(run.lines) + 1  # weighs more than all of `fitting`
+    weighed = chain(((*ends, 1) for ends in fitting), ((*ends, many) for ends in before))
+    segments = _segments(_possible_starts(run), weighed)
+    most = max(weight for *_, weight in segments)
+    best = [range(first, last + 1) for first, last, weight in segments if weight == most]
     if run.end is not None and run.last_line is not None and run.end.samples > 0:
         last_step, samples = run.last_line.global_step, run.end.samples
         some = islice(chain.from_iterable(best), _MOST_STARTS)
@@ -141,16 +148,16 @@ def _choose(run: LoggedRun, fitting: Iterable[tuple[float, float]]) -> tuple[int
     return best[0][0], sum(map(len, best)) == 1
 
 
-def _segments(starts: range, fitting: Iterable[tuple[float, float]]) -> list[tuple[int, int, int]]:
-    """Return step 0 and `starts` in order, cut where the number of agreeing lines changes: first, last, number."""
+def _segments(starts: range, weighed: Iterable[tuple[float, float, int]]) -> list[tuple[int, int, int]]:
+    """Return step 0 and `starts` in order, cut where the weight of agreeing lines changes: first, last, weight."""
     at_zero = 0
     change = Counter({starts[0]: 0, starts[-1] + 1: 0})
-    for first, last in fitting:
-        at_zero += first <= 0 <= last
+    for first, last, weight in weighed:
+        at_zero += weight * (first <= 0 <= last)
         first, last = max(first, starts[0]), min(last, starts[-1])
         if first <= last and math.ceil(first) <= math.floor(last):
-            change[math.ceil(first)] += 1
-            change[math.floor(last) + 1] -= 1
+            change[math.ceil(first)] += weight
+            change[math.floor(last) + 1] -= weight
     segments = [] if starts[0] == 0 else [(0, 0, at_zero)]
     agreeing = 0
     for first, end in pairwise(sorted(change)):
