@@ -45,7 +45,7 @@ def add_import_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "import-log",
         help="read training logs and audit their rates",
         description="Find the runs in each log, recompute each Rate from the GlobalRate column, and say where they "
-        "disagree.",
+        "disagree by more than rounding and a millisecond between two readings of the clock explain.",
         epilog="Exit codes: 0 no rate disagrees and no line is damaged, 3 a log cannot be read or has no such lines, "
         "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal. Of several that apply: 3, then 6, "
         "then 5.",

@@ -107,39 +107,21 @@ def audit_run(run: LoggedRun) -> RunAudit:
         )
     start_step, is_certain = find_start(run)
     size = by_end = _size_by_end(run, start_step)
-    problems, notes = [], []
+    problems: list[str] = []
     if run.start:
         size = run.start.global_batch_size or None
         if by_end not in (None, size):
             problems.append(f"its end line makes {by_end} samples a step, and its start {size}")
-    checks = _checks(run, start_step, _moment(run, start_step, size))
-    if unsure := sum(check.recomputed_rate is not None and check.agrees is None for check in checks):
-        notes.append(
-            f"{unsure} of its rates differ by more than rounding explains; whether the moments between readings of the "
-            "clock explain it depends on the batch size, which the log does not tell"
-        )
-    strange = sum(bool(check.problem) for check in checks)
-    if run.has_tails and strange:
-        checks = [replace(check, agrees=None, problem="") if check.problem else check for check in checks]
-        notes.append(
-            f"{strange} of its {len(checks)} rates do not follow the published smoothing; its lines end in a remaining "
-            "time, and the releases that print one smooth in another way"
-        )
-    if all(check.agrees is None for check in checks):
-        notes.append("none of its rates could be checked")
-    if run.num_left_out:
-        notes.append(f"only its first {len(checks):,} step lines were checked; {run.num_left_out:,} more were left out")
-    if run.end is not None:
-        total_problems, total_notes = _check_total(run, run.end, run.last_line, start_step, size)
-        problems, notes = problems + total_problems, notes + total_notes
+    checks, rate_notes = _checked_rates(run, start_step, _moment(run, start_step, size))
+    total_problems, total_notes = _check_total(run.end, run.last_line, start_step, size) if run.end else ([], [])
     return RunAudit(
         run=run,
         start_step=start_step,
         start_is_certain=is_certain,
         checks=checks,
         global_batch_size=size,
-        problems=[check.problem for check in checks if check.problem] + problems,
-        notes=notes,
+        problems=[check.problem for check in checks if check.problem] + total_problems + problems,
+        notes=rate_notes + total_notes,
     )
 
 
@@ -158,6 +140,29 @@ def _moment(run: LoggedRun, start_step: int, size: int | None) -> float | None:
         return None
     # No whole number: the last steps have no line. They are at most as many as those with lines.
     return MOMENT_S * 2 * max(run.last_line.global_step - start_step, 1) / run.end.samples
+
+
+def _checked_rates(run: LoggedRun, start_step: int, moment: float | None) -> tuple[list[RateCheck], list[str]]:
+    """Check every line, and say once for the run what the checks have in common."""
+    checks = _checks(run, start_step, moment)
+    notes = []
+    if unsure := sum(check.recomputed_rate is not None and check.agrees is None for check in checks):
+        notes.append(
+            f"{unsure} of its rates differ by more than rounding explains; whether the moments between readings of the "
+            "clock explain it depends on the batch size, which the log does not tell"
+        )
+    strange = sum(bool(check.problem) for check in checks)
+    if run.has_tails and strange:
+        checks = [replace(check, agrees=None, problem="") if check.problem else check for check in checks]
+        notes.append(
+            f"{strange} of its {len(checks)} rates do not follow the published smoothing; its lines end in a remaining "
+            "time, and the releases that print one smooth in another way"
+        )
+    if all(check.agrees is None for check in checks):
+        notes.append("none of its rates could be checked")
+    if run.num_left_out:
+        notes.append(f"only its first {len(checks):,} step lines were checked; {run.num_left_out:,} more were left out")
+    return checks, notes
 
 
 def _checks(run: LoggedRun, start_step: int, moment: float | None) -> list[RateCheck]:
@@ -234,9 +239,7 @@ def _impossible(line: LogLine) -> RateCheck:
     )
 
 
-def _check_total(
-    run: LoggedRun, end: EndLine, last: LogLine, start_step: int, size: int | None
-) -> tuple[list[str], list[str]]:
+def _check_total(end: EndLine, last: LogLine, start_step: int, size: int | None) -> tuple[list[str], list[str]]:
     """Return what is wrong with the total time, and what is to be said about it."""
     if not 0 < end.seconds < math.inf:
         return [f"Processed {end.samples} sample(s) in {end.seconds} seconds: the time must be positive"], []
