@@ -98,9 +98,10 @@ def test_standard_input_is_read_until_it_ends(
     assert "standard input: has no line like" in capsys.readouterr().err
 
 
-def test_a_special_file_is_refused_unread(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_special_file_is_refused_unread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A device, a pipe without a writer and a directory are refused at once; none of them is opened."""
     os.mkfifo("fifo")
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("opened"))
     for special in ("/dev/zero", "fifo", "."):
         assert main(["import-log", special]) == EXIT_PROBLEM
         err = capsys.readouterr().err
