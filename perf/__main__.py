@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,18 +25,17 @@ from tqdm import tqdm
 from perf import __version__
 from perf.arguments import not_negative, positive
 from perf.compare import add_calibrate, add_duet, run_calibrate_command, run_duet_command
-from perf.errors import BaselineError, DataError, MainRankError, PerfError, UsageError
+from perf.errors import BaselineError, MainRankError, PerfError, UsageError
 from perf.judge.baselines import BASELINES_DIR, LATEST_RESULT, load_session
 from perf.judge.promotion import promote
+from perf.logs import add_import_log, run_import_log_command
 from perf.printable import printable
 from perf.report.bench import promotion_note
-from perf.report.terminal import audit_report, run_heading, run_table, session_heading, stop_note
-from perf.train.audit import audit_run
+from perf.report.terminal import run_heading, run_table, session_heading, stop_note
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Source, SyntheticLanguage
 from perf.train.devices import DEVICES, PRECISIONS, World, process_group, resolve_device, resolve_precision
 from perf.train.loop import RunResult, run_steps
-from perf.train.runlog import parse_log
 from perf.train.text import TextCorpus
 from perf.train.workloads import WORKLOADS, default_workload
 
@@ -48,7 +46,10 @@ MOST_REASON = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped."""
+    """Run one command and return its exit code: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped.
+
+    Other codes are a command's own; its help lists them.
+    """
     parser = _parser()
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _starting.close()
         commands = {
             "train": _train,
-            "import-log": _import_log,
+            "import-log": run_import_log_command,
             "promote": _promote,
             "duet": run_duet_command,
             "calibrate": run_calibrate_command,
@@ -186,26 +187,6 @@ def _source(arguments: argparse.Namespace, config: RunConfig) -> Source:
     return SyntheticLanguage(config.workload, seed=config.seed)
 
 
-def _import_log(arguments: argparse.Namespace) -> int:
-    # A log collects the output of many programs: a byte that is not UTF-8 must not hide the lines that are.
-    text = arguments.file.read_bytes().decode("utf-8-sig", errors="replace")
-    log = parse_log(text.splitlines())
-    if not log.runs and not log.damaged:
-        raise DataError(
-            f"{arguments.file}: has no line like 'Step=100, Loss=..., Rate=...' in UTF-8; give a training log"
-        )
-    audits = [audit_run(run) for run in log.runs]
-    if arguments.json:
-        print(
-            json.dumps(
-                {"runs": [audit.as_json() for audit in audits], "damaged_lines": log.damaged}, indent=2, allow_nan=False
-            )
-        )
-    else:
-        print(audit_report(audits, log))
-    return EXIT_PROBLEM if log.damaged or any(audit.problems for audit in audits) else EXIT_DONE
-
-
 def _promote(arguments: argparse.Namespace) -> int:
     if not BASELINES_DIR.is_dir():
         raise BaselineError(f"{Path.cwd()}: has no folder {BASELINES_DIR}; run this at the root of the project")
@@ -228,12 +209,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Train reference workloads, read training logs, compare two versions side by side, and promote what "
         "pytest measured to a baseline.",
         epilog="Exit codes: 0 done, 1 something is slower (duet), 2 wrong usage, 3 a problem with data or state, "
-        "4 could not be decided (duet), 130 stopped by a signal.",
+        "4 could not be decided (duet), 5 damaged lines (import-log), 6 rates that disagree (import-log), 130 stopped by a "
+        "signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
-    _add_import_log(commands)
+    add_import_log(commands)
     _add_promote(commands)
     add_duet(commands)
     add_calibrate(commands)
@@ -305,20 +287,6 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--micro-batch-size", type=positive, metavar="B", help="samples per forward pass (default: the workload's)"
     )
     where.add_argument("--compile", action="store_true", help="use torch.compile (needs a C++ compiler on CPU)")
-
-
-def _add_import_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    import_log = commands.add_parser(
-        "import-log",
-        help="read a training log and audit its rates",
-        description="Find the runs in a log, recompute each Rate from the GlobalRate column, and say where they disagree.",
-        epilog="Exit codes: 0 all lines agree, 3 some do not, or are damaged.",
-        allow_abbrev=False,
-    )
-    import_log.add_argument(
-        "file", type=Path, metavar="FILE", help="a log with lines like 'Step=100, Loss=..., Rate=...'"
-    )
-    import_log.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
 def _add_promote(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

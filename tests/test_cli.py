@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from perf.__main__ import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_USAGE, main
+from perf.logs import EXIT_DISAGREE
 from perf.signals import STOPS
 from perf.train.trainer import Trainer
 from tests.measure.test_processes import interrupted_inside_popen
@@ -228,13 +229,13 @@ def test_import_log_agrees_with_the_published_run(capsys: pytest.CaptureFixture[
     assert content["runs"][0]["lines"][0]["loss"] == 9.48438
 
 
-def test_import_log_exits_3_where_lines_disagree_or_are_damaged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_log_shows_the_place_of_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     """A false rate and a cut line are both shown with their place."""
     lines = published_log()
     lines[4] = lines[4].replace("Rate=4841.61", "Rate=4941.61")
     lines[7] = lines[7][:40]
     Path("run.log").write_text("\n".join(lines), encoding="utf-8")
-    assert main(["import-log", "run.log"]) == EXIT_PROBLEM
+    assert main(["import-log", "run.log"]) == EXIT_DISAGREE
     out = capsys.readouterr().out
     assert "Step=500: Rate=4941.61 printed, 4841.6" in out
     assert "Line 8: looks like a line of a training log but is not one whole line" in out
@@ -259,7 +260,7 @@ def test_import_log_writes_valid_json_for_what_is_no_number(capsys: pytest.Captu
     """NaN is no JSON: it becomes null."""
     step_line = "Step=1, Loss=nan, Rate=1.00 samples/sec, GlobalRate=1.00 samples/sec\n"
     Path("nan.log").write_text(step_line + "Processed 8 sample(s) in nan seconds.\n", encoding="utf-8")
-    assert main(["import-log", "nan.log", "--json"]) == EXIT_PROBLEM
+    assert main(["import-log", "nan.log", "--json"]) == EXIT_DISAGREE
     content = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
     assert content["runs"][0]["lines"][0]["loss"] is None
     assert content["runs"][0]["end"] == {"samples": 8, "seconds": None}

@@ -11,7 +11,7 @@ from perf.train.config import RunConfig, RunPlan
 from perf.train.data import Source
 from perf.train.devices import World
 from perf.train.loop import RunResult
-from perf.train.runlog import ParsedLog, StartLine
+from perf.train.runlog import StartLine
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[str] = ()) -> str:
@@ -95,27 +95,36 @@ def _rate(result: RunResult) -> float:
     return result.totals.samples / result.totals.seconds
 
 
-def audit_report(audits: Sequence[RunAudit], log: ParsedLog) -> str:
-    """Return what the audit of a log found: a paragraph for each run, then the lines that could not be read."""
-    parts = [_audit_paragraph(audit) for audit in audits]
-    parts += [f"Line {number}: {reason}" for number, reason in log.damaged]
-    return "\n\n".join(parts)
+def escaped(text: str) -> str:
+    """Return `text` with the characters escaped that a terminal would not show but obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _audit_paragraph(audit: RunAudit) -> str:
+def audit_report(audit: RunAudit, *, where: str = "") -> str:
+    """Return what the audit of one run found; `where` names its log if there are several."""
     run = audit.run
-    title = f"Run from line {run.first_line_number}"
+    title = f"{escaped(where)}: " if where else ""
+    title += f"Run from line {run.first_line_number}"
     if run.refused:
         return (
             f"{title}: did not start. Its checkpoint stood at step {run.refused.global_step} and its target was step "
             f"{run.refused.max_steps}: it needed another directory, a higher target, or a fresh start."
         )
+    evaluation = f", {run.num_evaluation_lines} of evaluation" if run.num_evaluation_lines else ""
     if not audit.checks:
-        return f"{title}: {'; '.join(audit.problems) or 'no step line'}"
+        return f"{title}: no step line{evaluation}" + "".join(f"; {note}" for note in audit.notes)
     header = ("step", "loss", "global rate", "rate", "recomputed", "difference", "explained", "agrees")
     rows = [_audit_row(check) for check in audit.checks]
-    end = str(run.end) if run.end else "No end line: the run was cut off, or is still going."
-    return f"{title}: {_audit_title(audit)}{len(rows)} lines\n{table(header, rows)}\n{end}\n{_audit_verdict(audit)}"
+    num_lines = len(rows) + run.num_left_out
+    return "\n".join(
+        [
+            f"{title}: {_audit_title(audit)}{num_lines} line{'s' if num_lines > 1 else ''}{evaluation}",
+            table(header, rows),
+            str(run.end) if run.end else "No end line: the run was cut off, or is still going.",
+            _audit_verdict(audit),
+            *(f"Note: {note}." for note in audit.notes),
+        ]
+    )
 
 
 def _audit_title(audit: RunAudit) -> str:
@@ -129,29 +138,29 @@ def _audit_title(audit: RunAudit) -> str:
 
 def _audit_row(check: RateCheck) -> tuple[str, ...]:
     line = check.line
-    known = (str(line.global_step), f"{line.loss:.5f}", f"{line.global_rate:.2f}", f"{line.rate:.2f}")
-    if check.recomputed_rate is None:
+    known = (str(line.global_step), _fixed(line.loss, 5), _fixed(line.global_rate, 2), _fixed(line.rate, 2))
+    if check.recomputed_rate is None or check.explained is None:
         return (*known, "-", "-", "-", "?")
-    difference = line.rate - check.recomputed_rate
     return (
         *known,
-        f"{check.recomputed_rate:.2f}",
-        f"{difference:+.3f}",
-        f"{check.rounding:.3f}",
-        "yes" if check.agrees else "NO",
+        _fixed(check.recomputed_rate, 2),
+        _fixed(line.rate - check.recomputed_rate, 3, sign="+"),
+        _fixed(check.explained, 3),
+        {True: "yes", False: "NO", None: "?"}[check.agrees],
     )
+
+
+def _fixed(value: float, digits: int, *, sign: str = "") -> str:
+    """Return a number with `digits` decimals, or, where that would fill the line, as a power of ten."""
+    return f"{value:{sign}.{digits}f}" if abs(value) < 1e12 else f"{value:{sign}.5g}"
 
 
 def _audit_verdict(audit: RunAudit) -> str:
     if audit.problems:
         return "\n".join(["Problems:", *(f"  {problem}" for problem in audit.problems)])
     unchecked = sum(check.agrees is None for check in audit.checks)
-    rest = (
-        f"; {unchecked} could not be checked (a line before is missing, or rounding hides the time)"
-        if unchecked
-        else ""
-    )
+    rest = f"; {unchecked} could not be checked" if unchecked else ""
     return (
         f"{len(audit.checks) - unchecked} of {len(audit.checks)} rates agree with the GlobalRate column within what "
-        f"rounding explains{rest}."
+        f"rounding and the moments between readings of the clock explain{rest}."
     )

@@ -7,6 +7,12 @@ from dataclasses import dataclass, replace
 SMOOTHING = 0.6
 """Weight of the newest log window in the smoothed rate; the rest is the previous rate's."""
 
+LAST_DIGIT = 0.01
+"""The last printed digit of a rate, samples/sec: a printed rate may be off by it (rounded or truncated)."""
+
+MOMENT_S = 0.001
+"""The most time that is allowed between two readings of the clock for one line, seconds."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mark:

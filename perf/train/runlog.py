@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TextIO
 
-_NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf)"
-_COUNT = r"\d{1,15}"
+# Possessive quantifiers (++, *+, ?+) never give back what they took: a search takes time linear in the text.
+_NUMBER = r"[-+]?+(?i:(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[-+]?+\d++)?+|nan|inf)"
+_COUNT = r"\d{1,15}+"
 _BEFORE = r"(?<![\w.])"  # whatever stands before a line, it must not run into it
 _AFTER = r"(?![\w.])"
+_FIGURES = (
+    rf"Loss=(?P<loss>{_NUMBER}), Rate=(?P<rate>{_NUMBER}) samples/sec, "
+    rf"GlobalRate=(?P<global_rate>{_NUMBER}) samples/sec{_AFTER}"
+)
 _STEP_LINE = re.compile(
-    rf"{_BEFORE}Step=(?P<step>{_COUNT}), Loss=(?P<loss>{_NUMBER}), "
-    rf"Rate=(?P<rate>{_NUMBER}) samples/sec, GlobalRate=(?P<global_rate>{_NUMBER}) samples/sec{_AFTER}",
-    re.ASCII | re.IGNORECASE,
+    rf"{_BEFORE}Step=(?P<step>{_COUNT}), {_FIGURES}(?P<tail>, (?:Loop)?TimeRemaining[=>])?", re.ASCII
+)
+_EVALUATION_LINE = re.compile(
+    rf"{_BEFORE}(?:Global)?Step=(?P<step>{_COUNT}), (?:Batch=(?P<batch>{_COUNT}), )?{_FIGURES}", re.ASCII
 )
 _END_LINE = re.compile(
-    rf"{_BEFORE}Processed (?P<samples>{_COUNT}) sample\(s\) in (?P<seconds>{_NUMBER}) seconds\.",
-    re.ASCII | re.IGNORECASE,
+    rf"{_BEFORE}Processed (?P<samples>{_COUNT}) (?:training )?sample\(s\) in (?P<seconds>{_NUMBER}) seconds\.", re.ASCII
 )
 _START_LINE = re.compile(
     rf"{_BEFORE}Global batch size (?P<size>{_COUNT}), steps (?P<first>{_COUNT}) to (?P<last>{_COUNT})\b", re.ASCII
@@ -25,8 +31,14 @@ _START_LINE = re.compile(
 _REFUSED_LINE = re.compile(
     rf"Initial global step (?P<step>{_COUNT}) already exceeds max step (?P<max>{_COUNT})\.", re.ASCII
 )
-_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_EVALUATION = re.compile(r"\|\s*Eval\b", re.IGNORECASE)
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*+[A-Za-z]")
+_EVALUATION = re.compile(r"\|\s*+(?i:eval)\b")
+
+LONGEST_LINE = 2**20
+"""Characters of a line that are read; a longer line counts as damaged."""
+
+MOST_LINES = 100_000
+"""Step lines of a run that are kept, and so checked; the others are counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,18 +55,33 @@ class StartLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogLine:
-    """One step line of a run's log; rates in samples/sec."""
+    """One step line of a run's log; rates in samples/sec.
+
+    `has_tail`: it also says how much time remains, as newer releases of the reference stack do; `str` leaves that out.
+    """
 
     global_step: int
     loss: float
     rate: float
     global_rate: float
+    has_tail: bool = False
 
     def __str__(self) -> str:
         return (
             f"Step={self.global_step}, Loss={self.loss:.5f}, Rate={self.rate:.2f} samples/sec, "
             f"GlobalRate={self.global_rate:.2f} samples/sec"
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationLine:
+    """One line of an evaluation; rates in samples/sec, `batch` None where the line does not name it."""
+
+    global_step: int
+    batch: int | None
+    loss: float
+    rate: float
+    global_rate: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,17 +103,20 @@ class RefusedStart:
     max_steps: int
 
 
-AnyLine = StartLine | LogLine | EndLine | RefusedStart
+AnyLine = StartLine | LogLine | EvaluationLine | EndLine | RefusedStart
 
 
 def parse_line(text: str) -> AnyLine | None:
     """Return what one line of a log says, or None for a line that says nothing about training steps.
 
-    Timestamps, levels, device prefixes, colours and trailing fields are ignored, and so are lines of an evaluation.
+    Timestamps, levels, device prefixes, colours and trailing fields are ignored.
 
     Raises:
-        ValueError: the line has the marks of a step or end line but is not a whole one, or is more than one.
+        ValueError: the line has the marks of a step, evaluation or end line but is not a whole one, or is more than
+            one, or is longer than `LONGEST_LINE`.
     """
+    if len(text) > LONGEST_LINE:
+        raise ValueError(f"longer than {LONGEST_LINE:,} characters, so it was not read: {text[:120]!r}")
     text = _COLOUR.sub("", text).strip()
     if match := _REFUSED_LINE.search(text):
         return RefusedStart(global_step=int(match["step"]), max_steps=int(match["max"]))
@@ -98,19 +128,16 @@ def parse_line(text: str) -> AnyLine | None:
     is_end = "Processed " in text and " sample(s)" in text
     if not is_step and not is_end:
         return None
-    match = _STEP_LINE.search(text) or _END_LINE.search(text)
+    is_evaluation = is_step and _EVALUATION.search(text, 0, text.index("Step=")) is not None
+    match = (_EVALUATION_LINE if is_evaluation else _STEP_LINE).search(text) or _END_LINE.search(text)
     if match is None or text.count("Step=") + text.count("Processed ") > 1:
         raise ValueError(f"looks like a line of a training log but is not one whole line: {text[:120]!r}")
-    if _EVALUATION.search(text, 0, match.start()):
-        return None
     if match.re is _END_LINE:
         return EndLine(samples=int(match["samples"]), seconds=float(match["seconds"]))
-    return LogLine(
-        global_step=int(match["step"]),
-        loss=float(match["loss"]),
-        rate=float(match["rate"]),
-        global_rate=float(match["global_rate"]),
-    )
+    step, figures = int(match["step"]), {name: float(match[name]) for name in ("loss", "rate", "global_rate")}
+    if is_evaluation:
+        return EvaluationLine(global_step=step, batch=int(match["batch"]) if match["batch"] else None, **figures)
+    return LogLine(global_step=step, has_tail=match["tail"] is not None, **figures)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -120,7 +147,11 @@ class LoggedRun:
     Attributes:
         first_line_number: where in the log it begins, from 1.
         start: what was said before it, if anything.
-        lines: its step lines, in order.
+        lines: its step lines, in order; the first `MOST_LINES`.
+        last_line: its last step line, also where that is not kept.
+        num_left_out: how many step lines are not kept.
+        num_evaluation_lines: how many lines of evaluations stand among them.
+        has_tails: whether a step line says how much time remains.
         after_gap: the steps of those lines before which a line was damaged.
         end: its end line, if it got there.
         refused: its refusal to start, which then is all there is of it.
@@ -129,26 +160,58 @@ class LoggedRun:
     first_line_number: int
     start: StartLine | None = None
     lines: list[LogLine] = field(default_factory=list)
+    last_line: LogLine | None = None
+    num_left_out: int = 0
+    num_evaluation_lines: int = 0
+    has_tails: bool = False
     after_gap: set[int] = field(default_factory=set)
     end: EndLine | None = None
     refused: RefusedStart | None = None
 
+    def add(self, found: AnyLine, *, after_gap: bool) -> None:
+        """Add what the next line of the run says; `after_gap` where damaged lines stand before it."""
+        match found:
+            case StartLine():
+                self.start = found
+            case EvaluationLine():
+                self.num_evaluation_lines += 1
+            case EndLine():
+                self.end = found
+            case RefusedStart():
+                self.refused = found
+            case LogLine():
+                self.last_line = found
+                self.has_tails |= found.has_tail
+                if len(self.lines) == MOST_LINES:
+                    self.num_left_out += 1
+                    return
+                self.lines.append(found)
+                if after_gap:
+                    self.after_gap.add(found.global_step)
+
+    def ends_before(self, found: AnyLine) -> bool:
+        """Tell whether `found` belongs to another run."""
+        if self.end or self.refused or isinstance(found, StartLine | RefusedStart):
+            return True
+        if isinstance(found, LogLine):
+            return self.last_line is not None and found.global_step <= self.last_line.global_step
+        return False
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ParsedLog:
-    """Every run of a log, and every line (number, reason) that was damaged."""
+class DamagedLine:
+    """A line of a log, counted from 1, that has the marks of a training log but cannot be read, and why."""
 
-    runs: list[LoggedRun]
-    damaged: list[tuple[int, str]]
+    number: int
+    reason: str
 
 
-def parse_log(lines: Iterable[str]) -> ParsedLog:
-    """Split a log into runs: a new one begins after an end line or a refusal, and where the step does not rise.
+def parse_log(lines: Iterable[str]) -> Iterator[LoggedRun | DamagedLine]:
+    """Yield every run of a log once its last line is known, and every damaged line as it comes.
 
-    A line that only repeats the one before it (two log handlers) counts once.
+    A new run begins after an end line or a refusal, and where the step does not rise. A line that only repeats the
+    one before it (two log handlers) counts once. Only the current run is kept in memory.
     """
-    runs: list[LoggedRun] = []
-    damaged: list[tuple[int, str]] = []
     current: LoggedRun | None = None
     previous: AnyLine | None = None
     gap = False
@@ -156,32 +219,27 @@ def parse_log(lines: Iterable[str]) -> ParsedLog:
         try:
             found = parse_line(text)
         except ValueError as error:
-            damaged.append((number, str(error)))
+            yield DamagedLine(number=number, reason=str(error))
             gap = True
             continue
         if found is None or found == previous:
             continue
         previous = found
-        if current is None or _begins_a_run(found, current):
-            runs.append(current := LoggedRun(first_line_number=number))
-        match found:
-            case StartLine():
-                current.start = found
-            case LogLine():
-                current.lines.append(found)
-                if gap:
-                    current.after_gap.add(found.global_step)
-            case EndLine():
-                current.end = found
-            case RefusedStart():
-                current.refused = found
-        gap = False
-        if current.end or current.refused:
+        if current is not None and current.ends_before(found):
+            yield current
             current = None
-    return ParsedLog(runs=runs, damaged=damaged)
+        if current is None:
+            current = LoggedRun(first_line_number=number)
+        current.add(found, after_gap=gap)
+        if not isinstance(found, EvaluationLine):
+            gap = False
+    if current is not None:
+        yield current
 
 
-def _begins_a_run(found: AnyLine, current: LoggedRun) -> bool:
-    if isinstance(found, LogLine):
-        return bool(current.lines) and found.global_step <= current.lines[-1].global_step
-    return isinstance(found, StartLine | RefusedStart)
+def read_lines(stream: TextIO) -> Iterator[str]:
+    """Yield the lines of `stream`; of one longer than `LONGEST_LINE`, its beginning, one character over the limit."""
+    while piece := stream.readline(LONGEST_LINE + 1):
+        yield piece
+        while len(piece) > LONGEST_LINE and not piece.endswith("\n"):
+            piece = stream.readline(LONGEST_LINE + 1)

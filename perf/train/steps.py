@@ -18,8 +18,9 @@ def steps_to_run(
     """Return how many optimizer steps a run starting at `global_step` still has to make.
 
     The result is the least of `num_steps`, `num_epochs` times the optimizer steps of an epoch, and
-    `max_steps - global_step`. An epoch has `steps_per_epoch` micro-batches (default: all `data_len` of
-    them), so ``steps_per_epoch // grad_accum_steps`` optimizer steps; that can be 0, and so can the result.
+    `max_steps - global_step`; it is at least 1. An epoch has `steps_per_epoch` micro-batches (default: all `data_len`
+    of them), so ``steps_per_epoch // grad_accum_steps`` optimizer steps. Where `data_len` is known, an epoch must have
+    at least one, whatever the limit is.
 
     Args:
         global_step: optimizer steps completed so far; 0 for a fresh run.
@@ -70,10 +71,13 @@ def steps_to_run(
 def _steps_of_an_epoch(steps_per_epoch: int | None, data_len: int | None, grad_accum_steps: int) -> int | None:
     if data_len is None:
         return None
-    for name, value in (("steps_per_epoch", steps_per_epoch), ("grad_accum_steps", grad_accum_steps)):
-        if value is not None and value > data_len:
-            raise ValueError(f"{name}={value} exceeds the data: it has {data_len} micro-batches")
-    return (data_len if steps_per_epoch is None else steps_per_epoch) // grad_accum_steps
+    if steps_per_epoch is not None and steps_per_epoch > data_len:
+        raise ValueError(f"steps_per_epoch={steps_per_epoch} exceeds the data: it has {data_len} micro-batches")
+    micro_batches = data_len if steps_per_epoch is None else steps_per_epoch
+    if grad_accum_steps > micro_batches:
+        epoch = "the data: it has" if steps_per_epoch is None else "the epoch: steps_per_epoch gives it"
+        raise ValueError(f"grad_accum_steps={grad_accum_steps} exceeds {epoch} {micro_batches} micro-batches")
+    return micro_batches // grad_accum_steps
 
 
 def _require_integer(name: str, value: object, *, least: int) -> None:

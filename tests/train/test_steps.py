@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perf.errors import PerfError, RunFinishedError
 from perf.train.steps import should_act, steps_to_run
 
-positive = st.integers(1, 10_000)
+positive = st.integers(1, 20) | st.integers(1, 10_000)  # small ones, too: they are often near each other
 maybe = st.none() | positive
 
 
@@ -25,12 +25,13 @@ def oracle(
     grad_accum_steps: int,
 ) -> int | type[Exception]:
     """State the published rules in another form: collect every reason to refuse, then count one step at a time."""
+    epoch = data_len if steps_per_epoch is None else steps_per_epoch  # as given: not yet divided
     refused = [
         num_epochs is not None and num_steps is not None,
         num_epochs is None and num_steps is None and max_steps is None,
         num_epochs is not None and data_len is None,
-        data_len is not None and steps_per_epoch is not None and steps_per_epoch > data_len,
-        data_len is not None and grad_accum_steps > data_len,
+        data_len is not None and epoch is not None and epoch > data_len,
+        data_len is not None and epoch is not None and grad_accum_steps > epoch,
     ]
     if any(refused):
         return ValueError
@@ -42,9 +43,8 @@ def oracle(
     if max_steps is not None:
         least = min(least, max_steps - global_step)
     if num_epochs is not None:
-        assert data_len is not None
-        micro_batches = data_len if steps_per_epoch is None else steps_per_epoch
-        least = min(least, num_epochs * (micro_batches // grad_accum_steps))
+        assert epoch is not None
+        least = min(least, num_epochs * (epoch // grad_accum_steps))
     return int(least)
 
 
@@ -57,11 +57,12 @@ def oracle(
     data_len=maybe,
     grad_accum_steps=st.integers(1, 64) | positive,
 )
+@settings(max_examples=300)
 def test_steps_to_run_follows_the_published_rules(**arguments: Any) -> None:
     """For any arguments: the same number of steps as the oracle, or the same kind of error."""
     expected = oracle(**arguments)
     if isinstance(expected, int):
-        assert steps_to_run(**arguments) == expected
+        assert steps_to_run(**arguments) == expected > 0
     else:
         with pytest.raises(expected):
             steps_to_run(**arguments)
@@ -119,6 +120,13 @@ def test_the_global_step_may_be_zero_but_not_below(value: Any) -> None:
         ({"num_epochs": 1, "steps_per_epoch": 4}, "known length"),
         ({"num_epochs": 1, "steps_per_epoch": 5, "data_len": 4}, "steps_per_epoch=5 exceeds the data: it has 4"),
         ({"num_steps": 1, "grad_accum_steps": 5, "data_len": 4}, "grad_accum_steps=5 exceeds the data: it has 4"),
+        *(
+            (
+                {limit: 1, "grad_accum_steps": 3, "steps_per_epoch": 2, "data_len": 4},
+                "grad_accum_steps=3 exceeds the epoch: steps_per_epoch gives it 2 micro-batches",
+            )
+            for limit in ("num_steps", "max_steps", "num_epochs")
+        ),
     ],
 )
 def test_contradictions_are_named(arguments: dict[str, Any], message: str) -> None:
