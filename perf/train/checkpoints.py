@@ -7,6 +7,7 @@ name and renamed, so a folder of that name is complete; one that is damaged late
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -34,6 +35,9 @@ META_FILE = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8}|[1-9]\d{8,17})", re.ASCII)
 _PARTIAL = re.compile(rf"\.partial-(?:deleted-)?{_NAME.pattern}", re.ASCII)
 _FIELDS = {"global_step": int, "data_position": int, "config": dict, "state_sha256": str}
+# What reading a file reports that is missing, in the wrong place, linked to itself, or on a bad sector. Anything else
+# (no permission, too many open files) says nothing about the checkpoint.
+_UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,18 +234,7 @@ class _DamagedError(Exception):
 
 def _verified(path: Path, step: int) -> Checkpoint:
     meta_path = path / META_FILE
-    try:
-        meta = json.loads(meta_path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise _DamagedError(f"{META_FILE} is missing") from None
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond reason
-        raise _DamagedError(f"{META_FILE} is not readable as JSON") from None
-    if not isinstance(meta, dict) or "sha256" not in meta:
-        raise CheckpointError(f"{meta_path}: not written by this project; name another --model-dir")
-    if meta.pop("sha256") != _json_sha256(meta):
-        raise _DamagedError(f"{META_FILE} does not match its digest")
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(f"{meta_path}: not written by this project; name another --model-dir")
+    meta = _read_meta(meta_path)
     if meta.get("version") != VERSION:
         raise CheckpointError(
             f"{meta_path}: format version {meta.get('version')!r}, this stepmark reads version {VERSION}; "
@@ -255,13 +248,41 @@ def _verified(path: Path, step: int) -> Checkpoint:
             )
     if meta["global_step"] != step:
         raise _DamagedError(f"{META_FILE} is of step {meta['global_step']}, so the folder was renamed")
-    try:
+    with _unreadable_is_damage(STATE_FILE):
         state_digest = _file_sha256(path / STATE_FILE)
-    except (FileNotFoundError, IsADirectoryError):
-        raise _DamagedError(f"{STATE_FILE} is missing") from None
     if state_digest != meta["state_sha256"]:
         raise _DamagedError(f"{STATE_FILE} does not match its digest (truncated or altered)")
     return Checkpoint(path=path, global_step=step, data_position=meta["data_position"], config=meta["config"])
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """Return the content of a `META_FILE` of ours without its digest, which matches."""
+    with _unreadable_is_damage(META_FILE):
+        content = path.read_bytes()
+    try:
+        value = json.loads(content)
+        meta: dict[str, Any] = value if isinstance(value, dict) else {}
+        digest = meta.pop("sha256", None)
+        matches = digest == _json_sha256(meta)
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond reason
+        raise _DamagedError(f"{META_FILE} is not readable as JSON") from None
+    is_ours = meta.get("format") == FORMAT
+    # One flipped bit cannot hide both that a digest is there and that the format is ours.
+    if not matches and (is_ours or digest is not None):
+        raise _DamagedError(f"{META_FILE} does not match its digest")
+    if not is_ours:
+        raise CheckpointError(f"{path}: not written by this project; name another --model-dir")
+    return meta
+
+
+@contextmanager
+def _unreadable_is_damage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        raise _DamagedError(f"{name} cannot be read ({error.strerror})") from None
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
