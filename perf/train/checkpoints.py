@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class CheckpointStore:
     """The checkpoints of one run, in one directory.
 
     Args:
-        directory: the run's model directory; made when first needed.
+        directory: the run's model directory; `require_usable` makes it.
         keep_last: how many of the newest to keep after a save; with 0 none is written, and none deleted.
     """
 
@@ -83,6 +83,7 @@ class CheckpointStore:
             raise ValueError(f"keep_last={keep_last}: 0 or more is needed")
         self.directory = directory
         self.keep_last = keep_last
+        self._claimed: int | None = None  # descriptor of the directory while it is held
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints in the directory, ascending, unverified."""
@@ -104,15 +105,16 @@ class CheckpointStore:
             Its folder, or None when `keep_last` is 0.
 
         Raises:
-            CheckpointError: the step has a checkpoint already, or it could not be written; the checkpoints there
-                before are untouched.
+            CheckpointError: the step has a checkpoint already, or it could not be written, or the directory was deleted
+                or replaced; the checkpoints there before are untouched.
             OSError: the same, told by the operating system.
         """
         if self.keep_last == 0:
             return None
+        self._require_same_directory(global_step)
         final = self.path(global_step)
         partial = self.directory / f".partial-{final.name}"
-        partial.mkdir(parents=True)
+        partial.mkdir()
         try:
             state = partial / STATE_FILE
             _write_tensors(state, tensors)
@@ -140,6 +142,17 @@ class CheckpointStore:
             doomed = self.path(step).rename(self.directory / f".partial-deleted-{self.path(step).name}")
             shutil.rmtree(doomed, ignore_errors=True)
         return final
+
+    def _require_same_directory(self, global_step: int) -> None:
+        """Raise if the directory is gone, or is not the one that is held: the lock does not cover what replaced it."""
+        with suppress(FileNotFoundError):
+            here = self.directory.stat()
+            if self._claimed is None or os.path.samestat(here, os.fstat(self._claimed)):
+                return
+        raise CheckpointError(
+            f"{self.directory}: was deleted or replaced during the run, so step {global_step} was not saved; "
+            "leave it in place while a run uses it, and start again"
+        )
 
     def newest_valid(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest checkpoint that verifies, and a note for each damaged one that was set aside.
@@ -223,8 +236,10 @@ class CheckpointStore:
             for path in self.directory.iterdir():
                 if _PARTIAL.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)
+            self._claimed = descriptor
             yield
         finally:
+            self._claimed = None
             os.close(descriptor)
 
 

@@ -115,6 +115,7 @@ class CheckpointLife(RuleBasedStateMachine):
         """Choose how many to keep."""
         self.keep_last = keep_last
         self.store = CheckpointStore(self.directory / "run", keep_last=keep_last)
+        self.store.require_usable()
 
     @rule(steps=st.integers(1, 3))
     def train_and_save(self, steps: int) -> None:
@@ -399,7 +400,7 @@ def test_a_pickle_in_place_of_the_tensors_is_never_executed(tmp_path: Path) -> N
         def __reduce__(self) -> tuple[Any, ...]:
             return marker.touch, ()
 
-    store = CheckpointStore(tmp_path / "run", keep_last=2)
+    store = CheckpointStore(tmp_path, keep_last=2)
     path = save(store, 10)
     assert path is not None
     (path / STATE_FILE).write_bytes(pickle.dumps(Hostile()))
@@ -423,6 +424,27 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatc
     with pytest.raises(CheckpointError, match=r"could not be written .*No space left"):
         save(store, 20)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_directory_that_vanishes_is_not_made_again(replaced: bool, tmp_path: Path) -> None:
+    """The lock is on the directory: one of the same name is not held, and may be another run's."""
+    store = CheckpointStore(tmp_path / "run", keep_last=1)
+    store.require_usable()
+    with store.claim():
+        save(store, 10)
+        store.directory.rename(tmp_path / "moved")
+        if replaced:
+            other = CheckpointStore(store.directory, keep_last=1)
+            other.require_usable()
+            save(other, 5)
+        with pytest.raises(
+            CheckpointError, match=r"run: was deleted or replaced during the run, so step 20 was not saved"
+        ):
+            save(store, 20)
+    assert CheckpointStore(tmp_path / "moved", keep_last=1).steps() == [10]
+    assert store.steps() == ([5] if replaced else [])
+    assert store.directory.exists() == replaced
 
 
 def test_a_step_is_not_written_twice(tmp_path: Path) -> None:

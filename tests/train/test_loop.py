@@ -312,6 +312,24 @@ def test_a_plan_that_another_run_made_stale_is_refused_before_training(run_confi
     assert run_config.store().steps() == [2, 6]
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_run_ends_when_its_directory_vanishes(run_config: RunConfig, replaced: bool) -> None:
+    """The directory is not made again without its lock: the next save ends the run, and another run's files stay."""
+    model_dir = run_config.model_dir
+
+    def on_step() -> None:
+        if model_dir.exists() and run_config.store().steps() == [2]:
+            model_dir.rename(model_dir.with_name("moved"))
+            if replaced:
+                model_dir.mkdir()
+
+    with pytest.raises(CheckpointError, match="was deleted or replaced during the run, so step 4 was not saved"):
+        train(dataclasses.replace(run_config, checkpoint_steps=2), on_step=on_step)
+    assert CheckpointStore(model_dir.with_name("moved"), keep_last=2).steps() == [2]
+    assert list(model_dir.glob("*")) == []
+    assert model_dir.exists() == replaced
+
+
 def test_an_ignored_signal_stays_ignored(run_config: RunConfig) -> None:
     """Under nohup a lost terminal is no reason to stop."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
