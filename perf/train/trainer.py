@@ -154,7 +154,7 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
     """Load the weights of a checkpoint, and its optimizer state unless `optimizer` is None; all of it or nothing.
 
     Raises:
-        CheckpointError: names, shapes or types do not fit the model.
+        CheckpointError: names, shapes or types do not fit the model, or the optimizer counts other steps.
     """
     found = checkpoint.tensors()
     wanted = {}
@@ -174,6 +174,8 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
             f"{checkpoint.path}: has {has} under {name!r}, the model needs {needs} "
             f"({len(odd)} of {len(wanted)} tensors differ); it belongs to another model: name another --model-dir"
         )
+    if optimizer is not None:
+        _require_step_count(checkpoint, found)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(found[f"model.{name}"])
@@ -181,3 +183,14 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
                 optimizer.state[parameter] = {
                     key: found[f"optimizer.{key}.{name}"].to(parameter.device) for key in _OPTIMIZER_STATE
                 }
+
+
+def _require_step_count(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+    """Raise if an optimizer's count of steps is not the checkpoint's: its bias correction would be another step's."""
+    needed = min(checkpoint.global_step, 2**24)  # where a count in float32 stops rising
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer.step.") and tensor.item() != needed:
+            raise CheckpointError(
+                f"{checkpoint.path}: has {tensor.item():.10g} under {name!r}, and {needed} is needed (global_step); "
+                "it was edited: restore it, or start over with --fresh"
+            )
