@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from perf.errors import CheckpointError, DataError, RunFinishedError
+from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
 from perf.train.checkpoints import Checkpoint, CheckpointStore
 from perf.train.data import Source
 from perf.train.devices import World
@@ -105,7 +105,7 @@ def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
 
     Raises:
         ValueError: the batch size cannot be divided, or the limits contradict each other.
-        RunFinishedError: its checkpoint has already reached `max_steps`.
+        RunFinishedError: its checkpoint has already reached `max_steps`; NothingToDoError if it is of this very run.
         CheckpointError: its checkpoint was written by another configuration, or none is whole.
         DataError: an epoch holds no complete step.
         OSError: its directory cannot be written to.
@@ -136,9 +136,7 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         )
     except RunFinishedError as error:
         assert resumed is not None  # a run from step 0 cannot have finished
-        raise RunFinishedError(
-            global_step=error.global_step, max_steps=error.max_steps, details=_ways_on(config, source, resumed)
-        ) from None
+        raise _refusal(error, config, source, resumed) from None
     plan = RunPlan(
         config=config,
         checkpoint=checkpoint,
@@ -227,16 +225,22 @@ def _micro_batches(
     return num_micro_batches
 
 
-def _ways_on(config: RunConfig, source: Source, checkpoint: Checkpoint) -> str:
+def _refusal(error: RunFinishedError, config: RunConfig, source: Source, checkpoint: Checkpoint) -> RunFinishedError:
+    """Return `error` with the reason, and with the ways on."""
     wrote = _recorded(checkpoint, "identity")
     different = _differences(wrote, _identity(config, source))
+    if not different and error.global_step == error.max_steps:
+        return NothingToDoError(
+            checkpoint=checkpoint.path, global_batch_size=config.global_batch_size, max_steps=error.max_steps
+        )
     unlike = f" That is another configuration than this run's: {different}." if different else ""
-    return (
+    details = (
         f"That run is already finished: {checkpoint.path} was written at step {checkpoint.global_step} by "
         f"{wrote.get('workload')} with global batch size {wrote.get('global_batch_size')}.{unlike} Three ways on: another "
         "directory (--model-dir DIR), a higher target for the same configuration (--max-steps N), or a fresh start "
         "(--fresh)."
     )
+    return RunFinishedError(global_step=error.global_step, max_steps=error.max_steps, details=details)
 
 
 def _require_same_identity(config: RunConfig, source: Source, checkpoint: Checkpoint) -> None:
