@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +102,8 @@ class RunPlan:
 def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
     """Find out where a run starts and how far it goes, so that one that cannot be run is told before any starts.
 
-    Damaged checkpoints are set aside and a missing directory is made; nothing else changes.
+    Damaged checkpoints are set aside, a missing directory is made, and what interrupted saves left is deleted if the run
+    has finished; nothing else changes.
 
     Raises:
         ValueError: the batch size cannot be divided, or the limits contradict each other.
@@ -136,6 +138,10 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         )
     except RunFinishedError as error:
         assert resumed is not None  # a run from step 0 cannot have finished
+        if config.keep_checkpoints > 0:
+            # A claim deletes what interrupted saves left; while another run holds the directory, it is that run's to do.
+            with suppress(CheckpointError), store.claim():
+                pass
         raise _refusal(error, config, source, resumed) from None
     plan = RunPlan(
         config=config,

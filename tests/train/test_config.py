@@ -120,6 +120,26 @@ def test_only_the_same_run_has_nothing_to_do(finished: RunConfig) -> None:
         assert type(other.value) is RunFinishedError
 
 
+@pytest.mark.parametrize("keep_checkpoints", [0, 2])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_interrupted_saves_left_is_deleted_before_a_finished_run_is_refused(
+    finished: RunConfig, seed: int, keep_checkpoints: int
+) -> None:
+    """No run comes after a finished one to tidy up. What another run is writing stays, and so does all with 0 to keep."""
+    left = [finished.model_dir / name for name in (".partial-deleted-step-00000008", ".partial-step-00000012")]
+    again = dataclasses.replace(finished, seed=seed, keep_checkpoints=keep_checkpoints)
+    with finished.store().claim():
+        for path in left:
+            path.mkdir()
+            (path / META_FILE).touch()
+        with pytest.raises(RunFinishedError):
+            plan(again)
+        assert all(path.exists() for path in left), "another run holds the directory"
+    with pytest.raises(RunFinishedError):
+        plan(again)
+    assert [path.exists() for path in left] == [keep_checkpoints == 0] * 2
+
+
 @pytest.mark.parametrize("what", ["global_batch_size", "seed", "workload", "data"])
 def test_a_directory_of_another_configuration_is_refused(finished: RunConfig, what: str) -> None:
     """Another batch size, seed, workload or data: the difference is named, and so are the three ways on."""
