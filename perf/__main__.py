@@ -25,7 +25,7 @@ from tqdm import tqdm
 from perf import __version__
 from perf.arguments import not_negative, positive
 from perf.compare import add_calibrate, add_duet, run_calibrate_command, run_duet_command
-from perf.errors import BaselineError, MainRankError, PerfError, UsageError
+from perf.errors import BaselineError, MainRankError, NothingToDoError, PerfError, UsageError
 from perf.judge.baselines import BASELINES_DIR, LATEST_RESULT, load_session
 from perf.judge.promotion import promote
 from perf.logs import add_import_log, run_import_log_command
@@ -68,18 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MainRankError:
         return EXIT_PROBLEM
     except UsageError as error:
-        code, text = EXIT_USAGE, str(error)
+        code, lines = EXIT_USAGE, [str(error)]
+    except NothingToDoError as error:
+        # Not 0: whoever asked for a run has none, and a job that trains nothing must not pass.
+        code, lines = EXIT_PROBLEM, str(error).splitlines()
     except (PerfError, OSError) as error:
-        code, text = EXIT_PROBLEM, str(error)
+        code, lines = EXIT_PROBLEM, [str(error)]
     except (MemoryError, RuntimeError) as error:
         known = _known_trouble(error)
         if known is None:
             raise
-        code, text = EXIT_PROBLEM, known
+        code, lines = EXIT_PROBLEM, [known]
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     with suppress(OSError):  # the terminal may be gone
-        print(f"{parser.prog} {arguments.command}: error: {printable(' '.join(text.split()))}", file=sys.stderr)
+        text = "\n".join(printable(" ".join(line.split())) for line in lines)
+        print(f"{parser.prog} {arguments.command}: error: {text}", file=sys.stderr)
     return code
 
 

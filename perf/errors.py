@@ -6,6 +6,8 @@ anything below is a problem with data or state, which the command line reports i
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from perf.printable import printable
 
 
@@ -53,3 +55,14 @@ class RunFinishedError(PerfError, RuntimeError):
         # People search for this first sentence: it is the one the reference run failed with.
         sentence = f"Initial global step {global_step} already exceeds max step {max_steps}."
         super().__init__(f"{sentence} {details}" if details else sentence)
+
+
+class NothingToDoError(RunFinishedError):
+    """The same run was started again after its last step. The message has two lines: what there is, how to go on."""
+
+    def __init__(self, *, checkpoint: Path, global_batch_size: int, max_steps: int) -> None:
+        super().__init__(global_step=max_steps, max_steps=max_steps)
+        self.args = (
+            f"nothing to do at global batch size {global_batch_size}: {checkpoint} has all {max_steps} steps.\n"
+            "To go on, give a higher --max-steps; to start over, give --fresh.",
+        )

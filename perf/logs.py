@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TextIO
 
 from perf.errors import DataError
-from perf.report.terminal import audit_report, escaped
+from perf.printable import printable
+from perf.report.terminal import audit_report
 from perf.train.audit import RunAudit, audit_run
 from perf.train.runlog import DamagedLine, parse_log, read_lines
 
@@ -94,7 +95,7 @@ def _audits(files: Sequence[Path], findings: _Findings) -> Iterator[tuple[str, R
                     yield name, audit
             if not is_log:
                 raise DataError(
-                    f"{escaped(name)}: has no line like 'Step=100, Loss=..., Rate=...' in UTF-8; give a training log"
+                    f"{printable(name)}: has no line like 'Step=100, Loss=..., Rate=...' in UTF-8; give a training log"
                 )
         except (DataError, OSError) as error:
             findings.unread.append(str(error))
@@ -112,7 +113,7 @@ def _opened(file: Path) -> Iterator[TextIO]:
         return
     if not stat.S_ISREG(file.stat().st_mode):
         raise DataError(
-            f"{escaped(str(file))}: is a directory, a device or a pipe, which may never end; give a log file, or - to "
+            f"{printable(str(file))}: is a directory, a device or a pipe, which may never end; give a log file, or - to "
             "read standard input"
         )
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
@@ -125,7 +126,7 @@ def _print_text(audits: Iterator[tuple[str, RunAudit]], findings: _Findings, *, 
         print(f"{separator}{audit_report(audit, where=name if several else '')}")
         separator = "\n"
     for name, line in findings.damaged:
-        where = f"{escaped(name)}: " if several else ""
+        where = f"{printable(name)}: " if several else ""
         print(f"{separator}{where}Line {line.number}: {line.reason}")
     if findings.num_damaged > len(findings.damaged):
         print(f"{separator}{findings.num_damaged - len(findings.damaged):,} more damaged lines are not shown.")

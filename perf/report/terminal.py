@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
+from perf.printable import printable
 from perf.train.audit import RateCheck, RunAudit
 from perf.train.config import RunConfig, RunPlan
 from perf.train.data import Source
@@ -95,15 +96,10 @@ def _rate(result: RunResult) -> float:
     return result.totals.samples / result.totals.seconds
 
 
-def escaped(text: str) -> str:
-    """Return `text` with the characters escaped that a terminal would not show but obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def audit_report(audit: RunAudit, *, where: str = "") -> str:
     """Return what the audit of one run found; `where` names its log if there are several."""
     run = audit.run
-    title = f"{escaped(where)}: " if where else ""
+    title = f"{printable(where)}: " if where else ""
     title += f"Run from line {run.first_line_number}"
     if run.refused:
         return (

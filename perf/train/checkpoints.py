@@ -7,6 +7,7 @@ name and renamed, so a folder of that name is complete; one that is damaged late
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -16,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ META_FILE = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8}|[1-9]\d{8,17})", re.ASCII)
 _PARTIAL = re.compile(rf"\.partial-(?:deleted-)?{_NAME.pattern}", re.ASCII)
 _FIELDS = {"global_step": int, "data_position": int, "config": dict, "state_sha256": str}
+# What reading a file reports that is missing, in the wrong place, linked to itself, or on a bad sector. Anything else
+# (no permission, too many open files) says nothing about the checkpoint.
+_UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +74,7 @@ class CheckpointStore:
     """The checkpoints of one run, in one directory.
 
     Args:
-        directory: the run's model directory; made when first needed.
+        directory: the run's model directory; `require_usable` makes it.
         keep_last: how many of the newest to keep after a save; with 0 none is written, and none deleted.
     """
 
@@ -79,6 +83,7 @@ class CheckpointStore:
             raise ValueError(f"keep_last={keep_last}: 0 or more is needed")
         self.directory = directory
         self.keep_last = keep_last
+        self._claimed: int | None = None  # descriptor of the directory while it is held
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints in the directory, ascending, unverified."""
@@ -100,15 +105,16 @@ class CheckpointStore:
             Its folder, or None when `keep_last` is 0.
 
         Raises:
-            CheckpointError: the step has a checkpoint already, or it could not be written; the checkpoints there
-                before are untouched.
+            CheckpointError: the step has a checkpoint already, or it could not be written, or the directory was deleted
+                or replaced; the checkpoints there before are untouched.
             OSError: the same, told by the operating system.
         """
         if self.keep_last == 0:
             return None
+        self._require_same_directory(global_step)
         final = self.path(global_step)
         partial = self.directory / f".partial-{final.name}"
-        partial.mkdir(parents=True)
+        partial.mkdir()
         try:
             state = partial / STATE_FILE
             _write_tensors(state, tensors)
@@ -136,6 +142,17 @@ class CheckpointStore:
             doomed = self.path(step).rename(self.directory / f".partial-deleted-{self.path(step).name}")
             shutil.rmtree(doomed, ignore_errors=True)
         return final
+
+    def _require_same_directory(self, global_step: int) -> None:
+        """Raise if the directory is gone, or is not the one that is held: the lock does not cover what replaced it."""
+        with suppress(FileNotFoundError):
+            here = self.directory.stat()
+            if self._claimed is None or os.path.samestat(here, os.fstat(self._claimed)):
+                return
+        raise CheckpointError(
+            f"{self.directory}: was deleted or replaced during the run, so step {global_step} was not saved; "
+            "leave it in place while a run uses it, and start again"
+        )
 
     def newest_valid(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest checkpoint that verifies, and a note for each damaged one that was set aside.
@@ -219,8 +236,10 @@ class CheckpointStore:
             for path in self.directory.iterdir():
                 if _PARTIAL.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)
+            self._claimed = descriptor
             yield
         finally:
+            self._claimed = None
             os.close(descriptor)
 
 
@@ -230,18 +249,7 @@ class _DamagedError(Exception):
 
 def _verified(path: Path, step: int) -> Checkpoint:
     meta_path = path / META_FILE
-    try:
-        meta = json.loads(meta_path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise _DamagedError(f"{META_FILE} is missing") from None
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond reason
-        raise _DamagedError(f"{META_FILE} is not readable as JSON") from None
-    if not isinstance(meta, dict) or "sha256" not in meta:
-        raise CheckpointError(f"{meta_path}: not written by this project; name another --model-dir")
-    if meta.pop("sha256") != _json_sha256(meta):
-        raise _DamagedError(f"{META_FILE} does not match its digest")
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(f"{meta_path}: not written by this project; name another --model-dir")
+    meta = _read_meta(meta_path)
     if meta.get("version") != VERSION:
         raise CheckpointError(
             f"{meta_path}: format version {meta.get('version')!r}, this stepmark reads version {VERSION}; "
@@ -255,13 +263,41 @@ def _verified(path: Path, step: int) -> Checkpoint:
             )
     if meta["global_step"] != step:
         raise _DamagedError(f"{META_FILE} is of step {meta['global_step']}, so the folder was renamed")
-    try:
+    with _unreadable_is_damage(STATE_FILE):
         state_digest = _file_sha256(path / STATE_FILE)
-    except (FileNotFoundError, IsADirectoryError):
-        raise _DamagedError(f"{STATE_FILE} is missing") from None
     if state_digest != meta["state_sha256"]:
         raise _DamagedError(f"{STATE_FILE} does not match its digest (truncated or altered)")
     return Checkpoint(path=path, global_step=step, data_position=meta["data_position"], config=meta["config"])
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """Return the content of a `META_FILE` of ours without its digest, which matches."""
+    with _unreadable_is_damage(META_FILE):
+        content = path.read_bytes()
+    try:
+        value = json.loads(content)
+        meta: dict[str, Any] = value if isinstance(value, dict) else {}
+        digest = meta.pop("sha256", None)
+        matches = digest == _json_sha256(meta)
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond reason
+        raise _DamagedError(f"{META_FILE} is not readable as JSON") from None
+    is_ours = meta.get("format") == FORMAT
+    # One flipped bit cannot hide both that a digest is there and that the format is ours.
+    if not matches and (is_ours or digest is not None):
+        raise _DamagedError(f"{META_FILE} does not match its digest")
+    if not is_ours:
+        raise CheckpointError(f"{path}: not written by this project; name another --model-dir")
+    return meta
+
+
+@contextmanager
+def _unreadable_is_damage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        raise _DamagedError(f"{name} cannot be read ({error.strerror})") from None
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from perf.errors import CheckpointError, DataError, RunFinishedError
+from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
 from perf.train.checkpoints import Checkpoint, CheckpointStore
 from perf.train.data import Source
 from perf.train.devices import World
@@ -101,11 +102,12 @@ class RunPlan:
 def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
     """Find out where a run starts and how far it goes, so that one that cannot be run is told before any starts.
 
-    Damaged checkpoints are set aside and a missing directory is made; nothing else changes.
+    Damaged checkpoints are set aside, a missing directory is made, and what interrupted saves left is deleted if the run
+    has finished; nothing else changes.
 
     Raises:
         ValueError: the batch size cannot be divided, or the limits contradict each other.
-        RunFinishedError: its checkpoint has already reached `max_steps`.
+        RunFinishedError: its checkpoint has already reached `max_steps`; NothingToDoError if it is of this very run.
         CheckpointError: its checkpoint was written by another configuration, or none is whole.
         DataError: an epoch holds no complete step.
         OSError: its directory cannot be written to.
@@ -136,9 +138,11 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         )
     except RunFinishedError as error:
         assert resumed is not None  # a run from step 0 cannot have finished
-        raise RunFinishedError(
-            global_step=error.global_step, max_steps=error.max_steps, details=_ways_on(config, source, resumed)
-        ) from None
+        if config.keep_checkpoints > 0:
+            # A claim deletes what interrupted saves left; while another run holds the directory, it is that run's to do.
+            with suppress(CheckpointError), store.claim():
+                pass
+        raise _refusal(error, config, source, resumed) from None
     plan = RunPlan(
         config=config,
         checkpoint=checkpoint,
@@ -227,16 +231,22 @@ def _micro_batches(
     return num_micro_batches
 
 
-def _ways_on(config: RunConfig, source: Source, checkpoint: Checkpoint) -> str:
+def _refusal(error: RunFinishedError, config: RunConfig, source: Source, checkpoint: Checkpoint) -> RunFinishedError:
+    """Return `error` with the reason, and with the ways on."""
     wrote = _recorded(checkpoint, "identity")
     different = _differences(wrote, _identity(config, source))
+    if not different and error.global_step == error.max_steps:
+        return NothingToDoError(
+            checkpoint=checkpoint.path, global_batch_size=config.global_batch_size, max_steps=error.max_steps
+        )
     unlike = f" That is another configuration than this run's: {different}." if different else ""
-    return (
+    details = (
         f"That run is already finished: {checkpoint.path} was written at step {checkpoint.global_step} by "
         f"{wrote.get('workload')} with global batch size {wrote.get('global_batch_size')}.{unlike} Three ways on: another "
         "directory (--model-dir DIR), a higher target for the same configuration (--max-steps N), or a fresh start "
         "(--fresh)."
     )
+    return RunFinishedError(global_step=error.global_step, max_steps=error.max_steps, details=details)
 
 
 def _require_same_identity(config: RunConfig, source: Source, checkpoint: Checkpoint) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from perf.errors import CheckpointError
+from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunPlan
 from perf.train.data import Source
 from perf.train.devices import World, keep_freed_memory, synchronize
@@ -74,18 +75,19 @@ def run_steps(
 
     Raises:
         NonFiniteError: a loss or a weight was NaN or infinite; nothing was saved since.
-        CheckpointError: the checkpoint does not fit the model, or another run is using the directory.
+        CheckpointError: the checkpoint does not fit the model, another run is using the directory, or the directory was
+            deleted or replaced during the run.
         MainRankError: on the other ranks, any of these on the main one.
     """
-    config = plan.config
+    config, store = plan.config, plan.config.store()
     keep_freed_memory()
     with ExitStack() as held:
         if config.keep_checkpoints > 0:
-            world.from_main(lambda: held.enter_context(_claimed(plan)))
-        trainer = Trainer(plan, source, world)
+            world.from_main(lambda: held.enter_context(_claimed(store, plan)))
+        trainer = Trainer(plan, source, world, store)
         if config.start != "resume" and config.keep_checkpoints > 0:
             world.barrier()  # every rank has loaded what it needs
-            put_away = world.from_main(config.store().put_away)
+            put_away = world.from_main(store.put_away)
             if put_away and world.is_main:
                 on_line(f"The checkpoints in {config.model_dir} were moved to {put_away}")
         trainer.warm_up()
@@ -93,9 +95,9 @@ def run_steps(
 
 
 @contextmanager
-def _claimed(plan: RunPlan) -> Iterator[None]:
+def _claimed(store: CheckpointStore, plan: RunPlan) -> Iterator[None]:
     """Hold the run's directory, if it still is what the run was planned from."""
-    store, planned_from = plan.config.store(), plan.checkpoint
+    planned_from = plan.checkpoint
     with store.claim():
         newest = max(store.steps(), default=None)
         if plan.config.start != "fresh" and newest != (planned_from.global_step if planned_from else None):

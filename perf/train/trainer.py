@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from perf.errors import CheckpointError, NonFiniteError
-from perf.train.checkpoints import Checkpoint
+from perf.train.checkpoints import Checkpoint, CheckpointStore
 from perf.train.config import RunPlan, recorded_config
 from perf.train.data import Batch, Source
 from perf.train.devices import World, seed_device
@@ -25,14 +25,21 @@ _OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
 class Trainer:
     """A model in training. Learning rate, dropout and data follow from the seed and the step alone.
 
+    Args:
+        plan: from `plan_run`.
+        source: where samples come from.
+        world: the ranks.
+        store: where to save, if the run holds its directory; by default a store that holds nothing.
+
     Attributes:
         global_step: optimizer steps completed.
         data_position: the number of the next sample.
         model: the plain module, whatever wraps it for several ranks.
     """
 
-    def __init__(self, plan: RunPlan, source: Source, world: World) -> None:
+    def __init__(self, plan: RunPlan, source: Source, world: World, store: CheckpointStore | None = None) -> None:
         config = plan.config
+        self._store = store or config.store()
         self._plan, self._source, self._world = plan, source, world
         torch.manual_seed(config.seed)
         self.model = BertForPreTraining(config.workload).to(config.device)
@@ -105,7 +112,7 @@ class Trainer:
         tensors = state_tensors(self.model, self.optimizer)
         if not torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all():
             self._fail(self.global_step, "a weight is not finite after the update")
-        return self._plan.config.store().save(
+        return self._store.save(
             global_step=self.global_step,
             data_position=self.data_position,
             config=recorded_config(self._plan, self._source, self._world),
@@ -114,7 +121,7 @@ class Trainer:
 
     def _fail(self, step: int, what: str) -> NoReturn:
         config = self._plan.config
-        saved = config.store().steps()
+        saved = self._store.steps()
         last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
         kept = f"nothing was saved from there on, and {last} in {config.model_dir}. " if config.keep_checkpoints else ""
         raise NonFiniteError(
@@ -147,7 +154,7 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
     """Load the weights of a checkpoint, and its optimizer state unless `optimizer` is None; all of it or nothing.
 
     Raises:
-        CheckpointError: names, shapes or types do not fit the model.
+        CheckpointError: names, shapes or types do not fit the model, or the optimizer counts other steps.
     """
     found = checkpoint.tensors()
     wanted = {}
@@ -167,6 +174,8 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
             f"{checkpoint.path}: has {has} under {name!r}, the model needs {needs} "
             f"({len(odd)} of {len(wanted)} tensors differ); it belongs to another model: name another --model-dir"
         )
+    if optimizer is not None:
+        _require_step_count(checkpoint, found)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(found[f"model.{name}"])
@@ -174,3 +183,14 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
                 optimizer.state[parameter] = {
                     key: found[f"optimizer.{key}.{name}"].to(parameter.device) for key in _OPTIMIZER_STATE
                 }
+
+
+def _require_step_count(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+    """Raise if an optimizer's count of steps is not the checkpoint's: its bias correction would be another step's."""
+    needed = min(checkpoint.global_step, 2**24)  # where a count in float32 stops rising
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer.step.") and tensor.item() != needed:
+            raise CheckpointError(
+                f"{checkpoint.path}: has {tensor.item():.10g} under {name!r}, and {needed} is needed (global_step); "
+                "it was edited: restore it, or start over with --fresh"
+            )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -70,6 +73,10 @@ def damage(path: Path, kind: str) -> None:
         meta.unlink()
     elif kind == "truncated meta":
         meta.write_bytes(meta.read_bytes()[:-20])
+    elif kind in ("state linked to itself", "meta linked to itself"):
+        file = state if kind.startswith("state") else meta
+        file.unlink()
+        file.symlink_to(file.name)
     elif kind == "binary meta":
         meta.write_bytes(b"\xff\xfe\x00")
     else:
@@ -81,7 +88,9 @@ DAMAGE = (
     "truncated state",
     "flipped bit in state",
     "state missing",
+    "state linked to itself",
     "meta missing",
+    "meta linked to itself",
     "truncated meta",
     "binary meta",
     "edited meta",
@@ -106,6 +115,7 @@ class CheckpointLife(RuleBasedStateMachine):
         """Choose how many to keep."""
         self.keep_last = keep_last
         self.store = CheckpointStore(self.directory / "run", keep_last=keep_last)
+        self.store.require_usable()
 
     @rule(steps=st.integers(1, 3))
     def train_and_save(self, steps: int) -> None:
@@ -205,6 +215,78 @@ def test_damage_is_told_apart_and_nothing_is_lost(kind: str, tmp_path: Path) -> 
     assert store.path(10).exists(), "the last one is not even renamed"
 
 
+@pytest.mark.parametrize("name", [META_FILE, STATE_FILE])
+def test_every_flipped_bit_is_damage(name: str, tmp_path: Path) -> None:
+    """No bit of a checkpoint's files makes it foreign or passes unseen: the older one is used, or the damage is named."""
+    store, alone = (CheckpointStore(tmp_path / folder, keep_last=5) for folder in ("store", "alone"))
+    for each in (store, alone):
+        each.require_usable()
+    save(store, 10)
+    newest = save(store, 20)
+    single = save(alone, 20)
+    assert newest is not None
+    assert single is not None
+    content = (newest / name).read_bytes()
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (newest / name).write_bytes(flipped)
+        found, (note,) = store.newest_valid()
+        assert found is not None
+        assert found.global_step == 10
+        assert note.startswith(f"{newest}: {name} ")
+        (store.directory / "damaged-step-00000020-1").rename(newest)
+        if bit % 7 == 0:
+            (single / name).write_bytes(flipped)
+            with pytest.raises(
+                CheckpointError, match=rf"step-00000020: {re.escape(name)} .*no checkpoint here is whole"
+            ):
+                alone.newest_valid()
+    (newest / name).write_bytes(content)
+    found, notes = store.newest_valid()
+    assert found is not None
+    assert (found.global_step, notes) == (20, [])
+
+
+def test_a_folder_that_is_linked_to_itself_is_damage(tmp_path: Path) -> None:
+    """A loop of links in a checkpoint's place is set aside as a damaged checkpoint is."""
+    store = CheckpointStore(tmp_path, keep_last=5)
+    save(store, 10)
+    store.path(20).symlink_to(store.path(20))
+    found, (note,) = store.newest_valid()
+    assert found is not None
+    assert found.global_step == 10
+    assert "cannot be read (Too many levels of symbolic links)" in note
+    assert (tmp_path / "damaged-step-00000020-1").is_symlink()
+
+
+@pytest.mark.parametrize("name", [META_FILE, STATE_FILE])
+@pytest.mark.parametrize(("number", "is_damage"), [(errno.EIO, True), (errno.EACCES, False), (errno.EMFILE, False)])
+def test_what_cannot_be_read_for_now_is_not_damage(
+    name: str, number: int, is_damage: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector is damage; no permission or too many open files say nothing about a checkpoint, which stays."""
+    store = CheckpointStore(tmp_path, keep_last=5)
+    save(store, 10)
+    save(store, 20)
+    real = Path.open
+
+    def failing(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self == store.path(20) / name:
+            raise OSError(number, os.strerror(number))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", failing)
+    if is_damage:
+        found, notes = store.newest_valid()
+        assert found is not None
+        assert (found.global_step, len(notes)) == (10, 1)
+        return
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        store.newest_valid()
+    assert store.steps() == [10, 20]
+
+
 def test_a_renamed_checkpoint_is_not_believed(tmp_path: Path) -> None:
     """A folder that claims another step than its content is damage, though every digest matches."""
     store = CheckpointStore(tmp_path, keep_last=5)
@@ -259,6 +341,7 @@ def rewrite(path: Path, change: dict[str, Any]) -> None:
         ({"version": 2}, "format version 2, this stepmark reads version 1"),
         ("[1, 2]", "not written by this project"),
         ('{"a": 1}', "not written by this project"),
+        ('"sha256"', "not written by this project"),
     ],
 )
 def test_what_is_not_ours_or_from_another_version_is_refused(
@@ -317,7 +400,7 @@ def test_a_pickle_in_place_of_the_tensors_is_never_executed(tmp_path: Path) -> N
         def __reduce__(self) -> tuple[Any, ...]:
             return marker.touch, ()
 
-    store = CheckpointStore(tmp_path / "run", keep_last=2)
+    store = CheckpointStore(tmp_path, keep_last=2)
     path = save(store, 10)
     assert path is not None
     (path / STATE_FILE).write_bytes(pickle.dumps(Hostile()))
@@ -341,6 +424,27 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatc
     with pytest.raises(CheckpointError, match=r"could not be written .*No space left"):
         save(store, 20)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_directory_that_vanishes_is_not_made_again(replaced: bool, tmp_path: Path) -> None:
+    """The lock is on the directory: one of the same name is not held, and may be another run's."""
+    store = CheckpointStore(tmp_path / "run", keep_last=1)
+    store.require_usable()
+    with store.claim():
+        save(store, 10)
+        store.directory.rename(tmp_path / "moved")
+        if replaced:
+            other = CheckpointStore(store.directory, keep_last=1)
+            other.require_usable()
+            save(other, 5)
+        with pytest.raises(
+            CheckpointError, match=r"run: was deleted or replaced during the run, so step 20 was not saved"
+        ):
+            save(store, 20)
+    assert CheckpointStore(tmp_path / "moved", keep_last=1).steps() == [10]
+    assert store.steps() == ([5] if replaced else [])
+    assert store.directory.exists() == replaced
 
 
 def test_a_step_is_not_written_twice(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from perf.errors import CheckpointError, DataError, RunFinishedError
+from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
 from perf.train import checkpoints
 from perf.train.checkpoints import META_FILE
 from perf.train.config import RunConfig, plan_run
@@ -92,14 +93,51 @@ def test_the_failure_of_the_reference_run_is_explained(finished: RunConfig) -> N
 
 
 def test_a_finished_run_is_finished_and_a_higher_target_continues_it(finished: RunConfig) -> None:
-    """Equality is "already finished"; beyond it there is something left; num_steps always is."""
-    with pytest.raises(RunFinishedError, match="already finished"):
+    """At its target there is nothing to do; with a higher one there is something left; with num_steps always."""
+    with pytest.raises(NothingToDoError):
         plan(finished)
     further = plan(dataclasses.replace(finished, max_steps=15))
     assert (further.start_step, further.last_step) == (10, 15)
     assert further.notes == [f"resuming from {finished.model_dir / 'step-00000010'}"]
     more = plan(dataclasses.replace(finished, max_steps=None, num_steps=3))
     assert (more.start_step, more.last_step) == (10, 13)
+
+
+def test_only_the_same_run_has_nothing_to_do(finished: RunConfig) -> None:
+    """The plain case has two short lines; a lower target or another configuration keeps the published sentence."""
+    with pytest.raises(NothingToDoError) as caught:
+        plan(finished)
+    assert str(caught.value).splitlines() == [
+        f"nothing to do at global batch size 16: {finished.model_dir / 'step-00000010'} has all 10 steps.",
+        "To go on, give a higher --max-steps; to start over, give --fresh.",
+    ]
+    for changes, sentence in (
+        ({"max_steps": 7}, "Initial global step 10 already exceeds max step 7. That run is already finished: "),
+        ({"seed": 1}, "Initial global step 10 already exceeds max step 10. That run is already finished: "),
+    ):
+        with pytest.raises(RunFinishedError, match=f"^{re.escape(sentence)}") as other:
+            plan(dataclasses.replace(finished, **changes))
+        assert type(other.value) is RunFinishedError
+
+
+@pytest.mark.parametrize("keep_checkpoints", [0, 2])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_interrupted_saves_left_is_deleted_before_a_finished_run_is_refused(
+    finished: RunConfig, seed: int, keep_checkpoints: int
+) -> None:
+    """No run comes after a finished one to tidy up. What another run is writing stays, and so does all with 0 to keep."""
+    left = [finished.model_dir / name for name in (".partial-deleted-step-00000008", ".partial-step-00000012")]
+    again = dataclasses.replace(finished, seed=seed, keep_checkpoints=keep_checkpoints)
+    with finished.store().claim():
+        for path in left:
+            path.mkdir()
+            (path / META_FILE).touch()
+        with pytest.raises(RunFinishedError):
+            plan(again)
+        assert all(path.exists() for path in left), "another run holds the directory"
+    with pytest.raises(RunFinishedError):
+        plan(again)
+    assert [path.exists() for path in left] == [keep_checkpoints == 0] * 2
 
 
 @pytest.mark.parametrize("what", ["global_batch_size", "seed", "workload", "data"])

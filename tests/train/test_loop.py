@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from perf.errors import CheckpointError, NonFiniteError, RunFinishedError
 from perf.train import trainer
 from perf.train.checkpoints import CheckpointStore
-from perf.train.config import RunConfig, plan_run
+from perf.train.config import RunConfig, plan_run, recorded_config
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.devices import World
 from perf.train.loop import RunResult, run_steps
@@ -310,6 +311,57 @@ def test_a_plan_that_another_run_made_stale_is_refused_before_training(run_confi
         run_steps(plan, source, World())
     assert source.drawn == []
     assert run_config.store().steps() == [2, 6]
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_run_ends_when_its_directory_vanishes(run_config: RunConfig, replaced: bool) -> None:
+    """The directory is not made again without its lock: the next save ends the run, and another run's files stay."""
+    model_dir = run_config.model_dir
+
+    def on_step() -> None:
+        if model_dir.exists() and run_config.store().steps() == [2]:
+            model_dir.rename(model_dir.with_name("moved"))
+            if replaced:
+                model_dir.mkdir()
+
+    with pytest.raises(CheckpointError, match="was deleted or replaced during the run, so step 4 was not saved"):
+        train(dataclasses.replace(run_config, checkpoint_steps=2), on_step=on_step)
+    assert CheckpointStore(model_dir.with_name("moved"), keep_last=2).steps() == [2]
+    assert list(model_dir.glob("*")) == []
+    assert model_dir.exists() == replaced
+
+
+@pytest.mark.parametrize("count", [9.0, 11.0, float("nan")])
+def test_an_optimizer_that_counts_other_steps_is_refused(run_config: RunConfig, count: float) -> None:
+    """Each parameter's own count must be the checkpoint's step, though every digest matches; weights do not need it."""
+    result, _, _ = train(run_config)
+    assert result.checkpoint is not None
+    tensors = state_of(result.checkpoint)
+    name = next(name for name in reversed(tensors) if name.startswith("optimizer.step."))
+    tensors[name] = torch.tensor(count)
+    shutil.rmtree(result.checkpoint)
+    config = recorded_config(result.plan, SyntheticLanguage(run_config.workload, seed=0), World())
+    run_config.store().save(global_step=10, data_position=160, config=config, tensors=tensors)
+    further = dataclasses.replace(run_config, max_steps=12)
+    with pytest.raises(CheckpointError, match=rf"has {count:g} under '{name}', and 10 is needed \(global_step\)"):
+        train(further)
+    assert train(dataclasses.replace(further, start="weights", max_steps=1))[0].end_step == 1
+
+
+def test_an_optimizer_counts_in_float32(run_config: RunConfig) -> None:
+    """Its count stops rising at 2**24, where float32 does; a longer run still resumes."""
+    result, _, source = train(run_config)
+    assert result.checkpoint is not None
+    tensors = state_of(result.checkpoint)
+    tensors.update({name: torch.tensor(2.0**24) for name in tensors if name.startswith("optimizer.step.")})
+    store = run_config.store()
+    store.save(global_step=2**24 + 5, data_position=0, config={}, tensors=tensors)
+    found, _ = store.newest_valid()
+    assert found is not None
+    assert found.global_step == 2**24 + 5
+    trained = trainer.Trainer(result.plan, source, World())
+    trainer.load_tensors(found, trained.model, trained.optimizer)
+    assert {state["step"].item() for state in trained.optimizer.state.values()} == {2.0**24}
 
 
 def test_an_ignored_signal_stays_ignored(run_config: RunConfig) -> None:
