@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any, NoReturn, Self
 
 from perf.errors import MeasureError
+from perf.printable import printable
 from perf.signals import hold_signals
 
 Answer = dict[str, Any]
@@ -248,19 +249,7 @@ _STRICT = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
 def _quoted(text: str) -> str:
     """Return a process's own words as one line of printable characters, not too many."""
     words = " ".join(text[: 2 * QUOTED_CHARACTERS].split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words[:QUOTED_CHARACTERS])
-
-
-def started(
-    stack: ExitStack, command: Sequence[str], *, environ: Mapping[str, str], cwd: Path | None = None
-) -> Process:
-    """Start a process that ends with `stack`. A signal that comes meanwhile is held until both are done.
-
-    Raises:
-        MeasureError: it could not be started.
-    """
-    with hold_signals():
-        return stack.enter_context(Process(command, environ=environ, cwd=cwd))
+    return printable(words[:QUOTED_CHARACTERS])
 
 
 def _ended(exit_code: object) -> str:
