@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from pytest_benchmark.utils import safe_dumps
@@ -96,6 +96,7 @@ class Bench:
         asked: the options that make a session without a comparison a failure.
         session, baseline, judgements, published, duet: filled in as the tests run.
         saved: whether the result was.
+        stopped: whether a signal ended the measuring.
         problem: why the session fails although no test did.
     """
 
@@ -107,10 +108,13 @@ class Bench:
     published: list[PublishedRun] = dataclasses.field(default_factory=list)
     duet: DuetResult | None = None
     saved: bool = False
+    stopped: bool = False
     problem: str = ""
 
 
 BENCH = pytest.StashKey[Bench]()
+
+SUMMARY = LATEST_RESULT.with_name("summary.md")
 
 pytest_plugins = ["pytester"]  # the tests of this file run sessions of their own
 
@@ -227,8 +231,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find the baseline before anything is measured: a damaged one is told at once."""
     config, items = session.config, _to_run(session.items)
-    if not items:
+    if not items or config.option.collectonly:
         return
+    (config.rootpath / SUMMARY).unlink(missing_ok=True)  # what is there afterwards is this session's
     if config.stash[BENCH].baseline is None:
         config.stash[BENCH].baseline = _load_baseline(config, None)
     folder = _baselines(config)
@@ -255,7 +260,13 @@ def _shown(config: pytest.Config) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            pytest.exit("stopped by a signal while measuring", returncode=EXIT_STOPPED)
+            _stop(config)
+
+
+def _stop(config: pytest.Config) -> NoReturn:
+    """End the session with its summary, which pytest leaves out for a code of our own; that is set afterwards."""
+    config.stash[BENCH].stopped = True
+    pytest.exit("stopped by a signal while measuring")
 
 
 @pytest.fixture(scope="session")
@@ -321,6 +332,8 @@ def duet(measured: Session, baseline: Baseline | None, pytestconfig: pytest.Conf
     if problem:
         pytest.fail(f"--perf-duet: {problem}", pytrace=False)
     pytestconfig.stash[BENCH].duet = found
+    if found.interrupted:  # what its pairs show is in the summary
+        _stop(pytestconfig)
     return found
 
 
@@ -403,17 +416,18 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
     bench, commit = config.stash[BENCH], output_json["commit_info"]
     if bench.session is None:
         return
-    output_json[KEY] = session_json(
-        bench.session,
-        {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(["pytest", *config.invocation_params.args]),
-            "commit": str(commit["id"]),
-            "dirty": bool(commit["dirty"]),
-        },
-    )
+    output_json[KEY] = session_json(bench.session, _provenance(config, commit))
     if bench.duet:
         output_json[KEY]["duet"] = bench.duet.as_json()
+
+
+def _provenance(config: pytest.Config, commit: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["pytest", *config.invocation_params.args]),
+        "commit": str(commit["id"]),
+        "dirty": bool(commit["dirty"]),
+    }
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -424,11 +438,15 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
         bench.problem = _save_result(session.config)
     else:
         timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
-    if not bench.problem and not session.config.option.collectonly:
+    if session.exitstatus == pytest.ExitCode.INTERRUPTED:
+        bench.problem = bench.problem or "stopped by a signal: what is missing was not measured"
+    elif not bench.problem and not session.config.option.collectonly:
         bench.problem = _not_looked(session.config, bench)
     if bench.problem and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    return (yield)
+    yield
+    if bench.stopped:
+        session.exitstatus = EXIT_STOPPED
 
 
 def _not_looked(config: pytest.Config, bench: Bench) -> str:
@@ -494,19 +512,20 @@ def _summarize(terminalreporter: pytest.TerminalReporter, config: pytest.Config,
 def _write_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config, session: Session) -> None:
     """Write the session as Markdown beside its result, and for GitHub where that asks for it."""
     bench = config.stash[BENCH]
-    first, *rest = summary(session, bench.judgements, bench.baseline, bench.duet, bench.problem)
+    about = _provenance(config, config.hook.pytest_benchmark_generate_commit_info(config=config))
+    first, *rest = summary(session, about, bench.judgements, bench.baseline, bench.duet, bench.problem)
     text = "\n".join([first, *rest])
-    path = config.rootpath / LATEST_RESULT.with_name("summary.md")
+    path = config.rootpath / SUMMARY
     try:
-        if bench.saved:  # beside the result, of which it is the summary
-            path.write_text(text + "\n", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
         if to := os.environ.get("GITHUB_STEP_SUMMARY"):
             with Path(to).open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
     except OSError as error:
         terminalreporter.write_line(f"the summary could not be written: {error}", red=True)
     if "GITHUB_ACTIONS" in os.environ:
-        for judgement in bench.judgements.values():
-            if judgement.verdict is Verdict.INCONCLUSIVE and judgement.claim == "rate":
-                terminalreporter.write_line(f"::warning::{judgement.reason}")
+        for (claim, size), judgement in bench.judgements.items():
+            if judgement.verdict is Verdict.INCONCLUSIVE and claim == "rate":
+                terminalreporter.write_line(f"::warning::global batch size {size}: {judgement.reason}")
     terminalreporter.write_line(first.removeprefix("**").removesuffix("**"), bold=True)

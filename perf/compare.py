@@ -24,10 +24,11 @@ from perf.measure.marks import configuration
 from perf.measure.sides import ROOT, Recipe, parse_recipe
 from perf.report.duet import calibration, duet_report, headline
 from perf.report.progress import duet_shown
+from perf.signals import EXIT_STOPPED
 from perf.train.devices import PRECISIONS, default_precision, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload
 
-EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 3, 4, 130
+EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE = 1, 3, 4
 
 SPECS = """each SPEC is one or more of:
   self                  the working tree, as it is
@@ -75,7 +76,7 @@ def exit_code(result: DuetResult) -> int:
     """Return what the command's exit code says of what was found: a signal first, then the worst verdict."""
     verdicts = {result.verdict(size) for size in result.work}
     if result.interrupted:
-        return EXIT_INTERRUPTED
+        return EXIT_STOPPED
     if verdicts & {Verdict.REGRESSED, Verdict.LOSSES_DIFFER}:
         return EXIT_DIFFERS
     if result.problem:

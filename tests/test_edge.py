@@ -26,7 +26,7 @@ from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.workloads import Workload
 from tests.judge.noise import SIZES
 from tests.judge.test_verdicts import quiet
-from tests.report.test_duet import duet
+from tests.report.test_duet import WORK, duet
 
 ROOT = Path(__file__).parents[1]
 PROVENANCE = {"date": "2026-11-23", "command": "pytest", "commit": "a" * 40, "dirty": False}
@@ -309,7 +309,7 @@ def test_the_result_is_offered_for_promotion_only_if_there_is_one(project: Proje
     """A session that timed nothing leaves no result, and does not point at an older one."""
     found = project.run("-k", "test_counters")
     found.stdout.no_fnmatch_line("*promote*--reason*")
-    assert not (project.pytester.path / "runs").exists()
+    assert not (project.pytester.path / "runs" / "bench.json").exists()
     project.run("-k", "test_rate").stdout.fnmatch_lines(["result: runs/bench.json; *promote --reason TEXT"])
 
 
@@ -469,6 +469,56 @@ def test_a_night_that_could_not_tell_warns(project: Project, monkeypatch: pytest
     found.assert_outcomes(skipped=3)
     assert found.ret == 0
     assert len([line for line in found.outlines if line.startswith("::warning::")]) == 3
+
+
+def test_sides_that_learn_otherwise_fail_the_losses(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although their times and the stored losses are alike: LOSSES_DIFFER, in the claim and in the first line."""
+    project.write(here(quiet()))
+    far = dataclasses.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses))
+    monkeypatch.setattr(
+        "perf.report.progress.duet_shown",
+        lambda recipes, workload, sizes, **options: duet(dict.fromkeys(sizes, 0.0), far),
+    )
+    found = project.run("--benchmark-compare", "--perf-duet", "-k", "(test_losses or test_rate) and 512")
+    found.assert_outcomes(passed=1, failed=1)
+    found.stdout.fnmatch_lines(["LOSSES_DIFFER: side by side with *not the same training", "LOSSES_DIFFER: global *"])
+
+
+def test_a_duet_that_is_stopped_shows_what_is_known(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pairs so far are in the report, the session says that it was stopped, and ends with exit code 130."""
+    project.write(here(quiet()))
+    early = dataclasses.replace(
+        duet(dict.fromkeys(SIZES, 0.0), num_pairs=5),
+        problem="ended after 15 pairs: stopped by a signal",
+        interrupted=True,
+    )
+    monkeypatch.setattr("perf.report.progress.duet_shown", lambda *arguments, **options: early)
+    found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
+    assert found.ret == 130
+    found.stdout.fnmatch_lines(
+        ["stopped by a signal: what is missing was not measured", "*INCONCLUSIVE*5 in 2*", "ended after 15 pairs: *"]
+    )
+    assert "no rate was compared" not in found.stdout.str()
+
+
+def test_the_summary_is_of_this_session_or_absent(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact claims alone have one; a session that is stopped while measuring leaves none of an earlier one."""
+    path = project.pytester.path / "runs" / "summary.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("of an earlier night")
+    project.run("-k", "test_fall")
+    assert "earlier" not in path.read_text()
+    assert ", commit " in path.read_text()
+
+    def stopped(*arguments: object, **options: object) -> Session:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("perf.report.progress.measure_shown", stopped)
+    found = project.run("--benchmark-compare")
+    assert found.ret == 130
+    assert not path.exists()
+    found.stdout.fnmatch_lines(["stopped by a signal: what is missing was not measured"])
+    assert "no rate was compared" not in found.stdout.str()
 
 
 def test_side_by_side_without_a_batch_size_in_common_says_so(

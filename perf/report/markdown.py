@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from perf.judge.baselines import Baseline
 from perf.judge.duets import DuetResult
@@ -24,6 +25,7 @@ from perf.report.duet import (
 
 def summary(
     session: Session,
+    provenance: Mapping[str, Any],
     judgements: Mapping[tuple[str, int], Judgement],
     baseline: Baseline | None,
     duet: DuetResult | None,
@@ -33,13 +35,15 @@ def summary(
 
     Args:
         session: what was measured.
+        provenance: its date and commit, and whether there were uncommitted changes.
         judgements: by claim and batch size.
         baseline: what it was compared with.
         duet: the comparison side by side, if there was one.
         problem: why the session fails although no claim did.
     """
     parts = [f"**{first_line(session, judgements, duet, problem)}**", ""]
-    parts += [f"`{session.configuration}` on `{session.fingerprint.slug}`", ""]
+    commit = f"{provenance['commit'][:12]}{' with uncommitted changes' if provenance['dirty'] else ''}"
+    parts += [f"`{session.configuration}` on `{session.fingerprint.slug}`, {provenance['date']}, commit {commit}", ""]
     parts += [markdown_table(VERDICT_HEADER, verdict_rows(session, judgements)), ""]
     if duet:
         parts += [f"Side by side ({duet.mode}: {duet.mode_reason}), {duet.sides[0]} and {duet.sides[1]}:", ""]

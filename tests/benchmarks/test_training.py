@@ -51,9 +51,17 @@ def test_fall(measurement: Measurement, settle: Settle) -> None:
     settle(judge_fall(measurement))
 
 
-def test_losses(measurement: Measurement, measured: Session, expected: Expected | None, settle: Settle) -> None:
-    """The runs have the same losses, and those of the stored curve."""
-    settle(judge_losses(measured, measurement.global_batch_size, expected))
+def test_losses(
+    measurement: Measurement,
+    measured: Session,
+    expected: Expected | None,
+    duet: DuetResult | None,
+    settle: Settle,
+) -> None:
+    """The runs have the same losses, and those of the stored curve; and of the baseline's commit beside them."""
+    size = measurement.global_batch_size
+    side_by_side = as_claims(duet, size).get("losses") if duet and size in duet.work else None
+    settle(side_by_side or judge_losses(measured, size, expected))
 
 
 def test_counters(measurement: Measurement, measured: Session, expected: Expected | None, settle: Settle) -> None:
@@ -78,7 +86,7 @@ def test_rate(
     benchmark.extra_info["samples_per_sec"] = [
         measurement.global_batch_size * len(run.timed_step_s) / sum(run.timed_step_s) for run in measurement.runs
     ]
-    if duet and measurement.global_batch_size in duet.judgements:
+    if duet and measurement.global_batch_size in duet.work:
         settle(as_claims(duet, measurement.global_batch_size)["rate"])
     else:
         settle(judge_rates(measured, baseline, threshold=rate_threshold)[measurement.global_batch_size])
@@ -93,7 +101,7 @@ def test_scaling(
     settle: Settle,
 ) -> None:
     """Samples/sec beside those of the other batch sizes are as in the baseline."""
-    if duet and measurement.global_batch_size in duet.judgements:
+    if duet and measurement.global_batch_size in duet.work:
         settle(as_claims(duet, measurement.global_batch_size)["scaling"])
     else:
         settle(judge_scaling(measured, baseline, threshold=scaling_threshold)[measurement.global_batch_size])

@@ -203,8 +203,10 @@ def judged(result: DuetResult) -> dict[tuple[str, int], Judgement]:
 def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
     """A regression with its batch size and cause; tables are Markdown; without a duet the claims speak."""
     night = session(step_times(np.random.default_rng(1)))
-    lines = summary(night, judged(SLOWER), None, SLOWER, "")
+    about = {"date": "2026-11-24T01:02:03+00:00", "commit": "0123456789abcdef", "dirty": True}
+    lines = summary(night, about, judged(SLOWER), None, SLOWER, "")
     assert lines[0] == f"**{headline(SLOWER)}**"
+    assert lines[2].endswith("`, 2026-11-24T01:02:03+00:00, commit 0123456789ab with uncommitted changes")
     text = "\n".join(lines)
     assert "| 1024 | 4,000 | 3,6" in text
     assert "| forward | aten::mm float32 | 26 -> 31 |" in text
