@@ -11,26 +11,29 @@ from pathlib import Path
 
 import pytest
 
+from perf.__main__ import EXIT_DONE, main
 from perf.train.checkpoints import CheckpointStore
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = ["--workload", "pico", "--global-batch-size", "64", "--micro-batch-size", "16", "--log-steps", "1"]
-
-
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "perf"]
 
 
-def command_line(command: list[str], model_dir: Path, max_steps: int) -> list[str]:
-    """Return a command that trains in processes of its own."""
-    limits = ["--max-steps", str(max_steps), "--model-dir", str(model_dir)]
-    return [sys.executable, "-m", *command, "train", *ARGUMENTS, *limits]
+def arguments(model_dir: Path, max_steps: int) -> list[str]:
+    """Return a command of this project that trains."""
+    return ["train", *ARGUMENTS, "--max-steps", str(max_steps), "--model-dir", str(model_dir)]
 
 
-def train(command: list[str], model_dir: Path, max_steps: int) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+def two_ranks(model_dir: Path, max_steps: int) -> list[str]:
+    """Return a command line that trains on two ranks, in processes of their own."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "perf"]
+    return [sys.executable, "-m", *torchrun, *arguments(model_dir, max_steps)]
+
+
+def train_on_two(model_dir: Path, max_steps: int) -> subprocess.CompletedProcess[str]:
+    """Train on two ranks to the end."""
     return subprocess.run(
-        command_line(command, model_dir, max_steps),
+        two_ranks(model_dir, max_steps),
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -45,18 +48,20 @@ def losses(log: str) -> list[float]:
     return [float(loss) for loss in re.findall(r"^Step=\d+, Loss=([\d.]+),", log, flags=re.MULTILINE)]
 
 
-def test_two_ranks_give_the_loss_curve_of_one(tmp_path: Path) -> None:
+def test_two_ranks_give_the_loss_curve_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Same global batch, split over two processes and averaged: equal to rounding, also when one rank resumes."""
-    one = train(["perf"], tmp_path / "one", 12)
-    two = train(TORCHRUN, tmp_path / "two", 8)
-    three = train(["perf"], tmp_path / "two", 12)
-    assert [done.returncode for done in (one, two, three)] == [0, 0, 0], (one.stderr, two.stderr, three.stderr)
-    assert len(losses(one.stdout)) == 12
-    assert losses(two.stdout) + losses(three.stdout) == pytest.approx(losses(one.stdout), abs=1e-4)
-    assert losses(one.stdout)[-1] < losses(one.stdout)[0]
+    assert main(arguments(tmp_path / "one", 12)) == EXIT_DONE
+    one = losses(capsys.readouterr().out)
+    two = train_on_two(tmp_path / "two", 8)
+    assert two.returncode == EXIT_DONE, two.stderr
+    assert main(arguments(tmp_path / "two", 12)) == EXIT_DONE
+    resumed = capsys.readouterr().out
+    assert len(one) == 12
+    assert losses(two.stdout) + losses(resumed) == pytest.approx(one, abs=1e-4)
+    assert one[-1] < one[0]
     assert two.stdout.count("Processed 512 sample(s)") == 1, "rates and totals are those of both ranks, printed once"
     assert two.stdout.count("2 ranks") == 1
-    assert "written with world_size 2 (now 1)" in three.stdout
+    assert "written with world_size 2 (now 1)" in resumed
     found, _ = CheckpointStore(tmp_path / "two", keep_last=2).newest_valid()
     assert found is not None
     assert (found.global_step, found.data_position) == (12, 12 * 64)
@@ -66,7 +71,7 @@ def test_an_error_of_several_ranks_is_told_once(tmp_path: Path) -> None:
     """What the main rank finds stops the other one too: one line, and no traceback but torchrun's own."""
     damaged = tmp_path / "step-00000005"
     damaged.mkdir()
-    done = train(TORCHRUN, tmp_path, 8)
+    done = train_on_two(tmp_path, 8)
     assert done.returncode != 0
     assert done.stderr.count("python -m perf train: error: ") == 1
     assert "no checkpoint here is whole" in done.stderr
@@ -78,7 +83,7 @@ def test_an_error_of_several_ranks_is_told_once(tmp_path: Path) -> None:
 def test_ctrl_c_stops_all_ranks_at_one_step_and_saves(tmp_path: Path) -> None:
     """A signal to all processes of the job, as a terminal sends it: they agree on a step, and the main one saves it."""
     with subprocess.Popen(
-        command_line(TORCHRUN, tmp_path, 100_000),
+        two_ranks(tmp_path, 100_000),
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
