@@ -149,6 +149,21 @@ def test_what_is_not_ours_stays(repository: Path, tmp_path: Path, monkeypatch: p
     assert case == "file" or (real / "checkout").exists()
 
 
+def test_an_interrupt_while_a_folder_is_made_leaves_none(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the folder is there and nobody knows its name."""
+    real = tempfile.mkdtemp
+
+    def mkdtemp(**options: str) -> str:
+        folder = real(**options)
+        signal.raise_signal(signal.SIGINT)
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(parse_recipe(["git:HEAD"]), "baseline", {}).__enter__()
+    assert left(repository) == []
+
+
 @pytest.mark.parametrize("number", STOPS)
 @pytest.mark.parametrize("tool", ["rev-parse", "add"])
 def test_an_interrupt_while_a_tool_is_started_leaves_nothing(
