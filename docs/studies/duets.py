@@ -1,8 +1,8 @@
 """How often duets are right: A/A trials, and trials against slowdowns of known size, recorded raw.
 
-Run with ``python -m tests.benchmarks.duets --out FILE``. A slowdown is extra arithmetic in the kernel of a git branch, made
+Run with ``python docs/studies/duets.py --out FILE``. A slowdown is extra arithmetic in the kernel of a git branch, made
 here and removed afterwards. Trials never stop early, so what a smaller budget or another rule would have said can be
-computed from the same record: ``python -m tests.benchmarks.duet_rules FILE``.
+computed from the same record: ``python docs/studies/duet_rules.py FILE``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ import numpy as np
 import torch
 
 from perf.measure.duet import Duet, Mode
+from perf.measure.fingerprint import fingerprint
+from perf.measure.pairs import Pair
 from perf.measure.sides import ROOT, Side, parse_recipe, prepared
-from perf.measure.stepper import SideSpec
+from perf.measure.wire import SideSpec
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World, keep_freed_memory
@@ -74,10 +76,16 @@ def trial(candidate: Side, percent: float, mode: Mode, *, budget_s: float, size:
     with prepared(parse_recipe(["self"]), "baseline", os.environ) as baseline:
         sides = (baseline, candidate)
         duet = Duet(sides, {size: spec}, mode=mode, cores=os.sched_getaffinity(0), rng=np.random.default_rng())
-        until = time.monotonic() + budget_s
-        pairs = list(duet.pairs(lambda: (size,) if time.monotonic() < until else (), budget_s=budget_s))
+        pairs: list[Pair] = []
+        took_s = 0.0
+        while duet.elapsed_s + took_s / 2 <= budget_s:  # as a duet that finds nothing
+            began_s = duet.elapsed_s
+            pairs += duet.start([size], budget_s=budget_s)
+            took_s = duet.elapsed_s - began_s
     return {
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": fingerprint().hardware["cpu"],
+        "start_s": round(duet.start_s, 3),
         "percent": percent,
         "mode": mode,
         "budget_s": budget_s,

@@ -1,23 +1,26 @@
-"""What the rules people use would have said of recorded trials: false alarms and detections, side by side.
+"""What duets, version 0.1 and the rules people use say of recorded trials: false alarms and detections, side by side.
 
-Run with ``python -m tests.benchmarks.duet_rules FILE`` on what ``python -m tests.benchmarks.duets`` recorded; with
-``--plot FILE`` it also draws detection against budget (needs matplotlib). Nothing is measured here.
+Run with ``python docs/studies/duet_rules.py FILE`` on what ``docs/studies/duets.py`` recorded; with ``--plot FILE`` it also
+draws detection against budget (needs matplotlib). Nothing is measured here.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import signed_ranks  # beside this file
 from scipy import stats
 
-from perf.judge.sequential import decide_pairs
-from perf.judge.stats import FloatArray, hodges_lehmann
+from perf.judge.levels import levels
+from perf.judge.sequential import Decisions
+from perf.judge.stats import FloatArray
 from perf.judge.verdicts import Verdict
 from perf.measure.duet import Mode
 from perf.measure.pairs import Pair
@@ -49,41 +52,55 @@ def main() -> None:
 
 
 def doses(trials: Sequence[Trial]) -> str:
-    """Return what each dose did to the rate: all pairs of all trials together, and the spread of single trials."""
+    """Return what each dose did to the rate, and how much pairs of a start, starts and trials spread."""
     rows = []
     for percent, chosen in by_percent(trials).items():
-        whole = [pair["effect"] for trial in chosen for pair in trial["pairs"]]
-        each = [100 * np.expm1(hodges_lehmann([pair["effect"] for pair in trial["pairs"]])) for trial in chosen]
-        spread = 148.26 * np.median(np.abs(np.array(whole) - np.median(whole)))
+        starts = [start for trial in chosen for start in by_start(trial)]
+        means = [float(np.mean([pair["effect"] for pair in trial["pairs"]])) for trial in chosen]
+        found = levels([start for start in starts if len(start) > 1])
+        error = np.std(means, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
         rows.append(
             (
                 f"{percent:g} %",
                 f"{len(chosen)}",
                 f"{chosen[0]['budget_s']:g} s",
-                f"{len(whole) / len(chosen):.0f}",
-                f"{100 * np.expm1(hodges_lehmann(whole)):+.2f} %",
-                f"{np.std(each, ddof=1):.2f} %" if len(each) > 1 else "-",
-                f"{spread:.1f} %",
+                f"{len(starts) / len(chosen):.1f}",
+                f"{sum(map(len, starts)) / len(starts):.1f}",
+                f"{100 * np.expm1(np.mean(means)):+.2f} % ({100 * error:.2f})",
+                f"{100 * np.std(means, ddof=1):.2f} %" if len(means) > 1 else "-",
+                f"{100 * found.start:.2f} %",
+                f"{100 * found.pair:.2f} %",
             )
         )
     header = (
         "a step takes longer by",
         "trials",
         "of",
-        "pairs each",
-        "change of the rate, all trials",
-        "between trials",
-        "between pairs",
+        "starts each",
+        "pairs a start",
+        "change of the rate (standard error)",
+        "spread of trials",
+        "of starts",
+        "of pairs in a start",
     )
     return markdown_table(header, rows)
 
 
+def by_start(trial: Trial) -> list[list[float]]:
+    """Return the effects of a trial's pairs, start by start."""
+    starts: dict[int, list[float]] = {}
+    for pair in trial["pairs"]:
+        starts.setdefault(pair["start"], []).append(pair["effect"])
+    return list(starts.values())
+
+
 def verdicts(trials: Sequence[Trial]) -> str:
-    """Return the verdicts that duets of smaller budgets, cut from the front of each trial, would have ended with."""
+    """Return what duets of smaller budgets, cut from the front of each trial, would have said; and version 0.1."""
     header = (
         "a step takes longer by",
         "threshold",
         "budget",
+        "rules",
         "REGRESSED",
         "IMPROVED",
         "UNCHANGED",
@@ -92,45 +109,54 @@ def verdicts(trials: Sequence[Trial]) -> str:
     )
     rows = []
     for percent, chosen in by_percent(trials).items():
-        for threshold in (0.01, 0.02):
-            for share in (0.5, 1.0):
-                budget_s = share * chosen[0]["budget_s"]
-                found = [verdict(trial, threshold=threshold, budget_s=budget_s) for trial in chosen]
-                counts = [
-                    found.count(kind)
-                    for kind in (Verdict.REGRESSED, Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE)
-                ]
-                low, high = exact_interval(counts[0], len(found))
-                rows.append(
-                    (
-                        f"{percent:g} %",
-                        f"{threshold:.0%}",
-                        f"{budget_s:g} s",
-                        *map(str, counts),
-                        f"{low:.1%} to {high:.1%} of {len(found)}",
-                    )
+        for threshold, share, rule in itertools.product((0.01, 0.02), (0.5, 1.0), (verdict, old_verdict)):
+            budget_s = share * chosen[0]["budget_s"]
+            found = [rule(trial, threshold=threshold, budget_s=budget_s) for trial in chosen]
+            kinds = (Verdict.REGRESSED, Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE)
+            counts = [found.count(kind) for kind in kinds]
+            low, high = exact_interval(counts[0], len(found))
+            rows.append(
+                (
+                    f"{percent:g} %",
+                    f"{threshold:.0%}",
+                    f"{budget_s:g} s",
+                    "now" if rule is verdict else "0.1",
+                    *map(str, counts),
+                    f"{low:.1%} to {high:.1%} of {len(found)}",
                 )
+            )
     return markdown_table(header, rows)
 
 
 def verdict(trial: Trial, *, threshold: float, budget_s: float) -> Verdict:
-    """Return what a duet of `budget_s` would have said, looks on the way included."""
+    """Return what a duet of `budget_s` would have said, with the starts that it would have had time for."""
     size = trial["global_batch_size"]
-    pairs = [
-        Pair(
-            global_batch_size=size,
-            start=pair["start"],
-            ended_s=pair["ended_s"],
-            effect=pair["effect"],
-            baseline=(),
-            candidate=(),
+    decisions = Decisions([size], threshold=threshold, budget_s=budget_s)
+    for _, group in itertools.groupby(trial["pairs"], key=lambda pair: pair["start"]):
+        pairs = list(group)
+        if not decisions.undecided:
+            break
+        decisions.add(
+            [
+                Pair(
+                    global_batch_size=size,
+                    start=pair["start"],
+                    ended_s=pair["ended_s"],
+                    effect=pair["effect"],
+                    baseline=(),
+                    candidate=(),
+                )
+                for pair in pairs
+            ],
+            ended_s=pairs[-1]["ended_s"],
         )
-        for pair in trial["pairs"]
-    ]
-    # The pair that would have been the last began before the budget was spent.
-    wanted = {size}
-    found = decide_pairs(pairs, [size], threshold=threshold, budget_s=budget_s, wanted=wanted)
-    return found[size].verdict if size in found else Verdict.INCONCLUSIVE
+    return decisions.judgements[size].verdict
+
+
+def old_verdict(trial: Trial, *, threshold: float, budget_s: float) -> Verdict:
+    """Return what version 0.1 would have said of the same pairs."""
+    ended_s, effects = ([pair[name] for pair in trial["pairs"]] for name in ("ended_s", "effect"))
+    return signed_ranks.verdict(ended_s, effects, threshold=threshold, budget_s=budget_s)
 
 
 def exact_interval(count: int, number: int) -> tuple[float, float]:
@@ -153,12 +179,13 @@ def rules(trials: Sequence[Trial]) -> str:
                 faster = f" (+{found.count(FASTER)} faster)" if FASTER in found else ""
                 cells.append(f"{found.count(SLOWER)} slower{faster}")
             rows.append((name, where, *cells))
-    found_by_duet = []
-    for chosen in doses_.values():
-        found = [verdict(trial, threshold=0.02, budget_s=trial["budget_s"]) for trial in chosen]
-        faster = f" (+{found.count(Verdict.IMPROVED)} faster)" if Verdict.IMPROVED in found else ""
-        found_by_duet.append(f"{found.count(Verdict.REGRESSED)} slower{faster}")
-    rows.append(("duet, threshold 2 %", "the same minute", *found_by_duet))
+    for name, judged in (("duet, threshold 2 %", verdict), ("duet of version 0.1", old_verdict)):
+        cells = []
+        for chosen in doses_.values():
+            verdicts_ = [judged(trial, threshold=0.02, budget_s=trial["budget_s"]) for trial in chosen]
+            faster = f" (+{verdicts_.count(Verdict.IMPROVED)} faster)" if Verdict.IMPROVED in verdicts_ else ""
+            cells.append(f"{verdicts_.count(Verdict.REGRESSED)} slower{faster}")
+        rows.append((name, "the same minute", *cells))
     return markdown_table(header, rows)
 
 
