@@ -27,6 +27,8 @@ from perf.judge.verdicts import Judgement, Verdict, decide, judge_rates, judge_s
 from tests.judge.noise import PHASES, SIZES, session, step_times
 from tests.judge.test_verdicts import as_baseline
 
+pytestmark = pytest.mark.xdist_group("families")  # what its tests share is made once
+
 THRESHOLD = 0.05
 NUM_FAMILIES = 1000
 

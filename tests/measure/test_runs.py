@@ -21,6 +21,8 @@ from perf.train.workloads import Workload
 from tests.judge.noise import COUNTERS
 from tests.measure.test_processes import interrupted_inside_popen
 
+pytestmark = pytest.mark.xdist_group("runs")  # what its tests share is made once
+
 
 def spec_of(workload: Workload, size: int, **changes: Any) -> RunSpec:
     """Return a spec of eight steps in slices of two."""

@@ -25,6 +25,8 @@ from perf.train.devices import World
 from perf.train.trainer import Trainer
 from perf.train.workloads import WORKLOADS, Workload
 
+pytestmark = pytest.mark.xdist_group("side")  # what its tests share is made once
+
 
 @pytest.fixture
 def spec(workload: Workload) -> SideSpec:
