@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def main() -> int:
     stops = parser.parse_args().stops
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a child would inherit that it is ignored
     cases = list(itertools.product(SIDES, MOMENTS_S, SIGNALS))
+    random.Random(0).shuffle(cases)  # a few stops are of all kinds, too
     problems: dict[tuple[str, str, float, str], list[str]] = {}
     for number in range(stops):
         for command in ("duet", "bench"):

@@ -218,6 +218,14 @@ def test_an_answer_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(process._unread) < 2**19
 
 
+def test_answers_without_an_end_wait_in_the_pipe() -> None:
+    """However many a process gives, no more than a pipe's content is kept beyond the one that was asked for."""
+    with Process(["yes", '{"event": "ready"}'], environ=os.environ) as process:
+        for _ in range(1000):
+            process.answer("ready")
+            assert len(process._unread) <= 2 * 2**16
+
+
 def test_an_answer_that_drips_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """There always is something more to read, and each time a second has passed."""
     seconds = itertools.count()
