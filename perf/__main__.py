@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Train reference workloads, read training logs, compare two versions side by side, and promote what "
         "pytest measured to a baseline.",
-        epilog="Exit codes: 0 done, 1 something is slower (duet), 2 wrong usage, 3 a problem with data or state, "
+        epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a problem with data or state, "
         "4 could not be decided (duet), 5 damaged lines (import-log), 6 rates that disagree (import-log), 130 stopped by a "
         "signal.",
     )

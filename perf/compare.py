@@ -156,8 +156,8 @@ def _promoted(workload: Workload, precision: str) -> Baseline:
     path = baseline_path(Path(os.path.relpath(ROOT / BASELINES_DIR)), name, fingerprint())
     if not path.exists():
         raise BaselineError(
-            f"{path}: is not there: this machine has no baseline of {name}; make one: tox run -e bench, then "
-            "python -m perf promote"
+            f"{path}: is not there: this machine has no baseline of {name}; make one: tox run -e bench -- --perf-workload "
+            f"{workload.name} --perf-precision {precision}, then python -m perf promote"
         )
     return load_session(path)
 
@@ -168,7 +168,10 @@ def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:
     steps += [f"python -m pip install {shlex.join(candidate.packages)}"] if candidate.packages else []
     environ = "".join(f"{name}={shlex.quote(value)} " for name, value in candidate.environ.items())
     python = shlex.quote(str(candidate.python or "python"))
-    steps.append(f"{environ}{python} -m pytest tests/benchmarks")
+    session = baseline.session
+    steps.append(
+        f"{environ}{python} -m pytest tests/benchmarks --perf-workload {session.workload} --perf-precision {session.precision}"
+    )
     reason = f"{candidate.text} instead of {baseline.provenance['commit'][:12]}"
     steps.append(f"{python} -m perf promote --reason {shlex.quote(reason)}")
     return "To make the candidate the baseline:\n" + "\n".join(f"  {step}" for step in steps)
@@ -195,7 +198,7 @@ def add_duet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="compare two versions side by side",
         description="Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
         "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
-        epilog=f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED, 2 wrong usage, 3 a side cannot be run, "
+        epilog=f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, 3 a side cannot be run, "
         "4 INCONCLUSIVE, 130 stopped.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

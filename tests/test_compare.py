@@ -114,7 +114,7 @@ def test_an_upgrade_ends_with_the_commands_that_promote_it(
     assert out.endswith(
         "To make the candidate the baseline:\n"
         "  python -m pip install numpy==9.9\n"
-        "  python -m pytest tests/benchmarks\n"
+        "  python -m pytest tests/benchmarks --perf-workload pico --perf-precision fp32\n"
         "  python -m perf promote --reason 'pip:numpy==9.9 instead of aaaaaaaaaaaa'\n"
     )
 

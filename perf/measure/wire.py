@@ -24,6 +24,7 @@ REQUESTS = ("run", "count", "attribute")
 
 _MOST_VALUES = 100_000
 _MOST_COUNT = 2**63
+_LONGEST_NAME = 200
 
 Answer = Mapping[str, Any]
 
@@ -153,8 +154,11 @@ def read_counted(answer: Answer, losses: tuple[float, ...]) -> SideWork:
     facts = {name: answer[name] for name in ("device", "precision", "micro_batch_size") if name in answer}
     fingerprint = answer.get("fingerprint", {})
     software = fingerprint.get("software", {}) if isinstance(fingerprint, dict) else fingerprint
+    for name in ("device", "precision"):
+        if not isinstance(facts.get(name, ""), str):
+            raise _wrong("counted", name, facts[name], "a name")
     for name, value in (("workload", workload), ("fingerprint", software), ("device and others", facts)):
-        if not isinstance(value, dict) or not all(_is_fact(fact) for fact in value.values()):
+        if not isinstance(value, dict) or not all(_is_name(key) and _is_fact(value[key]) for key in value):
             raise _wrong("counted", name, value, "facts by name")
     return SideWork(
         counters=counters,
@@ -201,10 +205,14 @@ def _are_numbers(value: object) -> TypeGuard[list[float]]:
     return isinstance(value, list) and len(value) <= _MOST_VALUES and all(map(_is_number, value))
 
 
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME
+
+
 def _is_counter(name: str, value: object) -> bool:
     if name == "ops":
-        return isinstance(value, dict) and all(map(_is_count, value.values()))
-    return _is_number(value)
+        return isinstance(value, dict) and all(_is_name(op) and _is_count(value[op]) for op in value)
+    return _is_name(name) and _is_number(value)
 
 
 def _is_fact(value: object) -> bool:
@@ -214,8 +222,8 @@ def _is_fact(value: object) -> bool:
 def _is_row(row: object) -> bool:
     return (
         isinstance(row, dict)
-        and isinstance(row.get("phase"), str)
-        and isinstance(row.get("operation"), str)
+        and _is_name(row.get("phase"))
+        and _is_name(row.get("operation"))
         and _is_number(row.get("count"))
         and _is_number(row.get("seconds"))
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from perf.compare import exit_code
 from perf.errors import MeasureError
 from perf.measure.wire import (
     VERSION,
     PhaseTime,
     SideSpec,
+    SideWork,
     read_attributed,
     read_counted,
     read_ready,
@@ -23,7 +26,9 @@ from perf.measure.wire import (
     read_waiting,
     request,
 )
+from perf.report.duet import duet_report, headline
 from perf.train.workloads import WORKLOADS, Workload
+from tests.report.test_duet import WORK, duet
 
 READY: dict[str, Any] = {"event": "ready", "protocol": VERSION, "can": ["run", "count", "attribute"]}
 WAITING: dict[str, Any] = {"event": "waiting", "pid": 4711, "step_s": 0.1, "losses": [7.6, 7.5]}
@@ -114,7 +119,7 @@ def test_a_workload_of_an_earlier_commit_has_this_one_s_values_where_it_lacks_a_
 
 NASTY: list[Any] = [
     None, True, -1, 0, 1, 2**70, 10**400, 1.5, 1e308, -1e308, math.nan, math.inf, "", "7", "x\n\x1b[2J", [], [[]], {}, {"a": {}},
-    [1, "2"], [None], [math.nan], list(range(5)), {"ops": 3}, {"ops": {"a": -1}}, [{}], [{"phase": 1}],
+    {"x\n\x1b[2J": 1}, {"ops": {"\x1b[2J": 1}}, {"y" * 10**6: 0}, [1, "2"], [None], [math.nan], list(range(5)), {"ops": 3}, {"ops": {"a": -1}}, [{}], [{"phase": 1}],
 ]  # fmt: skip
 
 
@@ -139,6 +144,9 @@ def mutated(rng: random.Random, answer: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+QUIET = duet({512: 0.0})
+
+
 def read_or_refusal(answer: dict[str, Any]) -> object:
     """Return what an answer says, or the error that refuses it."""
     try:
@@ -159,4 +167,8 @@ def test_mutated_answers_are_read_or_refused() -> None:
             assert str(found).isprintable()
         else:
             assert not any(word in repr(found) for word in ("nan", "inf,", "inf)", "inf]", "inf}"))
+        if isinstance(found, SideWork):  # a report can be made of whatever was read
+            result = dataclasses.replace(QUIET, work={512: (WORK, found)})
+            assert all(line.isprintable() for line in [headline(result), *duet_report(result).splitlines()])
+            exit_code(result)
     assert MUTATIONS / 4 < refused < MUTATIONS
