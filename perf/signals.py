@@ -69,7 +69,7 @@ def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
     over = False
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if over:  # one that was put back before this one has raised
+        if over:  # a handler that was restored before this one has raised
             signal.signal(number, usual[signal.Signals(number)])
             signal.raise_signal(number)
         else:

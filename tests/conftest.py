@@ -31,8 +31,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _usual_signals() -> None:
-    """Listen to signals as a terminal's programs do: whoever starts the tests in the background has them ignored."""
+    """Reset the signals that stop a program to their usual handlers: programs started in the background may ignore them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
@@ -59,6 +60,10 @@ def workload() -> Workload:
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with two commits, in the place of this one, and an empty folder for temporary files."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:  # such as GIT_DIR in a hook of git's
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     make_repository(tmp_path / "repository")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(sides, "ROOT", tmp_path / "repository")

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests' helpers are no 
 from tests.judge.duet_noise import RECORDED, Draw, duet, recorded_starts, resampled, synthetic
 
 SLOWDOWN = float(np.log(0.98))
-HELPS_NOBODY = 1e-4
-"""A threshold that makes no verdict UNCHANGED: what is found is found against it."""
+TINY = 1e-4
+"""A threshold so small that UNCHANGED is practically never the verdict."""
 
 Source = Callable[[float], Draw]
 """Returns where starts come from, given the effect that is planted in them."""
@@ -76,11 +76,11 @@ def row(source: Source, budget_s: float, num_duets: int) -> list[str]:
         return f"{np.mean([judgement.verdict in verdicts for judgement in judgements]):.2%}"
 
     changed = (Verdict.REGRESSED, Verdict.IMPROVED)
-    same, unhelped, slower = judged(0.0, 0.02), judged(0.0, HELPS_NOBODY), judged(SLOWDOWN, 0.02)
+    same, unhelped, slower = judged(0.0, 0.02), judged(0.0, TINY), judged(SLOWDOWN, 0.02)
     effects = [judgement.effect for judgement in unhelped if np.isfinite(judgement.effect.low)]
     covered = [effect.low <= 0 <= effect.high for effect in effects]
     shown = float(np.median([judgement.effect.reach for judgement in unhelped]))
-    power = found(judged(-shown, HELPS_NOBODY), Verdict.REGRESSED) if np.isfinite(shown) else "-"
+    power = found(judged(-shown, TINY), Verdict.REGRESSED) if np.isfinite(shown) else "-"
     return [
         found(same, *changed),
         found(unhelped, *changed),

@@ -1,6 +1,6 @@
 """What pairs say of an effect, by their two levels: starts of the sides' processes, which are independent, and pairs within them.
 
-All runs of a start inherit the addresses of their parent process, so pairs of one start share an error of 0.4 to 0.5 %.
+All runs of a start inherit the addresses of their parent process, so pairs of one start share an error (docs/decisions.md, 15).
 Inference therefore rests on the means of starts (Student's t), as Kalibera and Jones (2013) do with their highest level.
 """
 
@@ -28,7 +28,7 @@ class DuetEffect(Effect):
     number of pairs.
 
     Attributes:
-        surely_low, surely_high: the interval that must exclude no effect for a REGRESSED or IMPROVED, at `level`.
+        surely_low, surely_high: the interval that must exclude zero for a REGRESSED or IMPROVED, at `level`.
         level: the error that this look may make for this batch size.
         standard_error: of the logarithm of the ratio of rates.
         num_starts: how many independent values there are.
@@ -81,7 +81,7 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
 
     Args:
         starts: the pairs of each start; as many in each, about, and at least one.
-        level: two-sided error of the interval that must exclude no effect.
+        level: two-sided error of the interval that must exclude zero.
         elapsed_s: seconds since the duet began, divided by its batch sizes.
 
     Raises:

@@ -112,7 +112,7 @@ def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: flo
     """Return the verdict on one batch size at a look.
 
     UNCHANGED: the whole 95 % interval lies within the threshold; before the last look a wider one must, so that two looks
-    err no more often than one. REGRESSED or IMPROVED: it does not, and no effect is surely excluded. So a slowdown exactly
+    err no more often than one. REGRESSED or IMPROVED: it does not, and zero is surely excluded. So a slowdown exactly
     as large as the threshold is found, which an interval wholly beyond the threshold would never do; and a change that is
     real but smaller than the threshold is not made an alarm.
 

@@ -262,8 +262,8 @@ class Duet:
             effect = alternating_effect(*slices)
         if not np.isfinite(effect):
             raise MeasureError(
-                f"{self.sides[0].text} and {self.sides[1].text}: were never stepping at the same time by their own clocks; "
-                "one of them does not report the times of its steps"
+                f"{self.sides[0].text} and {self.sides[1].text}: were never stepping at the same time, by their own clocks; one "
+                "was stalled for a whole run, or does not report the times of its steps; try again on a less busy machine"
             )
         for i in BOTH:
             processes[i].tell("0")
@@ -298,7 +298,7 @@ class Duet:
         return [[marks[i]] for i in BOTH]
 
     def _pin(self, pids: Sequence[int], turns: int) -> None:
-        """Give each side the half of the cores that is its in this turn; of four turns, each side is moved first in two."""
+        """Give each side its half of the cores for this turn; of four turns, each side is moved first in two."""
         for i in BOTH if turns // 2 % 2 else BOTH[::-1]:
             half = self._halves[(i + turns) % 2]
             with suppress(OSError):  # it has ended; the answer that does not come says why

@@ -14,7 +14,7 @@ import pytest
 
 from perf.__main__ import EXIT_DONE, EXIT_PROBLEM, main
 from perf.errors import BaselineError
-from perf.judge.baselines import Baseline, find_expected, load_portable, load_session, portable_json
+from perf.judge.baselines import Baseline, find_expected, load_portable, load_session, portable_json, portable_path
 from perf.judge.verdicts import judge_counters, judge_fall, judge_losses, judge_rates, judge_scaling
 from perf.measure.marks import Session
 from perf.train.workloads import WORKLOADS
@@ -135,8 +135,9 @@ def test_a_mutated_result_is_refused_in_a_line_or_can_be_used(
 def test_a_mutated_portable_baseline_is_refused_in_a_line_or_can_be_used(tmp_path: Path) -> None:
     """The error names the file; what is taken can be compared with."""
     session = small()
-    path = tmp_path / "portable" / "pico-cpu-fp32-torch-2.13.0.json"
+    path = portable_path(tmp_path, session.configuration, session.fingerprint)
     path.parent.mkdir()
+    refused = 0
     original = json.loads(json.dumps(portable_json(session, PROVENANCE, [])))
     for seed in range(MUTATIONS):
         path.write_bytes(mutated(original, seed))
@@ -145,8 +146,10 @@ def test_a_mutated_portable_baseline_is_refused_in_a_line_or_can_be_used(tmp_pat
             judged(session, None, tmp_path)
         except BaselineError as error:
             problem = str(error)
+            refused += 1
         assert not problem or problem.startswith(f"{path}: "), seed
         assert problem.isprintable(), seed
+    assert 0 < refused < MUTATIONS
 
 
 def test_a_mutated_baseline_is_refused_before_anything_is_measured_or_compared_with(
@@ -159,7 +162,8 @@ def test_a_mutated_baseline_is_refused_before_anything_is_measured_or_compared_w
     seeds = itertools.count()
     accepted = list(itertools.islice((s for s in seeds if _is_read(path, mutated(original, s))), num_sessions))
     refused = [seed for seed in range(accepted[-1]) if seed not in accepted]
-    for seed in [*accepted[:num_sessions], *refused[:num_sessions]]:
+    assert refused
+    for seed in [*accepted, *refused[:num_sessions]]:
         path.write_bytes(mutated(original, seed))
         found = project.run(f"--benchmark-compare={path}", "-k", "test_rate")
         assert "INTERNALERROR" not in found.stdout.str() + found.stderr.str(), seed

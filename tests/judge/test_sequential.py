@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("duets")  # what its tests share is made on
 SIZES = (512, 1024, 2048)
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 TINY = 1e-4
-"""A threshold that helps no verdict."""
+"""A threshold so small that UNCHANGED is practically never the verdict."""
 
 
 def sources(rng: np.random.Generator, *, effect: float = 0.0) -> list[Draw]:
@@ -42,7 +42,7 @@ def test_without_a_difference_at_most_one_duet_in_a_hundred_finds_one(a_a: list[
 
 
 def test_the_shown_interval_covers_the_truth(a_a: list[DuetJudgement]) -> None:
-    """93 to 97 % of the intervals that duets end with hold no effect."""
+    """Between 93 and 97 % of the final intervals contain zero, the true effect."""
     covered = np.mean([judgement.effect.low <= 0 <= judgement.effect.high for judgement in a_a])
     assert 0.93 <= covered <= 0.97
 

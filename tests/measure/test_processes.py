@@ -36,9 +36,9 @@ def python(code: str) -> Process:
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process runs; one that nobody has waited for yet does not."""
+    """Return whether a process has any memory; one that ends, or that nobody has waited for yet, has none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/statm").read_text().split()[0] != "0"
     except OSError:
         return False
 

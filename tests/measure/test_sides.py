@@ -150,7 +150,7 @@ def test_what_is_not_ours_stays(repository: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_an_interrupt_while_a_folder_is_made_leaves_none(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes when the folder is there and nobody knows its name."""
+    """The interrupt comes after the folder is made and before its name is stored."""
     real = tempfile.mkdtemp
 
     def mkdtemp(**options: str) -> str:

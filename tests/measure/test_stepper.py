@@ -82,20 +82,12 @@ def test_a_run_that_cannot_go_on_says_why_and_the_next_one_runs(side: Process, s
         hopeless = dataclasses.replace(spec.workload, learning_rate=1e30, lr_warmup_steps=1)
         changes, problem = {"workload": hopeless}, "the loss is nan"
     side.tell(request(spec, **changes))
-    while (found := json.loads(raw_answer(side)))["event"] == "waiting":
+    while (found := json.loads(side._line(60.0)))["event"] == "waiting":
         side.tell("8")
     assert found["event"] == "failed"
     assert problem in found["reason"]
     assert side.answer("ended")["exit_code"] == 0
     assert losses(side, spec)
-
-
-def raw_answer(side: Process) -> bytes:
-    """Return the next line, whatever it is."""
-    while b"\n" not in side._unread:
-        side._unread += side._stdout.read(2**16)
-    line, _, side._unread = side._unread.partition(b"\n")
-    return line
 
 
 def test_a_request_that_nobody_understands_ends_its_own_process(side: Process, spec: SideSpec) -> None:

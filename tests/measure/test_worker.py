@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perf.measure import worker
+from perf.measure.runs import RunSpec
 from perf.measure.worker import SlicedClock
+from perf.train.workloads import Workload
 
 
 class FakeTime:
@@ -61,3 +65,33 @@ def test_a_step_ends_when_the_device_has_finished(monkeypatch: pytest.MonkeyPatc
     fake.now_s += 1.0
     clock.end_step()
     assert clock.step_s == pytest.approx([1.5])
+
+
+def test_the_log_s_time_has_no_pauses(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits a thousand seconds for each of its turns logs the milliseconds of its steps."""
+    fake = FakeTime()
+    said: list[dict[str, Any]] = []
+
+    def tick() -> float:
+        fake.now_s += 0.001
+        return fake.now_s
+
+    def wait() -> None:
+        fake.now_s += 1000.0
+
+    monkeypatch.setattr(time, "perf_counter", tick)
+    monkeypatch.setattr(worker, "_next_command", wait)
+    worker._run(
+        RunSpec(
+            workload=workload,
+            global_batch_size=8,
+            device="cpu",
+            precision="fp32",
+            seed=0,
+            num_steps=8,
+            slice_steps=2,
+        ),
+        said.append,
+    )
+    (trained,) = [answer for answer in said if answer["event"] == "trained"]
+    assert 0 < float(trained["lines"][-1].split(" in ")[1].split()[0]) < 1.0

@@ -38,7 +38,7 @@ def train_on_two(model_dir: Path, max_steps: int) -> subprocess.CompletedProcess
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=6000,
         check=False,
     )
 
@@ -96,7 +96,7 @@ def test_ctrl_c_stops_all_ranks_at_one_step_and_saves(tmp_path: Path) -> None:
             if line.startswith("Step="):
                 break
         os.killpg(job.pid, signal.SIGINT)
-        out, err = job.communicate(timeout=60)
+        out, err = job.communicate(timeout=600)
     (step,) = CheckpointStore(tmp_path, keep_last=2).steps()
     assert out.count(f"Global batch size 64 was stopped at step {step} of 100000.") == 1
     assert f"\nStep={step}, Loss=" in f"\n{out}"

@@ -256,7 +256,7 @@ def test_the_memory_of_the_parser_does_not_grow_with_the_log(monkeypatch: pytest
 
     def log() -> Iterator[str]:
         for _ in range(300):
-            yield "noise " * 50
+            yield "noise " * 4000
             yield "Step=1, Loss=" + "9" * 300
             yield from lines
         for step in range(5000):
@@ -270,7 +270,7 @@ def test_the_memory_of_the_parser_does_not_grow_with_the_log(monkeypatch: pytest
     finally:
         tracemalloc.stop()
     assert num_found == 300 + 300 + 5000 + 1
-    assert peak < 100_000
+    assert peak < 1_000_000  # of 8 MB; other threads of a test worker may allocate, too
 
 
 def test_runs_part_where_the_step_does_not_rise() -> None:
