@@ -233,7 +233,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config, items = session.config, _to_run(session.items)
     if not items or config.option.collectonly:
         return
-    (config.rootpath / SUMMARY).unlink(missing_ok=True)  # what is there afterwards is this session's
+    try:
+        (config.rootpath / SUMMARY).unlink(missing_ok=True)  # what is there afterwards is this session's
+    except OSError as error:
+        raise pytest.UsageError(f"{SUMMARY}: an earlier session's cannot be removed: {error}") from None
     if config.stash[BENCH].baseline is None:
         config.stash[BENCH].baseline = _load_baseline(config, None)
     folder = _baselines(config)

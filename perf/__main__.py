@@ -39,7 +39,7 @@ from perf.train.loop import RunResult, run_steps
 from perf.train.text import TextCorpus
 from perf.train.workloads import WORKLOADS, default_workload
 
-EXIT_DONE, EXIT_USAGE, EXIT_PROBLEM, EXIT_INTERRUPTED = 0, 2, 3, EXIT_STOPPED
+EXIT_DONE, EXIT_USAGE, EXIT_PROBLEM = 0, 2, 3
 RUNS_DIR = Path("runs")
 MOST_REASON = 1000
 """Characters of the reason for a promotion; files that have more are refused when they are read."""
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         code, lines = EXIT_PROBLEM, [known]
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return EXIT_STOPPED
     with suppress(OSError):  # the terminal may be gone
         text = "\n".join(printable(" ".join(line.split())) for line in lines)
         print(f"{parser.prog} {arguments.command}: error: {text}", file=sys.stderr)
@@ -131,7 +131,7 @@ def _train(arguments: argparse.Namespace) -> int:
             return EXIT_DONE
         if world.is_main:
             print(stop_note(results[-1], plans[len(results) :]))
-        return EXIT_INTERRUPTED
+        return EXIT_STOPPED
 
 
 def _run(plan: RunPlan, source: Source, world: World) -> RunResult:

@@ -14,7 +14,7 @@ from pathlib import Path
 from perf.arguments import positive, seconds, threshold
 from perf.errors import BaselineError, UsageError
 from perf.judge.baselines import BASELINES_DIR, KEY, Baseline, baseline_path, load_session, write_json
-from perf.judge.duets import DuetResult
+from perf.judge.duets import DuetResult, loss_problem
 from perf.judge.sequential import LAST_SHARE
 from perf.judge.stats import FAMILY_ERROR
 from perf.judge.verdicts import Verdict
@@ -62,11 +62,7 @@ def run_duet_command(arguments: argparse.Namespace) -> int:
         environ=os.environ,
         mode=arguments.mode,
     )
-    if arguments.json:
-        write_json(arguments.json, duet_json(result, workload))
-    print(f"\n{duet_report(result)}\n\n{headline(result)}")
-    if arguments.json:
-        print(f"raw values: {arguments.json}")
+    _keep(arguments, result, workload, f"{duet_report(result)}\n\n{headline(result)}")
     if baseline and is_upgrade and not result.problem:
         print(_how_to_promote(recipes[1], baseline))
     return exit_code(result)
@@ -88,7 +84,7 @@ def run_calibrate_command(arguments: argparse.Namespace) -> int:
     """Measure this machine: the same side twice."""
     workload, sizes = _what(arguments)
     own = parse_recipe(["self"])
-    # A threshold that nothing reaches: the whole budget is spent.
+    # A threshold that nothing is within: unless chance finds a difference, the whole budget is spent.
     result = duet_shown(
         (own, own),
         workload,
@@ -108,11 +104,22 @@ def run_calibrate_command(arguments: argparse.Namespace) -> int:
     if not all(map(math.isfinite, budgets.values())):
         budgets = {}
         print("too few pairs to say what budget finds what; give a larger --budget")
-    print(f"\n{calibration(result, budgets)}")
+    notes = [calibration(result, budgets), result.problem, *map(loss_problem, result.work.values())]
+    _keep(arguments, result, workload, "\n".join(filter(None, notes)))
+    if result.interrupted:
+        return EXIT_STOPPED
+    return EXIT_PROBLEM if result.problem else 0
+
+
+def _keep(arguments: argparse.Namespace, result: DuetResult, workload: Workload, report: str) -> None:
+    """Write the raw values where they were asked for, and print the report, whichever of the two fails."""
+    try:
+        if arguments.json:
+            write_json(arguments.json, duet_json(result, workload))
+    finally:
+        print(f"\n{report}")
     if arguments.json:
-        write_json(arguments.json, duet_json(result, workload))
         print(f"raw values: {arguments.json}")
-    return 0
 
 
 def duet_json(result: DuetResult, workload: Workload) -> dict[str, object]:

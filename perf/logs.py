@@ -105,6 +105,8 @@ def _audits(files: Sequence[Path], findings: _Findings) -> Iterator[tuple[str, R
 def _opened(file: Path) -> Iterator[TextIO]:
     """Open a log, which collects the output of many programs: a byte that is not UTF-8 must not hide other lines."""
     if str(file) == "-":
+        if sys.stdin is None:
+            raise DataError("standard input: is closed; give a log file, or pipe a log in")
         stream = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace")
         try:
             yield stream

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from perf.__main__ import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_USAGE, main
+from perf.__main__ import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
 from perf.logs import EXIT_DISAGREE
-from perf.signals import STOPS
+from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.trainer import Trainer
 from tests.measure.test_processes import interrupted_inside_popen
 from tests.repositories import left
@@ -114,7 +114,7 @@ def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Trainer, "step", step)
-    assert main(["train", "--global-batch-size", "8", "16", "24", *SMALL, "--fresh"]) == EXIT_INTERRUPTED
+    assert main(["train", "--global-batch-size", "8", "16", "24", *SMALL, "--fresh"]) == EXIT_STOPPED
     out = capsys.readouterr().out
     assert out.splitlines()[-3:] == [
         "Global batch size 16 was stopped at step 2 of 4.",
@@ -331,7 +331,7 @@ def test_a_duet_that_is_stopped_leaves_nothing_behind(
 
     with interrupted_inside_popen(number, when) as made:
         command = ["duet", "--baseline", "git:HEAD~1", "--candidate", "git:HEAD", "--global-batch-size", "8"]
-        assert main(command) == EXIT_INTERRUPTED
+        assert main(command) == EXIT_STOPPED
         assert [process.returncode for process in made] == [-signal.SIGKILL]
     assert left(repository) == []
     assert "Traceback" not in capfd.readouterr().err

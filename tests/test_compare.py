@@ -158,6 +158,35 @@ def test_a_calibration_prints_what_budget_finds_what(
     assert "too few pairs" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("change", "code"), [({"interrupted": True}, 130), ({}, 3)])
+def test_a_calibration_that_ended_early_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, bool], code: int
+) -> None:
+    """What its pairs show is printed, and the exit code is not 0."""
+    early = dataclasses.replace(duet({512: 0.0}), problem="ended after 7 pairs: x", **change)
+    monkeypatch.setattr(compare, "duet_shown", lambda recipes, *rest, **options: early)
+    assert main(["calibrate", "--global-batch-size", "512"]) == code
+    out = capsys.readouterr().out
+    assert "512: a step takes" in out
+    assert out.endswith("ended after 7 pairs: x\n")
+
+
+def test_a_file_that_cannot_be_written_after_all_costs_the_file_only(
+    shown: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report is printed, then the error."""
+
+    def full(path: Path, content: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(compare, "write_json", full)
+    file = tmp_path / "duet.json"
+    assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(file)]) == EXIT_PROBLEM
+    captured = capsys.readouterr()
+    assert "REGRESSED: global batch size 1024" in captured.out
+    assert "no space left" in captured.err
+
+
 def test_one_core_cannot_be_shared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Asking for both at once where that cannot be is one line, before anything is started."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)

@@ -193,22 +193,31 @@ def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
     baseline, candidate = work
     known = [{name: side.facts[name] for name in baseline.facts if name in candidate.facts} for side in work]
     return differences(known[0], known[1]) + count_differences(
-        baseline.counters, candidate.counters, python_calls=baseline.python == candidate.python
+        baseline.counters, candidate.counters, python_calls=_same_python(work)
     )
 
 
 def not_compared(work: tuple[SideWork, SideWork]) -> list[str]:
-    """Return what only one of the sides told: facts, counters, and losses where one has none."""
+    """Return what at least one of the sides did not tell: losses, software, facts and counters."""
     baseline, candidate = work
-    losses = [] if baseline.losses and candidate.losses else ["losses"]
-    return (
-        losses + sorted({*baseline.facts} ^ {*candidate.facts}) + sorted({*baseline.counters} ^ {*candidate.counters})
-    )
+    names = [name for name in ("losses", "software") if not all(getattr(side, name) for side in work)]
+    names += sorted({*baseline.facts} ^ {*candidate.facts})
+    if not (baseline.counters and candidate.counters):
+        return [*names, "counters"]
+    calls = {"python_calls"} if "python_calls" in baseline.counters and not _same_python(work) else set()
+    return names + sorted({*baseline.counters} ^ {*candidate.counters} | calls)
+
+
+def _same_python(work: tuple[SideWork, SideWork]) -> bool:
+    """Return whether counts of Python calls can be compared."""
+    return bool(work[0].python) and work[0].python == work[1].python
 
 
 def software_differences(work: Mapping[int, tuple[SideWork, SideWork]]) -> list[str]:
-    """Return what software the sides differ in."""
+    """Return what software the sides differ in, if both have told it."""
     baseline, candidate = next(iter(work.values()))
+    if not (baseline.software and candidate.software):
+        return []
     return differences(baseline.software, candidate.software)
 
 

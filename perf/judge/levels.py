@@ -20,6 +20,10 @@ OUTLIER = 5.0
 """Pairs farther from the median, in standard deviations, count as if they were so far: one disturbed pair decides nothing."""
 
 
+FEWEST_TO_COMPARE = 8
+"""With fewer pairs none is taken for an outlier."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuetEffect(Effect):
     """How the candidate's rate relates to the baseline's, from pairs of runs in several starts.
@@ -132,7 +136,8 @@ def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
     values = np.concatenate([np.asarray(start, dtype=np.float64) for start in starts])
     median = float(np.median(values))
     room = OUTLIER * 1.4826 * float(np.median(np.abs(values - median)))
-    if room > 0:  # else more than half of the pairs are alike, which only made-up data are
+    # A few pairs do not tell what is far; and if more than half are alike, which only made-up data are, nothing is near.
+    if len(values) >= FEWEST_TO_COMPARE and room > 0:
         values = np.clip(values, median - room, median + room)
     ends = np.cumsum([len(start) for start in starts])
     return np.array([part.mean() for part in np.split(values, ends[:-1])])

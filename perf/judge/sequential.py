@@ -15,6 +15,9 @@ from perf.measure.pairs import FEWEST_STARTS, Pair
 INTERIM_LOOK = 0.5
 """The share of the budget after which there is a look before the last one."""
 
+LATEST_INTERIM_LOOK = 0.7
+"""After this share it is left out: it would take most of the error from the last look."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuetJudgement:
@@ -86,12 +89,12 @@ class Decisions:
         took_s, self._ended_s = ended_s - self._ended_s, ended_s
         if ended_s + took_s / 2 > self._budget_s:  # another start would end late by more than half of it
             self._look(1.0)
-        elif not self._looked and ended_s >= INTERIM_LOOK * self._budget_s and self._num_starts >= FEWEST_STARTS:
+        elif INTERIM_LOOK <= ended_s / self._budget_s <= LATEST_INTERIM_LOOK and self._can_look_early:
             self._look(ended_s / self._budget_s)
 
     @property
-    def _num_starts(self) -> int:
-        return min((len(self._starts[size]) for size in self.undecided), default=0)
+    def _can_look_early(self) -> bool:
+        return not self._looked and all(len(self._starts[size]) >= FEWEST_STARTS for size in self.undecided)
 
     def _look(self, share_of_budget: float) -> None:
         self._looked, is_last = True, share_of_budget == 1.0
@@ -111,8 +114,8 @@ class Decisions:
 def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: float) -> DuetJudgement:
     """Return the verdict on one batch size at a look.
 
-    UNCHANGED: the whole 95 % interval lies within the threshold; before the last look a wider one must, so that two looks
-    err no more often than one. REGRESSED or IMPROVED: it does not, and zero is surely excluded. So a slowdown exactly
+    UNCHANGED: the whole 95 % interval lies within the threshold; before the last look a wider one must, so that the
+    first look adds little to the error of the last. REGRESSED or IMPROVED: it does not, and zero is surely excluded. So a slowdown exactly
     as large as the threshold is found, which an interval wholly beyond the threshold would never do; and a change that is
     real but smaller than the threshold is not made an alarm.
 

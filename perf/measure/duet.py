@@ -108,6 +108,7 @@ class Duet:
         each = len(cores) // 2
         self._halves = [set(sorted(cores)[:each]), set(sorted(cores)[each : 2 * each])]
         self._num_starts = 0
+        self._can: list[frozenset[str]] = [frozenset(), frozenset()]
         self._began_s: float | None = None
         self.start_s = 0.0
         self.pairs_per_start: int | None = None
@@ -135,6 +136,7 @@ class Duet:
             self._began_s = began_s
         pairs: list[Pair] = []
         with self._started() as processes:
+            self._num_starts += 1
             ready_s = self._clock()
             self.start_s = ready_s - began_s
             while not pairs or len(pairs) < len(sizes) * (self.pairs_per_start or 1):
@@ -162,7 +164,7 @@ class Duet:
         with self._started() as processes:
             for size in self._specs:
                 for i in BOTH:
-                    self._request(processes[i], "count", size)
+                    self._request(processes, i, "count", size)
                 counted = [self._answer(processes, i, "counted", "ended") for i in BOTH]
                 losses = [self._first_losses(processes, i, size) for i in BOTH]
                 with self._named(0):
@@ -172,7 +174,7 @@ class Duet:
         return found
 
     def _first_losses(self, processes: Sequence[Process], i: int, size: int) -> tuple[float, ...]:
-        self._request(processes[i], "run", size)
+        self._request(processes, i, "run", size)
         before = self._waiting(processes, i).losses
         processes[i].tell(f"{max(1, COMPARED_STEPS - len(before))}")
         after = self._stepped(processes, i)[1]
@@ -186,7 +188,7 @@ class Duet:
         with self._started() as processes:
             for _ in range(ATTRIBUTION_VISITS):
                 for i in self._order():
-                    self._request(processes[i], "attribute", size)
+                    self._request(processes, i, "attribute", size)
                     answer = self._answer(processes, i, "attributed", "ended")
                     with self._named(i):
                         visits[i].append(read_attributed(answer))
@@ -204,15 +206,17 @@ class Duet:
             for i in BOTH:
                 answer = self._answer(both, i, "ready")
                 with self._named(i):
-                    read_ready(answer)
-            self._num_starts += 1
+                    self._can[i] = read_ready(answer)
             yield both
 
     def _order(self) -> list[int]:
         return [int(i) for i in self._rng.permutation(2)]
 
-    def _request(self, process: Process, do: str, size: int) -> None:
-        process.tell(request(do, self._specs[size], layout=int(self._rng.integers(2**32))))
+    def _request(self, processes: Sequence[Process], i: int, do: str, size: int) -> None:
+        if do not in self._can[i]:
+            with self._named(i):
+                raise MeasureError(f"cannot be asked to {do}; take a commit whose sides can")
+        processes[i].tell(request(do, self._specs[size], layout=int(self._rng.integers(2**32))))
 
     def _answer(self, processes: Sequence[Process], i: int, *events: str) -> Answer:
         """Return the first of the answers of a side that are due now."""
@@ -247,11 +251,11 @@ class Duet:
         waiting: dict[int, Waiting] = {}
         if self.mode is Mode.SIMULTANEOUS:
             for i in self._order():
-                self._request(processes[i], "run", size)
+                self._request(processes, i, "run", size)
             waiting = {i: self._waiting(processes, i) for i in BOTH}
         else:
             for i in self._order():  # each warms up alone: two at once would fight for the cores
-                self._request(processes[i], "run", size)
+                self._request(processes, i, "run", size)
                 waiting[i] = self._waiting(processes, i)
         step_s = max(run.step_s for run in waiting.values())
         if self.mode is Mode.SIMULTANEOUS:
@@ -292,9 +296,9 @@ class Duet:
             if not ready:
                 turns += 1
                 self._pin(pids, turns)
-            if time.monotonic() > deadline:
-                for i in working:
-                    self._answer(processes, i, "stepped")
+            if working and time.monotonic() > deadline:
+                with self._named(min(working)):
+                    raise MeasureError(f"no answer within {SIDE_TIMEOUT_S:.0f} s")
         return [[marks[i]] for i in BOTH]
 
     def _pin(self, pids: Sequence[int], turns: int) -> None:

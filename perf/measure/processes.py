@@ -189,9 +189,10 @@ class _Tail:
         self._reader.join(1.0)
 
     def _follow(self) -> None:
-        with self._file:
-            while self._read():
-                select.select([self._file], [], [])
+        while self._read():
+            select.select([self._file], [], [])
+        with self._lock:
+            self._file.close()
 
     def _read(self) -> bool:
         """Read what the pipe holds; return whether more can come."""

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from perf.errors import MeasureError
 from perf.measure.pairs import Marks
+from perf.measure.processes import Answer
 from perf.train.workloads import Workload
 
 VERSION = 2
@@ -25,8 +26,6 @@ REQUESTS = ("run", "count", "attribute")
 _MOST_VALUES = 100_000
 _MOST_COUNT = 2**63
 _LONGEST_NAME = 200
-
-Answer = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,10 +128,10 @@ def read_ready(answer: Answer) -> frozenset[str]:
 def read_waiting(answer: Answer) -> Waiting:
     """Return a run that has warmed up."""
     pid, step_s = answer.get("pid"), answer.get("step_s")
-    if not _is_count(pid) or pid < 2:
+    if not _is_count(pid) or not 2 <= pid < 2**31:
         raise _wrong("waiting", "pid", pid, "a process")
-    if not _is_number(step_s) or not 0 < step_s < 1e6:
-        raise _wrong("waiting", "step_s", step_s, "positive seconds")
+    if not _is_number(step_s) or not 1e-6 <= step_s < 1e6:
+        raise _wrong("waiting", "step_s", step_s, "seconds of a step")
     return Waiting(pid=pid, step_s=float(step_s), losses=_losses("waiting", answer))
 
 
@@ -146,26 +145,28 @@ def read_stepped(answer: Answer) -> tuple[Marks, tuple[float, ...]]:
 
 def read_counted(answer: Answer, losses: tuple[float, ...]) -> SideWork:
     """Return what a side does in a step, with the losses of its first steps."""
-    counters, workload, python = answer.get("counters"), answer.get("workload", {}), answer.get("python", "")
-    if not isinstance(counters, dict) or not all(_is_counter(name, value) for name, value in counters.items()):
+    counters, workload, python = answer.get("counters", {}), answer.get("workload", {}), answer.get("python", "")
+    if not isinstance(counters, dict) or not all(map(_is_name, counters)) or not _are_counts(counters.get("ops", {})):
         raise _wrong("counted", "counters", counters, "numbers by name")
     if not isinstance(python, str):
         raise _wrong("counted", "python", python, "a version")
-    facts = {name: answer[name] for name in ("device", "precision", "micro_batch_size") if name in answer}
+    facts: dict[str, Any] = {
+        name: answer[name] for name in ("device", "precision", "micro_batch_size") if name in answer
+    }
     fingerprint = answer.get("fingerprint", {})
     software = fingerprint.get("software", {}) if isinstance(fingerprint, dict) else fingerprint
     for name in ("device", "precision"):
         if not isinstance(facts.get(name, ""), str):
             raise _wrong("counted", name, facts[name], "a name")
     for name, value in (("workload", workload), ("fingerprint", software), ("device and others", facts)):
-        if not isinstance(value, dict) or not all(_is_name(key) and _is_fact(value[key]) for key in value):
+        if not isinstance(value, dict) or not all(map(_is_name, value)):
             raise _wrong("counted", name, value, "facts by name")
     return SideWork(
-        counters=counters,
+        counters={name: value for name, value in counters.items() if name == "ops" or _is_number(value)},
         losses=losses,
-        facts={**facts, **{f"workload.{name}": value for name, value in workload.items()}},
+        facts=_facts({**facts, **{f"workload.{name}": value for name, value in workload.items()}}),
         python=python,
-        software=software,
+        software=_facts(software),
     )
 
 
@@ -178,7 +179,7 @@ def read_attributed(answer: Answer) -> list[PhaseTime]:
 
 
 def _losses(event: str, answer: Answer) -> tuple[float, ...]:
-    losses = answer.get("losses")
+    losses = answer.get("losses", [])
     if not _are_numbers(losses):
         raise _wrong(event, "losses", losses, "a list of numbers")
     return tuple(map(float, losses))
@@ -209,10 +210,13 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME
 
 
-def _is_counter(name: str, value: object) -> bool:
-    if name == "ops":
-        return isinstance(value, dict) and all(_is_name(op) and _is_count(value[op]) for op in value)
-    return _is_name(name) and _is_number(value)
+def _are_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_name(name) and _is_count(value[name]) for name in value)
+
+
+def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what can be compared; what has a form that is not known here belongs to a later version."""
+    return {name: value for name, value in values.items() if _is_fact(value)}
 
 
 def _is_fact(value: object) -> bool:

@@ -82,7 +82,7 @@ def _because(result: DuetResult, size: int) -> str:
     if software := software_differences(result.work):
         return f"; other software: {', '.join(software[:3])}"
     if missing := not_compared(result.work[size]):
-        return f"; same software; not compared: {', '.join(missing[:3])}"
+        return f"; no difference in what was compared; not compared: {', '.join(missing[:3])}"
     return "; same work, same software"
 
 
@@ -154,7 +154,8 @@ def _rate(size: int, runs: Sequence[tuple[tuple[float, ...], ...]]) -> float:
 def work_notes(result: DuetResult) -> list[str]:
     """Return what software and what work the sides differ in, and whether they learn alike."""
     software = software_differences(result.work)
-    notes = [f"software: {', '.join(software) if software else 'the same'}"]
+    told = all(side.software for side in next(iter(result.work.values())))
+    notes = [f"software: {', '.join(software) if software else 'the same' if told else 'not known'}"]
     for size, work in result.work.items():
         if found := work_differences(work):
             more = f" and {len(found) - 8} more" if len(found) > 8 else ""
@@ -162,7 +163,7 @@ def work_notes(result: DuetResult) -> list[str]:
         if problem := loss_problem(work):
             notes.append(f"losses at {size}: {problem}")
         if missing := not_compared(work):
-            notes.append(f"not compared at {size}, told by one side only: {', '.join(missing)}")
+            notes.append(f"not compared at {size}, since a side did not tell: {', '.join(missing)}")
     if len(notes) == 1:
         notes.append("work: the same operations, and the same losses to rounding, at every batch size")
     return notes
@@ -224,7 +225,8 @@ def calibration(result: DuetResult, budgets: Mapping[float, float]) -> str:
         pairs = [pair for pair in result.pairs if pair.global_batch_size == size]
         steps = [np.diff(marks) for pair in pairs for marks in (*pair.baseline, *pair.candidate)]
         within = float(np.median([float(np.std(np.log(run))) for run in steps if len(run) > 1] or [np.nan]))
-        starts = [[pair.effect for pair in pairs if pair.start == start] for start in {pair.start for pair in pairs}]
+        grouped = [[pair.effect for pair in pairs if pair.start == start] for start in {pair.start for pair in pairs}]
+        starts = [start for start in grouped if len(start) > 1]
         typical = geometric_mean([float(np.median(run)) for run in steps])
         lines.append(f"{size}: a step takes {1e3 * typical:.0f} ms; steps of a run spread by {within:.1%}")
         if len(starts) > 1:

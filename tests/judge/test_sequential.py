@@ -89,7 +89,11 @@ def test_a_large_change_is_told_before_the_budget_is_spent() -> None:
         )
     assert decisions.undecided == [1024]
     assert decisions.judgements[512].verdict is Verdict.REGRESSED
+    assert decisions.judgements[512].effect.level == pytest.approx(0.01 * spent(INTERIM_LOOK) / 2)
     assert decisions.judgements[1024].verdict is Verdict.INCONCLUSIVE
+    for number in range(6, 11):
+        decisions.add(pairs(number, *(0.003 * rng.normal(size=3)), sizes=(1024,)), ended_s=10.0 * number)
+    assert decisions.judgements[1024].effect.level == pytest.approx(0.01 * LAST_SHARE / 2)
 
 
 def test_looks_share_the_error() -> None:

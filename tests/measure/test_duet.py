@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import select
+import shutil
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -88,7 +88,9 @@ def test_at_once_both_sides_run_all_the_time(
     own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their marks overlap, and the halves of the cores are disjoint and change hands while they run."""
-    monkeypatch.setattr(duet_module, "RUN_S", NUM_STEPS)  # of steps that take a second: so many, however slow warming up was
+    monkeypatch.setattr(
+        duet_module, "RUN_S", NUM_STEPS
+    )  # of steps that take a second: so many, however slow warming up was
     monkeypatch.setattr(
         duet_module, "read_waiting", lambda answer: dataclasses.replace(read_waiting(answer), step_s=1.0)
     )
@@ -128,7 +130,9 @@ def test_no_side_is_moved_first_more_often(
     """The side that is moved first waits for the other. Each is moved first equally often, in both directions of a swap."""
     moved: list[tuple[int, int]] = []
     monkeypatch.setattr(duet_module, "Path", lambda path: Tasks(path.split("/")[2]))
-    monkeypatch.setattr(duet_module.os, "sched_setaffinity", lambda task, cores: moved.append((task, *cores)), raising=False)
+    monkeypatch.setattr(
+        duet_module.os, "sched_setaffinity", lambda task, cores: moved.append((task, *cores)), raising=False
+    )
     duet = Duet(own, specs(workload), mode=Mode.SIMULTANEOUS, cores={0, 1}, rng=np.random.default_rng(0))
     begun = set()
     for _ in range(20):
@@ -259,6 +263,10 @@ def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
         (
             'print(\'{"event": "ready", "protocol": 1}\'); input()',
             f"speaks version 1 of the wire, and {VERSION} or later",
+        ),
+        (
+            f"print('{json.dumps({'event': 'ready', 'protocol': VERSION, 'can': ['count']})}', flush=True); input()",
+            "cannot be asked to run; take a commit whose sides can",
         ),
         (
             f"print('{READY}', flush=True); input(); print('{WAITING}' % os.getppid()); input()",

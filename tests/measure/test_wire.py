@@ -76,9 +76,21 @@ def test_answers_are_read() -> None:
 def test_a_field_more_is_ignored(answer: dict[str, Any]) -> None:
     """A later commit may say more."""
     more = {**answer, "later": {"field": [1, None]}}
+    if answer is COUNTED:
+        more["counters"] = {**COUNTED["counters"], "later": {"aten::mm": 1}}
+        more["workload"] = {**COUNTED["workload"], "later": {"a": ["b"]}}
     if answer is ATTRIBUTED:
         more["rows"] = [{**ROW, "later": 1}]
     assert read(more) == read(answer)
+
+
+@pytest.mark.parametrize(
+    "change", [{"pid": 2**40}, {"pid": 1}, {"pid": True}, {"step_s": 1e-310}, {"step_s": 0.0}, {"step_s": 1e9}]
+)
+def test_a_run_that_nobody_could_wait_for_is_refused(change: dict[str, Any]) -> None:
+    """A process that cannot be, or steps that take no time or for ever."""
+    with pytest.raises(MeasureError, match=f"said 'waiting' with {next(iter(change))} = "):
+        read({**WAITING, **change})
 
 
 def test_a_later_version_is_understood_and_an_earlier_one_refused() -> None:

@@ -163,8 +163,13 @@ def test_what_one_side_does_not_tell_is_not_called_equal() -> None:
     assert not_compared((older, WORK)) == ["losses", "host_syncs"]
     assert work_differences((older, EXTRA)) == ["+5 aten::mm"]
     found = dataclasses.replace(duet({512: 0.0}), work={512: (older, WORK)})
-    assert "not compared at 512, told by one side only: losses, host_syncs" in duet_report(found)
-    assert headline(found).endswith("same software; not compared: losses, host_syncs")
+    assert "not compared at 512, since a side did not tell: losses, host_syncs" in duet_report(found)
+    assert headline(found).endswith("no difference in what was compared; not compared: losses, host_syncs")
+    silent = dataclasses.replace(WORK, software={}, python="", counters={})
+    assert not_compared((silent, silent)) == ["software", "counters"]
+    nothing = dataclasses.replace(duet({512: 0.0}), work={512: (silent, silent)})
+    assert "software: not known" in duet_report(nothing)
+    assert not_compared((WORK, dataclasses.replace(WORK, python="3.12"))) == ["python_calls"]
 
 
 def test_a_duet_that_ended_early_shows_what_is_known() -> None:
