@@ -244,14 +244,15 @@ def plot(trials: Sequence[Trial], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 4.5), layout="constrained")
     for percent, chosen in by_percent(trials).items():
         whole = chosen[0]["budget_s"]
         budgets = np.arange(8, whole + 1, 2)
         share = [
             np.mean([verdict(t, threshold=0.01, budget_s=b) is Verdict.REGRESSED for t in chosen]) for b in budgets
         ]
-        (line,) = axes.plot(budgets, share, label=f"{percent:g} % ({len(chosen)} trials)")
+        change = np.expm1(np.mean([np.mean([pair["effect"] for pair in trial["pairs"]]) for trial in chosen]))
+        (line,) = axes.plot(budgets, share, label=f"{percent:g} %; {change:+.1%} ({len(chosen)})")
         low, high = exact_interval(round(share[-1] * len(chosen)), len(chosen))
         axes.errorbar([whole], [share[-1]], [[share[-1] - low], [high - share[-1]]], color=line.get_color(), capsize=3)
     axes.set(
@@ -260,7 +261,7 @@ def plot(trials: Sequence[Trial], path: Path) -> None:
         ylim=(-0.03, 1.03),
         title="Slowdowns found side by side (threshold 1 %); bars: exact 95 % intervals",
     )
-    figure.legend(title="a step takes longer by", loc="outside right upper")
+    figure.legend(title="planted; change of the rate (trials)", loc="outside right upper")
     axes.grid(alpha=0.3)
     figure.savefig(path)
 

@@ -17,7 +17,7 @@ from perf.judge.verdicts import Verdict
 from perf.report.markdown import markdown_table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests' helpers are no part of the package
-from tests.judge.duet_noise import RECORDED, Draw, duet, recorded_starts, resampled, synthetic
+from tests.judge.duet_noise import DOCS, RECORDED, Draw, duet, recorded_starts, resampled, synthetic
 
 SLOWDOWN = float(np.log(0.98))
 TINY = 1e-4
@@ -31,11 +31,14 @@ def main() -> None:
     """Print a table: a row for each source of starts and each budget."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--duets", type=int, default=10_000, help="of each kind")
+    parser.add_argument("--only", default="", metavar="TEXT", help="sources whose name holds this")
     parser.add_argument("--budget", type=float, nargs="+", default=[20, 30, 60, 120], help="seconds")
     arguments = parser.parse_args()
     rng = np.random.default_rng(20261124)
     rows = []
     for name, source in sources(rng).items():
+        if arguments.only not in name:
+            continue
         for budget_s in arguments.budget:
             rows.append((name, f"{budget_s:g} s", *row(source, budget_s, arguments.duets)))
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
@@ -56,7 +59,7 @@ def main() -> None:
 def sources(rng: np.random.Generator) -> dict[str, Source]:
     """Return the recorded machines, with whole starts and with as many pairs as a start has now, and synthetic ones."""
     found: dict[str, Source] = {}
-    for name, path in RECORDED.items():
+    for name, path in {**RECORDED, "Intel Xeon": DOCS / "duets-xeon.jsonl.gz"}.items():
         starts = recorded_starts(path)
         found[f"{name}, whole"] = lambda effect, starts=starts: resampled(rng, starts, whole=True, effect=effect)
         found[name] = lambda effect, starts=starts: resampled(rng, starts, whole=False, effect=effect)
