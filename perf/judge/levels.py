@@ -108,7 +108,7 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
         surely_low=float(np.expm1(surely_low)),
         surely_high=float(np.expm1(surely_high)),
         p_value=2 * float(special.stdtr(n - 1, -abs(centre) / error)) if n > 1 else 1.0,
-        reach=_detected(n, level) * error * _unbiased(n) if n > 1 else np.inf,
+        reach=_detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf,
         num_runs=sum(map(len, starts)),
         level=level,
         standard_error=error,

@@ -52,6 +52,14 @@ def test_one_start_has_no_interval() -> None:
     assert effect.budget_for(0.02, level=LEVEL) == np.inf
 
 
+def test_starts_too_few_for_a_verdict_could_show_nothing() -> None:
+    """However alike they are; one more shows a small effect."""
+    starts = [[-0.02, -0.021], [-0.02, -0.019], [-0.021, -0.02], [-0.019, -0.02]]
+    three, four = (estimate(starts[:number], level=LEVEL, elapsed_s=1.0) for number in (3, 4))
+    assert three.minimal_detectable_effect == 1.0
+    assert 0.0 < four.minimal_detectable_effect < 0.01
+
+
 @pytest.mark.parametrize("starts", [[], [[]], [[0.1], []]])
 def test_no_pairs_are_refused(starts: list[list[float]]) -> None:
     """So is a start without any."""
