@@ -54,6 +54,16 @@ def train_on_two(model_dir: Path, max_steps: int) -> subprocess.CompletedProcess
     )
 
 
+def test_a_rank_ends_without_shutting_the_interpreter_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of torch's abort a process that they meet shutting down; only torchrun's own process may."""
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.write, 2, b'shut down\\n')\n")
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(tmp_path))
+    done = train_on_two(tmp_path / "run", 2)
+    assert done.returncode == EXIT_DONE, done.stderr
+    assert done.stderr.count("shut down") == 1
+    assert "Processed 128 sample(s)" in done.stdout
+
+
 def losses(log: str) -> list[float]:
     """Return the loss of each step line."""
     return [float(loss) for loss in re.findall(r"^Step=\d+, Loss=([\d.]+),", log, flags=re.MULTILINE)]
