@@ -1,7 +1,7 @@
 """How often duets err: verdicts on thousands of duets whose truth is known, made of recorded and of synthetic starts.
 
-Run with ``python docs/studies/error_rates.py`` at the root of the repository; it takes about ten minutes for 10,000 duets of
-each kind. Nothing is measured here.
+Run with ``python docs/studies/error_rates.py`` at the root of the repository; it takes about 25 minutes of one core for 10,000
+duets of each kind. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from perf.judge.verdicts import Verdict
+from perf.measure.pairs import FEWEST_STARTS
 from perf.report.markdown import markdown_table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests' helpers are no part of the package
@@ -80,7 +81,7 @@ def row(source: Source, budget_s: float, num_duets: int) -> list[str]:
 
     changed = (Verdict.REGRESSED, Verdict.IMPROVED)
     same, unhelped, slower = judged(0.0, 0.02), judged(0.0, TINY), judged(SLOWDOWN, 0.02)
-    effects = [judgement.effect for judgement in unhelped if np.isfinite(judgement.effect.low)]
+    effects = [judgement.effect for judgement in unhelped if judgement.effect.num_starts >= FEWEST_STARTS]
     covered = [effect.low <= 0 <= effect.high for effect in effects]
     shown = float(np.median([judgement.effect.reach for judgement in unhelped]))
     power = found(judged(-shown, TINY), Verdict.REGRESSED) if np.isfinite(shown) else "-"
@@ -90,7 +91,7 @@ def row(source: Source, budget_s: float, num_duets: int) -> list[str]:
         f"{np.mean(covered):.1%}" if covered else "-",
         found(slower, Verdict.REGRESSED),
         found(slower, Verdict.UNCHANGED),
-        f"{-np.expm1(-shown):.1%}",
+        f"{-np.expm1(-shown):.1%}" if np.isfinite(shown) else "-",
         power,
     ]
 
