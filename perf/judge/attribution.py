@@ -65,7 +65,7 @@ class PhaseTotal:
 
 
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
-    """Return every operation of either side: the significant differences first, and the largest first.
+    """Return every operation of either side: significant differences first, in steps before outside of them, largest first.
 
     Args:
         baseline: what `perf.measure.attribution.attribute` returned, in several visits.
@@ -97,7 +97,10 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
         )
         for index, (phase, operation) in enumerate(keys)
     ]
-    return sorted(contributions, key=lambda found: (not found.is_significant, -abs(found.difference_s)))
+    # The rate is that of steps: what is no part of one cannot explain it, however much it differs.
+    return sorted(
+        contributions, key=lambda row: (not row.is_significant, row.phase not in STEP_PHASES, -abs(row.difference_s))
+    )
 
 
 def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseTotal]:
