@@ -214,7 +214,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Train reference workloads, read training logs, compare two versions side by side, and promote what "
         "pytest measured to a baseline.",
-        epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a problem with data or state, "
+        epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a problem with data "
+        "or state, "
         "4 could not be decided (duet), 5 damaged lines (import-log), 6 rates that disagree (import-log), 130 stopped by a "
         "signal.",
     )
@@ -313,8 +314,8 @@ def _add_promote(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _exit(code: int) -> NoReturn:
     """End the process; a rank among others without shutting down the interpreter.
 
-    A thread of torch's may still be releasing what the last collective used. If it meets an interpreter that shuts down, it
-    aborts the process: "terminate called without an active exception" (torch 2.13, gloo, 2 of 15 runs on busy cores).
+    A thread of torch's may still be releasing what the last collective used. If it meets an interpreter that shuts
+    down, it aborts the process: "terminate called without an active exception" (torch 2.13, gloo, 2 of 15 runs on busy cores).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         for stream in (sys.stdout, sys.stderr):

@@ -177,7 +177,8 @@ def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:
     python = shlex.quote(str(candidate.python or "python"))
     session = baseline.session
     steps.append(
-        f"{environ}{python} -m pytest tests/benchmarks --perf-workload {session.workload} --perf-precision {session.precision}"
+        f"{environ}{python} -m pytest tests/benchmarks --perf-workload {session.workload} "
+        f"--perf-precision {session.precision}"
     )
     reason = f"{candidate.text} instead of {baseline.provenance['commit'][:12]}"
     steps.append(f"{python} -m perf promote --reason {shlex.quote(reason)}")
@@ -205,7 +206,8 @@ def add_duet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="compare two versions side by side",
         description="Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
         "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
-        epilog=f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, 3 a side cannot be run, "
+        epilog=f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
+        "3 a side cannot be run, "
         "4 INCONCLUSIVE, 130 stopped.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -153,7 +153,7 @@ def test_a_mutated_portable_baseline_is_refused_in_a_line_or_can_be_used(tmp_pat
 
 
 def test_a_mutated_baseline_is_refused_before_anything_is_measured_or_compared_with(
-    project: Project,  # noqa: F811
+    project: Project,  # noqa: F811  # the fixture that is imported above
 ) -> None:
     """In a whole session with --benchmark-compare=FILE: usage error in a line, or outcomes; never an internal error."""
     original = document(here(small()))
