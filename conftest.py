@@ -16,14 +16,21 @@ from typing import Any, NoReturn
 import pytest
 from pytest_benchmark.utils import safe_dumps
 
-from perf.compare import baseline_recipe
+from perf.app.compare import baseline_recipe
+from perf.app.progress import duet_shown, measure_shown
+from perf.app.promotion import refusal
 from perf.errors import BaselineError, MeasureError
-from perf.judge.baselines import (
+from perf.judge.duets import DuetResult
+from perf.judge.verdicts import Judgement, Verdict, incomparable
+from perf.measure.runs import RunSpec
+from perf.measure.sides import parse_recipe
+from perf.records.baselines import (
     BASELINES_DIR,
     KEY,
     LATEST_RESULT,
     PORTABLE,
     Baseline,
+    Expected,
     baseline_path,
     find_expected,
     load_portable,
@@ -32,19 +39,12 @@ from perf.judge.baselines import (
     session_json,
     write_json,
 )
-from perf.judge.duets import DuetResult
-from perf.judge.exact import Expected
-from perf.judge.promotion import refusal
-from perf.judge.published import PublishedRun, load_published
-from perf.judge.verdicts import Judgement, Verdict, incomparable
-from perf.measure.fingerprint import fingerprint
-from perf.measure.marks import Session, configuration
-from perf.measure.runs import RunSpec
-from perf.measure.sides import parse_recipe
+from perf.records.published import PublishedRun, load_published
+from perf.records.sessions import Session, configuration
 from perf.report.bench import baseline_note, published_note, result_note, verdict_table
 from perf.report.duet import duet_report
 from perf.report.markdown import summary
-from perf.report.progress import duet_shown, measure_shown
+from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED
 from perf.train.devices import PRECISIONS, default_precision, resolve_device, resolve_precision
 from perf.train.workloads import WORKLOADS, Workload, default_workload

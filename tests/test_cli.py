@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from perf.__main__ import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
-from perf.logs import EXIT_DISAGREE
+from perf.app.import_log import EXIT_DISAGREE
+from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
 from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.trainer import Trainer
+from tests.logs import published
 from tests.measure.test_processes import interrupted_inside_popen
 from tests.repositories import left
-from tests.train import published
 
 SMALL = ["--micro-batch-size", "8", "--max-steps", "4", "--log-steps", "2"]
 
@@ -327,7 +327,7 @@ def test_a_duet_that_is_stopped_leaves_nothing_behind(
     started = itertools.count(1)
 
     def when(command: Sequence[str]) -> bool:
-        return "perf.measure.stepper" in command and next(started) == side
+        return "perf.runner.stepper" in command and next(started) == side
 
     with interrupted_inside_popen(number, when) as made:
         command = ["duet", "--baseline", "git:HEAD~1", "--candidate", "git:HEAD", "--global-batch-size", "8"]
@@ -354,7 +354,7 @@ def test_a_duet_that_cannot_be_is_one_line(
     problem: str,
 ) -> None:
     """A SPEC that is none is wrong usage; a side that cannot be made is a problem, and named."""
-    monkeypatch.setattr("perf.compare.ROOT", tmp_path)
+    monkeypatch.setattr("perf.app.compare.ROOT", tmp_path)
     assert main(["duet", *arguments]) == code
     assert problem in only_line(capsys.readouterr().err)
 

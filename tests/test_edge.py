@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from perf.errors import MeasureError
-from perf.judge.baselines import KEY, baseline_path, load_session, session_json, write_json
 from perf.judge.duets import DuetResult
-from perf.measure.fingerprint import Fingerprint, fingerprint
-from perf.measure.marks import Session
 from perf.measure.sides import Recipe
+from perf.records.baselines import KEY, baseline_path, load_session, session_json, write_json
+from perf.records.fingerprint import Fingerprint
+from perf.records.sessions import Session
+from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.workloads import Workload
 from tests.judge.noise import SIZES
@@ -44,7 +45,7 @@ class Project:
             (pytester.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, pytester.path / name)
         self.baselines.mkdir()
-        monkeypatch.setattr("perf.report.progress.measure", self._measure)
+        monkeypatch.setattr("perf.app.progress.measure", self._measure)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
         monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
@@ -409,7 +410,7 @@ def side_by_side(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dict
         asked.append({"recipes": recipes, "sizes": sizes, **options})
         return duet({size: -0.1 if size == 1024 else 0.0 for size in sizes})
 
-    monkeypatch.setattr("perf.report.progress.duet_shown", duet_shown)
+    monkeypatch.setattr("perf.app.progress.duet_shown", duet_shown)
     return asked
 
 
@@ -463,7 +464,7 @@ def test_a_night_that_could_not_tell_warns(project: Project, monkeypatch: pytest
     """INCONCLUSIVE does not fail a night; on GitHub it is a warning for each batch size."""
     project.write(here(quiet()))
     few = duet(dict.fromkeys(SIZES, 0.0), num_pairs=5)
-    monkeypatch.setattr("perf.report.progress.duet_shown", lambda *arguments, **options: few)
+    monkeypatch.setattr("perf.app.progress.duet_shown", lambda *arguments, **options: few)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
     found.assert_outcomes(skipped=3)
@@ -476,7 +477,7 @@ def test_sides_that_learn_otherwise_fail_the_losses(project: Project, monkeypatc
     project.write(here(quiet()))
     far = dataclasses.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses))
     monkeypatch.setattr(
-        "perf.report.progress.duet_shown",
+        "perf.app.progress.duet_shown",
         lambda recipes, workload, sizes, **options: duet(dict.fromkeys(sizes, 0.0), far),
     )
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "(test_losses or test_rate) and 512")
@@ -492,7 +493,7 @@ def test_a_duet_that_is_stopped_shows_what_is_known(project: Project, monkeypatc
         problem="ended after 15 pairs: stopped by a signal",
         interrupted=True,
     )
-    monkeypatch.setattr("perf.report.progress.duet_shown", lambda *arguments, **options: early)
+    monkeypatch.setattr("perf.app.progress.duet_shown", lambda *arguments, **options: early)
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
     assert found.ret == 130
     found.stdout.fnmatch_lines(
@@ -513,7 +514,7 @@ def test_the_summary_is_of_this_session_or_absent(project: Project, monkeypatch:
     def stopped(*arguments: object, **options: object) -> Session:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("perf.report.progress.measure_shown", stopped)
+    monkeypatch.setattr("perf.app.progress.measure_shown", stopped)
     found = project.run("--benchmark-compare")
     assert found.ret == 130
     assert not path.exists()

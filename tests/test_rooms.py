@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PERF = Path(__file__).parents[1] / "perf"
-ROOMS = ("train", "measure", "judge", "report")
+ROOMS = ("records", "logs", "train", "runner", "measure", "judge", "report", "app")
 
 
 def imported_rooms(source: str) -> set[str]:

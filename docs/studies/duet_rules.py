@@ -23,7 +23,7 @@ from perf.judge.sequential import Decisions
 from perf.judge.stats import FloatArray
 from perf.judge.verdicts import Verdict
 from perf.measure.duet import Mode
-from perf.measure.pairs import Pair
+from perf.records.pairs import Pair
 from perf.report.markdown import markdown_table
 
 Trial = dict[str, Any]

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from perf.measure.duet import Duet, Mode
-from perf.measure.fingerprint import fingerprint
-from perf.measure.pairs import Pair
 from perf.measure.sides import ROOT, Side, parse_recipe, prepared
-from perf.measure.wire import SideSpec
+from perf.records.pairs import Pair
+from perf.records.wire import SideSpec
+from perf.runner.machine import fingerprint
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World, keep_freed_memory

@@ -30,8 +30,8 @@ TIMEOUT_S = 300.0
 DEAF = "#!/bin/sh\nwhile :; do sleep 1; done\n"
 DEAF_WORKER = """
 import os, sys
-if "perf.measure.worker" in sys.orig_argv:
-    os.execv("/bin/sh", ["/bin/sh", "-c", "while :; do sleep 1; done", "perf.measure.worker"])
+if "perf.runner.worker" in sys.orig_argv:
+    os.execv("/bin/sh", ["/bin/sh", "-c", "while :; do sleep 1; done", "perf.runner.worker"])
 """
 
 

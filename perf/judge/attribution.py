@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perf.judge.stats import FloatArray
-from perf.measure.attribution import PHASES, STEP_PHASES
-from perf.measure.wire import PhaseTime
+from perf.records.phases import PHASES, STEP_PHASES, PhaseTime
 
 STANDARD_ERRORS = 4.0
 """How many standard errors a difference must exceed to be significant; there are about a hundred rows to find it in."""
@@ -68,7 +67,7 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
     """Return every operation of either side: significant differences first, in steps before outside of them, largest first.
 
     Args:
-        baseline: what `perf.measure.attribution.attribute` returned, in several visits.
+        baseline: what `perf.runner.attribution.attribute` returned, in several visits.
         candidate: the same, in visits that took turns with the baseline's.
 
     Raises:

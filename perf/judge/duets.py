@@ -14,9 +14,9 @@ from perf.judge.exact import count_differences
 from perf.judge.sequential import Decisions, DuetJudgement
 from perf.judge.verdicts import HOLDS, Judgement, Verdict
 from perf.measure.duet import Duet, Mode
-from perf.measure.fingerprint import differences
-from perf.measure.pairs import Pair
-from perf.measure.wire import SideWork
+from perf.records.fingerprint import differences
+from perf.records.pairs import Pair
+from perf.records.wire import SideWork
 
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 

@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from perf.judge.stats import batch_noise
-from perf.measure.counters import StepCounters
-from perf.measure.fingerprint import Fingerprint
+from perf.records.baselines import Expected
+from perf.records.counters import StepCounters
+from perf.records.fingerprint import Fingerprint
 
 Counts = Mapping[str, Any]
 """Counters as JSON data: numbers by name, and under "ops" how often each operation was dispatched."""
 
 STANDARD_ERRORS = 4.0
 """How far, in standard errors, a loss curve may lie from a stored one that other software or hardware made."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expected:
-    """What a stored file says of one batch size.
-
-    Attributes:
-        path: the file.
-        portable: whether it is meant for any machine; its losses then are never exact.
-        micro_batch_size: samples per forward pass.
-        seed: of weights, data and dropout.
-        counters: what a step did.
-        python: the version its Python calls belong to.
-        losses: of each step, nats.
-        fingerprint: where they come from.
-    """
-
-    path: Path
-    portable: bool
-    micro_batch_size: int
-    seed: int
-    counters: StepCounters
-    python: str
-    losses: tuple[float, ...]
-    fingerprint: Fingerprint
 
 
 def counter_differences(before: StepCounters, now: StepCounters, *, python_calls: bool = True) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import special
 
 from perf.judge.stats import CONFIDENCE, POWER, Effect, FloatArray
-from perf.measure.pairs import FEWEST_STARTS
+from perf.records.pairs import FEWEST_STARTS
 
 OUTLIER = 5.0
 """Pairs farther from the median, in standard deviations, count as if they were so far: one disturbed pair decides nothing."""

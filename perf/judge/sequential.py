@@ -10,7 +10,7 @@ import numpy as np
 from perf.judge.levels import DuetEffect, estimate
 from perf.judge.stats import CONFIDENCE, FAMILY_ERROR
 from perf.judge.verdicts import Verdict
-from perf.measure.pairs import FEWEST_STARTS, Pair
+from perf.records.pairs import FEWEST_STARTS, Pair
 
 INTERIM_LOOK = 0.5
 """The share of the budget after which there is a look before the last one."""

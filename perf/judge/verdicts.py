@@ -8,9 +8,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from perf.judge.baselines import Baseline
-from perf.judge.exact import Expected, counter_differences, loss_differences
-from perf.judge.promotion import session_refusal
+from perf.judge.exact import counter_differences, loss_differences
+from perf.judge.fitness import session_refusal
 from perf.judge.stats import (
     FAMILY_ERROR,
     SHARED_PHASES,
@@ -21,9 +20,10 @@ from perf.judge.stats import (
     run_rate,
     scaling_contrasts,
 )
-from perf.measure.fingerprint import differences
-from perf.measure.marks import Measurement, Session
 from perf.printable import printable
+from perf.records.baselines import Baseline, Expected
+from perf.records.fingerprint import differences
+from perf.records.sessions import Measurement, Session
 
 FALL_SIGNIFICANCE = 0.001
 FALL_STEPS = 8

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from perf.errors import MeasureError
-from perf.measure.pairs import Marks, Pair, alternating_effect, pairs_per_start, simultaneous_effect
 from perf.measure.processes import Answer, Process, started
 from perf.measure.sides import Side
-from perf.measure.wire import (
-    PhaseTime,
+from perf.records.pairs import Marks, Pair, alternating_effect, pairs_per_start, simultaneous_effect
+from perf.records.phases import PhaseTime
+from perf.records.wire import (
     SideSpec,
     SideWork,
     Waiting,

@@ -15,10 +15,10 @@ import numpy as np
 
 import perf
 from perf.errors import MeasureError
-from perf.measure.counters import StepCounters
-from perf.measure.fingerprint import Fingerprint
-from perf.measure.marks import MeasuredRun, Measurement, Session, find_warmup
 from perf.measure.processes import Answer, Process, started
+from perf.records.counters import StepCounters
+from perf.records.fingerprint import Fingerprint
+from perf.records.sessions import MeasuredRun, Measurement, Session, find_warmup
 from perf.train.workloads import Workload
 
 
@@ -173,5 +173,5 @@ def started_worker(stack: ExitStack, spec: Mapping[str, Any], environ: Mapping[s
     """Start a process that runs one spec, steps only when told to, and ends with `stack`."""
     root = str(Path(perf.__file__).parents[1])  # the worker imports the same package as this process
     path = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "perf.measure.worker", json.dumps(spec)]
+    command = [sys.executable, "-m", "perf.runner.worker", json.dumps(spec)]
     return started(stack, command, environ={**environ, "PYTHONPATH": path})

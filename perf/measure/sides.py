@@ -146,7 +146,7 @@ def prepared(recipe: Recipe, name: str, environ: Mapping[str, str]) -> Iterator[
         yield Side(
             name=name,
             text=f"{recipe.text} at {version.strip()}" if version else recipe.text,
-            command=(str(python), "-m", "perf.measure.stepper"),
+            command=(str(python), "-m", "perf.runner.stepper"),
             root=root,
             # Hash order is part of a process's layout too, and is not what two sides are compared for.
             environ={**environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(root), **recipe.environ},

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 
-from perf.judge.baselines import Baseline
-from perf.judge.promotion import unfit_times
-from perf.judge.published import PublishedRun
+from perf.judge.fitness import unfit_times
 from perf.judge.stats import POWER, run_rate
 from perf.judge.verdicts import Judgement
-from perf.measure.fingerprint import differences
-from perf.measure.marks import Session
 from perf.printable import printable
+from perf.records.baselines import Baseline
+from perf.records.fingerprint import differences
+from perf.records.published import PublishedRun
+from perf.records.sessions import Session
 from perf.report.terminal import table
 
 

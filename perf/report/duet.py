@@ -14,8 +14,8 @@ from perf.judge.levels import DuetEffect, levels
 from perf.judge.sequential import DuetJudgement
 from perf.judge.stats import POWER
 from perf.judge.verdicts import Verdict
-from perf.measure.pairs import Pair
 from perf.measure.sides import Side
+from perf.records.pairs import Pair
 from perf.report.terminal import table
 
 CONTRIBUTIONS = 8

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perf.judge.baselines import Baseline
 from perf.judge.duets import DuetResult
 from perf.judge.verdicts import Judgement, Verdict
-from perf.measure.marks import Session
+from perf.records.baselines import Baseline
+from perf.records.sessions import Session
 from perf.report.bench import VERDICT_HEADER, baseline_note, verdict_rows
 from perf.report.duet import (
     CONTRIBUTION_HEADER,

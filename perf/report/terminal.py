@@ -6,13 +6,13 @@ from collections.abc import Collection, Sequence
 
 import torch
 
+from perf.logs.audit import RateCheck, RunAudit
+from perf.logs.runlog import StartLine
 from perf.printable import printable
-from perf.train.audit import RateCheck, RunAudit
 from perf.train.config import RunConfig, RunPlan
 from perf.train.data import Source
 from perf.train.devices import World
 from perf.train.loop import RunResult
-from perf.train.runlog import StartLine
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[str] = ()) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 
 from perf.errors import CheckpointError
+from perf.logs.rates import Mark, Rates
+from perf.logs.runlog import EndLine, LogLine
 from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunPlan
 from perf.train.data import Source
 from perf.train.devices import World, keep_freed_memory, synchronize
-from perf.train.rates import Mark, Rates
-from perf.train.runlog import EndLine, LogLine
 from perf.train.steps import should_act
 from perf.train.trainer import Trainer
 

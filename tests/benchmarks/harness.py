@@ -16,8 +16,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from perf.measure.stepper import timed_steps
-from perf.measure.worker import SlicedClock
+from perf.runner.stepper import timed_steps
+from perf.runner.worker import SlicedClock
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World

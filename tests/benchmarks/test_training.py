@@ -7,11 +7,10 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from perf.judge.baselines import Baseline
 from perf.judge.duets import DuetResult, as_claims
-from perf.judge.exact import Expected
 from perf.judge.verdicts import Judgement, judge_counters, judge_fall, judge_losses, judge_rates, judge_scaling
-from perf.measure.marks import Measurement, Session
+from perf.records.baselines import Baseline, Expected
+from perf.records.sessions import Measurement, Session
 
 pytestmark = pytest.mark.perf
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from perf.judge.attribution import Contribution, attribute_difference, phase_totals
-from perf.measure.attribution import PHASES, PYTHON, PhaseTime, attribute
+from perf.records.phases import PHASES, PYTHON, PhaseTime
+from perf.runner.attribution import attribute
 from perf.train import kernel
 from perf.train import trainer as trainer_module
 from perf.train.config import RunConfig, plan_run

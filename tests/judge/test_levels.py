@@ -10,7 +10,7 @@ from scipy import stats as reference
 
 from perf.judge.levels import OUTLIER, estimate, levels
 from perf.judge.stats import POWER
-from perf.measure.pairs import FEWEST_STARTS, pairs_per_start
+from perf.records.pairs import FEWEST_STARTS, pairs_per_start
 from tests.judge.duet_noise import synthetic
 
 LEVEL = 0.0075

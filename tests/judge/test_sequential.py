@@ -9,7 +9,7 @@ import pytest
 
 from perf.judge.sequential import INTERIM_LOOK, LAST_SHARE, Decisions, DuetJudgement, spent
 from perf.judge.verdicts import Verdict
-from perf.measure.pairs import FEWEST_STARTS, Pair
+from perf.records.pairs import FEWEST_STARTS, Pair
 from tests.judge.duet_noise import RECORDED, Draw, duet, recorded_starts, resampled, synthetic
 
 pytestmark = pytest.mark.xdist_group("duets")  # what its tests share is made once

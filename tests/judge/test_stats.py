@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from perf.judge.baselines import Baseline
 from perf.judge.stats import (
     POWER,
     Effect,
@@ -24,6 +23,7 @@ from perf.judge.stats import (
     scaling_contrasts,
 )
 from perf.judge.verdicts import Judgement, Verdict, decide, judge_rates, judge_scaling
+from perf.records.baselines import Baseline
 from tests.judge.noise import PHASES, SIZES, session, step_times
 from tests.judge.test_verdicts import as_baseline
 

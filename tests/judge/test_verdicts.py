@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perf.judge.baselines import Baseline
-from perf.judge.exact import Expected
 from perf.judge.stats import FAMILY_ERROR, Effect
 from perf.judge.verdicts import (
     Verdict,
@@ -22,8 +20,9 @@ from perf.judge.verdicts import (
     judge_rates,
     judge_scaling,
 )
-from perf.measure.fingerprint import Fingerprint
-from perf.measure.marks import Session
+from perf.records.baselines import Baseline, Expected
+from perf.records.fingerprint import Fingerprint
+from perf.records.sessions import Session
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, STEP_S, session
 
 PATH = Path("baselines/somewhere/pico-cpu-fp32.json")

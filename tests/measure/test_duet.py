@@ -21,10 +21,10 @@ from perf.errors import MeasureError
 from perf.judge.duets import not_compared, work_differences
 from perf.measure import duet as duet_module
 from perf.measure.duet import BLOCKS, Duet, Mode, choose_mode
-from perf.measure.pairs import Pair, alternating_effect, simultaneous_effect
 from perf.measure.processes import Answer, Process
 from perf.measure.sides import ROOT, Side, parse_recipe, prepared
-from perf.measure.wire import REQUESTS, VERSION, SideSpec, read_waiting
+from perf.records.pairs import Pair, alternating_effect, simultaneous_effect
+from perf.records.wire import REQUESTS, VERSION, SideSpec, read_waiting
 from perf.train.workloads import Workload
 
 SIZES = (8, 16)
@@ -198,7 +198,7 @@ def checkout(folder: Path, name: str, **edits: tuple[str, str]) -> Side:
         assert text.count(before) == 1
         path.write_text(text.replace(before, after))
     environ = {**os.environ, "PYTHONPATH": str(folder / name)}
-    command = (sys.executable, "-m", "perf.measure.stepper")
+    command = (sys.executable, "-m", "perf.runner.stepper")
     return Side(name=name, text="git:other", command=command, root=folder / name, environ=environ)
 
 
@@ -211,8 +211,8 @@ def test_commits_with_other_fields_can_be_compared(tmp_path: Path, workload: Wor
     later_counter = checkout(
         tmp_path,
         "candidate",
-        measure__counters=("    python_calls: int\n", "    python_calls: int\n    graph_breaks: int = 3\n"),
-        measure__wire=("VERSION = ", "VERSION = 1 + "),
+        records__counters=("    python_calls: int\n", "    python_calls: int\n    graph_breaks: int = 3\n"),
+        records__wire=("VERSION = ", "VERSION = 1 + "),
     )
     duet = Duet(
         (later_workload, later_counter),

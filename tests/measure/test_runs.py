@@ -15,8 +15,8 @@ import pytest
 
 from perf.errors import MeasureError
 from perf.measure import runs
-from perf.measure.marks import Session
 from perf.measure.runs import RunSpec, measure, started_worker
+from perf.records.sessions import Session
 from perf.train.workloads import Workload
 from tests.judge.noise import COUNTERS
 from tests.measure.test_processes import interrupted_inside_popen

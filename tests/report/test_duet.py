@@ -8,14 +8,14 @@ import json
 import numpy as np
 import pytest
 
-from perf.compare import duet_json, exit_code
+from perf.app.compare import duet_json, exit_code
 from perf.judge.attribution import Contribution, PhaseTotal
 from perf.judge.duets import DuetResult, as_claims, loss_problem, not_compared, work_differences
 from perf.judge.sequential import Decisions
 from perf.judge.verdicts import Judgement, Verdict
 from perf.measure.duet import Mode
-from perf.measure.pairs import Pair
-from perf.measure.wire import SideWork
+from perf.records.pairs import Pair
+from perf.records.wire import SideWork
 from perf.report.duet import calibration, duet_report, headline
 from perf.report.markdown import first_line, summary
 from perf.train.workloads import WORKLOADS

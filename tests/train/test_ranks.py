@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perf.__main__ import EXIT_DONE, main
+from perf.cli import EXIT_DONE, main
 from perf.train.checkpoints import CheckpointStore
 
 ROOT = Path(__file__).parents[2]

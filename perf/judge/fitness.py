@@ -1,0 +1,42 @@
+"""Whether a session is fit to become a baseline, and its times to be compared with later."""
+
+from __future__ import annotations
+
+from perf.judge.exact import counter_differences
+from perf.judge.stats import compare_rates, run_rate
+from perf.records.sessions import Session
+
+LEAST_RUNS = 3
+"""Runs of each batch size a baseline needs, to know its own spread."""
+
+MOST_BLUR = 0.5
+"""The largest slowdown that may hide behind stored times: beside themselves they must show at least this one."""
+
+
+def session_refusal(session: Session) -> str:
+    """Return what makes a session unfit for any baseline, or nothing."""
+    if session.failures:
+        size, reason = next(iter(session.failures.items()))
+        return f"global batch size {size} failed ({reason}); a whole session is needed; measure again"
+    for size, measurement in session.measurements.items():
+        runs = measurement.runs
+        if len(runs) < LEAST_RUNS:
+            return f"has {len(runs)} runs at {size}, and {LEAST_RUNS} are needed; measure again with --perf-runs 6"
+        if any(counter_differences(runs[0].counters, run.counters) for run in runs):
+            return f"the runs at {size} do not do the same work in a step; measure again"
+        if any(run.losses != runs[0].losses for run in runs):
+            return f"the runs at {size} do not have the same losses; measure again"
+    return ""
+
+
+def unfit_times(session: Session) -> str:
+    """Return why a session's times are too noisy to compare with later, or nothing; at least two runs are needed."""
+    for size, measurement in session.measurements.items():
+        rates = [run_rate(run.timed_step_s, size) for run in measurement.runs]
+        blur = compare_rates(rates, rates, family_size=len(session.measurements)).minimal_detectable_effect
+        if blur > MOST_BLUR:
+            return (
+                f"the rates at {size} spread so much ({min(rates):,.0f} to {max(rates):,.0f} samples/sec) that a "
+                f"slowdown of {blur:.0%} could hide behind them"
+            )
+    return ""

@@ -1,0 +1,1 @@
+"""Training logs: their lines, their rates, and an audit of both."""

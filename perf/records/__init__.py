@@ -1,0 +1,1 @@
+"""Records: what is kept and sent, how it is written, read and versioned."""

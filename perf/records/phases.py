@@ -1,0 +1,31 @@
+"""The phases of a training step, and what each took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STEP_PHASES = ("data", "forward", "backward", "clip", "optimizer", "other")
+"""What a step is made of: "forward" has the loss, "optimizer" the update with dropping gradients, "other" the rest."""
+
+PHASES = (*STEP_PHASES, "logging", "checkpoint")
+"""All phases; what is not part of a step is given for one reading of the losses and for one checkpoint."""
+
+PYTHON = "(Python)"
+"""The operation that stands for a phase's time outside of all operations: Python, numpy, dispatch, files."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseTime:
+    """What one operation took in one phase.
+
+    Attributes:
+        phase: of a step, such as "forward"; or "logging" or "checkpoint".
+        operation: its name and the type of its first tensor, such as ``aten::mm float32``; or "(Python)".
+        count: how often it was dispatched, per step; a whole number if the steps are alike.
+        seconds: its time, per step; in "logging" and "checkpoint", per occurrence.
+    """
+
+    phase: str
+    operation: str
+    count: float
+    seconds: float

@@ -1,0 +1,1 @@
+"""The far side of the wire: a process that builds a step, steps, counts and attributes."""

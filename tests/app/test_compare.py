@@ -1,0 +1,291 @@
+"""The commands that put two sides next to each other, with duets that take no time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perf.app import compare
+from perf.app.compare import baseline_recipe
+from perf.cli import EXIT_PROBLEM, EXIT_USAGE, main
+from perf.errors import BaselineError, MeasureError
+from perf.judge import duets
+from perf.judge.duets import DuetResult, run_duet
+from perf.judge.verdicts import Verdict
+from perf.measure.duet import Mode
+from perf.measure.sides import ROOT, Recipe, Side, parse_recipe
+from perf.records.baselines import Baseline
+from perf.records.pairs import Pair
+from perf.records.phases import PhaseTime
+from perf.records.wire import SideWork
+from perf.runner.machine import fingerprint
+from perf.train.workloads import WORKLOADS, Workload
+from tests.judge.duet_noise import synthetic
+from tests.judge.noise import session, step_times
+from tests.report.test_duet import EXTRA, SLOWER, WORK, duet
+
+
+def promoted(commit: str = "a" * 40, *, dirty: bool = False, **software: str) -> Baseline:
+    """Return a baseline of this machine, measured with other software."""
+    here = fingerprint()
+    then = dataclasses.replace(here, software={**here.software, **software})
+    return Baseline(
+        path=Path("baselines/here/pico-cpu-fp32.json"),
+        session=session(step_times(np.random.default_rng(0)), fingerprint=then),
+        provenance={"date": "2026-11-23", "command": "pytest", "commit": commit, "dirty": dirty},
+        promotions=[],
+    )
+
+
+def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None:
+    """What is installed here already is not installed again; a build tag is no version."""
+    asked = parse_recipe(["baseline:", "env:A=1"])
+    same = baseline_recipe(asked, promoted())
+    assert (same.commit, same.packages, same.environ) == ("a" * 40, (), {"A": "1"})
+    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"))
+    assert older.packages == ("torch==2.12.1", "numpy==2.2.0")
+
+
+@pytest.mark.parametrize(
+    ("commit", "dirty", "problem"), [("a" * 40, True, "uncommitted"), ("unknown", False, "'unknown'")]
+)
+def test_a_baseline_that_nobody_can_run_again_is_refused(commit: str, dirty: bool, problem: str) -> None:
+    """Uncommitted changes are nowhere, and neither is a commit without a name."""
+    with pytest.raises(BaselineError, match=problem):
+        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty))
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Duets that take no time: 1024 and 2048 are slower. What they were asked for."""
+    asked: list[dict[str, Any]] = []
+
+    def duet_shown(recipes: tuple[Recipe, Recipe], workload: Workload, sizes: list[int], **options: Any) -> DuetResult:
+        asked.append({"recipes": recipes, "workload": workload, "sizes": sizes, **options})
+        return SLOWER
+
+    monkeypatch.setattr(compare, "duet_shown", duet_shown)
+    return asked
+
+
+def test_a_duet_prints_and_keeps_what_it_found(
+    shown: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The tables, then the line that says it all; raw values in the file; exit code 1 for REGRESSED."""
+    file = tmp_path / "new" / "duet.json"
+    command = [
+        "duet",
+        "--baseline",
+        "git:HEAD~1",
+        "--candidate",
+        "self",
+        "env:A=1",
+        "--threshold",
+        "2%",
+        "--budget",
+        "2m",
+    ]
+    assert main([*command, "--workload", "nano", "--global-batch-size", "64", "32", "--json", str(file)]) == 1
+    (asked,) = shown
+    assert asked["recipes"][1].environ == {"A": "1"}
+    assert asked["workload"] is WORKLOADS["nano"]
+    assert (asked["sizes"], asked["threshold"], asked["budget_s"], asked["mode"]) == ([32, 64], 0.02, 120.0, None)
+    assert asked["precision"] in ("fp32", "auto")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("REGRESSED: global batch size 1024: ")
+    assert lines[-1] == f"raw values: {file}"
+    found = json.loads(file.read_text())["stepmark"]
+    assert (found["kind"], found["workload"], len(found["pairs"])) == ("duet", "nano", 90)
+
+
+def test_an_upgrade_ends_with_the_commands_that_promote_it(
+    shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Install what the candidate has, measure, promote; and the baseline side is the promoted commit."""
+    monkeypatch.setattr(compare, "_promoted", lambda workload, precision: promoted())
+    assert main(["duet", "--baseline", "baseline:", "--candidate", "pip:numpy==9.9"]) == 1
+    assert shown[0]["recipes"][0].commit == "a" * 40
+    out = capsys.readouterr().out
+    assert out.endswith(
+        "To make the candidate the baseline:\n"
+        "  python -m pip install numpy==9.9\n"
+        "  python -m pytest tests/benchmarks --perf-workload pico --perf-precision fp32\n"
+        "  python -m perf promote --reason 'pip:numpy==9.9 instead of aaaaaaaaaaaa'\n"
+    )
+
+
+def test_a_baseline_as_the_candidate_is_no_upgrade(
+    shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is told to promote what is promoted already."""
+    monkeypatch.setattr(compare, "_promoted", lambda workload, precision: promoted())
+    assert main(["duet", "--baseline", "self", "--candidate", "baseline:"]) == 1
+    assert shown[0]["recipes"][1].commit == "a" * 40
+    assert "To make the candidate the baseline" not in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    shown: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder is no file, and below a file there is no place for one."""
+    assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(tmp_path)]) == EXIT_USAGE
+    assert "is a folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "a" / "b.json"
+    assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(below)]) == EXIT_USAGE
+    assert f"{tmp_path / 'file'} is a file, and a folder is needed" in capsys.readouterr().err
+    assert not shown
+
+
+def test_a_calibration_prints_what_budget_finds_what(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both sides are the working tree; smaller changes need larger budgets; too few pairs say so."""
+    few = duet({512: 0.0}, num_pairs=3)
+    answers = iter([duet({512: 0.0}), few])
+    monkeypatch.setattr(compare, "duet_shown", lambda recipes, *rest, **options: next(answers))
+    assert main(["calibrate", "--global-batch-size", "512"]) == 0
+    out = capsys.readouterr().out
+    budgets = [float(line.split("--budget ")[1].split("s ")[0]) for line in out.splitlines() if "--budget" in line]
+    assert len(budgets) == 3
+    assert budgets == sorted(budgets, reverse=True)
+    assert main(["calibrate", "--global-batch-size", "512"]) == 0
+    assert "too few pairs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("change", "code"), [({"interrupted": True}, 130), ({}, 3)])
+def test_a_calibration_that_ended_early_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, bool], code: int
+) -> None:
+    """What its pairs show is printed, and the exit code is not 0."""
+    early = dataclasses.replace(duet({512: 0.0}), problem="ended after 7 pairs: x", **change)
+    monkeypatch.setattr(compare, "duet_shown", lambda recipes, *rest, **options: early)
+    assert main(["calibrate", "--global-batch-size", "512"]) == code
+    out = capsys.readouterr().out
+    assert "512: a step takes" in out
+    assert out.endswith("ended after 7 pairs: x\n")
+
+
+def test_a_file_that_cannot_be_written_after_all_costs_the_file_only(
+    shown: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report is printed, then the error."""
+
+    def full(path: Path, content: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(compare, "write_json", full)
+    file = tmp_path / "duet.json"
+    assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(file)]) == EXIT_PROBLEM
+    captured = capsys.readouterr()
+    assert "REGRESSED: global batch size 1024" in captured.out
+    assert "no space left" in captured.err
+
+
+def test_one_core_cannot_be_shared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asking for both at once where that cannot be is one line, before anything is started."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
+    assert main(["duet", "--baseline", "self", "--candidate", "self", "--mode", "simultaneous"]) == EXIT_PROBLEM
+    assert "needs two cores" in capsys.readouterr().err
+
+
+class Scripted:
+    """A duet whose pairs are synthetic, and whose sides do the work a test wants."""
+
+    mode = Mode.SIMULTANEOUS
+    sides = (Side(name="baseline", text="self", command=(), root=ROOT, environ={}),) * 2
+
+    def __init__(self, effects: dict[int, float], work: tuple[SideWork, SideWork]) -> None:
+        self._effects, self._work = effects, work
+        self._rng = np.random.default_rng(0)
+        self.attributed: list[int] = []
+        self.elapsed_s = self.start_s = 0.0
+        self.fails_after_s, self.failure = np.inf, BaseException()
+        self.attribution_failure: BaseException | None = None
+
+    def work(self) -> dict[int, tuple[SideWork, SideWork]]:
+        """Return the same at every batch size."""
+        return dict.fromkeys(self._effects, self._work)
+
+    def start(self, sizes: list[int], *, budget_s: float, on_pair: Callable[[Pair], object]) -> list[Pair]:
+        """Return three pairs of each batch size with the measured noise."""
+        pairs = []
+        for size in sizes:
+            for effect in synthetic(self._rng, start_sd=0.005, effect=self._effects[size])(3):
+                self.elapsed_s += 1.5
+                if self.elapsed_s > self.fails_after_s:
+                    raise self.failure
+                pairs.append(
+                    Pair(
+                        global_batch_size=size,
+                        start=0,
+                        ended_s=self.elapsed_s,
+                        effect=effect,
+                        baseline=((0.0, 1.0),),
+                        candidate=((0.0, 1.0),),
+                    )
+                )
+                on_pair(pairs[-1])
+        return pairs
+
+    def attribution(self, size: int) -> tuple[list[list[PhaseTime]], list[list[PhaseTime]]]:
+        """Return one operation that takes twice as long."""
+        self.attributed.append(size)
+        if self.attribution_failure:
+            raise self.attribution_failure
+        rows = [[PhaseTime(phase="clip", operation="aten::mul float32", count=1, seconds=s)] for s in (1.0, 2.0)]
+        return [rows[0]] * 5, [rows[1]] * 5
+
+
+@pytest.mark.parametrize(
+    ("effects", "work", "attributed"),
+    [
+        ({512: 0.0, 1024: 0.0}, (WORK, WORK), []),
+        ({512: 0.0, 1024: -0.1}, (WORK, WORK), [1024]),
+        ({512: 0.0}, (WORK, EXTRA), [512]),
+    ],
+    ids=["nothing", "slower", "other work"],
+)
+def test_why_is_asked_where_something_differs(
+    effects: dict[int, float], work: tuple[SideWork, SideWork], attributed: list[int]
+) -> None:
+    """Of the batch size with the largest effect, when times or work differ; else not at all."""
+    scripted = Scripted(effects, work)
+    seen: list[Pair] = []
+    found = run_duet(scripted, mode_reason="", threshold=0.02, budget_s=60.0 * len(effects), on_pair=seen.append)
+    assert scripted.attributed == attributed == list(found.contributions)
+    assert seen == found.pairs
+    assert found.judgements[512].verdict in (Verdict.UNCHANGED, Verdict.INCONCLUSIVE)
+    if attributed:
+        assert found.contributions[attributed[0]][0].phase == "clip"
+    assert duets.work_differences(work) == (["+5 aten::mm"] if work[1] is EXTRA else [])
+
+
+@pytest.mark.parametrize("failure", [MeasureError("candidate side (self): ended by SIGKILL"), KeyboardInterrupt()])
+def test_what_was_measured_survives_what_comes_after(failure: BaseException) -> None:
+    """A side that fails, or Ctrl-C, after some pairs or in the attribution costs only what was not yet known."""
+    late = Scripted({512: -0.1}, (WORK, WORK))
+    late.fails_after_s, late.failure = 20.0, failure
+    found = run_duet(late, mode_reason="", threshold=0.02, budget_s=60.0)
+    assert len(found.pairs) == 13
+    assert found.judgements[512].effect.num_runs == 12
+    assert found.problem.startswith("ended after 13 pairs: ")
+    assert found.interrupted == isinstance(failure, KeyboardInterrupt)
+
+    slower = Scripted({512: -0.1}, (WORK, WORK))
+    slower.attribution_failure = failure
+    found = run_duet(slower, mode_reason="", threshold=0.02, budget_s=60.0)
+    assert found.judgements[512].verdict is Verdict.REGRESSED
+    assert found.attribution_problem.startswith("where the difference comes from is not known: ")
+    assert not found.problem
+
+    early = Scripted({512: -0.1}, (WORK, WORK))
+    early.fails_after_s, early.failure = 0.0, failure
+    with pytest.raises(type(failure)):
+        run_duet(early, mode_reason="", threshold=0.02, budget_s=60.0)

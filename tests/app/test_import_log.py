@@ -1,0 +1,159 @@
+"""Reading logs as its user meets it: what is read, what is refused, and what the exit code says."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from perf.app import import_log as logs
+from perf.app.import_log import EXIT_AGREE, EXIT_DAMAGED, EXIT_DISAGREE
+from perf.cli import EXIT_DONE, EXIT_PROBLEM, main
+from tests.logs import published
+from tests.logs.mutations import healthy_log, mutated_log
+
+NUM_MUTATIONS = int(os.environ.get("STEPMARK_MUTATIONS", "200"))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run_log(global_batch_size: int) -> list[str]:
+    """Return one published run as a log."""
+    return [str(line) for line in [*published.log_lines(global_batch_size), published.END_LINES[global_batch_size]]]
+
+
+def write(name: str, lines: list[str]) -> str:
+    """Write a log and return its name."""
+    Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return name
+
+
+def false_rate(lines: list[str]) -> list[str]:
+    """Return the 1024 run with a rate that does not follow."""
+    return [line.replace("Rate=4841.61", "Rate=4941.61") for line in lines]
+
+
+def cut_line(lines: list[str]) -> list[str]:
+    """Return a run with a line cut short."""
+    return [*lines[:7], lines[7][:40], *lines[8:]]
+
+
+def test_the_exit_code_tells_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    """0 where all agrees, 5 for a damaged line, 6 for a false rate, 3 for no log; of several 3, then 6, then 5."""
+    good, damaged, false = run_log(1024), cut_line(run_log(1024)), false_rate(run_log(1024))
+    assert (EXIT_AGREE, EXIT_DONE, EXIT_PROBLEM, EXIT_DAMAGED, EXIT_DISAGREE) == (0, 0, 3, 5, 6)
+    assert main(["import-log", write("good.log", good)]) == 0
+    assert main(["import-log", write("damaged.log", damaged)]) == 5
+    assert main(["import-log", write("false.log", false)]) == 6
+    assert main(["import-log", write("none.log", ["nothing of the kind"])]) == 3
+    assert main(["import-log", write("both.log", cut_line(false))]) == 6
+    assert main(["import-log", "good.log", "damaged.log"]) == 5
+    assert main(["import-log", "damaged.log", "false.log", "good.log"]) == 6
+    capsys.readouterr()
+    assert main(["import-log", "none.log", "false.log", "damaged.log"]) == 3
+    out, err = capsys.readouterr()
+    assert "false.log: Run from line 1" in out
+    assert "damaged.log: Line 8" in out
+    assert err.count("\n") == 1
+    assert "none.log: has no line like" in err
+    with pytest.raises(SystemExit):
+        main(["import-log", "--help"])
+    assert "Of several that apply: 3, then 6, then 5" in " ".join(capsys.readouterr().out.split())
+
+
+def test_several_files_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each run is shown with the name of its log, as text and as JSON, and a missing file hides no other."""
+    files = [write("first.log", run_log(1024)), write("second.log", run_log(2048))]
+    assert main(["import-log", *files]) == EXIT_AGREE
+    out = capsys.readouterr().out
+    assert "first.log: Run from line 1: global batch size 1024" in out
+    assert "second.log: Run from line 1: global batch size 2048" in out
+    assert main(["import-log", "--json", "missing.log", *files]) == EXIT_PROBLEM
+    out, err = capsys.readouterr()
+    content = json.loads(out)
+    assert [(run["file"], run["global_batch_size"]) for run in content["runs"]] == [
+        ("first.log", 1024),
+        ("second.log", 2048),
+    ]
+    assert "missing.log" in content["unread"][0]
+    assert "missing.log" in err
+
+
+def test_standard_input_is_read_until_it_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-` is standard input, which is still open afterwards; it may be empty."""
+    stdin = io.TextIOWrapper(io.BytesIO("\n".join(run_log(1024)).encode()))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert main(["import-log", "-"]) == EXIT_AGREE
+    assert "Run from line 1: global batch size 1024, begun at step 0, 10 lines" in capsys.readouterr().out
+    assert not stdin.buffer.closed
+    assert main(["import-log", "-"]) == EXIT_PROBLEM
+    assert "standard input: has no line like" in capsys.readouterr().err
+
+
+def test_a_special_file_is_refused_unread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device, a pipe without a writer and a directory are refused at once; none of them is opened."""
+    os.mkfifo("fifo")
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("opened"))
+    for special in ("/dev/zero", "fifo", "."):
+        assert main(["import-log", special]) == EXIT_PROBLEM
+        err = capsys.readouterr().err
+        assert f"{special}: is a directory, a device or a pipe, which may never end" in err
+        assert err.count("\n") == 1
+
+
+def test_what_a_log_says_does_not_reach_the_terminal_unescaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters of a damaged line and of a file's name are escaped, in reports and in errors."""
+    evil = "\x1b]0;owned\x07Step=1, Loss=\x1b[2J\u202e\x9b31m"
+    name = write("a\x1b[2Jb.log", [*run_log(1024), evil])
+    empty = write("c\x07.log", ["nothing"])
+    assert main(["import-log", name, empty]) == EXIT_PROBLEM
+    out, err = capsys.readouterr()
+    assert all(character.isprintable() or character == "\n" for character in out + err)
+    assert r"a\x1b[2Jb.log: Line 12" in out
+    assert r"\x1b]0;owned\x07Step=1" in out
+    assert r"c\x07.log" in err
+
+
+def test_damaged_lines_are_counted_where_they_are_too_many_to_show(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first are shown, and how many more there are is said."""
+    monkeypatch.setattr(logs, "MOST_DAMAGED", 3)
+    name = write("bad.log", ["Step=1, Loss=9.48"] * 10)
+    assert main(["import-log", name]) == EXIT_DAMAGED
+    out = capsys.readouterr().out
+    assert "Line 3: " in out
+    assert "Line 4: " not in out
+    assert "7 more damaged lines are not shown." in out
+    assert main(["import-log", "--json", name]) == EXIT_DAMAGED
+    content = json.loads(capsys.readouterr().out)
+    assert len(content["damaged_lines"]) == 3
+    assert content["num_damaged_lines"] == 10
+
+
+def test_a_healthy_log_with_evaluations_agrees(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the mutations below begin with has nothing wrong; its evaluation lines are counted."""
+    assert main(["import-log", write("run.log", healthy_log())]) == EXIT_AGREE
+    assert capsys.readouterr().out.count("10 lines, 1 of evaluation") == 2
+
+
+def test_no_mutated_log_breaks_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every one ends in a report without control characters or in one error line; JSON stays JSON."""
+    for seed in range(NUM_MUTATIONS):
+        Path("mutated.log").write_bytes(mutated_log(seed))
+        code = main(["import-log", "mutated.log"])
+        out, err = capsys.readouterr()
+        assert code in (EXIT_AGREE, EXIT_PROBLEM, EXIT_DAMAGED, EXIT_DISAGREE), seed
+        assert all(character.isprintable() or character == "\n" for character in out + err), seed
+        assert (err.count("\n"), "error: " in err) == ((1, True) if code == EXIT_PROBLEM else (0, False)), seed
+        assert bool(out) == (code != EXIT_PROBLEM), seed
+        assert main(["import-log", "--json", "mutated.log"]) == code, seed
+        json.loads(capsys.readouterr().out)

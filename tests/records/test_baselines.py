@@ -1,0 +1,425 @@
+"""Result and baseline files: read back as written, told apart when they are not what they should be, never half-written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest_benchmark.storage.file import FileStorage
+
+from perf.app.promotion import promote
+from perf.errors import BaselineError
+from perf.records import baselines, schema
+from perf.records.baselines import (
+    KEY,
+    baseline_path,
+    find_expected,
+    load_portable,
+    load_session,
+    portable_path,
+    session_json,
+    write_json,
+)
+from perf.records.fingerprint import Fingerprint
+from perf.records.published import load_published
+from perf.records.sessions import Session
+from tests.judge.noise import COUNTERS, HERE, LOSSES
+from tests.judge.test_verdicts import as_baseline, quiet
+
+PROVENANCE = {"date": "2026-11-23T15:00:00+00:00", "command": "pytest", "commit": "a" * 40, "dirty": False}
+ROOT = Path(__file__).parents[2]
+
+
+def result(session: Session | None = None, **provenance: Any) -> dict[str, Any]:
+    """Return a result file's content, as pytest-benchmark and our hook write it."""
+    return {
+        "machine_info": dict((session or quiet()).fingerprint.hardware),
+        "commit_info": {"id": "a" * 40, "dirty": False},
+        "benchmarks": [],
+        "datetime": "2026-11-23T15:00:00+00:00",
+        "version": "5.3.1",
+        KEY: json.loads(json.dumps(session_json(session or quiet(), {**PROVENANCE, **provenance}))),
+    }
+
+
+def written(path: Path, content: Any) -> Path:
+    """Write JSON to a file and return its path."""
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_a_session_is_read_back_as_it_was(tmp_path: Path) -> None:
+    """Nothing is lost or rounded on the way through a file."""
+    path = written(tmp_path / "result.json", result())
+    found = load_session(path)
+    assert found.session == quiet()
+    assert found.provenance == PROVENANCE
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "is not whole JSON"),
+        ('{"stepmark": {"kind": "ses', "is not whole JSON"),
+        ("\x80\x04K*.", "is not whole JSON"),
+        ("[1, 2]", "holds a JSON list, and an object is needed"),
+        ('{"benchmarks": []}', "a pytest-benchmark file of another project"),
+        ('{"name": "package"}', "another program's JSON"),
+        ('{"stepmark": {"schema": 1}}', "at the top: 'machine_info' is a required property"),
+        ('{"stepmark": {"schema": 2}}', "has schema 2, and this version reads 1"),
+        ('{"stepmark": {}, "stepmark": {}}', "at the top: has the key 'stepmark' twice"),
+        ('{"stepmark": {"seed": NaN}}', "at stepmark.seed: found nan, and a number within 64 bits is needed"),
+        ('{"stepmark": {"seed": 1e400}}', "at stepmark.seed: found inf, and a number within 64 bits is needed"),
+        ('{"stepmark": {"seed": ' + "9" * 5000 + "}}", "at stepmark.seed: found inf, and a number"),
+        ('{"stepmark": {"seed": [{"a": 1, "b": 2, "a": 3}]}}', "at stepmark.seed[0]: has the key 'a' twice"),
+        ('{"a": ' + "[" * 40 + "]" * 40 + "}", "is nested more than 32 levels deep"),
+        ("[" * 100_000, "is not whole JSON"),
+    ],
+)
+def test_files_that_are_not_ours_are_told_apart(tmp_path: Path, content: str, says: str) -> None:
+    """Empty, cut off, pickled, foreign, of another version, ambiguous: each is named, with the file."""
+    path = written(tmp_path / "result.json", content)
+    with pytest.raises(BaselineError, match=r"result\.json") as error:
+        load_session(path)
+    assert says in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """A missing file, a folder and bytes that are no text are errors of ours too."""
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(BaselineError, match="cannot be read"):
+            load_session(path)
+    binary = tmp_path / "binary.json"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BaselineError, match=r"is not whole JSON .*'utf-8' codec"):
+        load_session(binary)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "says"),
+    [
+        (("fingerprint", "hardware", "cores"), None, "at stepmark.fingerprint.hardware.cores"),
+        (("fingerprint", "hardware", "cores"), 64, "machine_info is not the hardware of the fingerprint"),
+        (("fingerprint", "software", "torch"), "/../../evil", "at stepmark.fingerprint.software.torch"),
+        (("failures",), {"x": "y"}, "at stepmark.failures"),
+        (("measurements", "512", "runs", 2, "step_s", 3), -0.1, "at stepmark.measurements"),
+        (("measurements", "512", "runs", 2, "step_s", 3), "0.1", "at stepmark.measurements"),
+        (("measurements", "512", "runs", 0, "warmup_steps"), 20, "do not fit together"),
+        (("measurements", "512", "runs", 0, "losses"), [1.0, 2.0, 3.0, 4.0], "do not fit together"),
+        (("measurements", "512", "runs"), [], "at stepmark.measurements"),
+        (("measurements", "512", "runs", 0, "counters", "flops"), 1.5, "at stepmark.measurements"),
+        (("precision",), "fp64", "at stepmark.precision"),
+        (("workload",), "../../etc", "at stepmark.workload"),
+        (("extra",), 1, "at stepmark: Additional properties"),
+        (("measurements", "512", "runs", 0, "warmup_steps"), 1.0, "at stepmark.measurements.512.runs[0].warmup_steps"),
+        (("measurements", "512", "runs", 2, "step_s", 3), 10**18, "at stepmark.measurements.512.runs[2].step_s[3]"),
+        (("measurements", "512", "runs", 2, "step_s", 3), 10**400, "at stepmark.measurements.512.runs[2].step_s[3]"),
+        (("measurements", "512", "runs", 2, "step_s", 3), 5e-324, "at stepmark.measurements.512.runs[2].step_s[3]"),
+        (("measurements", "512", "runs", 2, "losses", 3), 10**400, "at stepmark.measurements.512.runs[2].losses[3]"),
+        (("measurements", "512", "runs", 2, "losses", 3), -1e300, "at stepmark.measurements.512.runs[2].losses[3]"),
+        (("measurements", "512", "micro_batch_size"), 10**18, "at stepmark.measurements.512.micro_batch_size"),
+        (("measurements", "512", "micro_batch_size"), 500, "500 does not divide 512"),
+        (("measurements", "1" + "0" * 30), {}, "at stepmark.measurements: '1000"),
+        (("measurements", "512\n"), {}, "at stepmark.measurements: '512\\n' does not match"),
+        (("measurements", "512", "runs", 0, "step_s"), [0.1] * 21, "do not fit together"),
+        (("workload",), "pico\n", "at stepmark.workload: 'pico\\n' does not match"),
+        (("fingerprint", "software", "torch"), "2.13.0\n", "at stepmark.fingerprint.software.torch"),
+        (("fingerprint", "software", "numpy"), "2.4 --index-url x", "at stepmark.fingerprint.software.numpy"),
+        (("fingerprint", "software", "threads"), True, "at stepmark.fingerprint.software.threads"),
+        (("fingerprint", "hardware", "cores"), -2, "at stepmark.fingerprint.hardware.cores"),
+        (("fingerprint", "hardware", "cores"), 2.0, "at stepmark.fingerprint.hardware.cores"),
+        (("fingerprint", "hardware", "cpu"), "x" * 300, "at stepmark.fingerprint.hardware.cpu"),
+        (("schema",), 1.0, "at stepmark.schema"),
+        (("seed",), 2**63, "at stepmark.seed"),
+        (("provenance", "commit"), "a\nb", "at stepmark.provenance.commit"),
+        (("provenance", "date"), "\x1b[2J", "at stepmark.provenance.date"),
+    ],
+)
+def test_an_edited_file_names_the_place(tmp_path: Path, keys: tuple[Any, ...], value: Any, says: str) -> None:
+    """A wrong type, sign, length, name or an unknown field is refused where it stands."""
+    content = result()
+    place = content[KEY]
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path = written(tmp_path / "result.json", content)
+    with pytest.raises(BaselineError) as error:
+        load_session(path)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("min", 10**400),
+        ("mean", -1.0),
+        ("name", 1.0),
+        ("fullname", 1.0),
+        ("group", 1.0),
+        ("outliers", "\n"),
+        ("data", 1),
+    ],
+)
+def test_what_pytest_benchmark_shows_is_checked_too(tmp_path: Path, key: str, value: Any) -> None:
+    """Its table adds and scales these numbers, and merges them over the name of the test."""
+    stats = dict.fromkeys(("min", "max", "mean", "stddev", "median", "iqr", "ops"), 0.1)
+    stats |= {"outliers": "2;1", "rounds": 6, "iterations": 1}
+    benchmark = {"name": "test_rate[512]", "fullname": "test_rate[512]", "stats": stats}
+    assert load_session(written(tmp_path / "result.json", {**result(), "benchmarks": [benchmark]}))
+    stats[key] = value
+    with pytest.raises(BaselineError, match=r"result\.json: at benchmarks\[0\]\.stats"):
+        load_session(written(tmp_path / "result.json", {**result(), "benchmarks": [benchmark]}))
+
+
+def test_a_repeated_key_is_found_in_linear_time() -> None:
+    """An object of many keys takes as many comparisons, not their square: each name is hashed, and none is counted."""
+    num_keys = 2000
+
+    class Name(str):
+        __slots__ = ()
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Name.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    names = [Name(f"key {index}") for index in range(num_keys)]
+    found = schema._object([(name, 0) for name in [*names, Name(names[-1])]])
+    assert found == schema._Repeated(f"key {num_keys - 1}")
+    assert Name.compared < 10 * num_keys
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of it comes into memory than a result could have."""
+    monkeypatch.setattr(baselines, "_MOST_BYTES", 1000)
+    with pytest.raises(BaselineError, match="larger than 1,000 bytes"):
+        load_session(written(tmp_path / "result.json", result()))
+
+
+def test_all_runs_have_equally_many_steps(tmp_path: Path) -> None:
+    """Losses are compared step by step."""
+    content = result()
+    run = content[KEY]["measurements"]["1024"]["runs"][5]
+    for name in ("step_s", "losses"):
+        run[name] = run[name][:-1]
+    with pytest.raises(BaselineError, match="more steps of one run"):
+        load_session(written(tmp_path / "result.json", content))
+
+
+def test_batch_sizes_have_equally_many_runs(tmp_path: Path) -> None:
+    """Scaling compares within rounds, so a file that lost a run of one batch size is refused."""
+    content = result()
+    del content[KEY]["measurements"]["1024"]["runs"][5]
+    with pytest.raises(BaselineError, match="more runs of one batch size"):
+        load_session(written(tmp_path / "result.json", content))
+
+
+@given(st.integers(0, 10_000), st.booleans())
+def test_damage_is_an_error_or_harmless(tmp_path_factory: pytest.TempPathFactory, where: int, cut: bool) -> None:
+    """A file cut or changed at any place gives a session or a BaselineError, never anything else."""
+    text = json.dumps(result(dataclasses.replace(quiet(), measurements={512: quiet().measurements[512]})))
+    where %= len(text)
+    damaged = text[:where] if cut else text[:where] + "7" + text[where + 1 :]
+    path = written(tmp_path_factory.mktemp("damage") / "result.json", damaged)
+    with suppress(BaselineError):
+        load_session(path)
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails leaves the file before it, and nothing beside it."""
+    path = written(tmp_path / "baseline.json", {"before": 1})
+
+    def fail(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_json(path, {"after": 2})
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(path, {"after": float("nan")})
+    assert json.loads(path.read_text()) == {"before": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def promoted(tmp_path: Path, session: Session, reason: str = "why", **provenance: Any) -> list[Path]:
+    """Promote a session into the baselines under `tmp_path`."""
+    path = written(tmp_path / "result.json", result(session, **provenance))
+    return promote(path, tmp_path / "baselines", reason=reason, date="2026-11-24T00:00:00+00:00")
+
+
+def test_a_promoted_result_is_the_machines_baseline(tmp_path: Path) -> None:
+    """It is found under the machine's slug, equal to what was measured, and pytest-benchmark can read it."""
+    machine, portable = promoted(tmp_path, quiet())
+    assert machine == baseline_path(tmp_path / "baselines", "pico-cpu-fp32", HERE)
+    assert portable == portable_path(tmp_path / "baselines", "pico-cpu-fp32", HERE)
+    assert load_session(machine).session == quiet()
+    expected = load_portable(portable)
+    assert set(expected) == {512, 1024, 2048}
+    assert expected[512].counters == COUNTERS
+    assert expected[512].losses == LOSSES
+    storage = FileStorage(str(tmp_path / "baselines"), logger=None)
+    [(_, document)] = storage.load(str(machine))
+    assert document[KEY]["workload"] == "pico"
+
+
+def test_promotions_are_logged_in_the_file(tmp_path: Path) -> None:
+    """Each promotion adds an entry: when, why, at which commit, and which commit it replaced."""
+    promoted(tmp_path, quiet(), "first")
+    machine, *_ = promoted(tmp_path, quiet(0.1, 0.1, 0.1), "second", commit="b" * 40, dirty=True)
+    log = load_session(machine).promotions
+    assert [entry["reason"] for entry in log] == ["first", "second"]
+    assert [entry["replaces"] for entry in log] == ["", "a" * 40]
+    assert log[1]["dirty"] is True
+
+
+def test_the_portable_baseline_changes_only_with_the_work(tmp_path: Path) -> None:
+    """The same work, measured elsewhere with rounding of its own, leaves it alone; other work replaces it."""
+    _, portable = promoted(tmp_path, quiet())
+    before = portable.read_bytes()
+    elsewhere = Fingerprint(hardware={**HERE.hardware, "cpu": "Other"}, software=HERE.software)
+    rounded = dataclasses.replace(quiet(), fingerprint=elsewhere)
+    assert len(promoted(tmp_path, rounded)) == 1
+    assert portable.read_bytes() == before
+    m = quiet().measurements
+    runs = tuple(dataclasses.replace(r, counters=dataclasses.replace(COUNTERS, flops=1)) for r in m[512].runs)
+    other = dataclasses.replace(quiet(), measurements={**m, 512: dataclasses.replace(m[512], runs=runs)})
+    assert promoted(tmp_path, other)[1] == portable
+    assert load_portable(portable)[512].counters.flops == 1
+
+
+def test_a_damaged_baseline_stops_a_promotion_before_it_begins(tmp_path: Path) -> None:
+    """Neither file is touched when one of them cannot be read."""
+    machine, portable = promoted(tmp_path, quiet())
+    before = machine.read_bytes()
+    portable.write_text(portable.read_text()[:100])
+    with pytest.raises(BaselineError, match="not whole JSON"):
+        promoted(tmp_path, quiet(0.1, 0.1, 0.1))
+    assert machine.read_bytes() == before
+
+
+def unfit() -> list[tuple[Session, str]]:
+    """Return sessions that are no baseline, and why."""
+    whole = quiet()
+    m = whole.measurements
+    other_losses = (*LOSSES[:-1], 1.0)
+    runs = m[512].runs
+    return [
+        (quiet(num_runs=2), "has 2 runs at 512, and 3 are needed"),
+        (dataclasses.replace(whole, failures={4096: "run 1: Step=3: the loss is nan"}), "4096 failed"),
+        (_replaced(whole, (*runs[:5], dataclasses.replace(runs[5], losses=other_losses))), "the same losses"),
+        (
+            _replaced(
+                whole, (*runs[:5], dataclasses.replace(runs[5], counters=dataclasses.replace(COUNTERS, flops=1)))
+            ),
+            "the same work",
+        ),
+    ]
+
+
+def _replaced(session: Session, runs: Any) -> Session:
+    m = session.measurements
+    return dataclasses.replace(session, measurements={**m, 512: dataclasses.replace(m[512], runs=runs)})
+
+
+@pytest.mark.parametrize(("session", "says"), unfit())
+def test_what_cannot_be_compared_with_is_not_promoted(tmp_path: Path, session: Session, says: str) -> None:
+    """Too few runs, a failed batch size, runs that disagree: refused, and nothing is written."""
+    with pytest.raises(BaselineError, match=says):
+        promoted(tmp_path, session)
+    assert not (tmp_path / "baselines").exists()
+
+
+def test_promotion_loses_no_batch_size(tmp_path: Path) -> None:
+    """A session of one batch size does not replace a baseline of three."""
+    machine, _ = promoted(tmp_path, quiet())
+    before = machine.read_bytes()
+    alone = dataclasses.replace(quiet(), measurements={512: quiet().measurements[512]})
+    with pytest.raises(BaselineError, match="also has 1024, 2048"):
+        promoted(tmp_path, alone)
+    assert machine.read_bytes() == before
+
+
+def test_expectations_come_from_the_same_torch_first(tmp_path: Path) -> None:
+    """The machine's baseline if the same torch made it, else the portable one, else the baseline's of another torch."""
+    promoted(tmp_path, quiet())
+    directory = tmp_path / "baselines"
+    old = Fingerprint(hardware=HERE.hardware, software={**HERE.software, "torch": "2.12.0+cpu"})
+    other_torch = as_baseline(dataclasses.replace(quiet(), fingerprint=old))
+    here, elsewhere = as_baseline(quiet()), tmp_path / "none"
+
+    def path(*arguments: Any) -> Path | None:
+        found = find_expected(quiet(), 512, *arguments)
+        return found.path if found else None
+
+    assert path(here, directory) == here.path
+    assert path(other_torch, directory) == portable_path(directory, "pico-cpu-fp32", HERE)
+    assert path(None, directory) == portable_path(directory, "pico-cpu-fp32", HERE)
+    assert path(other_torch, elsewhere) == other_torch.path
+    assert path(None, elsewhere) is None
+    assert path(as_baseline(dataclasses.replace(quiet(), seed=1)), elsewhere) is None
+
+
+def test_a_portable_baseline_is_of_what_its_name_says(tmp_path: Path) -> None:
+    """A file edited to another workload, precision or torch, or renamed, is refused."""
+    _, portable = promoted(tmp_path, quiet())
+    for field, value in (("workload", "nano"), ("precision", "bf16")):
+        content = json.loads(portable.read_text())
+        edited = written(tmp_path / portable.name, {**content, field: value})
+        with pytest.raises(BaselineError, match="holds what belongs into"):
+            load_portable(edited)
+    renamed = written(tmp_path / "nano-cpu-fp32-torch-2.13.0.json", portable.read_text())
+    with pytest.raises(BaselineError, match="holds what belongs into pico-cpu-fp32-torch-2"):
+        load_portable(renamed)
+
+
+def test_the_published_run_is_there_with_its_failure() -> None:
+    """The reference machine's two rates, and the batch size that did not run."""
+    runs = {run.global_batch_size: run for run in load_published(ROOT / "baselines")}
+    assert runs[1024].samples_per_sec == 4861.66
+    assert runs[2048].samples_per_sec == 6731.53
+    assert runs[512].samples_per_sec is None
+    assert "Initial global step 1000 already exceeds max step 1000." in runs[512].failure
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "CS-2,bert",
+        "CS-2,bert,many,0,0,,4.5,",
+        "CS-2,bert,512,0,0,,fast,",
+        "CS-2,bert,-5,0,0,,4.5,",
+        "CS-2,bert,512,0,0,,nan,",
+        "CS-2,bert,512,0,0,,-1,",
+        "CS-2,bert,512,0,0,,inf,",
+        'CS-2,bert,512,0,0,,4.5,"cut',
+        "CS-2," + "b" * 200_000 + ",512,0,0,,4.5,",
+    ],
+)
+def test_a_damaged_published_run_is_told(tmp_path: Path, line: str) -> None:
+    """A row that cannot be read names the file and the line."""
+    (tmp_path / "machine").mkdir()
+    header = "machine,workload,global_batch_size,steps,samples,seconds,samples_per_sec,failure"
+    (tmp_path / "machine" / "runs.csv").write_text(f"{header}\n{line}\n")
+    with pytest.raises(BaselineError, match=r"runs.csv: line 2"):
+        load_published(tmp_path)
+
+
+def test_every_stored_baseline_can_be_read() -> None:
+    """What is in the repository passes its own checks, and belongs where it lies."""
+    paths = list((ROOT / "baselines").glob("*/*.json"))
+    assert any(path.name.startswith("pico-cpu-fp32-torch-") for path in paths)
+    for path in paths:
+        if path.parent.name == "portable":
+            assert load_portable(path)
+        else:
+            session = load_session(path).session
+            assert baseline_path(ROOT / "baselines", session.configuration, session.fingerprint) == path
