@@ -1,3 +1,6 @@
-"""Stepmark: train a reference workload at each batch size, measure it honestly, judge it against a baseline."""
+"""Stepmark: measure a training step at each batch size, and judge it against a baseline."""
 
-__version__ = "0.1.0"
+from perf.seam import Case, workload
+
+__version__ = "0.2.0"
+__all__ = ["Case", "workload"]

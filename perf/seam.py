@@ -1,0 +1,159 @@
+"""The seam: how a training step of anyone's enters. A workload is a function of a case that returns a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+Step = Callable[[], Any]
+"""Make one optimizer step; return its loss, a tensor without dimensions or a float, or a dict of such scalars with "loss"."""
+
+Fact = str | int | float | bool | list[int] | list[float] | None
+
+PRECISIONS = ("auto", "fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
+
+_enter_phase: Callable[[str], AbstractContextManager[object]] = lambda name: nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One parametrization of a workload, on one rank.
+
+    Attributes:
+        global_batch_size: samples per optimizer step, over all ranks.
+        micro_batch_size: samples per forward pass.
+        seed: of the weights, the data and everything random in a step.
+        device: what ``torch.device`` and ``.to()`` take: "cpu" or "cuda:0".
+        precision: "fp32" or "bf16".
+        rank, world_size: this process's number among those that train together, and how many there are.
+    """
+
+    global_batch_size: int
+    micro_batch_size: int
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "fp32"
+    rank: int = 0
+    world_size: int = 1
+
+    def phase(self, name: str) -> AbstractContextManager[object]:
+        """Say which phase of the step the block belongs to, such as "data"; it costs nothing unless phases are timed."""
+        return _enter_phase(name)
+
+
+@contextmanager
+def phases_heard(enter: Callable[[str], AbstractContextManager[object]]) -> Iterator[None]:
+    """Let `enter` hear of every `Case.phase` inside the block."""
+    global _enter_phase
+    before, _enter_phase = _enter_phase, enter
+    try:
+        yield
+    finally:
+        _enter_phase = before
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """What is trained: made by the decorator `workload`, called with a `Case` to build a step.
+
+    Attributes:
+        build: the decorated function.
+        name: the function's name.
+        why: the first line of its docstring.
+        global_batch_sizes: samples per optimizer step, one case each.
+        micro_batch_size: samples per forward pass at most; None for the whole batch.
+        precision: "fp32", "bf16", or "auto" for bf16 where the processor has it.
+        threshold: the smallest change of its rate that matters, a fraction; None for the session's.
+        sample: what one sample is called in rates ("samples", "images", "tokens").
+        about: facts that decide what a step does; compared between two sides, and named where they differ.
+    """
+
+    build: Callable[[Case], Step]
+    name: str
+    why: str
+    global_batch_sizes: tuple[int, ...]
+    micro_batch_size: int | None = None
+    precision: str = "fp32"
+    threshold: float | None = None
+    sample: str = "samples"
+    about: Mapping[str, Fact] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"workload {self.name}"
+        sizes = self.global_batch_sizes
+        if not sizes or len(set(sizes)) < len(sizes) or not all(_is_size(size) for size in sizes):
+            raise ValueError(
+                f"{where}: global_batch_sizes={sizes!r}: one or more different positive integers are needed"
+            )
+        if self.micro_batch_size is not None and not _is_size(self.micro_batch_size):
+            raise ValueError(f"{where}: micro_batch_size={self.micro_batch_size!r}: a positive integer is needed")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"{where}: precision={self.precision!r}: one of {', '.join(PRECISIONS)} is needed")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ValueError(
+                f"{where}: threshold={self.threshold!r}: a fraction between 0 and 1 is needed, such as 0.02"
+            )
+
+    def __call__(self, case: Case) -> Step:
+        """Build the step of a case.
+
+        Raises:
+            TypeError: the function returned something else than a callable.
+        """
+        step = self.build(case)
+        if not callable(step):
+            raise TypeError(
+                f"workload {self.name}: returned {type(step).__name__}, and a callable is needed: `return step`"
+            )
+        return step
+
+    def micro_batch_size_of(self, global_batch_size: int) -> int:
+        """Return the largest micro-batch size up to the workload's that divides a batch."""
+        most = min(self.micro_batch_size or global_batch_size, global_batch_size)
+        return next(size for size in range(most, 0, -1) if global_batch_size % size == 0)
+
+
+def workload(
+    *,
+    global_batch_sizes: Sequence[int],
+    micro_batch_size: int | None = None,
+    precision: str = "fp32",
+    threshold: float | None = None,
+    sample: str = "samples",
+    about: Mapping[str, Fact] | None = None,
+) -> Callable[[Callable[[Case], Step]], Workload]:
+    """Make a workload of a function that builds a training step; arguments as in `Workload`.
+
+    ::
+
+        @perf.workload(global_batch_sizes=(32, 128))
+        def net(case):
+            torch.manual_seed(case.seed)
+            ...
+            def step():
+                ...
+                return loss.detach()
+            return step
+    """
+
+    def decorate(build: Callable[[Case], Step]) -> Workload:
+        return Workload(
+            build=build,
+            name=build.__name__,
+            why=(build.__doc__ or "").strip().partition("\n")[0],
+            global_batch_sizes=tuple(global_batch_sizes),
+            micro_batch_size=micro_batch_size,
+            precision=precision,
+            threshold=threshold,
+            sample=sample,
+            about=dict(about or {}),
+        )
+
+    return decorate
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 2**24
