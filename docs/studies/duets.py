@@ -32,13 +32,13 @@ from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World, keep_freed_memory
 from perf.train.trainer import Trainer
-from perf.train.workloads import WORKLOADS
+from perf.train.workloads import BERT_CONFIGS
 
 UNIT = 96
 """Side of the square matrices whose products are the extra arithmetic."""
 
 ANCHOR = "    total = torch.zeros((), device=batch.input_ids.device)\n"
-WORKLOAD = WORKLOADS["pico"]
+WORKLOAD = BERT_CONFIGS["pico"]
 
 
 def main() -> None:

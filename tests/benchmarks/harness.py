@@ -23,7 +23,7 @@ from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
 from perf.train.loop import run_steps
 from perf.train.trainer import Trainer
-from perf.train.workloads import WORKLOADS
+from perf.train.workloads import BERT_CONFIGS
 
 SLICE_STEPS = 4
 DUET_STEPS = 5
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--steps", type=int, default=2000, help="steps of a round")
     arguments = parser.parse_args()
-    workload = WORKLOADS["pico"]
+    workload = BERT_CONFIGS["pico"]
     plan = plan_run(
         RunConfig(
             workload=workload,

@@ -25,7 +25,7 @@ from perf.measure.processes import Answer, Process
 from perf.measure.sides import ROOT, Side, parse_recipe, prepared
 from perf.records.pairs import Pair, alternating_effect, simultaneous_effect
 from perf.records.wire import REQUESTS, VERSION, SideSpec, read_waiting
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 SIZES = (8, 16)
 
@@ -33,7 +33,7 @@ NUM_STEPS = 200
 """Long enough for some swaps of the cores."""
 
 
-def specs(workload: Workload) -> dict[int, SideSpec]:
+def specs(workload: BertConfig) -> dict[int, SideSpec]:
     """Return what runs of two batch sizes train, on one thread each."""
     return {
         size: SideSpec(workload=workload, global_batch_size=size, device="cpu", precision="fp32", seed=0, num_threads=1)
@@ -47,7 +47,7 @@ def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duet_module, "RUN_S", 0.1)
 
 
-def measure(workload: Workload, sides: tuple[Side, Side], mode: Mode, num_pairs: int) -> list[Pair]:
+def measure(workload: BertConfig, sides: tuple[Side, Side], mode: Mode, num_pairs: int) -> list[Pair]:
     """Return so many pairs."""
     duet = Duet(sides, specs(workload), mode=mode, cores={0, 1}, rng=np.random.default_rng(0))
     duet.pairs_per_start = num_pairs // len(SIZES)
@@ -65,7 +65,7 @@ def own() -> Iterator[tuple[Side, Side]]:
 
 
 @pytest.mark.usefixtures("short_runs")
-def test_in_turns_no_side_runs_while_the_other_is_timed(own: tuple[Side, Side], workload: Workload) -> None:
+def test_in_turns_no_side_runs_while_the_other_is_timed(own: tuple[Side, Side], workload: BertConfig) -> None:
     """The slices of both sides, by one clock, never overlap; they come in blocks of ABBA or BAAB, as many of each."""
     pairs = measure(workload, own, Mode.ALTERNATING, 4)
     starts = set()
@@ -85,7 +85,7 @@ def test_in_turns_no_side_runs_while_the_other_is_timed(own: tuple[Side, Side], 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system that can pin a process to a core")
 def test_at_once_both_sides_run_all_the_time(
-    own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch
+    own: tuple[Side, Side], workload: BertConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their marks overlap, and the halves of the cores are disjoint and change hands while they run."""
     monkeypatch.setattr(
@@ -125,7 +125,7 @@ class Still:
 
 @pytest.mark.parametrize("num_swaps", [3, 8, 81])
 def test_no_side_is_moved_first_more_often(
-    own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch, num_swaps: int
+    own: tuple[Side, Side], workload: BertConfig, monkeypatch: pytest.MonkeyPatch, num_swaps: int
 ) -> None:
     """The side that is moved first waits for the other. Each is moved first equally often, in both directions of a swap."""
     moved: list[tuple[int, int]] = []
@@ -162,7 +162,7 @@ class Tasks:
 
 
 def test_no_side_is_started_first_more_often(
-    own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch
+    own: tuple[Side, Side], workload: BertConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The order is drawn anew for each start."""
     firsts = []
@@ -180,7 +180,7 @@ def test_no_side_is_started_first_more_often(
     assert 35 <= firsts.count(("other",)) <= 65
 
 
-def test_both_sides_do_the_same_work(own: tuple[Side, Side], workload: Workload) -> None:
+def test_both_sides_do_the_same_work(own: tuple[Side, Side], workload: BertConfig) -> None:
     """Of the same code, counters and losses are equal to the last digit at every batch size."""
     found = Duet(own, specs(workload), mode=Mode.ALTERNATING, cores={0, 1}, rng=np.random.default_rng(0)).work()
     assert list(found) == list(SIZES)
@@ -203,7 +203,7 @@ def checkout(folder: Path, name: str, **edits: tuple[str, str]) -> Side:
 
 
 @pytest.mark.usefixtures("short_runs")
-def test_commits_with_other_fields_can_be_compared(tmp_path: Path, workload: Workload) -> None:
+def test_commits_with_other_fields_can_be_compared(tmp_path: Path, workload: BertConfig) -> None:
     """A workload with a field more on one side, a counter more on the other: both run, and neither is called equal."""
     later_workload = checkout(
         tmp_path, "baseline", train__workloads=("    log_steps: int\n", "    log_steps: int\n    rope: bool = True\n")
@@ -286,7 +286,7 @@ def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
     ],
 )
 def test_a_side_that_misbehaves_is_one_error_that_names_it(
-    tmp_path: Path, workload: Workload, code: str, problem: str
+    tmp_path: Path, workload: BertConfig, code: str, problem: str
 ) -> None:
     """Whatever it does, the error begins with the side and its SPEC, and no process is left."""
     with pytest.raises(MeasureError) as error:
@@ -296,7 +296,7 @@ def test_a_side_that_misbehaves_is_one_error_that_names_it(
     assert not children()
 
 
-def test_a_side_that_hangs_is_given_up(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_side_that_hangs_is_given_up(tmp_path: Path, workload: BertConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """One side has warmed up, the other says nothing: after the time for an answer it is named, with its last line."""
     words = "sys.stderr.write('stuck'); sys.stderr.flush(); print('x', end='', flush=True)"
     code = f"print('{READY}', flush=True); input(); {words}"
@@ -318,7 +318,7 @@ def test_a_side_that_hangs_is_given_up(tmp_path: Path, workload: Workload, monke
     assert not children()
 
 
-def test_an_interpreter_that_cannot_start_is_named(own: tuple[Side, Side], workload: Workload) -> None:
+def test_an_interpreter_that_cannot_start_is_named(own: tuple[Side, Side], workload: BertConfig) -> None:
     """It is no traceback of ours."""
     broken = Side(name="candidate", text="python:x", command=("/nonexistent",), root=ROOT, environ={})
     with pytest.raises(MeasureError, match=r"candidate side \(python:x\): could not be started"):

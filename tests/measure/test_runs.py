@@ -17,21 +17,21 @@ from perf.errors import MeasureError
 from perf.measure import runs
 from perf.measure.runs import RunSpec, measure, started_worker
 from perf.records.sessions import Session
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 from tests.judge.noise import COUNTERS
 from tests.measure.test_processes import interrupted_inside_popen
 
 pytestmark = pytest.mark.xdist_group("runs")  # what its tests share is made once
 
 
-def spec_of(workload: Workload, size: int, **changes: Any) -> RunSpec:
+def spec_of(workload: BertConfig, size: int, **changes: Any) -> RunSpec:
     """Return a spec of eight steps in slices of two."""
     fields = {"device": "cpu", "precision": "fp32", "seed": 0, "num_steps": 8, "slice_steps": 2}
     return RunSpec(workload=workload, global_batch_size=size, **{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
-def measured(workload: Workload) -> Session:
+def measured(workload: BertConfig) -> Session:
     """Two batch sizes, two runs each; a third batch size cannot learn, since its learning rate overflows."""
     hopeless = dataclasses.replace(workload, learning_rate=1e30, lr_warmup_steps=1)
     specs = [spec_of(workload, 8), spec_of(workload, 16), spec_of(hopeless, 32)]
@@ -106,7 +106,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return Recorder.events
 
 
-def test_one_process_steps_at_a_time(recorded: list[tuple[str, int]], workload: Workload) -> None:
+def test_one_process_steps_at_a_time(recorded: list[tuple[str, int]], workload: BertConfig) -> None:
     """Between a command and its answer nobody else is told to step, and none is while another starts."""
     specs = [spec_of(workload, size) for size in (8, 16, 32)]
     measure(specs, num_rounds=2, rng=np.random.default_rng(0), environ={})
@@ -120,7 +120,7 @@ def test_one_process_steps_at_a_time(recorded: list[tuple[str, int]], workload: 
         )
 
 
-def test_batch_sizes_take_turns_in_random_order(recorded: list[tuple[str, int]], workload: Workload) -> None:
+def test_batch_sizes_take_turns_in_random_order(recorded: list[tuple[str, int]], workload: BertConfig) -> None:
     """Each turn gives each batch size one slice; the order changes from turn to turn."""
     specs = [spec_of(workload, size, num_steps=40) for size in (8, 16, 32)]
     measure(specs, num_rounds=1, rng=np.random.default_rng(0), environ={})
@@ -130,7 +130,7 @@ def test_batch_sizes_take_turns_in_random_order(recorded: list[tuple[str, int]],
     assert len(set(turns)) > 2
 
 
-def test_a_worker_that_ends_tells_its_last_lines(workload: Workload) -> None:
+def test_a_worker_that_ends_tells_its_last_lines(workload: BertConfig) -> None:
     """A crash is one error with the exit code and what the process said last."""
     with ExitStack() as stack, pytest.raises(MeasureError) as error:
         started_worker(stack, {"workload": {}}, os.environ).answer("described")
@@ -138,7 +138,7 @@ def test_a_worker_that_ends_tells_its_last_lines(workload: Workload) -> None:
     assert "KeyError" in str(error.value)
 
 
-def test_a_worker_that_hangs_is_given_up(workload: Workload) -> None:
+def test_a_worker_that_hangs_is_given_up(workload: BertConfig) -> None:
     """After the time for an answer it is an error, and the process is gone."""
     with ExitStack() as stack:
         worker = started_worker(stack, spec_of(workload, 8).as_json(), os.environ)
@@ -147,7 +147,7 @@ def test_a_worker_that_hangs_is_given_up(workload: Workload) -> None:
     assert worker._process.poll() is not None
 
 
-def test_an_interrupt_while_workers_start_leaves_none(workload: Workload) -> None:
+def test_an_interrupt_while_workers_start_leaves_none(workload: BertConfig) -> None:
     """A worker that has been started and is not yet known ends, too."""
     specs = [spec_of(workload, size) for size in (8, 16)]
     with interrupted_inside_popen(signal.SIGINT) as made:
@@ -156,7 +156,7 @@ def test_an_interrupt_while_workers_start_leaves_none(workload: Workload) -> Non
         assert [process.returncode for process in made] == [-signal.SIGKILL]
 
 
-def test_a_session_without_any_result_is_an_error(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_without_any_result_is_an_error(workload: BertConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """When no batch size can be measured, the reasons are told."""
 
     class Broken(Recorder):
@@ -169,7 +169,7 @@ def test_a_session_without_any_result_is_an_error(workload: Workload, monkeypatc
 
 
 def test_a_machine_that_changes_between_runs_is_an_error(
-    recorded: list[tuple[str, int]], workload: Workload, monkeypatch: pytest.MonkeyPatch
+    recorded: list[tuple[str, int]], workload: BertConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs made with different software are not one measurement."""
     versions = iter(["2.4.6", "2.5.0"])
@@ -186,14 +186,14 @@ def test_a_machine_that_changes_between_runs_is_an_error(
         measure([spec_of(workload, 8)], num_rounds=2, rng=np.random.default_rng(0), environ={})
 
 
-def test_a_spec_survives_the_way_to_its_process(workload: Workload) -> None:
+def test_a_spec_survives_the_way_to_its_process(workload: BertConfig) -> None:
     """What a worker reads is what was asked."""
     spec = spec_of(workload, 8)
     assert RunSpec.from_json(json.loads(json.dumps(spec.as_json()))) == spec
 
 
 @pytest.mark.parametrize(("num_steps", "slice_steps"), [(3, 1), (10, 4), (8, 0)])
-def test_a_run_is_whole_slices(workload: Workload, num_steps: int, slice_steps: int) -> None:
+def test_a_run_is_whole_slices(workload: BertConfig, num_steps: int, slice_steps: int) -> None:
     """Too few steps, or steps that slices do not divide, are refused."""
     with pytest.raises(ValueError, match="at least 4 steps in whole slices"):
         spec_of(workload, 8, num_steps=num_steps, slice_steps=slice_steps)

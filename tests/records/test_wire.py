@@ -27,7 +27,7 @@ from perf.records.wire import (
     request,
 )
 from perf.report.duet import duet_report, headline
-from perf.train.workloads import WORKLOADS, Workload
+from perf.train.workloads import BERT_CONFIGS, BertConfig
 from tests.report.test_duet import WORK, duet
 
 READY: dict[str, Any] = {"event": "ready", "protocol": VERSION, "can": ["run", "count", "attribute"]}
@@ -112,7 +112,7 @@ def test_what_an_earlier_side_does_not_tell_is_absent() -> None:
     assert found.software == {}
 
 
-def test_a_request_is_read_as_it_was_made(workload: Workload) -> None:
+def test_a_request_is_read_as_it_was_made(workload: BertConfig) -> None:
     """By a side of the same commit."""
     spec = SideSpec(workload=workload, global_batch_size=16, num_threads=1)
     asked = json.loads(request("run", spec, layout=3))
@@ -123,10 +123,10 @@ def test_a_request_is_read_as_it_was_made(workload: Workload) -> None:
 def test_a_workload_of_an_earlier_commit_has_this_one_s_values_where_it_lacks_a_field() -> None:
     """If it is known here by name; else it is refused by name and field."""
     data = {"name": "pico", "hidden_size": 48}
-    found = Workload.from_json(data)
-    assert (found.hidden_size, found.num_layers) == (48, WORKLOADS["pico"].num_layers)
+    found = BertConfig.from_json(data)
+    assert (found.hidden_size, found.num_layers) == (48, BERT_CONFIGS["pico"].num_layers)
     with pytest.raises(ValueError, match="workload 'mine': has no why, which is needed here"):
-        Workload.from_json({"name": "mine"})
+        BertConfig.from_json({"name": "mine"})
 
 
 NASTY: list[Any] = [
