@@ -15,6 +15,7 @@ Fact = str | int | float | bool | list[int] | list[float] | None
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 
+
 def _silent(name: str) -> AbstractContextManager[object]:
     return nullcontext()
 

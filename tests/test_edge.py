@@ -406,7 +406,9 @@ def side_by_side(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dict
     project.write(here(quiet()))
     asked: list[dict[str, Any]] = []
 
-    def duet_shown(recipes: tuple[Recipe, Recipe], workload: BertConfig, sizes: list[int], **options: Any) -> DuetResult:
+    def duet_shown(
+        recipes: tuple[Recipe, Recipe], workload: BertConfig, sizes: list[int], **options: Any
+    ) -> DuetResult:
         asked.append({"recipes": recipes, "sizes": sizes, **options})
         return duet({size: -0.1 if size == 1024 else 0.0 for size in sizes})
 

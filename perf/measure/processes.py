@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+import msgspec
+
 from perf.errors import MeasureError
 from perf.printable import printable
 from perf.records.wire import Answer, Header, decode
@@ -110,9 +112,9 @@ class Process:
         """
         line = self._line(timeout_s)
         try:
-            header = decode(line, Header)
-        except MeasureError as error:
-            raise MeasureError(f"{_quoted(str(error))}{self._last_words()}") from None
+            header = msgspec.json.decode(line, type=Header)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise MeasureError(f"said {line[:80]!r}, which is no answer{self._last_words()}") from None
         if header.event == "ended" != event:
             raise MeasureError(f"{_ended(header.exit_code)}{self._last_words()}")
         if header.event != event:

@@ -166,7 +166,9 @@ def _side(
     # the path only if it is no environment's: another interpreter has packages of its own.
     home = there if (there / _RUNNER).exists() else HOME
     if home != there and (root / _RUNNER).exists():
-        raise MeasureError(f"{name} side ({recipe.text}): is of a version before 0.2, which has no runner; use a later commit")
+        raise MeasureError(
+            f"{name} side ({recipe.text}): is of a version before 0.2, which has no runner; use a later commit"
+        )
     path = [] if home.name in ("site-packages", "dist-packages") else [str(home)]
     path += filter(None, [environ.get("PYTHONPATH")])
     arguments = ["--workload", workload] if workload else []

@@ -66,7 +66,9 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Duets that take no time: 1024 and 2048 are slower. What they were asked for."""
     asked: list[dict[str, Any]] = []
 
-    def duet_shown(recipes: tuple[Recipe, Recipe], workload: BertConfig, sizes: list[int], **options: Any) -> DuetResult:
+    def duet_shown(
+        recipes: tuple[Recipe, Recipe], workload: BertConfig, sizes: list[int], **options: Any
+    ) -> DuetResult:
         asked.append({"recipes": recipes, "workload": workload, "sizes": sizes, **options})
         return SLOWER
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from perf.train.workloads import BERT_CONFIGS, default_workload
+from perf.seam import Case
+from perf.train.workloads import BERT_CONFIGS, WORKLOADS, default_workload
 
 
 def test_the_reference_example_is_there_in_full() -> None:
@@ -31,8 +32,8 @@ def test_every_workload_hides_15_percent_and_says_why_it_exists(workload: Any) -
 
 def test_defaults_by_device() -> None:
     """The main job trains pico on a CPU and the reference example on a GPU."""
-    assert default_workload("cpu").name == "pico"
-    assert default_workload("cuda").name == "bert-large-msl128"
+    assert default_workload("cpu") == "pico"
+    assert default_workload("cuda") == "bert-large-msl128"
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,15 @@ def test_a_workload_that_cannot_work_is_refused(changes: dict[str, Any], message
     """The error names the workload, the field and the rule."""
     with pytest.raises(ValueError, match=f"workload pico: {message}"):
         dataclasses.replace(BERT_CONFIGS["pico"], **changes)
+
+
+def test_a_built_in_workload_is_built_through_the_seam() -> None:
+    """Its step learns, its losses follow from the seed, and it says what decides its work."""
+    workload = WORKLOADS["pico"]
+    step = workload(Case(global_batch_size=8, micro_batch_size=8))
+    losses = [float(step()) for _ in range(3)]
+    assert losses[2] < losses[0]
+    again = workload(Case(global_batch_size=8, micro_batch_size=8))
+    assert [float(again()) for _ in range(3)] == losses
+    assert workload.about["hidden_size"] == 32
+    assert workload.global_batch_sizes == (512, 1024, 2048)
