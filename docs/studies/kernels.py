@@ -1,4 +1,4 @@
-"""Time the training kernel beside Hugging Face's, in turns, in one process: ``python -m tests.benchmarks.kernels``.
+"""Time the training kernel beside Hugging Face's, in turns, in one process: ``python -m docs.studies.kernels``.
 
 Both train the same weights on the same batch with the same optimizer; before anything is timed, their losses are
 compared. Each round times one step of each, in random order, so that a machine that changes its speed changes both.
