@@ -11,7 +11,7 @@ import numpy as np
 
 from perf.errors import MeasureError
 from perf.logs.runlog import EndLine
-from perf.measure.runners import Runner
+from perf.measure.runners import Runner, describe
 from perf.measure.sides import Side
 from perf.printable import printable
 from perf.records.counters import StepCounters
@@ -66,7 +66,7 @@ def measure(
     runs: dict[int, list[MeasuredRun]] = {size: [] for size in cases}
     micro_batch_sizes: dict[int, int] = {}
     failures: dict[int, str] = {}
-    described = _described(side)
+    described = describe(side)
     for number in range(1, num_rounds + 1):
         todo = {size: case for size, case in cases.items() if size not in failures}
         done = _round(side, todo, num_steps, rng, on_slice)
@@ -94,13 +94,6 @@ def measure(
         },
         failures=failures,
     )
-
-
-def _described(side: Side) -> Described:
-    with ExitStack() as stack:
-        runner = Runner(stack, side)
-        runner.ready()
-        return runner.describe()
 
 
 def _require_same_software(run: _Run, described: Described, number: int) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
-from perf.train.checkpoints import Checkpoint, CheckpointStore
+from perf.train.checkpoint_files import Checkpoint
+from perf.train.checkpoints import CheckpointStore
 from perf.train.data import Source
 from perf.train.devices import World
 from perf.train.steps import steps_to_run

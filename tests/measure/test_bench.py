@@ -91,10 +91,6 @@ class Recorder:
         self.size = request.case.global_batch_size
         self.events.append((request.do, self.size))
 
-    def describe(self) -> Described:
-        """Answer it."""
-        return Described(fingerprint=SOFTWARE, python="3.11", device="cpu")
-
     def waiting(self) -> Waiting:
         """Answer it."""
         self.events.append(("waiting", self.size))
@@ -124,6 +120,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What runners are asked, without any."""
     Recorder.events = []
     monkeypatch.setattr(bench, "Runner", Recorder)
+    monkeypatch.setattr(bench, "describe", lambda side: Described(fingerprint=SOFTWARE, python="3.11", device="cpu"))
     return Recorder.events
 
 
