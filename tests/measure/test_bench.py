@@ -18,7 +18,7 @@ from perf.measure.runners import Runner
 from perf.measure.sides import HOME, Side, own_side
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
-from perf.records.wire import CaseSpec, Counted, Described, Request, Stepped, Waiting
+from perf.records.wire import CaseSpec, Counted, Request, Stepped, Waiting
 from tests.judge.noise import COUNTERS
 from tests.measure.test_processes import interrupted_inside_popen
 
@@ -120,7 +120,6 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What runners are asked, without any."""
     Recorder.events = []
     monkeypatch.setattr(bench, "Runner", Recorder)
-    monkeypatch.setattr(bench, "describe", lambda side: Described(fingerprint=SOFTWARE, python="3.11", device="cpu"))
     return Recorder.events
 
 
