@@ -107,7 +107,7 @@ def _require_same_software(run: _Run, software: dict[int, tuple[Fingerprint | No
     if found != software.setdefault(run.size, found):
         raise MeasureError(
             f"run {number} at {run.size}: found {found}, and {software[run.size]} in run 1; "
-            "measure again on a machine that nobody changes meanwhile"
+            "measure again, and change nothing on the machine meanwhile"
         )
 
 

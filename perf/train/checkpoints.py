@@ -63,7 +63,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: the step has a checkpoint already, or it could not be written, or the directory was deleted
                 or replaced; the checkpoints there before are untouched.
-            OSError: the same, told by the operating system.
+            OSError: the same, as the operating system reports it.
         """
         if self.keep_last == 0:
             return None
@@ -103,7 +103,7 @@ class CheckpointStore:
         """Return the newest checkpoint that verifies, and a note for each damaged one that was set aside.
 
         A damaged checkpoint newer than the one returned is renamed to ``damaged-step-...``, so that it can be
-        looked at but is never taken for a checkpoint again.
+        inspected but is not used as a checkpoint again.
 
         Raises:
             CheckpointError: no checkpoint verifies though there are some, or one is whole but in a format unknown here,
@@ -149,7 +149,7 @@ class CheckpointStore:
             Where they went, or None when there were none.
         """
         known = re.compile(rf"{_NAME.pattern}|damaged-{_NAME.pattern}-\d+", re.ASCII)
-        # The newest first: cut short, this leaves older checkpoints behind, never a newer one without its elders.
+        # The newest first: cut short, this leaves older checkpoints behind, never a newer one without the older ones.
         ours = sorted((path for path in self.directory.iterdir() if known.fullmatch(path.name)), reverse=True)
         if not ours:
             return None

@@ -102,7 +102,7 @@ class RunPlan:
 
 
 def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
-    """Find out where a run starts and how far it goes, so that one that cannot be run is told before any starts.
+    """Find out where a run starts and how far it goes, so that one that cannot run is reported before any starts.
 
     Damaged checkpoints are set aside, a missing directory is made, and what interrupted saves left is deleted if the run
     has finished; nothing else changes.
