@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +77,9 @@ def as_written() -> Iterator[None]:
     gc.collect()
     gc.disable()
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+            # Hooks on all modules, which see what torch.compile returns as one module more: that is no harm here.
+            warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
             yield
     finally:
         if was_enabled:
