@@ -77,7 +77,7 @@ effects = st.builds(
     low=st.floats(-0.9, 2.0),
     high=st.floats(-0.9, 2.0),
     p_value=st.floats(0.0, 1.0),
-    reach=st.floats(0.001, 5.0),
+    minimal_detectable_effect=st.floats(0.001, 0.99),
     num_runs=st.integers(2, 9),
 )
 
