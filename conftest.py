@@ -47,7 +47,7 @@ from perf.report.markdown import summary
 from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED
 from perf.train.devices import PRECISIONS, default_precision, resolve_device, resolve_precision
-from perf.train.workloads import WORKLOADS, Workload, default_workload
+from perf.train.workloads import BERT_CONFIGS, BertConfig, default_workload
 
 SLICE_STEPS = 4
 """Steps between two pauses of a run; part of what is measured, since the first step of a slice finds cold caches."""
@@ -59,8 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what a session measures and how strict it is."""
     group = parser.getgroup("stepmark", "stepmark: training steps, measured and judged")
     group.addoption(
-        "--perf-workload", choices=list(WORKLOADS), metavar="W",
-        help="what to train: " + ", ".join(WORKLOADS) + " (default: pico on a CPU, bert-large-msl128 on a GPU)",
+        "--perf-workload", choices=list(BERT_CONFIGS), metavar="W",
+        help="what to train: " + ", ".join(BERT_CONFIGS) + " (default: pico on a CPU, bert-large-msl128 on a GPU)",
     )  # fmt: skip
     group.addoption(
         "--perf-runs", type=int, default=6, metavar="N",
@@ -196,9 +196,9 @@ def _in_parallel(config: pytest.Config) -> bool:
     return config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
 
 
-def _workload(config: pytest.Config) -> Workload:
+def _workload(config: pytest.Config) -> BertConfig:
     name = config.getoption("perf_workload")
-    return WORKLOADS[name] if name else default_workload(resolve_device("auto").type)
+    return BERT_CONFIGS[name] if name else default_workload(resolve_device("auto").type)
 
 
 def _precision(config: pytest.Config) -> str:

@@ -29,7 +29,7 @@ from perf.train.data import Source, SyntheticLanguage
 from perf.train.devices import DEVICES, PRECISIONS, World, process_group, resolve_device, resolve_precision
 from perf.train.loop import RunResult, run_steps
 from perf.train.text import TextCorpus
-from perf.train.workloads import WORKLOADS, default_workload
+from perf.train.workloads import BERT_CONFIGS, default_workload
 
 EXIT_DONE, EXIT_USAGE, EXIT_PROBLEM = 0, 2, 3
 RUNS_DIR = Path("runs")
@@ -143,7 +143,7 @@ def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
 
 
 def _run_configs(arguments: argparse.Namespace, device: torch.device) -> list[RunConfig]:
-    workload = WORKLOADS[arguments.workload] if arguments.workload else default_workload(device.type)
+    workload = BERT_CONFIGS[arguments.workload] if arguments.workload else default_workload(device.type)
     sizes = arguments.global_batch_size or list(workload.global_batch_sizes)
     if arguments.model_dir is not None and len(sizes) > 1:
         raise ValueError(
@@ -219,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    names = "\n".join(f"  {w.name:18} {w.why}" for w in WORKLOADS.values())
+    names = "\n".join(f"  {w.name:18} {w.why}" for w in BERT_CONFIGS.values())
     train = commands.add_parser(
         "train",
         help="train a workload at one or more global batch sizes",
@@ -230,7 +230,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     what = train.add_argument_group("what to train")
     what.add_argument(
-        "--workload", choices=WORKLOADS, metavar="W", help="default: pico on CPU, bert-large-msl128 on CUDA"
+        "--workload", choices=BERT_CONFIGS, metavar="W", help="default: pico on CPU, bert-large-msl128 on CUDA"
     )
     what.add_argument(
         "--global-batch-size", type=positive, nargs="+", metavar="B",

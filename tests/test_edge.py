@@ -24,7 +24,7 @@ from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
 from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED, STOPS
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 from tests.judge.noise import SIZES
 from tests.judge.test_verdicts import quiet
 from tests.report.test_duet import WORK, duet
@@ -406,7 +406,9 @@ def side_by_side(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dict
     project.write(here(quiet()))
     asked: list[dict[str, Any]] = []
 
-    def duet_shown(recipes: tuple[Recipe, Recipe], workload: Workload, sizes: list[int], **options: Any) -> DuetResult:
+    def duet_shown(
+        recipes: tuple[Recipe, Recipe], workload: BertConfig, sizes: list[int], **options: Any
+    ) -> DuetResult:
         asked.append({"recipes": recipes, "sizes": sizes, **options})
         return duet({size: -0.1 if size == 1024 else 0.0 for size in sizes})
 

@@ -26,7 +26,7 @@ from perf.report.duet import calibration, duet_report, headline
 from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED
 from perf.train.devices import PRECISIONS, default_precision, resolve_device, resolve_precision
-from perf.train.workloads import WORKLOADS, Workload, default_workload
+from perf.train.workloads import BERT_CONFIGS, BertConfig, default_workload
 
 EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE = 1, 3, 4
 
@@ -111,7 +111,7 @@ def run_calibrate_command(arguments: argparse.Namespace) -> int:
     return EXIT_PROBLEM if result.problem else 0
 
 
-def _keep(arguments: argparse.Namespace, result: DuetResult, workload: Workload, report: str) -> None:
+def _keep(arguments: argparse.Namespace, result: DuetResult, workload: BertConfig, report: str) -> None:
     """Write the raw values where they were asked for, and print the report, whichever of the two fails."""
     try:
         if arguments.json:
@@ -122,7 +122,7 @@ def _keep(arguments: argparse.Namespace, result: DuetResult, workload: Workload,
         print(f"raw values: {arguments.json}")
 
 
-def duet_json(result: DuetResult, workload: Workload) -> dict[str, object]:
+def duet_json(result: DuetResult, workload: BertConfig) -> dict[str, object]:
     """Return a duet as a file's content."""
     return {
         KEY: {
@@ -157,7 +157,7 @@ def _resolved(recipe: Recipe, baseline: Baseline) -> Recipe:
     return baseline_recipe(recipe, baseline) if recipe.is_baseline else recipe
 
 
-def _promoted(workload: Workload, precision: str) -> Baseline:
+def _promoted(workload: BertConfig, precision: str) -> Baseline:
     device = resolve_device("auto")
     name = configuration(workload.name, device.type, resolve_precision(precision, device))
     path = baseline_path(Path(os.path.relpath(ROOT / BASELINES_DIR)), name, fingerprint())
@@ -185,8 +185,8 @@ def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:
     return "To make the candidate the baseline:\n" + "\n".join(f"  {step}" for step in steps)
 
 
-def _what(arguments: argparse.Namespace) -> tuple[Workload, list[int]]:
-    workload = WORKLOADS[arguments.workload] if arguments.workload else default_workload(resolve_device("auto").type)
+def _what(arguments: argparse.Namespace) -> tuple[BertConfig, list[int]]:
+    workload = BERT_CONFIGS[arguments.workload] if arguments.workload else default_workload(resolve_device("auto").type)
     if arguments.json:
         if arguments.json.is_dir():
             raise UsageError(f"--json {arguments.json}: is a folder; name a file")
@@ -233,7 +233,7 @@ def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _add_common(parser: argparse.ArgumentParser, *, budget: int) -> None:
     parser.add_argument(
-        "--workload", choices=WORKLOADS, metavar="W", help="default: pico on CPU, bert-large-msl128 on CUDA"
+        "--workload", choices=BERT_CONFIGS, metavar="W", help="default: pico on CPU, bert-large-msl128 on CUDA"
     )
     parser.add_argument(
         "--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's three"

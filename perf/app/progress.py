@@ -23,7 +23,7 @@ from perf.records.wire import SideSpec
 from perf.report.bench import log_blocks, warmup_note
 from perf.report.duet import duet_heading
 from perf.signals import stopped_by_signals
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 
 def measure_shown(specs: Sequence[RunSpec], *, num_rounds: int, environ: Mapping[str, str]) -> Session:
@@ -54,7 +54,7 @@ def measure_shown(specs: Sequence[RunSpec], *, num_rounds: int, environ: Mapping
 
 def duet_shown(
     recipes: tuple[Recipe, Recipe],
-    workload: Workload,
+    workload: BertConfig,
     sizes: Sequence[int],
     *,
     precision: str,

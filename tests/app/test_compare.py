@@ -25,7 +25,7 @@ from perf.records.pairs import Pair
 from perf.records.phases import PhaseTime
 from perf.records.wire import SideWork
 from perf.runner.machine import fingerprint
-from perf.train.workloads import WORKLOADS, Workload
+from perf.train.workloads import BERT_CONFIGS, BertConfig
 from tests.judge.duet_noise import synthetic
 from tests.judge.noise import session, step_times
 from tests.report.test_duet import EXTRA, SLOWER, WORK, duet
@@ -66,7 +66,9 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Duets that take no time: 1024 and 2048 are slower. What they were asked for."""
     asked: list[dict[str, Any]] = []
 
-    def duet_shown(recipes: tuple[Recipe, Recipe], workload: Workload, sizes: list[int], **options: Any) -> DuetResult:
+    def duet_shown(
+        recipes: tuple[Recipe, Recipe], workload: BertConfig, sizes: list[int], **options: Any
+    ) -> DuetResult:
         asked.append({"recipes": recipes, "workload": workload, "sizes": sizes, **options})
         return SLOWER
 
@@ -94,7 +96,7 @@ def test_a_duet_prints_and_keeps_what_it_found(
     assert main([*command, "--workload", "nano", "--global-batch-size", "64", "32", "--json", str(file)]) == 1
     (asked,) = shown
     assert asked["recipes"][1].environ == {"A": "1"}
-    assert asked["workload"] is WORKLOADS["nano"]
+    assert asked["workload"] is BERT_CONFIGS["nano"]
     assert (asked["sizes"], asked["threshold"], asked["budget_s"], asked["mode"]) == ([32, 64], 0.02, 120.0, None)
     assert asked["precision"] in ("fp32", "auto")
     lines = capsys.readouterr().out.splitlines()

@@ -20,7 +20,7 @@ from perf.train import trainer as trainer_module
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import IntArray, Source, SyntheticLanguage
 from perf.train.devices import World
-from perf.train.workloads import WORKLOADS
+from perf.train.workloads import BERT_CONFIGS
 
 
 def row(operation: str, seconds: float, count: float = 1, phase: str = "forward") -> PhaseTime:
@@ -225,7 +225,7 @@ def compared(
     The clock is this thread's time on the processor: what else the machine does is not in it.
     """
     workload = dataclasses.replace(
-        WORKLOADS["pico"], num_layers=1, seq_len=16, masked_per_sample=3, micro_batch_size=micro_batch_size, **shape
+        BERT_CONFIGS["pico"], num_layers=1, seq_len=16, masked_per_sample=3, micro_batch_size=micro_batch_size, **shape
     )
     config = RunConfig(
         workload=workload,

@@ -17,7 +17,7 @@ from perf.errors import BaselineError
 from perf.judge.verdicts import judge_counters, judge_loss_decreases, judge_losses, judge_rates, judge_scaling
 from perf.records.baselines import Baseline, find_expected, load_portable, load_session, portable_json, portable_path
 from perf.records.sessions import Session
-from perf.train.workloads import WORKLOADS
+from perf.train.workloads import BERT_CONFIGS
 from tests.judge.test_verdicts import quiet
 from tests.records.mutations import mutated
 from tests.records.test_baselines import PROVENANCE, result
@@ -124,7 +124,7 @@ def test_a_mutated_result_is_refused_in_a_line_or_can_be_used(
             assert code == EXIT_PROBLEM, seed
             continue
         assert plausible(found.session), seed
-        assert code == EXIT_PROBLEM or found.session.workload in WORKLOADS, seed
+        assert code == EXIT_PROBLEM or found.session.workload in BERT_CONFIGS, seed
         judged(fresh, found, baselines)
         judged(found.session, found, baselines)
     for path in baselines.glob("*/*.json"):

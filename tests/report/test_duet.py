@@ -18,7 +18,7 @@ from perf.records.pairs import Pair
 from perf.records.wire import SideWork
 from perf.report.duet import calibration, duet_report, headline
 from perf.report.markdown import first_line, summary
-from perf.train.workloads import WORKLOADS
+from perf.train.workloads import BERT_CONFIGS
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
 
 WORK = SideWork(
@@ -228,13 +228,13 @@ def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
 
 def test_the_file_has_all_raw_values_and_no_infinity() -> None:
     """Every mark of every pair is there, and a bound that there is not is null."""
-    found = duet_json(duet({512: 0.0}, num_pairs=5), WORKLOADS["pico"])["stepmark"]
+    found = duet_json(duet({512: 0.0}, num_pairs=5), BERT_CONFIGS["pico"])["stepmark"]
     assert isinstance(found, dict)
     assert found["kind"] == "duet"
     assert len(found["pairs"]) == 5
     assert found["pairs"][0]["baseline"] == (tuple(512 / 4000 * np.arange(5)),)
     assert (
-        duet_json(duet({512: 0.0}, num_pairs=3), WORKLOADS["pico"])["stepmark"]["judgements"][512]["effect"]["high"]
+        duet_json(duet({512: 0.0}, num_pairs=3), BERT_CONFIGS["pico"])["stepmark"]["judgements"][512]["effect"]["high"]
         is None
     )
     json.dumps(found, allow_nan=False)

@@ -175,7 +175,7 @@ def test_what_would_be_wasted_is_told(run_config: RunConfig) -> None:
     """Steps at learning rate 0, and a batch size that only cuts into tiny micro-batches, are noted before they run."""
     end = run_config.workload.lr_end_step
     (note,) = plan(dataclasses.replace(run_config, max_steps=end + 1)).notes
-    assert f"the learning rate of test is 0 from step {end} on" in note
+    assert f"the learning rate of small is 0 from step {end} on" in note
     (note,) = plan(dataclasses.replace(run_config, global_batch_size=13)).notes
     assert "no larger micro-batch than 1 divides" in note
     assert plan(dataclasses.replace(run_config, max_steps=end)).notes == []
