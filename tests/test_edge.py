@@ -339,7 +339,7 @@ def test_a_damaged_portable_baseline_is_told_before_anything_is_measured(project
 def test_a_result_that_cannot_be_kept_fails_the_session(project: Project) -> None:
     """The verdicts are shown, and what went wrong with the file."""
     (project.pytester.path / "runs" / "bench.json").mkdir(parents=True)
-    found = project.run("-k", "test_fall or test_rate")
+    found = project.run("-k", "test_loss_decreases or test_rate")
     found.stdout.fnmatch_lines(["the result could not be kept: *bench.json*", "*512*NO_BASELINE*"])
     assert found.ret == pytest.ExitCode.TESTS_FAILED
 
@@ -509,7 +509,7 @@ def test_the_summary_is_of_this_session_or_absent(project: Project, monkeypatch:
     path = project.pytester.path / "runs" / "summary.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text("of an earlier night")
-    project.run("-k", "test_fall")
+    project.run("-k", "test_loss_decreases")
     assert "earlier" not in path.read_text()
     assert ", commit " in path.read_text()
 

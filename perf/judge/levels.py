@@ -99,6 +99,7 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
     n, centre = len(means), float(np.mean(means))
     error = float(np.std(means, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
     error = max(error, float(np.finfo(float).eps))  # made-up data has no spread
+    detected = _detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf
     low, high = _interval(centre, error, n, 1 - CONFIDENCE)
     surely_low, surely_high = _interval(centre, error, n, level)
     return DuetEffect(
@@ -108,7 +109,7 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
         surely_low=float(np.expm1(surely_low)),
         surely_high=float(np.expm1(surely_high)),
         p_value=2 * float(special.stdtr(n - 1, -abs(centre) / error)) if n > 1 else 1.0,
-        reach=_detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf,
+        minimal_detectable_effect=-float(np.expm1(-detected)),
         num_runs=sum(map(len, starts)),
         level=level,
         standard_error=error,

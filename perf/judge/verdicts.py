@@ -25,8 +25,8 @@ from perf.records.baselines import Baseline, Expected
 from perf.records.fingerprint import differences
 from perf.records.sessions import Measurement, Session
 
-FALL_SIGNIFICANCE = 0.001
-FALL_STEPS = 8
+DECREASE_SIGNIFICANCE = 0.001
+DECREASE_STEPS = 8
 """Steps that can show a trend at that significance, with a pair or two out of order."""
 
 
@@ -47,7 +47,7 @@ class Judgement:
     """What became of one claim.
 
     Attributes:
-        claim: "fall", "losses", "counters", "rate" or "scaling".
+        claim: "loss_decreases", "losses", "counters", "rate" or "scaling".
         holds: whether it does; None when that could not be found out.
         verdict: of a metric; None for an exact claim.
         effect: the comparison it rests on, if there was one.
@@ -175,15 +175,15 @@ def _obstacle(claim: str, session: Session, baseline: Baseline | None, size: int
     return None
 
 
-def judge_fall(measurement: Measurement) -> Judgement:
-    """Return whether the loss falls, in every run."""
-    if len(measurement.runs[0].losses) < FALL_STEPS:
-        reason = f"{len(measurement.runs[0].losses)} steps show no significant trend; measure at least {FALL_STEPS}"
-        return Judgement(claim="fall", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+def judge_loss_decreases(measurement: Measurement) -> Judgement:
+    """Return whether the loss decreases, in every run."""
+    if len(measurement.runs[0].losses) < DECREASE_STEPS:
+        reason = f"{len(measurement.runs[0].losses)} steps show no significant trend; measure at least {DECREASE_STEPS}"
+        return Judgement(claim="loss_decreases", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
     p = max(falls(run.losses) for run in measurement.runs)
     losses = measurement.runs[0].losses
     reason = f"{losses[0]:.4f} to {losses[-1]:.4f} nats in {len(losses)} steps (trend: p = {p:.2g})"
-    return Judgement(claim="fall", holds=p <= FALL_SIGNIFICANCE, reason=reason)
+    return Judgement(claim="loss_decreases", holds=p <= DECREASE_SIGNIFICANCE, reason=reason)
 
 
 def judge_losses(session: Session, size: int, expected: Expected | None) -> Judgement:

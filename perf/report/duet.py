@@ -135,7 +135,7 @@ def duet_rows(result: DuetResult) -> list[tuple[str, ...]]:
                 *rates,
                 f"{effect.effect_size:+.2%}",
                 interval(judgement),
-                f"{effect.minimal_detectable_effect:.1%}" if np.isfinite(effect.reach) else "-",
+                f"{effect.minimal_detectable_effect:.1%}" if effect.minimal_detectable_effect < 1 else "-",
                 verdict,
                 f"{effect.num_runs} in {effect.num_starts}",
                 judgement.reason,

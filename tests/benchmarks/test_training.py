@@ -8,7 +8,14 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from perf.judge.duets import DuetResult, as_claims
-from perf.judge.verdicts import Judgement, judge_counters, judge_fall, judge_losses, judge_rates, judge_scaling
+from perf.judge.verdicts import (
+    Judgement,
+    judge_counters,
+    judge_loss_decreases,
+    judge_losses,
+    judge_rates,
+    judge_scaling,
+)
 from perf.records.baselines import Baseline, Expected
 from perf.records.sessions import Measurement, Session
 
@@ -45,9 +52,9 @@ def measurement(measured: Session, global_batch_size: int) -> Measurement:
     return measured.measurements[global_batch_size]
 
 
-def test_fall(measurement: Measurement, settle: Settle) -> None:
-    """The loss falls, in every run."""
-    settle(judge_fall(measurement))
+def test_loss_decreases(measurement: Measurement, settle: Settle) -> None:
+    """The loss decreases, in every run."""
+    settle(judge_loss_decreases(measurement))
 
 
 def test_losses(
