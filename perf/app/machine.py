@@ -40,5 +40,5 @@ def here(environ: Mapping[str, str]) -> Here:
         fingerprint=fingerprint(),
         device=device.type,
         auto_precision=resolve_precision("auto", device),
-        default_workload=default_workload(device.type).name,
+        default_workload=default_workload(device.type),
     )

@@ -30,13 +30,13 @@ class Target:
     """
 
     id: str
-    workload: Any
+    workload: Workload
     origin: Path | None = None
 
     @property
     def threshold(self) -> float | None:
         """Its own smallest change that matters, a fraction."""
-        return None if self.origin is None else self.workload.threshold
+        return self.workload.threshold
 
     def precision(self, asked: str | None, device: str) -> str:
         """Return what to compute in; a built-in workload in fp32 on a CPU: portable baselines hold on every one."""
@@ -59,11 +59,13 @@ def resolve(name: str, root: Path) -> Target:
     if not colon:
         if name in WORKLOADS:
             return Target(id=name, workload=WORKLOADS[name])
-        raise UsageError(f"workload {name!r}: is not built in{_near(name, WORKLOADS)}; your own: FILE.py:NAME or MODULE:NAME")
+        raise UsageError(
+            f"workload {name!r}: is not built in{near(name, WORKLOADS)}; your own: FILE.py:NAME or MODULE:NAME"
+        )
     module = _file(place, root) if place.endswith(".py") else _module(place, root)
     found = workloads_in(module, root)
     if attribute not in found:
-        raise UsageError(f"workload {name!r}: {place} has no workload {attribute}{_near(attribute, found)}")
+        raise UsageError(f"workload {name!r}: {place} has no workload {attribute}{near(attribute, found)}")
     target = found[attribute]
     return target if place.endswith(".py") else Target(id=name, workload=target.workload, origin=target.origin)
 
@@ -113,7 +115,7 @@ def _file(place: str, root: Path) -> ModuleType:
             sys.modules[path.stem] = before
 
 
-def _module(place: str, root: Path) -> ModuleType:
+def _module(place: str, root: Path) -> Any:
     return _imported(place, [root / "src", root], lambda: importlib.import_module(place))
 
 
@@ -131,7 +133,8 @@ def _relative(path: Path, root: Path) -> str:
     return (path.relative_to(root) if root in path.parents else path).as_posix()
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def near(name: str, known: Iterable[str]) -> str:
+    """Return which known names a wrong one is close to, or all of them, as the end of a sentence."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=2)
     return f" (did you mean {' or '.join(close)}?)" if close else f" (there are {', '.join(known) or 'none'})"
