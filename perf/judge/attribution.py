@@ -1,4 +1,4 @@
-"""What took another time than before: the phases and operations of two sides, compared."""
+"""Where the time of two sides differs: their phases and operations, compared."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class Contribution:
 
     Attributes:
         phase, operation: as in `PhaseTime`.
-        count_before, count_now: how often it was dispatched; medians over the visits.
-        before_s, now_s: its seconds, the same.
+        baseline_count, candidate_count: how often it was dispatched; medians over the visits.
+        baseline_s, candidate_s: its seconds, the same.
         standard_error_s: of the difference of the seconds.
         is_significant: whether the count changed, or the time by more than chance and by enough to matter.
     """
 
     phase: str
     operation: str
-    count_before: float
-    count_now: float
-    before_s: float
-    now_s: float
+    baseline_count: float
+    candidate_count: float
+    baseline_s: float
+    candidate_s: float
     standard_error_s: float
     is_significant: bool
 
     @property
     def difference_s(self) -> float:
-        """Seconds now less seconds before."""
-        return self.now_s - self.before_s
+        """Seconds of the candidate less seconds of the baseline."""
+        return self.candidate_s - self.baseline_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +54,13 @@ class PhaseTotal:
     """The time of a phase with all its operations: medians over the visits, seconds."""
 
     phase: str
-    before_s: float
-    now_s: float
+    baseline_s: float
+    candidate_s: float
 
     @property
     def difference_s(self) -> float:
-        """Seconds now less seconds before."""
-        return self.now_s - self.before_s
+        """Seconds of the candidate less seconds of the baseline."""
+        return self.candidate_s - self.baseline_s
 
 
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
@@ -74,23 +74,23 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
         ValueError: a side has too few visits, or an empty one.
     """
     _require_visits(baseline, candidate)
-    step_s = sum(total.before_s for total in phase_totals(baseline, candidate) if total.phase in STEP_PHASES)
+    step_s = sum(total.baseline_s for total in phase_totals(baseline, candidate) if total.phase in STEP_PHASES)
     keys = dict.fromkeys((row.phase, row.operation) for visit in (*baseline, *candidate) for row in visit)
     counts, seconds = zip(*(_by_key(side, list(keys)) for side in (baseline, candidate)), strict=True)
-    count_before, count_now = (np.median(side, axis=1) for side in counts)
-    before, now = (np.median(side, axis=1) for side in seconds)
+    baseline_count, candidate_count = (np.median(side, axis=1) for side in counts)
+    baseline_s, candidate_s = (np.median(side, axis=1) for side in seconds)
     matters = SHARE * step_s
     error = np.hypot(*(_median_error(side, matters) for side in seconds))
-    change = np.abs(now - before)
-    significant = (count_before != count_now) | ((change > STANDARD_ERRORS * error) & (change >= matters))
+    change = np.abs(candidate_s - baseline_s)
+    significant = (baseline_count != candidate_count) | ((change > STANDARD_ERRORS * error) & (change >= matters))
     contributions = [
         Contribution(
             phase=phase,
             operation=operation,
-            count_before=float(count_before[index]),
-            count_now=float(count_now[index]),
-            before_s=float(before[index]),
-            now_s=float(now[index]),
+            baseline_count=float(baseline_count[index]),
+            candidate_count=float(candidate_count[index]),
+            baseline_s=float(baseline_s[index]),
+            candidate_s=float(candidate_s[index]),
             standard_error_s=float(error[index]),
             is_significant=bool(significant[index]),
         )
@@ -113,7 +113,10 @@ def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[
     def total(side: Sequence[Visit], phase: str) -> float:
         return float(np.median([sum(row.seconds for row in visit if row.phase == phase) for visit in side]))
 
-    return [PhaseTotal(phase=phase, before_s=total(baseline, phase), now_s=total(candidate, phase)) for phase in PHASES]
+    return [
+        PhaseTotal(phase=phase, baseline_s=total(baseline, phase), candidate_s=total(candidate, phase))
+        for phase in PHASES
+    ]
 
 
 def _require_visits(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> None:

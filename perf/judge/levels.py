@@ -32,15 +32,15 @@ class DuetEffect(Effect):
     number of pairs.
 
     Attributes:
-        surely_low, surely_high: the interval that must exclude zero for a REGRESSED or IMPROVED, at `level`.
+        significant_low, significant_high: the interval that must exclude zero for a REGRESSED or IMPROVED, at `level`.
         level: the error that this look may make for this batch size.
         standard_error: of the logarithm of the ratio of rates.
         num_starts: how many independent values there are.
         elapsed_s: seconds of the duet when the last start ended, divided by its batch sizes.
     """
 
-    surely_low: float
-    surely_high: float
+    significant_low: float
+    significant_high: float
     level: float
     standard_error: float
     num_starts: int
@@ -101,13 +101,13 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
     error = max(error, float(np.finfo(float).eps))  # made-up data has no spread
     detected = _detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf
     low, high = _interval(centre, error, n, 1 - CONFIDENCE)
-    surely_low, surely_high = _interval(centre, error, n, level)
+    significant_low, significant_high = _interval(centre, error, n, level)
     return DuetEffect(
         effect_size=float(np.expm1(centre)),
         low=float(np.expm1(low)),
         high=float(np.expm1(high)),
-        surely_low=float(np.expm1(surely_low)),
-        surely_high=float(np.expm1(surely_high)),
+        significant_low=float(np.expm1(significant_low)),
+        significant_high=float(np.expm1(significant_high)),
         p_value=2 * float(special.stdtr(n - 1, -abs(centre) / error)) if n > 1 else 1.0,
         minimal_detectable_effect=-float(np.expm1(-detected)),
         num_runs=sum(map(len, starts)),

@@ -132,7 +132,7 @@ def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: flo
             f"{effect.num_starts} of the {FEWEST_STARTS} starts that a verdict needs: "
             f"--budget {np.ceil(effect.elapsed_s / effect.num_starts * FEWEST_STARTS):.0f}s",
         )
-    surely = effect.surely_high < 0 or effect.surely_low > 0
+    surely = effect.significant_high < 0 or effect.significant_low > 0
     if effect.within(threshold, error=(1 - CONFIDENCE) * share):
         real = f"a change of {effect.effect_size:+.1%} is real, and smaller; " if surely else ""
         return DuetJudgement(

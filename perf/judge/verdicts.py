@@ -93,8 +93,8 @@ def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float
         threshold: the smallest change that matters, a fraction.
     """
     rates = {size: _rates(measurement) for size, measurement in session.measurements.items()}
-    before = {size: _rates(m) for size, m in baseline.session.measurements.items()} if baseline else {}
-    return _judge_family("rate", session, baseline, rates, before, threshold, widen=SHARED_PHASES)
+    stored = {size: _rates(m) for size, m in baseline.session.measurements.items()} if baseline else {}
+    return _judge_family("rate", session, baseline, rates, stored, threshold, widen=SHARED_PHASES)
 
 
 def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
@@ -110,9 +110,9 @@ def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: flo
         reason = "one batch size has no others to stand among; measure at least two that the baseline has"
         alone = Judgement(claim="scaling", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
         return {size: _obstacle("scaling", session, baseline, size) or alone for size in session.measurements}
-    before, now = (_contrasts(source, sizes) for source in (baseline.session, session))
+    stored, measured = (_contrasts(source, sizes) for source in (baseline.session, session))
     # Within a round all batch sizes meet the same phases, so these do not tie neighbouring runs together.
-    found = _judge_family("scaling", session, baseline, now, before, threshold, widen=1.0)
+    found = _judge_family("scaling", session, baseline, measured, stored, threshold, widen=1.0)
     for size in sizes:
         own = np.mean(np.log(_rates(session.measurements[size])))
         own -= np.mean(np.log(_rates(baseline.session.measurements[size])))
@@ -126,8 +126,8 @@ def _judge_family(
     claim: str,
     session: Session,
     baseline: Baseline | None,
-    now: Mapping[int, Sequence[float]],
-    before: Mapping[int, Sequence[float]],
+    measured: Mapping[int, Sequence[float]],
+    stored: Mapping[int, Sequence[float]],
     threshold: float,
     *,
     widen: float,
@@ -135,7 +135,7 @@ def _judge_family(
     found = {size: _obstacle(claim, session, baseline, size) for size in session.measurements}
     judgements = {size: judgement for size, judgement in found.items() if judgement}
     family = [size for size in found if size not in judgements]
-    effects = [compare_rates(now[size], before[size], family_size=len(family), widen=widen) for size in family]
+    effects = [compare_rates(measured[size], stored[size], family_size=len(family), widen=widen) for size in family]
     corrected = holm([effect.p_value for effect in effects])
     for size, effect, p in zip(family, effects, corrected, strict=True):
         assert baseline is not None  # without one, every batch size has met an obstacle
@@ -165,11 +165,11 @@ def _obstacle(claim: str, session: Session, baseline: Baseline | None, size: int
             f"{baseline.path} has no times fit to compare with: {unfit}; a comparison needs {_side_by_side(baseline)}"
         )
         return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
-    before, now = (source.measurements[size] for source in (baseline.session, session))
-    if before.micro_batch_size != now.micro_batch_size:
-        reason = f"micro_batch_size {before.micro_batch_size} -> {now.micro_batch_size}: another experiment"
+    stored, measured = (source.measurements[size] for source in (baseline.session, session))
+    if stored.micro_batch_size != measured.micro_batch_size:
+        reason = f"micro_batch_size {stored.micro_batch_size} -> {measured.micro_batch_size}: another experiment"
         return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
-    if min(len(before.runs), len(now.runs)) < 2:
+    if min(len(stored.runs), len(measured.runs)) < 2:
         reason = "one run has no spread to compare with; measure at least two"
         return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
     return None

@@ -32,10 +32,10 @@ EXTRA = dataclasses.replace(WORK, counters={**WORK.counters, "ops": {**COUNTERS.
 EXTRA_PRODUCTS = Contribution(
     phase="forward",
     operation="aten::mm float32",
-    count_before=26,
-    count_now=31,
-    before_s=0.010,
-    now_s=0.015,
+    baseline_count=26,
+    candidate_count=31,
+    baseline_s=0.010,
+    candidate_s=0.015,
     standard_error_s=0.0001,
     is_significant=True,
 )
@@ -62,7 +62,9 @@ def duet(effects: dict[int, float], candidate: SideWork = WORK, *, num_pairs: in
         work=dict.fromkeys(effects, (WORK, candidate)),
         pairs=pairs,
         judgements=decisions.judgements,
-        phases={1024: [PhaseTotal(phase="forward", before_s=0.04, now_s=0.045)]} if candidate is not WORK else {},
+        phases={1024: [PhaseTotal(phase="forward", baseline_s=0.04, candidate_s=0.045)]}
+        if candidate is not WORK
+        else {},
         contributions={1024: [EXTRA_PRODUCTS]} if candidate is not WORK else {},
         start_s=2.0,
     )
