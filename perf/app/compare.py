@@ -18,9 +18,9 @@ from perf.judge.duets import DuetResult, loss_problem
 from perf.judge.sequential import LAST_SHARE
 from perf.judge.stats import FAMILY_ERROR
 from perf.judge.verdicts import Verdict
-from perf.measure.duet import Mode
 from perf.measure.sides import ROOT, Recipe, parse_recipe
 from perf.records.baselines import BASELINES_DIR, KEY, Baseline, baseline_path, load_session, write_json
+from perf.records.pairs import Mode
 from perf.records.sessions import configuration
 from perf.report.duet import calibration, duet_report, headline
 from perf.runner.machine import fingerprint

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from perf.app.duet import run_duet
 from perf.errors import MeasureError
-from perf.judge.duets import DuetResult, run_duet
-from perf.measure.duet import Duet, Mode, choose_mode
+from perf.judge.duets import DuetResult
+from perf.measure.duet import Duet, choose_mode
 from perf.measure.runs import RunSpec, measure
 from perf.measure.sides import Recipe, prepared
-from perf.records.pairs import Pair
+from perf.records.pairs import Mode, Pair
 from perf.records.sessions import MeasuredRun, Session
 from perf.records.wire import SideSpec
 from perf.report.bench import log_blocks, warmup_note

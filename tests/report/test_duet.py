@@ -13,8 +13,7 @@ from perf.judge.attribution import Contribution, PhaseTotal
 from perf.judge.duets import DuetResult, as_claims, loss_problem, not_compared, work_differences
 from perf.judge.sequential import Decisions
 from perf.judge.verdicts import Judgement, Verdict
-from perf.measure.duet import Mode
-from perf.records.pairs import Pair
+from perf.records.pairs import Mode, Pair
 from perf.records.wire import SideWork
 from perf.report.duet import calibration, duet_report, headline
 from perf.report.markdown import first_line, summary
