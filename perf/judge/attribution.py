@@ -11,27 +11,27 @@ from perf.judge.stats import FloatArray
 from perf.records.phases import PHASES, STEP_PHASES, PhaseTime
 
 STANDARD_ERRORS = 4.0
-"""How many standard errors a difference must exceed to be significant; there are about a hundred rows to find it in."""
+"""How many standard errors a significant difference exceeds; high, since about a hundred rows are tested."""
 
 SHARE = 0.005
-"""The smallest difference in time that matters, as a part of the baseline's step."""
+"""The smallest difference in time that matters, as a fraction of the baseline's step."""
 
 MIN_VISITS = 3
-"""Of each side: with fewer, no spread can be told."""
+"""Of each side; fewer do not show how much visits vary."""
 
 Visit = Sequence[PhaseTime]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contribution:
-    """What one operation in one phase adds to the difference between two sides.
+    """The difference between two sides in one operation of one phase.
 
     Attributes:
         phase, operation: as in `PhaseTime`.
-        baseline_count, candidate_count: how often it was dispatched; medians over the visits.
-        baseline_s, candidate_s: its seconds, the same.
+        baseline_count, candidate_count: dispatches per step; medians over the visits.
+        baseline_s, candidate_s: seconds per step; medians over the visits.
         standard_error_s: of the difference of the seconds.
-        is_significant: whether the count changed, or the time by more than chance and by enough to matter.
+        is_significant: whether the count differs, or the time by more than chance explains and by enough to matter.
     """
 
     phase: str
@@ -64,11 +64,11 @@ class PhaseTotal:
 
 
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
-    """Return every operation of either side: significant differences first, in steps before outside of them, largest first.
+    """Return every operation of either side: the significant first, of these the parts of a step, of these the largest.
 
     Args:
-        baseline: what `perf.runner.attribution.attribute` returned, in several visits.
-        candidate: the same, in visits that took turns with the baseline's.
+        baseline: rows of `perf.runner.attribution.attribute`, visit by visit.
+        candidate: the same, from visits in turns with the baseline's.
 
     Raises:
         ValueError: a side has too few visits, or an empty one.
@@ -96,7 +96,7 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
         )
         for index, (phase, operation) in enumerate(keys)
     ]
-    # The rate is that of steps: what is no part of one cannot explain it, however much it differs.
+    # What is not part of a step cannot explain the rate of steps, however much it differs.
     return sorted(
         contributions, key=lambda row: (not row.is_significant, row.phase not in STEP_PHASES, -abs(row.difference_s))
     )
@@ -137,12 +137,12 @@ def _by_key(side: Sequence[Visit], keys: list[tuple[str, str]]) -> tuple[FloatAr
 def _median_error(seconds: FloatArray, matters: float) -> FloatArray:
     """Return the standard error of the median of each row (K, R), from its median absolute deviation.
 
-    Of a hundred spreads over a few visits some are small by luck. So none is taken to be smaller, in relation to its
-    median, than that of half the rows which are long enough to matter.
+    Of a hundred spreads over a few visits some are small by chance. So each is at least the median relative spread of the
+    rows that are long enough to matter.
     """
     medians = np.median(seconds, axis=1)
     deviation = np.median(np.abs(seconds - medians[:, None]), axis=1)
-    # Of a normal distribution, whose deviation is 1.4826 times that and whose median varies 1.2533 times as its mean.
+    # In a normal distribution the deviation is 1.4826 times that, and the median varies 1.2533 times as much as the mean.
     error = 1.2533 * 1.4826 * deviation / np.sqrt(seconds.shape[1])
     long_enough = medians >= max(matters, np.finfo(float).tiny)
     typical = np.median(error[long_enough] / medians[long_enough]) if long_enough.any() else 0.0
