@@ -126,7 +126,7 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _duet(arguments: argparse.Namespace) -> int:
-    _import("perf.train.devices", "perf.judge.duets", "perf.report.duet")
+    _import("perf.train.devices", "perf.app.duet", "perf.report.duet")
     from perf.app.side_by_side import duet, what
 
     return duet(
@@ -139,7 +139,7 @@ def _duet(arguments: argparse.Namespace) -> int:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    _import("perf.train.devices", "perf.judge.duets", "perf.report.duet")
+    _import("perf.train.devices", "perf.app.duet", "perf.report.duet")
     from perf.app.calibrate import calibrate
     from perf.app.side_by_side import what
 

@@ -226,9 +226,10 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
     import numpy as np
     from tqdm import tqdm
 
-    from perf.judge.duets import run_duet
-    from perf.measure.duet import Duet, Mode, choose_mode
+    from perf.app.duet import run_duet
+    from perf.measure.duet import Duet, choose_mode
     from perf.measure.sides import prepared
+    from perf.records.pairs import Mode
     from perf.records.wire import CaseSpec
     from perf.report.duet import duet_heading
 

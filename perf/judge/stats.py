@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -77,6 +76,8 @@ def compare_rates(
     """
     if min(len(candidate), len(baseline)) < 2 or not all(0 < rate < np.inf for rate in (*candidate, *baseline)):
         raise ValueError(f"{len(candidate)} and {len(baseline)} runs: two positive rates on each side are needed")
+    from scipy import special
+
     sides = [np.log(np.asarray(side, dtype=np.float64)) for side in (candidate, baseline)]
     difference = float(sides[0].mean() - sides[1].mean())
     variances = [float(side.var(ddof=1)) / len(side) for side in sides]
@@ -127,6 +128,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def falls(losses: Sequence[float]) -> float:
     """Return the one-sided p-value of a falling trend against none (Mann 1945, by Kendall's tau with the step)."""
+    from scipy import stats  # imported where it is used: reports need neither
+
     return float(stats.kendalltau(range(len(losses)), losses, alternative="less").pvalue)
 
 

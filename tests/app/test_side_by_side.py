@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perf.app.duet import run_duet
 from perf.app.machine import here
 from perf.app.side_by_side import What, baseline_recipe
 from perf.cli import EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError, MeasureError
 from perf.judge import duets
-from perf.judge.duets import DuetResult, run_duet
+from perf.judge.duets import DuetResult
 from perf.judge.verdicts import Verdict
-from perf.measure.duet import Mode
 from perf.measure.sides import ROOT, Recipe, Side, parse_recipe
 from perf.records.baselines import Baseline
-from perf.records.pairs import Pair
+from perf.records.pairs import Mode, Pair
 from perf.records.phases import PhaseTime
 from perf.records.wire import SideWork
 from perf.runner.machine import fingerprint

@@ -148,14 +148,14 @@ def test_one_run_is_not_enough() -> None:
 
 def test_a_regression_is_explained_by_the_work_first() -> None:
     """Other operations come before other software, and other software before nothing."""
-    slow, before = quiet(0.3, 0.3, 0.3, seed=1), quiet()
-    assert "same work, same software" in judge_rates(slow, as_baseline(before), threshold=0.05)[512].reason
+    slow, stored = quiet(0.3, 0.3, 0.3, seed=1), quiet()
+    assert "same work, same software" in judge_rates(slow, as_baseline(stored), threshold=0.05)[512].reason
     upgraded = Fingerprint(hardware=HERE.hardware, software={**HERE.software, "numpy": "2.5.0"})
     slow = dataclasses.replace(slow, fingerprint=upgraded)
-    assert "numpy 2.4.6 -> 2.5.0" in judge_rates(slow, as_baseline(before), threshold=0.05)[512].reason
+    assert "numpy 2.4.6 -> 2.5.0" in judge_rates(slow, as_baseline(stored), threshold=0.05)[512].reason
     more = dataclasses.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 13})
     assert "+12 aten::copy_ per step" in judge_rates(
-        _with_counters(slow, more), as_baseline(before), threshold=0.05
+        _with_counters(slow, more), as_baseline(stored), threshold=0.05
     )[512].reason  # fmt: skip
 
 

@@ -13,8 +13,7 @@ from perf.judge.attribution import Contribution, PhaseTotal
 from perf.judge.duets import DuetResult, as_claims, loss_problem, not_compared, work_differences
 from perf.judge.sequential import Decisions
 from perf.judge.verdicts import Judgement, Verdict
-from perf.measure.duet import Mode
-from perf.records.pairs import Pair
+from perf.records.pairs import Mode, Pair
 from perf.records.wire import SideWork
 from perf.report.duet import calibration, duet_report, headline
 from perf.report.markdown import first_line, summary
@@ -32,10 +31,10 @@ EXTRA = dataclasses.replace(WORK, counters={**WORK.counters, "ops": {**COUNTERS.
 EXTRA_PRODUCTS = Contribution(
     phase="forward",
     operation="aten::mm float32",
-    count_before=26,
-    count_now=31,
-    before_s=0.010,
-    now_s=0.015,
+    baseline_count=26,
+    candidate_count=31,
+    baseline_s=0.010,
+    candidate_s=0.015,
     standard_error_s=0.0001,
     is_significant=True,
 )
@@ -62,7 +61,9 @@ def duet(effects: dict[int, float], candidate: SideWork = WORK, *, num_pairs: in
         work=dict.fromkeys(effects, (WORK, candidate)),
         pairs=pairs,
         judgements=decisions.judgements,
-        phases={1024: [PhaseTotal(phase="forward", before_s=0.04, now_s=0.045)]} if candidate is not WORK else {},
+        phases={1024: [PhaseTotal(phase="forward", baseline_s=0.04, candidate_s=0.045)]}
+        if candidate is not WORK
+        else {},
         contributions={1024: [EXTRA_PRODUCTS]} if candidate is not WORK else {},
         start_s=2.0,
     )
