@@ -22,8 +22,7 @@ from perf.judge.levels import levels
 from perf.judge.sequential import Decisions
 from perf.judge.stats import FloatArray
 from perf.judge.verdicts import Verdict
-from perf.measure.duet import Mode
-from perf.records.pairs import Pair
+from perf.records.pairs import Mode, Pair
 from perf.report.markdown import markdown_table
 
 Trial = dict[str, Any]

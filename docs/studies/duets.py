@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from perf.measure.duet import Duet, Mode
+from perf.measure.duet import Duet
 from perf.measure.sides import HOME, Side, parse_recipe, prepared
-from perf.records.pairs import Pair
+from perf.records.pairs import Mode, Pair
 from perf.records.wire import CaseSpec
 from perf.runner.machine import fingerprint
 from perf.seam import Case

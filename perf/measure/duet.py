@@ -7,7 +7,6 @@ import select
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from perf.errors import MeasureError
 from perf.measure.runners import TIMEOUT_S, Runner
 from perf.measure.sides import Side
-from perf.records.pairs import Marks, Pair, alternating_effect, pairs_per_start, simultaneous_effect
+from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
 from perf.records.phases import PhaseTime
 from perf.records.wire import CaseSpec, Described, Request, SideWork, Waiting
 
@@ -37,13 +36,6 @@ WARMUP_STEPS = 2
 """Untimed steps of a run: they allocate buffers and the optimizer's state."""
 
 BOTH = (0, 1)
-
-
-class Mode(StrEnum):
-    """How two sides share a machine."""
-
-    SIMULTANEOUS = "simultaneous"
-    ALTERNATING = "alternating"
 
 
 def choose_mode(sides: Sequence[Mapping[str, str]], *, num_gpus: int, cores: Collection[int]) -> tuple[Mode, str]:

@@ -61,7 +61,7 @@ def verdict_rows(session: Session, judgements: Mapping[tuple[str, int], Judgemen
 
     Args:
         session: what was measured.
-        judgements: by claim ("rate", "scaling", "counters", "losses", "fall") and batch size.
+        judgements: by claim ("rate", "scaling", "counters", "losses", "loss_decreases") and batch size.
     """
     rows = []
     for size, measurement in session.measurements.items():
@@ -77,7 +77,7 @@ def verdict_rows(session: Session, judgements: Mapping[tuple[str, int], Judgemen
                 str(rate.verdict) if rate else "not judged",
                 _word(judgements.get(("scaling", size))),
                 _word(judgements.get(("counters", size))),
-                _word(judgements.get(("fall", size)), judgements.get(("losses", size))),
+                _word(judgements.get(("loss_decreases", size)), judgements.get(("losses", size))),
                 _why(size, judgements),
             )
         )
@@ -94,7 +94,7 @@ def _word(*found: Judgement | None) -> str:
 
 def _why(size: int, judgements: Mapping[tuple[str, int], Judgement]) -> str:
     """Return the reason that matters most: of what failed, exact claims first; else of the verdict on the rate."""
-    for claim in ("fall", "losses", "counters", "rate", "scaling"):
+    for claim in ("loss_decreases", "losses", "counters", "rate", "scaling"):
         judgement = judgements.get((claim, size))
         if judgement and judgement.holds is False:
             return judgement.reason if claim == "rate" else f"{claim}: {judgement.reason}"

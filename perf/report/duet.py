@@ -135,7 +135,7 @@ def duet_rows(result: DuetResult) -> list[tuple[str, ...]]:
                 *rates,
                 f"{effect.effect_size:+.2%}",
                 interval(judgement),
-                f"{effect.minimal_detectable_effect:.1%}" if np.isfinite(effect.reach) else "-",
+                f"{effect.minimal_detectable_effect:.1%}" if effect.minimal_detectable_effect < 1 else "-",
                 verdict,
                 f"{effect.num_runs} in {effect.num_starts}",
                 judgement.reason,
@@ -181,7 +181,7 @@ def why_title(size: int) -> str:
 def phase_rows(phases: Sequence[PhaseTotal]) -> list[tuple[str, ...]]:
     """Return the cells under `PHASE_HEADER`."""
     return [
-        (row.phase, f"{1e3 * row.before_s:.2f}", f"{1e3 * row.now_s:.2f}", f"{1e3 * row.difference_s:+.2f}")
+        (row.phase, f"{1e3 * row.baseline_s:.2f}", f"{1e3 * row.candidate_s:.2f}", f"{1e3 * row.difference_s:+.2f}")
         for row in phases
     ]
 
@@ -192,9 +192,11 @@ def contribution_rows(contributions: Sequence[Contribution]) -> list[tuple[str, 
         (
             row.phase,
             row.operation,
-            f"{row.count_before:g} -> {row.count_now:g}" if row.count_before != row.count_now else f"{row.count_now:g}",
-            f"{1e3 * row.before_s:.3f}",
-            f"{1e3 * row.now_s:.3f}",
+            f"{row.baseline_count:g} -> {row.candidate_count:g}"
+            if row.baseline_count != row.candidate_count
+            else f"{row.candidate_count:g}",
+            f"{1e3 * row.baseline_s:.3f}",
+            f"{1e3 * row.candidate_s:.3f}",
             f"{1e3 * row.difference_s:+.3f}",
             "yes" if row.is_significant else "no",
         )

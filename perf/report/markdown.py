@@ -66,7 +66,7 @@ def first_line(
     failed = {key: judgement for key, judgement in judgements.items() if judgement.holds is False}
     if duet and any(claim == "rate" or found.verdict is Verdict.LOSSES_DIFFER for (claim, _), found in failed.items()):
         return headline(duet)
-    for wanted in ("rate", "fall", "losses", "counters", "scaling"):
+    for wanted in ("rate", "loss_decreases", "losses", "counters", "scaling"):
         for (claim, size), judgement in failed.items():
             if claim == wanted:
                 return f"{judgement.verdict or 'FAILED'}: global batch size {size}: {_how_much(judgement)}"

@@ -15,7 +15,7 @@ from perf.judge.verdicts import (
     Verdict,
     decide,
     judge_counters,
-    judge_fall,
+    judge_loss_decreases,
     judge_losses,
     judge_rates,
     judge_scaling,
@@ -77,7 +77,7 @@ effects = st.builds(
     low=st.floats(-0.9, 2.0),
     high=st.floats(-0.9, 2.0),
     p_value=st.floats(0.0, 1.0),
-    reach=st.floats(0.001, 5.0),
+    minimal_detectable_effect=st.floats(0.001, 0.99),
     num_runs=st.integers(2, 9),
 )
 
@@ -148,14 +148,14 @@ def test_one_run_is_not_enough() -> None:
 
 def test_a_regression_is_explained_by_the_work_first() -> None:
     """Other operations come before other software, and other software before nothing."""
-    slow, before = quiet(0.3, 0.3, 0.3, seed=1), quiet()
-    assert "same work, same software" in judge_rates(slow, as_baseline(before), threshold=0.05)[512].reason
+    slow, stored = quiet(0.3, 0.3, 0.3, seed=1), quiet()
+    assert "same work, same software" in judge_rates(slow, as_baseline(stored), threshold=0.05)[512].reason
     upgraded = Fingerprint(hardware=HERE.hardware, software={**HERE.software, "numpy": "2.5.0"})
     slow = dataclasses.replace(slow, fingerprint=upgraded)
-    assert "numpy 2.4.6 -> 2.5.0" in judge_rates(slow, as_baseline(before), threshold=0.05)[512].reason
+    assert "numpy 2.4.6 -> 2.5.0" in judge_rates(slow, as_baseline(stored), threshold=0.05)[512].reason
     more = dataclasses.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 13})
     assert "+12 aten::copy_ per step" in judge_rates(
-        _with_counters(slow, more), as_baseline(before), threshold=0.05
+        _with_counters(slow, more), as_baseline(stored), threshold=0.05
     )[512].reason  # fmt: skip
 
 
@@ -230,11 +230,11 @@ def _with_losses(*losses: tuple[float, ...]) -> Session:
 
 def test_the_loss_must_fall_in_every_run() -> None:
     """One run that does not learn is enough to fail."""
-    assert judge_fall(_with_losses(LOSSES, LOSSES).measurements[512]).holds is True
+    assert judge_loss_decreases(_with_losses(LOSSES, LOSSES).measurements[512]).holds is True
     flat = tuple(7.6 + 0.01 * (-1) ** step for step in range(20))
-    assert judge_fall(_with_losses(LOSSES, flat).measurements[512]).holds is False
-    assert judge_fall(_with_losses(LOSSES[::-1]).measurements[512]).holds is False
-    assert judge_fall(_with_losses(LOSSES[:5]).measurements[512]).holds is None
+    assert judge_loss_decreases(_with_losses(LOSSES, flat).measurements[512]).holds is False
+    assert judge_loss_decreases(_with_losses(LOSSES[::-1]).measurements[512]).holds is False
+    assert judge_loss_decreases(_with_losses(LOSSES[:5]).measurements[512]).holds is None
 
 
 def expected(fingerprint: Fingerprint = HERE, *, portable: bool = False) -> Expected:

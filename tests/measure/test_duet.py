@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from perf.errors import MeasureError
 from perf.judge.duets import not_compared, work_differences
 from perf.measure import duet as duet_module
-from perf.measure.duet import BLOCKS, Duet, Mode, choose_mode
+from perf.measure.duet import BLOCKS, Duet, choose_mode
 from perf.measure.processes import Process
 from perf.measure.runners import Runner
 from perf.measure.sides import HOME, Side, parse_recipe, prepared
-from perf.records.pairs import Pair, alternating_effect, simultaneous_effect
+from perf.records.pairs import Mode, Pair, alternating_effect, simultaneous_effect
 from perf.records.wire import REQUESTS, VERSION, CaseSpec, Stepped, Waiting
 
 WORKLOAD = "tests.workloads:small"

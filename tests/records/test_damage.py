@@ -14,7 +14,7 @@ import pytest
 
 from perf.cli import EXIT_DONE, EXIT_PROBLEM, main
 from perf.errors import BaselineError
-from perf.judge.verdicts import judge_counters, judge_fall, judge_losses, judge_rates, judge_scaling
+from perf.judge.verdicts import judge_counters, judge_loss_decreases, judge_losses, judge_rates, judge_scaling
 from perf.records.baselines import Baseline, find_expected, load_portable, load_session, portable_json, portable_path
 from perf.records.sessions import Session
 from perf.train.workloads import BERT_CONFIGS
@@ -59,7 +59,7 @@ def judged(session: Session, baseline: Baseline | None, directory: Path) -> None
     judge_scaling(session, baseline, threshold=0.05)
     for size, measurement in session.measurements.items():
         expected = find_expected(session, size, baseline, directory)
-        judge_fall(measurement)
+        judge_loss_decreases(measurement)
         judge_losses(session, size, expected)
         judge_counters(session, size, expected)
 

@@ -8,22 +8,21 @@ import json
 import numpy as np
 import pytest
 
-from perf.app.compare import duet_json, exit_code
+from perf.app.side_by_side import duet_json, exit_code
 from perf.judge.attribution import Contribution, PhaseTotal
 from perf.judge.duets import DuetResult, as_claims, loss_problem, not_compared, work_differences
 from perf.judge.sequential import Decisions
 from perf.judge.verdicts import Judgement, Verdict
-from perf.measure.duet import Mode
-from perf.records.pairs import Pair
+from perf.records.pairs import Mode, Pair
 from perf.records.wire import SideWork
 from perf.report.duet import calibration, duet_report, headline
 from perf.report.markdown import first_line, summary
-from perf.train.workloads import BERT_CONFIGS
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
 
 WORK = SideWork(
     counters=dataclasses.asdict(COUNTERS),
     losses=LOSSES[:8],
+    scalars={},
     facts={"device": "cpu", "precision": "fp32", "micro_batch_size": 512},
     python="3.11",
     software=HERE.software,
@@ -32,10 +31,10 @@ EXTRA = dataclasses.replace(WORK, counters={**WORK.counters, "ops": {**COUNTERS.
 EXTRA_PRODUCTS = Contribution(
     phase="forward",
     operation="aten::mm float32",
-    count_before=26,
-    count_now=31,
-    before_s=0.010,
-    now_s=0.015,
+    baseline_count=26,
+    candidate_count=31,
+    baseline_s=0.010,
+    candidate_s=0.015,
     standard_error_s=0.0001,
     is_significant=True,
 )
@@ -62,7 +61,9 @@ def duet(effects: dict[int, float], candidate: SideWork = WORK, *, num_pairs: in
         work=dict.fromkeys(effects, (WORK, candidate)),
         pairs=pairs,
         judgements=decisions.judgements,
-        phases={1024: [PhaseTotal(phase="forward", before_s=0.04, now_s=0.045)]} if candidate is not WORK else {},
+        phases={1024: [PhaseTotal(phase="forward", baseline_s=0.04, candidate_s=0.045)]}
+        if candidate is not WORK
+        else {},
         contributions={1024: [EXTRA_PRODUCTS]} if candidate is not WORK else {},
         start_s=2.0,
     )
@@ -228,15 +229,12 @@ def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
 
 def test_the_file_has_all_raw_values_and_no_infinity() -> None:
     """Every mark of every pair is there, and a bound that there is not is null."""
-    found = duet_json(duet({512: 0.0}, num_pairs=5), BERT_CONFIGS["pico"])["stepmark"]
+    found = duet_json(duet({512: 0.0}, num_pairs=5), "pico")["stepmark"]
     assert isinstance(found, dict)
     assert found["kind"] == "duet"
     assert len(found["pairs"]) == 5
     assert found["pairs"][0]["baseline"] == (tuple(512 / 4000 * np.arange(5)),)
-    assert (
-        duet_json(duet({512: 0.0}, num_pairs=3), BERT_CONFIGS["pico"])["stepmark"]["judgements"][512]["effect"]["high"]
-        is None
-    )
+    assert duet_json(duet({512: 0.0}, num_pairs=3), "pico")["stepmark"]["judgements"][512]["effect"]["high"] is None
     json.dumps(found, allow_nan=False)
 
 
