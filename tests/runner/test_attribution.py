@@ -31,6 +31,7 @@ from perf.train import trainer as trainer_module
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
+from perf.train.stepping import Stepping
 from perf.train.trainer import Trainer
 from tests.runner.test_counters import make_compiled, needs_compiler
 
@@ -293,7 +294,8 @@ def test_time_of_the_trainer_belongs_to_its_phase(run_config: RunConfig, monkeyp
     slow_down(nn.utils, "clip_grad_norm_", 32.0)
     slow_update(trainer.optimizer, clock, 64.0)
     slow_down(trainer.optimizer, "zero_grad", 128.0)
-    slow_down(trainer, "read_losses", 256.0)
+    stepping = Stepping(trainer.step, world=World())
+    slow_down(stepping, "read", 256.0)
     directories = []
 
     def save(directory: Path) -> None:
@@ -301,7 +303,7 @@ def test_time_of_the_trainer_belongs_to_its_phase(run_config: RunConfig, monkeyp
         directories.append(directory)
         clock.tick(512.0)
 
-    rows = attribute(trainer.step, device=CPU, num_steps=2, read=trainer.read_losses, save=save, clock=clock)
+    rows = attribute(stepping.step, device=CPU, num_steps=2, read=lambda: stepping.read(), save=save, clock=clock)
     assert seconds_of(rows) == {
         "data": 1.5,
         "forward": 4.0,
