@@ -43,7 +43,7 @@ from perf.records.published import PublishedRun, load_published
 from perf.records.sessions import Session, configuration
 from perf.report.bench import baseline_note, published_note, result_note, verdict_table
 from perf.report.duet import duet_report
-from perf.report.markdown import summary
+from perf.report.summary import summary
 from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED
 from perf.train.devices import PRECISIONS, default_precision, resolve_device, resolve_precision

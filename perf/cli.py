@@ -22,7 +22,7 @@ from perf.errors import BaselineError, MainRankError, NothingToDoError, PerfErro
 from perf.printable import printable
 from perf.records.baselines import BASELINES_DIR, LATEST_RESULT, load_session
 from perf.report.bench import promotion_note
-from perf.report.terminal import run_heading, run_table, session_heading, stop_note
+from perf.report.training import run_heading, run_table, session_heading, stop_note
 from perf.signals import EXIT_STOPPED
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Source, SyntheticLanguage
@@ -108,7 +108,11 @@ def _train(arguments: argparse.Namespace) -> int:
             # All are planned before the first one starts: a run that cannot start is told at once.
             plans = [plan_run(config, source, world) for config in configs]
         if world.is_main:
-            print(session_heading(configs[0], source, world))
+            print(
+                session_heading(
+                    configs[0], source, world, torch_version=torch.__version__, num_threads=torch.get_num_threads()
+                )
+            )
         results: list[RunResult] = []
         try:
             for plan in plans:
