@@ -15,8 +15,9 @@ from perf.measure.runners import Runner
 from perf.measure.sides import Side
 from perf.printable import printable
 from perf.records.counters import StepCounters
+from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import MeasuredRun, Measurement, Session, find_warmup
-from perf.records.wire import CaseSpec, Counted, Described, Request, Stepped
+from perf.records.wire import CaseSpec, Counted, Request, Stepped
 
 SLICE_STEPS = 4
 """Steps between two pauses of a run; part of what is measured, since the first step of a slice finds cold caches."""
@@ -66,7 +67,7 @@ def measure(
     runs: dict[int, list[MeasuredRun]] = {size: [] for size in cases}
     micro_batch_sizes: dict[int, int] = {}
     failures: dict[int, str] = {}
-    described = _described(side)
+    software: dict[int, tuple[Fingerprint | None, str]] = {}
     for number in range(1, num_rounds + 1):
         todo = {size: case for size, case in cases.items() if size not in failures}
         done = _round(side, todo, num_steps, rng, on_slice)
@@ -75,18 +76,20 @@ def measure(
             raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
         whole = [run for run in done if not run.failure]
         for run in whole:
-            _require_same_software(run, described, number)
+            _require_same_software(run, software, number)
             micro_batch_sizes[run.size] = run.micro_batch_size
             runs[run.size].append(_measured(run))
         on_round({run.size: runs[run.size][-1] for run in whole})
-    first = next(run.counted for run in whole if run.counted)
+    first = whole[0].counted
+    assert first is not None
+    assert first.fingerprint is not None
     return Session(
         workload=side.workload,
         device=str(first.facts["device"]),
         precision=str(first.facts["precision"]),
         seed=next(iter(cases.values())).seed,
-        fingerprint=described.fingerprint,
-        python=described.python,
+        fingerprint=first.fingerprint,
+        python=first.python,
         measurements={
             size: Measurement(global_batch_size=size, micro_batch_size=micro_batch_sizes[size], runs=tuple(done))
             for size, done in runs.items()
@@ -96,21 +99,15 @@ def measure(
     )
 
 
-def _described(side: Side) -> Described:
-    with ExitStack() as stack:
-        runner = Runner(stack, side)
-        runner.ready()
-        return runner.describe()
-
-
-def _require_same_software(run: _Run, described: Described, number: int) -> None:
+def _require_same_software(run: _Run, software: dict[int, tuple[Fingerprint | None, str]], number: int) -> None:
+    """Raise if a run was made with another software than the first of its batch size; note that of the first."""
     counted = run.counted
     assert counted is not None
     found = counted.fingerprint, counted.python
-    if found != (described.fingerprint, described.python):
+    if found != software.setdefault(run.size, found):
         raise MeasureError(
-            f"run {number} at {run.size}: found {found}, and {described.fingerprint} with {described.python} before it; "
-            "measure again on a machine that nobody changes meanwhile"
+            f"run {number} at {run.size}: found {found}, and {software[run.size]} in run 1; "
+            "measure again, and change nothing on the machine meanwhile"
         )
 
 

@@ -33,7 +33,7 @@ COMPARED_STEPS = 8
 """Steps whose losses must agree."""
 
 WARMUP_STEPS = 2
-"""Untimed steps of a run: buffers and the optimizer's state come into being."""
+"""Untimed steps of a run: they allocate buffers and the optimizer's state."""
 
 BOTH = (0, 1)
 
@@ -69,7 +69,7 @@ class Duet:
         mode: how they share the machine.
         cores: to share in simultaneous mode.
         num_threads: of each side's runs; 0 leaves what its environment says.
-        rng: decides every order that could favour a side.
+        rng: draws every order that could give a side an advantage.
         clock: of the duet, seconds.
 
     Attributes:

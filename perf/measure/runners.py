@@ -129,3 +129,15 @@ class Runner:
         attributed = self.answer("attributed", Attributed)
         self.answer("ended", Ended)
         return attributed
+
+
+def describe(side: Side) -> Described:
+    """Return what a side's machine and workload are, from a runner started for it.
+
+    Raises:
+        MeasureError: the runner failed, or could not import the workload.
+    """
+    with ExitStack() as stack:
+        runner = Runner(stack, side)
+        runner.ready()
+        return runner.describe()

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
-from perf.train.checkpoints import Checkpoint, CheckpointStore
+from perf.train.checkpoint_files import Checkpoint
+from perf.train.checkpoints import CheckpointStore
 from perf.train.data import Source
 from perf.train.devices import World
 from perf.train.steps import steps_to_run
@@ -101,7 +102,7 @@ class RunPlan:
 
 
 def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
-    """Find out where a run starts and how far it goes, so that one that cannot be run is told before any starts.
+    """Find out where a run starts and how far it goes, so that one that cannot run is reported before any starts.
 
     Damaged checkpoints are set aside, a missing directory is made, and what interrupted saves left is deleted if the run
     has finished; nothing else changes.

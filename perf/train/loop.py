@@ -30,7 +30,7 @@ class RunResult:
     Attributes:
         plan: what it set out to do.
         end_step: `global_step` at the end.
-        interrupted: whether it was asked to stop (a signal, or a log that nobody takes), at the latest while it saved.
+        interrupted: whether it was asked to stop, by a signal or a log that cannot be written, at the latest while it saved.
         losses: the loss of every step, nats.
         marks: one where the timed region began, and one for each log line.
         checkpoint: the last one written on this rank, if any.
@@ -229,7 +229,7 @@ class _Listener:
 def _stop_requests() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop; the next of its kind acts as usual.
 
-    A signal that is ignored (``nohup``) stays so. Only the main thread can listen.
+    A signal that is ignored (``nohup``) stays so. Signals reach the main thread only.
     """
     stop = threading.Event()
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

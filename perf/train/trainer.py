@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from perf.errors import CheckpointError, NonFiniteError
 from perf.seam import Case
-from perf.train.checkpoints import Checkpoint, CheckpointStore
+from perf.train.checkpoint_files import Checkpoint
+from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunConfig, RunPlan, plan_run, recorded_config
 from perf.train.data import Batch, Source, SyntheticLanguage
 from perf.train.devices import World, seed_device

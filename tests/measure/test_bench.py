@@ -18,7 +18,7 @@ from perf.measure.runners import Runner
 from perf.measure.sides import HOME, Side, own_side
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
-from perf.records.wire import CaseSpec, Counted, Described, Request, Stepped, Waiting
+from perf.records.wire import CaseSpec, Counted, Request, Stepped, Waiting
 from tests.judge.noise import COUNTERS
 from tests.measure.test_processes import interrupted_inside_popen
 
@@ -90,10 +90,6 @@ class Recorder:
         """Take a request."""
         self.size = request.case.global_batch_size
         self.events.append((request.do, self.size))
-
-    def describe(self) -> Described:
-        """Answer it."""
-        return Described(fingerprint=SOFTWARE, python="3.11", device="cpu")
 
     def waiting(self) -> Waiting:
         """Answer it."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
-from perf.train import checkpoints
-from perf.train.checkpoints import META_FILE
+from perf.train import checkpoint_files
+from perf.train.checkpoint_files import META_FILE
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
@@ -198,7 +198,7 @@ def edit(run: RunConfig, **changes: Any) -> None:
     path = run.model_dir / "step-00000010" / META_FILE
     meta = {**json.loads(path.read_text()), **changes}
     del meta["sha256"]
-    path.write_text(json.dumps({**meta, "sha256": checkpoints._json_sha256(meta)}))
+    path.write_text(json.dumps({**meta, "sha256": checkpoint_files._json_sha256(meta)}))
 
 
 @pytest.mark.parametrize(
