@@ -55,14 +55,15 @@ class Claims:
     @pytest.mark.benchmark(timer=recorded_clock, group="training step")
     def test_rate(self, perf_judge: Judge, perf_measurement: Measurement, benchmark: BenchmarkFixture) -> None:
         """Samples/sec are those of the baseline."""
+        from perf.judge.stats import run_rate
+
         times = [seconds for run in perf_measurement.runs for seconds in run.timed_step_s]
         remaining = iter(times)
         benchmark.pedantic(  # type: ignore[no-untyped-call]  # pytest-benchmark: unannotated
             lambda: recorded_clock.advance(next(remaining, 0.0)), rounds=len(times)
         )
         benchmark.extra_info["samples_per_sec"] = [
-            perf_measurement.global_batch_size * len(run.timed_step_s) / sum(run.timed_step_s)
-            for run in perf_measurement.runs
+            run_rate(run.timed_step_s, perf_measurement.global_batch_size) for run in perf_measurement.runs
         ]
         perf_judge("rate")
 

@@ -76,7 +76,7 @@ def _import(*modules: str) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    _import("perf.train.loop", "perf.report.terminal")
+    _import("perf.train.loop", "perf.report.training")
     from perf.app.train import train
 
     finished = train(

@@ -15,7 +15,7 @@ import numpy as np
 
 from perf.judge.verdicts import Verdict
 from perf.records.pairs import FEWEST_STARTS
-from perf.report.markdown import markdown_table
+from perf.report.sections import markdown_table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests' helpers are no part of the package
 from tests.judge.duet_noise import DOCS, RECORDED, Draw, duet, recorded_starts, resampled, synthetic

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from perf.report.terminal import table
+from perf.report.sections import text_table
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.devices import keep_freed_memory, resolve_device, resolve_precision, synchronize
 from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
@@ -51,7 +51,7 @@ def main() -> None:
                 _spread(ratios, ".2f"),
             )
         )
-    print(table(("workload", "batch", "stepmark", "Hugging Face", "times as fast (paired)"), rows))
+    print(text_table(("workload", "batch", "stepmark", "Hugging Face", "times as fast (paired)"), rows))
 
 
 def _timed_steps(

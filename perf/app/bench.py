@@ -120,6 +120,7 @@ class Bench:
         import numpy as np
         from tqdm import tqdm
 
+        from perf.judge.stats import run_rate
         from perf.measure.bench import SLICE_STEPS, measure
         from perf.measure.sides import own_side
         from perf.records.wire import CaseSpec
@@ -137,7 +138,7 @@ class Bench:
             def on_round(runs: Mapping[int, MeasuredRun]) -> None:
                 nonlocal num_done
                 num_done += 1
-                rates = (f"{size}: {size * len(run.step_s) / sum(run.step_s):,.0f}" for size, run in runs.items())
+                rates = (f"{size}: {run_rate(run.timed_step_s, size):,.0f}" for size, run in runs.items())
                 bar.write(f"run {num_done} of {rounds}: {', '.join(rates)} samples/sec", file=sys.stdout)
                 sys.stdout.flush()
 
@@ -269,13 +270,14 @@ def stored_json(benches: Sequence[Bench], provenance: Mapping[str, Any]) -> dict
 
 def terminal_summary(bench: Bench) -> str:
     """Return one line for each batch size of a workload, what it was compared with, and the duet."""
+    from perf.judge.duets import SESSION_BUDGET
     from perf.report.bench import baseline_note, verdict_table
     from perf.report.duet import duet_report
 
     assert bench.session is not None
     parts = [verdict_table(bench.session, bench.judgements)]
     parts += [f"baseline: {baseline_note(bench.baseline, bench.session)}"] if bench.baseline else []
-    parts += [f"\n{duet_report(bench.duet)}\n"] if bench.duet else []
+    parts += [f"\n{duet_report(bench.duet, budget_option=SESSION_BUDGET)}\n"] if bench.duet else []
     return "\n".join(parts)
 
 
@@ -285,7 +287,7 @@ def write_summary(benches: Sequence[Bench], provenance: Mapping[str, Any], probl
     Raises:
         OSError: it cannot be written.
     """
-    from perf.report.markdown import summary
+    from perf.report.summary import summary
 
     parts = []
     for bench in benches:

@@ -16,7 +16,7 @@ from perf.errors import DataError
 from perf.logs.audit import RunAudit, audit_run
 from perf.logs.runlog import DamagedLine, parse_log, read_lines
 from perf.printable import printable
-from perf.report.terminal import audit_report
+from perf.report.audit import audit_report
 
 EXIT_AGREE, EXIT_DAMAGED, EXIT_DISAGREE = 0, 5, 6
 

@@ -45,7 +45,9 @@ def train(
         UsageError: the arguments cannot work, or not together.
         PerfError: a run cannot start or go on.
     """
-    from perf.report.terminal import run_table, session_heading, stop_note
+    import torch
+
+    from perf.report.training import run_table, session_heading, stop_note
     from perf.train.config import RunConfig, plan_run
     from perf.train.data import SyntheticLanguage
     from perf.train.devices import process_group, resolve_device, resolve_precision
@@ -84,7 +86,8 @@ def train(
         except ValueError as error:
             raise UsageError(error) from None
         if world.is_main:
-            print(session_heading(runs[0], source, world))
+            version, threads = torch.__version__, torch.get_num_threads()
+            print(session_heading(runs[0], source, world, torch_version=version, num_threads=threads))
         results: list[RunResult] = []
         try:
             for plan in plans:
@@ -121,7 +124,7 @@ def _sizes(config: BertConfig, asked: Sequence[int] | None, model_dir: Path | No
 def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
     from tqdm import tqdm
 
-    from perf.report.terminal import run_heading
+    from perf.report.training import run_heading
     from perf.train.loop import run_steps
 
     if world.is_main:

@@ -23,34 +23,7 @@ Visit = Sequence[PhaseTime]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contribution:
-    """The difference between two sides in one operation of one phase.
-
-    Attributes:
-        phase, operation: as in `PhaseTime`.
-        baseline_count, candidate_count: dispatches per step; medians over the visits.
-        baseline_s, candidate_s: seconds per step; medians over the visits.
-        standard_error_s: of the difference of the seconds.
-        is_significant: whether the count differs, or the time by more than chance explains and by enough to matter.
-    """
-
-    phase: str
-    operation: str
-    baseline_count: float
-    candidate_count: float
-    baseline_s: float
-    candidate_s: float
-    standard_error_s: float
-    is_significant: bool
-
-    @property
-    def difference_s(self) -> float:
-        """Seconds of the candidate less seconds of the baseline."""
-        return self.candidate_s - self.baseline_s
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhaseTotal:
+class PhaseDifference:
     """The time of a phase with all its operations: medians over the visits, seconds."""
 
     phase: str
@@ -61,6 +34,24 @@ class PhaseTotal:
     def difference_s(self) -> float:
         """Seconds of the candidate less seconds of the baseline."""
         return self.candidate_s - self.baseline_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution(PhaseDifference):
+    """The time of one operation in a phase, and whether it differs.
+
+    Attributes:
+        operation: as in `PhaseTime`.
+        baseline_count, candidate_count: dispatches per step; medians over the visits.
+        standard_error_s: of the difference of the seconds.
+        is_significant: whether the count differs, or the time by more than chance explains and by enough to matter.
+    """
+
+    operation: str
+    baseline_count: float
+    candidate_count: float
+    standard_error_s: float
+    is_significant: bool
 
 
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
@@ -102,7 +93,7 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
     )
 
 
-def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseTotal]:
+def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseDifference]:
     """Return the time of each phase on both sides.
 
     Raises:
@@ -114,7 +105,7 @@ def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[
         return float(np.median([sum(row.seconds for row in visit if row.phase == phase) for visit in side]))
 
     return [
-        PhaseTotal(phase=phase, baseline_s=total(baseline, phase), candidate_s=total(candidate, phase))
+        PhaseDifference(phase=phase, baseline_s=total(baseline, phase), candidate_s=total(candidate, phase))
         for phase in PHASES
     ]
 

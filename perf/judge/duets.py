@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perf.judge.attribution import Contribution, PhaseTotal
+from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.exact import count_differences
 from perf.judge.sequential import DuetJudgement
 from perf.judge.verdicts import HOLDS, Judgement, Verdict
@@ -54,7 +54,7 @@ class DuetResult:
     work: dict[int, tuple[SideWork, SideWork]]
     pairs: list[Pair]
     judgements: dict[int, DuetJudgement]
-    phases: dict[int, list[PhaseTotal]]
+    phases: dict[int, list[PhaseDifference]]
     contributions: dict[int, list[Contribution]]
     start_s: float = 0.0
     problem: str = ""

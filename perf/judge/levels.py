@@ -70,19 +70,6 @@ class DuetEffect(Effect):
         return self.elapsed_s / self.num_starts * starts
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Levels:
-    """Standard deviations of the logarithm of an effect, level by level.
-
-    Attributes:
-        pair: between pairs of one start.
-        start: between starts, beyond what their pairs explain.
-    """
-
-    pair: float
-    start: float
-
-
 def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: float) -> DuetEffect:
     """Estimate an effect from the logarithms of its pairs, start by start.
 
@@ -123,8 +110,10 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
     )
 
 
-def levels(starts: Sequence[Sequence[float]]) -> Levels:
-    """Return how much pairs and starts spread: the variance components of a one-way layout.
+def levels(starts: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the standard deviations between pairs of a start, and between starts beyond what their pairs explain.
+
+    They are the roots of the variance components of a one-way layout.
 
     Args:
         starts: logarithms of effects, start by start: at least two, with two pairs each.
@@ -134,7 +123,7 @@ def levels(starts: Sequence[Sequence[float]]) -> Levels:
     pair = within / max(1, len(values) - len(starts))
     size = len(values) / len(starts)
     start = float(np.var([np.mean(start) for start in starts], ddof=1)) - pair / size
-    return Levels(pair=float(np.sqrt(pair)), start=float(np.sqrt(max(0.0, start))))
+    return float(np.sqrt(pair)), float(np.sqrt(max(0.0, start)))
 
 
 def _means(starts: Sequence[Sequence[float]]) -> FloatArray:

@@ -37,7 +37,7 @@ class DuetJudgement:
 
     def advice(self, budget_option: str) -> str:
         """Return the reason, and the option that gives the needed budget: a format such as ``--budget {:.0f}s``."""
-        return f"{self.reason}; needs about {budget_option.format(self.needed_s)}" if self.needed_s else self.reason
+        return f"{self.reason}; use about {budget_option.format(self.needed_s)}" if self.needed_s else self.reason
 
 
 def spent(share: float) -> float:
@@ -133,7 +133,7 @@ def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: flo
     """
     p = f"p = {effect.p_value:.1g}, {effect.num_runs} pairs in {effect.num_starts} starts"
     if effect.num_starts < FEWEST_STARTS:
-        reason = f"{effect.num_starts} of the {FEWEST_STARTS} starts that a verdict needs"
+        reason = f"only {effect.num_starts} of the {FEWEST_STARTS} starts that a verdict needs"
         return _undecided(effect, reason, needed_s=effect.elapsed_s / effect.num_starts * FEWEST_STARTS)
     if effect.within(threshold, error=(1 - CONFIDENCE) * share):
         reason = f"the interval lies within {threshold:.1%}"

@@ -94,7 +94,7 @@ def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float
 
     Args:
         session: what was measured.
-        baseline: what to compare with; None if there is none.
+        baseline: what to compare with, if there is anything.
         threshold: the smallest change that matters, a fraction.
     """
     rates = {size: _rates(measurement) for size, measurement in session.measurements.items()}
@@ -195,12 +195,9 @@ def judge_losses(session: Session, size: int, expected: Expected | None) -> Judg
     for number, run in enumerate(runs[1:], start=2):
         if run.losses != runs[0].losses:
             step = next(i for i, (a, b) in enumerate(zip(run.losses, runs[0].losses, strict=True), 1) if a != b)
-            return Judgement(
-                claim="losses",
-                holds=False,
-                reason=f"runs differ from step {step} on: the loss is {runs[0].losses[step - 1]!r} in run 1 and "
-                f"{run.losses[step - 1]!r} in run {number}; this training is not repeatable",
-            )
+            losses = f"the loss is {runs[0].losses[step - 1]!r} in run 1 and {run.losses[step - 1]!r} in run {number}"
+            reason = f"runs differ from step {step} on: {losses}; this training is not repeatable"
+            return Judgement(claim="losses", holds=False, reason=reason)
     if expected is None:
         return _nothing_stored("losses", session)
     same_cut = expected.micro_batch_size == session.measurements[size].micro_batch_size
@@ -213,11 +210,8 @@ def judge_counters(session: Session, size: int, expected: Expected | None) -> Ju
     runs = session.measurements[size].runs
     for number, run in enumerate(runs[1:], start=2):
         if found := counter_differences(runs[0].counters, run.counters):
-            return Judgement(
-                claim="counters",
-                holds=False,
-                reason=f"the work of run {number} differs from run 1: {', '.join(found)} per step",
-            )
+            reason = f"the work of run {number} differs from run 1: {', '.join(found)} per step"
+            return Judgement(claim="counters", holds=False, reason=reason)
     if expected is None:
         return _nothing_stored("counters", session)
     torch = [about.software["torch"] for about in (expected.fingerprint, session.fingerprint)]
@@ -245,16 +239,15 @@ def incomparable(session: Session, baseline: Baseline) -> list[str]:
 
 
 def _no_baseline(claim: str, session: Session, baseline: Baseline | None) -> Judgement:
+    advice = _how_to_store(claim, session)
     if baseline is None:
-        reason = f"no baseline of {session.configuration} for this machine; {_how_to_store(claim, session)}"
+        reason = f"no baseline of {session.configuration} for this machine; {advice}"
     else:
-        sizes = ", ".join(map(str, baseline.session.measurements))
         if not baseline.promotions:
             advice = "name a file that has it"
-        elif set(baseline.session.measurements) <= set(session.measurements):
-            advice = _how_to_store(claim, session)
-        else:
+        elif not set(baseline.session.measurements) <= set(session.measurements):
             advice = "make one: measure all batch sizes, then python -m perf promote"
+        sizes = ", ".join(map(str, baseline.session.measurements))
         reason = f"{baseline.path} has no such batch size (it has {sizes}); {advice}"
     return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
 
@@ -285,14 +278,14 @@ def _explain(
     verdict: Verdict, effect: Effect, threshold: float, session: Session, baseline: Baseline, size: int
 ) -> str:
     """Return the first reason that applies to a verdict."""
+    if verdict is Verdict.INCONCLUSIVE and effect.minimal_detectable_effect <= threshold:
+        more = f"measure more, such as --perf-runs {2 * effect.num_runs}, or compare {_side_by_side(baseline)}"
+        return f"the interval contains both no change and one of {threshold:.1%}; {more}"
     if verdict is Verdict.INCONCLUSIVE:
-        if effect.minimal_detectable_effect <= threshold:
-            more = f"measure more, such as --perf-runs {2 * effect.num_runs}, or compare {_side_by_side(baseline)}"
-            return f"the interval contains both no change and one of {threshold:.1%}; {more}"
         vary = f"the runs vary too much: only slowdowns above {effect.minimal_detectable_effect:.1%} would have shown"
         runs = effect.runs_for(threshold)
         many = f", or measure baseline and candidate with about --perf-runs {runs}" if runs < MOST_RUNS else ""
-        return f"{vary}; for {threshold:.1%} compare {_side_by_side(baseline)}{many}"
+        return f"{vary}; to see {threshold:.1%}, compare {_side_by_side(baseline)}{many}"
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.1%}"
     advice = "; promote it, or a slowdown back to the old rate will pass" if verdict is Verdict.IMPROVED else ""

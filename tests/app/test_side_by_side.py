@@ -14,7 +14,7 @@ import pytest
 
 from perf.app.duet import run_duet
 from perf.app.machine import here
-from perf.app.side_by_side import What, baseline_recipe
+from perf.app.side_by_side import What, baseline_recipe, exit_code
 from perf.cli import EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError, MeasureError
 from perf.judge import duets
@@ -290,3 +290,12 @@ def test_what_was_measured_survives_what_comes_after(failure: BaseException) -> 
     early.fails_after_s, early.failure = 0.0, failure
     with pytest.raises(type(failure)):
         run_duet(early, mode_reason="", threshold=0.02, budget_s=60.0)
+
+
+def test_the_exit_code_is_that_of_the_worst_verdict() -> None:
+    """A signal comes first, then what differs, then a problem, then what is not known."""
+    same, few = duet({512: 0.0}), duet({512: 0.0}, num_pairs=5)
+    ended = dataclasses.replace(few, problem="candidate side (self): ended by SIGKILL")
+    other = duet({512: 0.0}, dataclasses.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses)))
+    found = [same, SLOWER, other, few, ended, dataclasses.replace(ended, interrupted=True)]
+    assert [exit_code(result) for result in found] == [0, 1, 1, 4, 3, 130]
