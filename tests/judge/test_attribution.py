@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +14,11 @@ import torch.nn.functional as F
 from perf.judge.attribution import Contribution, attribute_difference, phase_totals
 from perf.records.phases import PHASES, PYTHON, PhaseTime
 from perf.runner.attribution import attribute
+from perf.seam import Case
 from perf.train import kernel
 from perf.train import trainer as trainer_module
-from perf.train.config import RunConfig, plan_run
-from perf.train.data import IntArray, Source, SyntheticLanguage
-from perf.train.devices import World
-from perf.train.workloads import BERT_CONFIGS
+from perf.train.data import IntArray, Source
+from perf.train.workloads import BERT_CONFIGS, bert_workload
 
 
 def row(operation: str, seconds: float, count: float = 1, phase: str = "forward") -> PhaseTime:
@@ -224,7 +222,7 @@ def with_slow_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compared(
-    tmp_path: Path, change: Callable[[pytest.MonkeyPatch], None], *, micro_batch_size: int, precision: str, **shape: int
+    change: Callable[[pytest.MonkeyPatch], None], *, micro_batch_size: int, precision: str, **shape: int
 ) -> list[Contribution]:
     """Return the contributions when `change` is made to one of two sides, in steps of eight samples.
 
@@ -233,24 +231,18 @@ def compared(
     workload = dataclasses.replace(
         BERT_CONFIGS["pico"], num_layers=1, seq_len=16, masked_per_sample=3, micro_batch_size=micro_batch_size, **shape
     )
-    config = RunConfig(
-        workload=workload,
-        global_batch_size=8,
-        model_dir=tmp_path / "none",
-        device=torch.device("cpu"),
-        precision=precision,
-        max_steps=10,
-        log_steps=2,
-        keep_checkpoints=0,
-    )
-    source = SyntheticLanguage(workload, seed=0)
-    plan = plan_run(config, source, World())
+    case = Case(global_batch_size=8, micro_batch_size=micro_batch_size, precision=precision)
+
+    def visit() -> list[PhaseTime]:
+        step = bert_workload(workload)(case)
+        return attribute(step, device=torch.device("cpu"), num_steps=2, clock=time.thread_time)
+
     baseline, candidate = [], []
     for _ in range(VISITS):
-        baseline.append(attribute(plan, source, num_steps=2, clock=time.thread_time))
+        baseline.append(visit())
         with pytest.MonkeyPatch.context() as changed:
             change(changed)
-            candidate.append(attribute(plan, source, num_steps=2, clock=time.thread_time))
+            candidate.append(visit())
     return attribute_difference(baseline, candidate)
 
 
@@ -264,10 +256,10 @@ def compared(
     ],
 )
 def test_the_culprit_comes_first(
-    tmp_path: Path, change: Callable[[pytest.MonkeyPatch], None], phase: str, operation: str | None
+    change: Callable[[pytest.MonkeyPatch], None], phase: str, operation: str | None
 ) -> None:
     """Unfused updates, slow data and a second clip are each named by the first row, a host sync by the first count."""
-    rows = compared(tmp_path, change, micro_batch_size=4 if change is with_item else 8, precision="fp32")
+    rows = compared(change, micro_batch_size=4 if change is with_item else 8, precision="fp32")
     # A sync takes microseconds, and what else varies on a busy machine may be longer: its count is what tells it.
     first = next(row for row in rows if row.baseline_count != row.candidate_count) if change is with_item else rows[0]
     assert first.is_significant
@@ -277,12 +269,12 @@ def test_the_culprit_comes_first(
         assert (first.baseline_count, first.candidate_count) == (0, 2)
 
 
-def test_a_product_in_another_type_comes_first(tmp_path: Path) -> None:
+def test_a_product_in_another_type_comes_first() -> None:
     """Of a projection in fp32 amid bf16, the products that changed their type come first, and the new ones are fp32.
 
     Which is longer, the bf16 product that is gone or the fp32 one that came, depends on the processor.
     """
-    found = compared(tmp_path, with_float32_head, micro_batch_size=8, precision="bf16", hidden_size=64, vocab_size=4096)
+    found = compared(with_float32_head, micro_batch_size=8, precision="bf16", hidden_size=64, vocab_size=4096)
     products = {"forward": "aten::addmm", "backward": "aten::mm"}
     assert found[0].is_significant
     assert found[0].operation.split()[0] == products[found[0].phase]
