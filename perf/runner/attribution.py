@@ -136,7 +136,6 @@ def _attached(device: torch.device, clock: Callable[[], float], listen: Listen |
         stack.enter_context(_BackwardPasses(timeline))
         stack.enter_context(_Operations(timeline))
         yield timeline
-        timeline.charge()
 
 
 class _Hooks:
@@ -192,8 +191,7 @@ class _BackwardPasses(TorchFunctionMode):
         if func not in _BACKWARD:
             return func(*args, **kwargs)
         part = self._timeline.part
-        begins = part.gives_way and part.phase != "backward"
-        with self._timeline.inside(Part("backward", gives_way=True) if begins else part):
+        with self._timeline.inside(Part("backward", gives_way=True) if part.gives_way else part):
             return func(*args, **kwargs)
 
 

@@ -89,9 +89,10 @@ def as_written() -> Iterator[None]:
 def _count(step: Callable[[], object], device: torch.device, updates: _Updates) -> StepCounters:
     step()
     ops = _Operations()
-    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as flops, ops, updates.kept():
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as flops, ops:
+        updates.keeps = True
         step()
-        num_updates, parameters = len(updates.optimizers), updates.num_trainable()
+        updates.keeps = False
     calls = _PythonCalls()
     synchronize(device)
     if device.type == "cuda":
@@ -107,31 +108,22 @@ def _count(step: Callable[[], object], device: torch.device, updates: _Updates) 
         peak_bytes=peak,
         device_peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         host_syncs=ops.host_syncs,
-        parameters=parameters,
-        optimizer_updates=num_updates,
+        parameters=updates.num_trainable(),
+        optimizer_updates=len(updates.optimizers),
         python_calls=calls.number,
     )
 
 
 class _Updates:
-    """Keeps which optimizers stepped, while asked to: a kept optimizer is memory in use."""
+    """Remembers which optimizers stepped, while it `keeps` them: a kept optimizer is memory in use."""
 
     def __init__(self) -> None:
         self.optimizers: list[Optimizer] = []
-        self._keeps = False
+        self.keeps = False
 
     def on_update(self, optimizer: Optimizer, *_: object) -> None:
-        if self._keeps:
+        if self.keeps:
             self.optimizers.append(optimizer)
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        self._keeps = True
-        try:
-            yield
-        finally:
-            self._keeps = False
-            self.optimizers.clear()
 
     def num_trainable(self) -> int:
         """Return how many trainable numbers the optimizers have, each once."""

@@ -529,14 +529,49 @@ def test_a_module_or_an_update_that_fails_has_ended() -> None:
 
     def step() -> None:
         clock.tick(1)
+        model(torch.ones(2, 3)).sum().backward()
         with pytest.raises(RuntimeError):
             broken(torch.ones(2, 3))
         clock.tick(10)
-        model(torch.ones(2, 3)).sum().backward()
         with pytest.raises(ZeroDivisionError):
             optimizer.step(lambda: 1 / 0)
 
-    assert attributed(step, clock) == {"data": 1, "forward": 10}
+    assert attributed(step, clock) == {"data": 1, "other": 10}
+
+
+def test_a_pass_that_no_hook_saw_begin_is_other() -> None:
+    """What precedes a backward pass may be "data" or "forward" where functions are transformed: it is "other"."""
+    clock = Clock()
+    inputs = torch.randn(4, 3)
+
+    def loss_of(weight: Tensor) -> Tensor:
+        clock.tick(10)
+        return (inputs @ weight).square().mean()
+
+    def step() -> None:
+        clock.tick(1)
+        torch.func.grad(loss_of)(torch.ones(3))
+
+    assert attributed(step, clock) == {"other": 11}
+
+
+def test_an_optimizer_may_step_another() -> None:
+    """What an optimizer does around the closure and the optimizer that it calls is "optimizer", not "clip"."""
+    clock = Clock()
+    model = nn.Linear(3, 1)
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    slow_update(inner, clock, 1_000)
+
+    class Sharp(torch.optim.Optimizer):
+        def step(self, closure: Any = None) -> None:
+            with torch.enable_grad():
+                closure()
+            clock.tick(10)
+            inner.step()
+            clock.tick(10)
+
+    outer = Sharp(model.parameters(), {})
+    assert attributed(lambda: outer.step(lambda: model(torch.ones(3)).sum().backward()), clock) == {"optimizer": 1_020}
 
 
 def test_a_forked_process_does_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

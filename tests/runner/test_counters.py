@@ -187,6 +187,18 @@ def test_a_step_without_an_optimizer_has_no_updates() -> None:
     assert counted.ops["aten::gelu_backward"] == 1
 
 
+def test_flops_of_attention_are_counted() -> None:
+    """Fused attention on a CPU costs two matrix products forward and five backward."""
+    query = torch.randn(1, 2, 8, 4, requires_grad=True)
+
+    def step() -> None:
+        F.scaled_dot_product_attention(query, query, query).sum().backward()
+
+    counted = count_step(step, CPU)
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in counted.ops
+    assert counted.flops == 7 * 2 * 2 * 8 * 8 * 4
+
+
 def make_compiled(compiled: str) -> Callable[[], Any]:
     """Return a step of which a part is compiled: a function of it, the module, in place or not, or the update."""
     torch.manual_seed(0)
