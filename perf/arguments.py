@@ -1,4 +1,4 @@
-"""What the values of command-line arguments look like."""
+"""What values look like, on command lines and in configuration files alike."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def not_negative(text: str) -> int:
     return _integer(text, least=0)
 
 
-def threshold(text: str) -> float:
+def fraction(text: str) -> float:
     """Return a fraction between 0 and 1, written as such or in percent."""
-    number, percent = text.removesuffix("%"), text.endswith("%")
-    value = float(number) / (100 if percent else 1) if re.fullmatch(r"\d*\.?\d+", number, re.ASCII) else 0.0
+    match = re.fullmatch(r"(\d*\.?\d+(?:e-?\d{1,3})?)(%?)", text, re.ASCII)
+    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no part of a rate, such as 2% or 0.02")
+        raise argparse.ArgumentTypeError(f"{text!r} is no fraction between 0 and 1, such as 2% or 0.02")
     return value
 
 

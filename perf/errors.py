@@ -43,7 +43,7 @@ class UsageError(Exception):
 
 
 class MainRankError(PerfError):
-    """The main rank met an error and has told it; this rank stops too, without a word."""
+    """The main rank already reported the error; this rank stops too."""
 
 
 class RunFinishedError(PerfError, RuntimeError):

@@ -15,7 +15,12 @@ Fact = str | int | float | bool | list[int] | list[float] | None
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 
-_enter_phase: Callable[[str], AbstractContextManager[object]] = lambda name: nullcontext()
+
+def _silent(name: str) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+_enter_phase: Callable[[str], AbstractContextManager[object]] = _silent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import tempfile
@@ -12,10 +11,10 @@ import hypothesis
 import pytest
 import torch
 
-from perf.measure import sides
 from perf.train.config import RunConfig
-from perf.train.workloads import WORKLOADS, Workload
+from perf.train.workloads import BertConfig
 from tests.repositories import make_repository
+from tests.workloads import SMALL
 
 # An example builds tensors or writes files: its time says nothing, and CI machines are slow.
 hypothesis.settings.register_profile("stepmark", deadline=None)
@@ -38,23 +37,9 @@ def _usual_signals() -> None:
 
 
 @pytest.fixture(scope="session")
-def workload() -> Workload:
-    """A workload that trains in milliseconds, with everything on: dropout, a padded vocabulary, several layers."""
-    return dataclasses.replace(
-        WORKLOADS["pico"],
-        name="test",
-        hidden_size=16,
-        intermediate_size=32,
-        vocab_size=100,
-        max_positions=24,
-        seq_len=16,
-        masked_per_sample=3,
-        dropout=0.1,
-        micro_batch_size=8,
-        global_batch_sizes=(8, 16, 32),
-        max_steps=10,
-        log_steps=2,
-    )
+def workload() -> BertConfig:
+    """A configuration that trains in milliseconds."""
+    return SMALL
 
 
 @pytest.fixture
@@ -66,13 +51,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     make_repository(tmp_path / "repository")
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(sides, "ROOT", tmp_path / "repository")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     return tmp_path / "repository"
 
 
 @pytest.fixture
-def run_config(workload: Workload, tmp_path: Path) -> RunConfig:
+def run_config(workload: BertConfig, tmp_path: Path) -> RunConfig:
     """A run of `workload` on the CPU: ten steps of 16 samples, a log line every two."""
     return RunConfig(
         workload=workload,

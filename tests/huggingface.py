@@ -10,10 +10,10 @@ from torch import Tensor
 
 from perf.train.data import Batch
 from perf.train.model import LAYER_NORM_EPS, BertForPreTraining
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 
-def plain_model(workload: Workload, ours: BertForPreTraining) -> Any:
+def plain_model(workload: BertConfig, ours: BertForPreTraining) -> Any:
     """Return their model for `workload`, with a copy of our weights."""
     config = transformers.BertConfig(
         vocab_size=workload.vocab_size,
@@ -48,7 +48,7 @@ def plain_loss(model: Any, batch: Batch) -> Tensor:
     return loss
 
 
-def renamed(ours: dict[str, Tensor], workload: Workload) -> dict[str, Tensor]:
+def renamed(ours: dict[str, Tensor], workload: BertConfig) -> dict[str, Tensor]:
     """Return our tensors (weights, or their gradients) under their names, without the words that do not exist."""
     result = {"cls.predictions.bias": ours["mlm_bias"]}
     for module, theirs in _counterparts(workload.num_layers).items():

@@ -354,7 +354,6 @@ def test_a_duet_that_cannot_be_is_one_line(
     problem: str,
 ) -> None:
     """A SPEC that is none is wrong usage; a side that cannot be made is a problem, and named."""
-    monkeypatch.setattr("perf.app.compare.ROOT", tmp_path)
     assert main(["duet", *arguments]) == code
     assert problem in only_line(capsys.readouterr().err)
 

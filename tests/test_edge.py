@@ -10,21 +10,22 @@ import json
 import shutil
 import signal
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from perf.app.side_by_side import What
 from perf.errors import MeasureError
 from perf.judge.duets import DuetResult
-from perf.measure.sides import Recipe
+from perf.measure.sides import Recipe, Side
 from perf.records.baselines import KEY, baseline_path, load_session, session_json, write_json
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
+from perf.records.wire import CaseSpec
 from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED, STOPS
-from perf.train.workloads import Workload
 from tests.judge.noise import SIZES
 from tests.judge.test_verdicts import quiet
 from tests.report.test_duet import WORK, duet
@@ -39,20 +40,22 @@ class Project:
     def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pytester = pytester
         self.baselines = pytester.path / "baselines"
+        self.measured: list[tuple[str, list[int]]] = []
         self.measured_sizes: list[int] = []
         self.give: Callable[[], Session] = lambda: here(quiet(seed=1))
         for name in ("conftest.py", "pyproject.toml", "tests/benchmarks/test_training.py"):
             (pytester.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, pytester.path / name)
         self.baselines.mkdir()
-        monkeypatch.setattr("perf.app.progress.measure", self._measure)
+        monkeypatch.setattr("perf.measure.bench.measure", self._measure)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
         monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
         monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the sessions within are none of its workers
 
-    def _measure(self, specs: list[Any], **options: Any) -> Session:
-        self.measured_sizes = [spec.global_batch_size for spec in specs]
+    def _measure(self, side: Side, cases: Mapping[int, CaseSpec], **options: Any) -> Session:
+        self.measured.append((side.workload, list(cases)))
+        self.measured_sizes = list(cases)
         whole = self.give()
         kept = {size: m for size, m in whole.measurements.items() if size in self.measured_sizes}
         return dataclasses.replace(whole, measurements=kept)
@@ -339,7 +342,7 @@ def test_a_damaged_portable_baseline_is_told_before_anything_is_measured(project
 def test_a_result_that_cannot_be_kept_fails_the_session(project: Project) -> None:
     """The verdicts are shown, and what went wrong with the file."""
     (project.pytester.path / "runs" / "bench.json").mkdir(parents=True)
-    found = project.run("-k", "test_fall or test_rate")
+    found = project.run("-k", "test_loss_decreases or test_rate")
     found.stdout.fnmatch_lines(["the result could not be kept: *bench.json*", "*512*NO_BASELINE*"])
     assert found.ret == pytest.ExitCode.TESTS_FAILED
 
@@ -406,11 +409,11 @@ def side_by_side(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dict
     project.write(here(quiet()))
     asked: list[dict[str, Any]] = []
 
-    def duet_shown(recipes: tuple[Recipe, Recipe], workload: Workload, sizes: list[int], **options: Any) -> DuetResult:
-        asked.append({"recipes": recipes, "sizes": sizes, **options})
-        return duet({size: -0.1 if size == 1024 else 0.0 for size in sizes})
+    def compared(recipes: tuple[Recipe, Recipe], what: What, *, threshold: float) -> DuetResult:
+        asked.append({"recipes": recipes, "sizes": what.sizes, "budget_s": what.budget_s, "threshold": threshold})
+        return duet({size: -0.1 if size == 1024 else 0.0 for size in what.sizes})
 
-    monkeypatch.setattr("perf.app.progress.duet_shown", duet_shown)
+    monkeypatch.setattr("perf.app.bench.compared", compared)
     return asked
 
 
@@ -464,7 +467,7 @@ def test_a_night_that_could_not_tell_warns(project: Project, monkeypatch: pytest
     """INCONCLUSIVE does not fail a night; on GitHub it is a warning for each batch size."""
     project.write(here(quiet()))
     few = duet(dict.fromkeys(SIZES, 0.0), num_pairs=5)
-    monkeypatch.setattr("perf.app.progress.duet_shown", lambda *arguments, **options: few)
+    monkeypatch.setattr("perf.app.bench.compared", lambda *arguments, **options: few)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
     found.assert_outcomes(skipped=3)
@@ -477,8 +480,7 @@ def test_sides_that_learn_otherwise_fail_the_losses(project: Project, monkeypatc
     project.write(here(quiet()))
     far = dataclasses.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses))
     monkeypatch.setattr(
-        "perf.app.progress.duet_shown",
-        lambda recipes, workload, sizes, **options: duet(dict.fromkeys(sizes, 0.0), far),
+        "perf.app.bench.compared", lambda recipes, what, **options: duet(dict.fromkeys(what.sizes, 0.0), far)
     )
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "(test_losses or test_rate) and 512")
     found.assert_outcomes(passed=1, failed=1)
@@ -493,7 +495,7 @@ def test_a_duet_that_is_stopped_shows_what_is_known(project: Project, monkeypatc
         problem="ended after 15 pairs: stopped by a signal",
         interrupted=True,
     )
-    monkeypatch.setattr("perf.app.progress.duet_shown", lambda *arguments, **options: early)
+    monkeypatch.setattr("perf.app.bench.compared", lambda *arguments, **options: early)
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
     assert found.ret == 130
     found.stdout.fnmatch_lines(
@@ -507,14 +509,14 @@ def test_the_summary_is_of_this_session_or_absent(project: Project, monkeypatch:
     path = project.pytester.path / "runs" / "summary.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text("of an earlier night")
-    project.run("-k", "test_fall")
+    project.run("-k", "test_loss_decreases")
     assert "earlier" not in path.read_text()
     assert ", commit " in path.read_text()
 
     def stopped(*arguments: object, **options: object) -> Session:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("perf.app.progress.measure_shown", stopped)
+    monkeypatch.setattr("perf.measure.bench.measure", stopped)
     found = project.run("--benchmark-compare")
     assert found.ret == 130
     assert not path.exists()

@@ -133,5 +133,5 @@ def test_a_signal_while_torch_is_imported_is_one_line(tmp_path: Path, number: si
     """The command ends at once, with the exit code of all that is stopped."""
     (tmp_path / "torch.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    found = subprocess.run([sys.executable, "-m", "perf", "--help"], env=environ, capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-m", "perf", "train"], env=environ, capture_output=True, text=True)
     assert (found.returncode, found.stdout, found.stderr) == (EXIT_STOPPED, "", f"stopped by {number.name}\n")

@@ -22,9 +22,8 @@ from perf.judge.levels import levels
 from perf.judge.sequential import Decisions
 from perf.judge.stats import FloatArray
 from perf.judge.verdicts import Verdict
-from perf.measure.duet import Mode
-from perf.records.pairs import Pair
-from perf.report.markdown import markdown_table
+from perf.records.pairs import Mode, Pair
+from perf.report.sections import markdown_table
 
 Trial = dict[str, Any]
 Rule = Callable[[FloatArray, FloatArray], str]
@@ -57,7 +56,7 @@ def doses(trials: Sequence[Trial]) -> str:
     for percent, chosen in by_percent(trials).items():
         starts = [start for trial in chosen for start in by_start(trial)]
         means = [float(np.mean([pair["effect"] for pair in trial["pairs"]])) for trial in chosen]
-        found = levels([start for start in starts if len(start) > 1])
+        pair, start_sd = levels([start for start in starts if len(start) > 1])
         error = np.std(means, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
         rows.append(
             (
@@ -68,8 +67,8 @@ def doses(trials: Sequence[Trial]) -> str:
                 f"{sum(map(len, starts)) / len(starts):.1f}",
                 f"{100 * np.expm1(np.mean(means)):+.2f} % ({100 * error:.2f})",
                 f"{100 * np.std(means, ddof=1):.2f} %" if len(means) > 1 else "-",
-                f"{100 * found.start:.2f} %",
-                f"{100 * found.pair:.2f} %",
+                f"{100 * start_sd:.2f} %",
+                f"{100 * pair:.2f} %",
             )
         )
     header = (

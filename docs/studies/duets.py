@@ -23,22 +23,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from perf.measure.duet import Duet, Mode
-from perf.measure.sides import ROOT, Side, parse_recipe, prepared
-from perf.records.pairs import Pair
-from perf.records.wire import SideSpec
+from perf.measure.duet import Duet
+from perf.measure.sides import HOME, Side, parse_recipe, prepared
+from perf.records.pairs import Mode, Pair
+from perf.records.wire import CaseSpec
 from perf.runner.machine import fingerprint
-from perf.train.config import RunConfig, plan_run
-from perf.train.data import SyntheticLanguage
-from perf.train.devices import World, keep_freed_memory
-from perf.train.trainer import Trainer
+from perf.seam import Case
+from perf.train.devices import keep_freed_memory
 from perf.train.workloads import WORKLOADS
 
 UNIT = 96
 """Side of the square matrices whose products are the extra arithmetic."""
 
 ANCHOR = "    total = torch.zeros((), device=batch.input_ids.device)\n"
-WORKLOAD = WORKLOADS["pico"]
+WORKLOAD = "pico"
 
 
 def main() -> None:
@@ -70,12 +68,15 @@ def num_threads(mode: Mode) -> int:
 
 def trial(candidate: Side, percent: float, mode: Mode, *, budget_s: float, size: int) -> dict[str, Any]:
     """Return one duet of the working tree against `candidate`, raw: seconds, logarithms of rate ratios."""
-    spec = SideSpec(
-        workload=WORKLOAD, global_batch_size=size, device="cpu", precision="fp32", seed=0, num_threads=num_threads(mode)
-    )
-    with prepared(parse_recipe(["self"]), "baseline", os.environ) as baseline:
-        sides = (baseline, candidate)
-        duet = Duet(sides, {size: spec}, mode=mode, cores=os.sched_getaffinity(0), rng=np.random.default_rng())
+    with prepared(parse_recipe(["self"]), "baseline", HOME, WORKLOAD, os.environ) as baseline:
+        duet = Duet(
+            (baseline, candidate),
+            {size: CaseSpec(global_batch_size=size, device="cpu")},
+            mode=mode,
+            cores=os.sched_getaffinity(0),
+            num_threads=num_threads(mode),
+            rng=np.random.default_rng(),
+        )
         pairs: list[Pair] = []
         took_s = 0.0
         while duet.elapsed_s + took_s / 2 <= budget_s:  # as a duet that finds nothing
@@ -115,7 +116,7 @@ def slowed(percent: float, mode: Mode) -> Iterator[Side]:
         spec = "self"
         if percent:
             spec = f"git:{stack.enter_context(slow_branch(extra_products(percent, num_threads(mode))))}"
-        yield stack.enter_context(prepared(parse_recipe([spec]), "candidate", os.environ))
+        yield stack.enter_context(prepared(parse_recipe([spec]), "candidate", HOME, WORKLOAD, os.environ))
 
 
 @contextmanager
@@ -147,28 +148,13 @@ def extra_products(percent: float, threads: int) -> int:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     keep_freed_memory()
-    size = WORKLOAD.micro_batch_size
-    source = SyntheticLanguage(WORKLOAD, seed=0)
-    plan = plan_run(
-        RunConfig(
-            workload=WORKLOAD,
-            global_batch_size=size,
-            model_dir=Path("none"),
-            device=torch.device("cpu"),
-            precision="fp32",
-            max_steps=100,
-            log_steps=100,
-            keep_checkpoints=0,
-            start="fresh",
-        ),
-        source,
-        World(),
-    )
-    trainer, extra = Trainer(plan, source, World()), torch.ones(UNIT, UNIT)
+    workload = WORKLOADS[WORKLOAD]
+    size = workload.micro_batch_size_of(max(workload.global_batch_sizes))
+    step, extra = workload(Case(global_batch_size=size, micro_batch_size=size)), torch.ones(UNIT, UNIT)
     ratios = []
     for _ in range(40):
         began = time.perf_counter()
-        trainer.step()
+        step()
         stepped = time.perf_counter()
         for _ in range(50):
             extra @ extra
@@ -178,7 +164,7 @@ def extra_products(percent: float, threads: int) -> int:
 
 
 def _git(*arguments: str) -> None:
-    subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True)
+    subprocess.run(["git", "-C", str(HOME), *arguments], check=True, capture_output=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 
 from perf.judge.verdicts import Verdict
 from perf.records.pairs import FEWEST_STARTS
-from perf.report.markdown import markdown_table
+from perf.report.sections import markdown_table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests' helpers are no part of the package
 from tests.judge.duet_noise import DOCS, RECORDED, Draw, duet, recorded_starts, resampled, synthetic
@@ -51,7 +51,7 @@ def main() -> None:
         "95 % interval holds the truth",
         "2 % slower: REGRESSED",
         "UNCHANGED",
-        "could show (median)",
+        "detectable (median)",
         "that is found in",
     )
     print(markdown_table(header, rows))
@@ -83,15 +83,15 @@ def row(source: Source, budget_s: float, num_duets: int) -> list[str]:
     same, unhelped, slower = judged(0.0, 0.02), judged(0.0, TINY), judged(SLOWDOWN, 0.02)
     effects = [judgement.effect for judgement in unhelped if judgement.effect.num_starts >= FEWEST_STARTS]
     covered = [effect.low <= 0 <= effect.high for effect in effects]
-    shown = float(np.median([judgement.effect.reach for judgement in unhelped]))
-    power = found(judged(-shown, TINY), Verdict.REGRESSED) if np.isfinite(shown) else "-"
+    shown = float(np.median([judgement.effect.minimal_detectable_effect for judgement in unhelped]))
+    power = found(judged(float(np.log1p(-shown)), TINY), Verdict.REGRESSED) if shown < 1 else "-"
     return [
         found(same, *changed),
         found(unhelped, *changed),
         f"{np.mean(covered):.1%}" if covered else "-",
         found(slower, Verdict.REGRESSED),
         found(slower, Verdict.UNCHANGED),
-        f"{-np.expm1(-shown):.1%}" if np.isfinite(shown) else "-",
+        f"{shown:.1%}" if shown < 1 else "-",
         power,
     ]
 

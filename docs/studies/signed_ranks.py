@@ -37,12 +37,12 @@ def verdict(ended_s: Sequence[float], effects: Sequence[float], *, threshold: fl
 
 def _judge(effects: Sequence[float], threshold: float, share: float) -> Verdict:
     low, high = np.expm1(_interval(effects, (1 - CONFIDENCE) * share))
-    surely_low, surely_high = _interval(effects, FAMILY_ERROR * share)
+    significant_low, significant_high = _interval(effects, FAMILY_ERROR * share)
     if -threshold < low and high < threshold:
         return Verdict.UNCHANGED
-    if surely_high < 0:
+    if significant_high < 0:
         return Verdict.REGRESSED
-    return Verdict.IMPROVED if surely_low > 0 else Verdict.INCONCLUSIVE
+    return Verdict.IMPROVED if significant_low > 0 else Verdict.INCONCLUSIVE
 
 
 def _interval(values: Sequence[float], level: float) -> tuple[float, float]:

@@ -28,10 +28,10 @@ SIDES = ("working", "deaf")
 TIMEOUT_S = 300.0
 
 DEAF = "#!/bin/sh\nwhile :; do sleep 1; done\n"
-DEAF_WORKER = """
+DEAF_RUNNER = """
 import os, sys
-if "perf.runner.worker" in sys.orig_argv:
-    os.execv("/bin/sh", ["/bin/sh", "-c", "while :; do sleep 1; done", "perf.runner.worker"])
+if "perf.runner" in sys.orig_argv:
+    os.execv("/bin/sh", ["/bin/sh", "-c", "while :; do sleep 1; done", "perf.runner"])
 """
 
 
@@ -110,7 +110,7 @@ def arguments_of(command: str, sides: str, folder: Path, environ: dict[str, str]
     """Return the arguments of Python that start a command, with sides that work or that never read their input."""
     if command == "bench":
         if sides == "deaf":
-            (folder / "sitecustomize.py").write_text(DEAF_WORKER)
+            (folder / "sitecustomize.py").write_text(DEAF_RUNNER)
             environ["PYTHONPATH"] = str(folder)
         return ["-m", "pytest", "tests/benchmarks", "-p", "no:cacheprovider", "--perf-runs", "2"]
     python = []
@@ -125,7 +125,7 @@ def wait_for_a_side(process: subprocess.Popen[str]) -> None:
     """Return as soon as a command has a measuring process."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline_s = time.monotonic() + TIMEOUT_S
-    while not any("perf.measure." in cmdline(int(pid)) for pid in children.read_text().split()):
+    while not any("perf.runner" in cmdline(int(pid)) for pid in children.read_text().split()):
         if process.poll() is not None or time.monotonic() > deadline_s:
             raise RuntimeError(f"no measuring process appeared (exit code {process.returncode})")
         time.sleep(0.0005)

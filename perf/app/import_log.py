@@ -1,8 +1,7 @@
-"""The command that reads training logs: ``python -m perf import-log``."""
+"""Read training logs and audit their rates."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import stat
@@ -17,7 +16,7 @@ from perf.errors import DataError
 from perf.logs.audit import RunAudit, audit_run
 from perf.logs.runlog import DamagedLine, parse_log, read_lines
 from perf.printable import printable
-from perf.report.terminal import audit_report
+from perf.report.audit import audit_report
 
 EXIT_AGREE, EXIT_DAMAGED, EXIT_DISAGREE = 0, 5, 6
 
@@ -40,37 +39,22 @@ class _Findings:
             self.damaged.append((name, line))
 
 
-def add_import_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of the command line."""
-    import_log = commands.add_parser(
-        "import-log",
-        help="read training logs and audit their rates",
-        description="Find the runs in each log, recompute each Rate from the GlobalRate column, and say where they "
-        "disagree by more than rounding and a millisecond between two readings of the clock explain.",
-        epilog="Exit codes: 0 no rate disagrees and no line is damaged, 3 a log cannot be read or has no such lines, "
-        "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal. Of several that apply: 3, then 6, "
-        "then 5.",
-        allow_abbrev=False,
-    )
-    import_log.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE",
-        help="a log with lines like 'Step=100, Loss=..., Rate=...'; - for standard input",
-    )  # fmt: skip
-    import_log.add_argument("--json", action="store_true", help="print what was found as JSON")
+def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
+    """Print what is found in logs, and return the exit code: 0 all agree, 5 damaged lines, 6 rates disagree.
 
-
-def run_import_log_command(arguments: argparse.Namespace) -> int:
-    """Read the logs, print what was found, and return the exit code: 0 all agree, 5 damaged lines, 6 rates disagree.
+    Args:
+        files: logs; ``-`` is standard input.
+        as_json: whether to print JSON and no tables.
 
     Raises:
         DataError: a log cannot be read or has no line of a run; the other logs were printed before.
     """
     findings = _Findings()
-    audits = _audits(arguments.files, findings)
-    if arguments.json:
+    audits = _audits(files, findings)
+    if as_json:
         _print_json(audits, findings)
     else:
-        _print_text(audits, findings, several=len(arguments.files) > 1)
+        _print_text(audits, findings, several=len(files) > 1)
     if findings.unread:
         raise DataError("; ".join(findings.unread))
     if findings.disagree:

@@ -1,1 +1,1 @@
-"""Judging: baselines, statistics and verdicts."""
+"""Judging: statistics, claims and verdicts."""

@@ -1,4 +1,4 @@
-"""What took another time than before: the phases and operations of two sides, compared."""
+"""Where the time of two sides differs: their phases and operations, compared."""
 
 from __future__ import annotations
 
@@ -11,98 +11,89 @@ from perf.judge.stats import FloatArray
 from perf.records.phases import PHASES, STEP_PHASES, PhaseTime
 
 STANDARD_ERRORS = 4.0
-"""How many standard errors a difference must exceed to be significant; there are about a hundred rows to find it in."""
+"""How many standard errors a significant difference exceeds; high, since about a hundred rows are tested."""
 
 SHARE = 0.005
-"""The smallest difference in time that matters, as a part of the baseline's step."""
+"""The smallest difference in time that matters, as a fraction of the baseline's step."""
 
 MIN_VISITS = 3
-"""Of each side: with fewer, no spread can be told."""
+"""Of each side; fewer do not show how much visits vary."""
 
 Visit = Sequence[PhaseTime]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contribution:
-    """What one operation in one phase adds to the difference between two sides.
-
-    Attributes:
-        phase, operation: as in `PhaseTime`.
-        count_before, count_now: how often it was dispatched; medians over the visits.
-        before_s, now_s: its seconds, the same.
-        standard_error_s: of the difference of the seconds.
-        is_significant: whether the count changed, or the time by more than chance and by enough to matter.
-    """
-
-    phase: str
-    operation: str
-    count_before: float
-    count_now: float
-    before_s: float
-    now_s: float
-    standard_error_s: float
-    is_significant: bool
-
-    @property
-    def difference_s(self) -> float:
-        """Seconds now less seconds before."""
-        return self.now_s - self.before_s
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhaseTotal:
+class PhaseDifference:
     """The time of a phase with all its operations: medians over the visits, seconds."""
 
     phase: str
-    before_s: float
-    now_s: float
+    baseline_s: float
+    candidate_s: float
 
     @property
     def difference_s(self) -> float:
-        """Seconds now less seconds before."""
-        return self.now_s - self.before_s
+        """Seconds of the candidate less seconds of the baseline."""
+        return self.candidate_s - self.baseline_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution(PhaseDifference):
+    """The time of one operation in a phase, and whether it differs.
+
+    Attributes:
+        operation: as in `PhaseTime`.
+        baseline_count, candidate_count: dispatches per step; medians over the visits.
+        standard_error_s: of the difference of the seconds.
+        is_significant: whether the count differs, or the time by more than chance explains and by enough to matter.
+    """
+
+    operation: str
+    baseline_count: float
+    candidate_count: float
+    standard_error_s: float
+    is_significant: bool
 
 
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
-    """Return every operation of either side: significant differences first, in steps before outside of them, largest first.
+    """Return every operation of either side: the significant first, of these the parts of a step, of these the largest.
 
     Args:
-        baseline: what `perf.runner.attribution.attribute` returned, in several visits.
-        candidate: the same, in visits that took turns with the baseline's.
+        baseline: rows of `perf.runner.attribution.attribute`, visit by visit.
+        candidate: the same, from visits in turns with the baseline's.
 
     Raises:
         ValueError: a side has too few visits, or an empty one.
     """
     _require_visits(baseline, candidate)
-    step_s = sum(total.before_s for total in phase_totals(baseline, candidate) if total.phase in STEP_PHASES)
+    step_s = sum(total.baseline_s for total in phase_totals(baseline, candidate) if total.phase in STEP_PHASES)
     keys = dict.fromkeys((row.phase, row.operation) for visit in (*baseline, *candidate) for row in visit)
     counts, seconds = zip(*(_by_key(side, list(keys)) for side in (baseline, candidate)), strict=True)
-    count_before, count_now = (np.median(side, axis=1) for side in counts)
-    before, now = (np.median(side, axis=1) for side in seconds)
+    baseline_count, candidate_count = (np.median(side, axis=1) for side in counts)
+    baseline_s, candidate_s = (np.median(side, axis=1) for side in seconds)
     matters = SHARE * step_s
     error = np.hypot(*(_median_error(side, matters) for side in seconds))
-    change = np.abs(now - before)
-    significant = (count_before != count_now) | ((change > STANDARD_ERRORS * error) & (change >= matters))
+    change = np.abs(candidate_s - baseline_s)
+    significant = (baseline_count != candidate_count) | ((change > STANDARD_ERRORS * error) & (change >= matters))
     contributions = [
         Contribution(
             phase=phase,
             operation=operation,
-            count_before=float(count_before[index]),
-            count_now=float(count_now[index]),
-            before_s=float(before[index]),
-            now_s=float(now[index]),
+            baseline_count=float(baseline_count[index]),
+            candidate_count=float(candidate_count[index]),
+            baseline_s=float(baseline_s[index]),
+            candidate_s=float(candidate_s[index]),
             standard_error_s=float(error[index]),
             is_significant=bool(significant[index]),
         )
         for index, (phase, operation) in enumerate(keys)
     ]
-    # The rate is that of steps: what is no part of one cannot explain it, however much it differs.
+    # What is not part of a step cannot explain the rate of steps, however much it differs.
     return sorted(
         contributions, key=lambda row: (not row.is_significant, row.phase not in STEP_PHASES, -abs(row.difference_s))
     )
 
 
-def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseTotal]:
+def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseDifference]:
     """Return the time of each phase on both sides.
 
     Raises:
@@ -113,7 +104,10 @@ def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[
     def total(side: Sequence[Visit], phase: str) -> float:
         return float(np.median([sum(row.seconds for row in visit if row.phase == phase) for visit in side]))
 
-    return [PhaseTotal(phase=phase, before_s=total(baseline, phase), now_s=total(candidate, phase)) for phase in PHASES]
+    return [
+        PhaseDifference(phase=phase, baseline_s=total(baseline, phase), candidate_s=total(candidate, phase))
+        for phase in PHASES
+    ]
 
 
 def _require_visits(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> None:
@@ -134,12 +128,12 @@ def _by_key(side: Sequence[Visit], keys: list[tuple[str, str]]) -> tuple[FloatAr
 def _median_error(seconds: FloatArray, matters: float) -> FloatArray:
     """Return the standard error of the median of each row (K, R), from its median absolute deviation.
 
-    Of a hundred spreads over a few visits some are small by luck. So none is taken to be smaller, in relation to its
-    median, than that of half the rows which are long enough to matter.
+    Of a hundred spreads over a few visits some are small by chance. So each is at least the median relative spread of the
+    rows that are long enough to matter.
     """
     medians = np.median(seconds, axis=1)
     deviation = np.median(np.abs(seconds - medians[:, None]), axis=1)
-    # Of a normal distribution, whose deviation is 1.4826 times that and whose median varies 1.2533 times as its mean.
+    # In a normal distribution the deviation is 1.4826 times that, and the median varies 1.2533 times as much as the mean.
     error = 1.2533 * 1.4826 * deviation / np.sqrt(seconds.shape[1])
     long_enough = medians >= max(matters, np.finfo(float).tiny)
     typical = np.median(error[long_enough] / medians[long_enough]) if long_enough.any() else 0.0

@@ -1,45 +1,48 @@
-"""A duet from its beginning to its end: the same work, the verdicts, and why."""
+"""The result of a duet: its verdicts, the claims that follow from it, and where the work of its sides differs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perf.errors import MeasureError
-from perf.judge.attribution import Contribution, PhaseTotal, attribute_difference, phase_totals
+from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.exact import count_differences
-from perf.judge.sequential import Decisions, DuetJudgement
+from perf.judge.sequential import DuetJudgement
 from perf.judge.verdicts import HOLDS, Judgement, Verdict
-from perf.measure.duet import Duet, Mode
 from perf.records.fingerprint import differences
-from perf.records.pairs import Pair
-from perf.records.wire import SideWork
+from perf.records.pairs import Mode, Pair
+
+if TYPE_CHECKING:
+    from perf.records.wire import SideWork
 
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 
+DUET_BUDGET, SESSION_BUDGET = "--budget {:.0f}s", "-o perf_duet_budget={:.0f}"
+"""How the budget of a batch size is given to ``perf duet``, and to pytest with ``--perf-duet``."""
+
 LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
-"""How far, in nats, the losses of the first steps may lie apart: rounding only."""
+"""The largest difference between losses of the first steps that rounding explains, nats, by precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuetResult:
-    """A duet and what became of it.
+    """What a duet measured, and its verdicts.
 
     Attributes:
-        sides: what the baseline and the candidate were.
-        mode, mode_reason: how they shared the machine, and why so.
-        threshold, budget_s: what was asked; the budget is of the whole duet.
+        sides: what the baseline and the candidate are.
+        mode, mode_reason: how they shared the machine, and why.
+        threshold, budget_s: as given; the budget is of the whole duet.
         work: what both did in a step, by batch size.
         pairs: all of them, raw.
         judgements: of the times, by batch size; only of those that have a whole start.
-        phases, contributions: where the difference comes from, for the batch size it was looked for at: each phase's
-            time, and each operation's, the largest difference first.
-        start_s: what starting both sides' processes takes, seconds.
+        phases, contributions: of the batch size whose difference was located: the time of each phase, and of each
+            operation, the largest difference first.
+        start_s: what starting the processes of both sides takes, seconds.
         problem: why it ended before all was decided; "" if it did not.
-        attribution_problem: why `phases` and `contributions` are not known; "" if they are, or nobody asked.
+        attribution_problem: why `phases` and `contributions` are missing although a difference was to be located.
         interrupted: whether a signal ended it.
     """
 
@@ -51,7 +54,7 @@ class DuetResult:
     work: dict[int, tuple[SideWork, SideWork]]
     pairs: list[Pair]
     judgements: dict[int, DuetJudgement]
-    phases: dict[int, list[PhaseTotal]]
+    phases: dict[int, list[PhaseDifference]]
     contributions: dict[int, list[Contribution]]
     start_s: float = 0.0
     problem: str = ""
@@ -59,10 +62,21 @@ class DuetResult:
     interrupted: bool = False
 
     def verdict(self, size: int) -> Verdict:
-        """Return the verdict on a batch size: a step that learns otherwise is not judged by its time."""
+        """Return the verdict on a batch size; where losses differ, the times do not matter."""
         if loss_problem(self.work[size]):
             return Verdict.LOSSES_DIFFER
         return self.judgements[size].verdict if size in self.judgements else Verdict.INCONCLUSIVE
+
+    def rates(self, size: int) -> tuple[float, float] | None:
+        """Return the rates of baseline and candidate, samples/sec: medians over runs of a run's mean rate."""
+        pairs = [pair for pair in self.pairs if pair.global_batch_size == size]
+        if not pairs:
+            return None
+        baseline, candidate = (
+            float(np.median([size * sum(len(m) - 1 for m in run) / sum(m[-1] - m[0] for m in run) for run in runs]))
+            for runs in ([pair.baseline for pair in pairs], [pair.candidate for pair in pairs])
+        )
+        return baseline, candidate
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, raw values included, as JSON data; an infinite bound is null."""
@@ -75,87 +89,23 @@ class DuetResult:
         return data
 
 
-def run_duet(
-    duet: Duet,
-    *,
-    mode_reason: str,
-    threshold: float,
-    budget_s: float,
-    on_pair: Callable[[Pair], object] = lambda pair: None,
-) -> DuetResult:
-    """Check that both sides do the same work, compare them until all is decided or the budget is spent, and say why.
-
-    A side that fails after the first pair, or Ctrl-C, ends the duet; what its pairs show is returned.
-
-    Args:
-        duet: what to measure.
-        mode_reason: why the duet has its mode.
-        threshold: the smallest change that matters, a fraction.
-        budget_s: for all batch sizes together, seconds; checking the work and saying why come on top.
-        on_pair: called after each pair.
-
-    Raises:
-        MeasureError: a side failed before there was a pair.
-    """
-    work = duet.work()
-    decisions = Decisions(list(work), threshold=threshold, budget_s=budget_s)
-    pairs: list[Pair] = []
-    phases, contributions = {}, {}
-
-    def note(pair: Pair) -> None:
-        pairs.append(pair)
-        on_pair(pair)
-
-    problem = attribution_problem = ""
-    interrupted = False
-    try:
-        while sizes := decisions.undecided:
-            decisions.add(duet.start(sizes, budget_s=budget_s, on_pair=note), ended_s=duet.elapsed_s)
-        if (size := _to_attribute(work, decisions.judgements)) is not None:
-            visits = duet.attribution(size)
-            phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
-    except (KeyboardInterrupt, MeasureError) as error:
-        if not pairs:
-            raise
-        interrupted = isinstance(error, KeyboardInterrupt)
-        reason = "stopped by a signal" if interrupted else str(error)
-        if decisions.undecided:
-            problem = f"ended after {len(pairs)} pairs: {reason}"
-        else:
-            attribution_problem = f"where the difference comes from is not known: {reason}"
-    return DuetResult(
-        sides=(duet.sides[0].text, duet.sides[1].text),
-        mode=duet.mode,
-        mode_reason=mode_reason,
-        threshold=threshold,
-        budget_s=budget_s,
-        work=work,
-        pairs=pairs,
-        judgements=decisions.judgements,
-        phases=phases,
-        contributions=contributions,
-        start_s=duet.start_s,
-        problem=problem,
-        attribution_problem=attribution_problem,
-        interrupted=interrupted,
-    )
-
-
-def _to_attribute(work: Mapping[int, tuple[SideWork, SideWork]], judgements: Mapping[int, DuetJudgement]) -> int | None:
-    """Return the batch size with the largest change among those that have any."""
+def size_to_attribute(
+    work: Mapping[int, tuple[SideWork, SideWork]], judgements: Mapping[int, DuetJudgement]
+) -> int | None:
+    """Return the batch size with the largest effect among those whose time or work differs; None if there is none."""
     differing = [size for size in work if judgements[size].verdict in CHANGED or work_differences(work[size])]
     return max(differing, key=lambda size: abs(judgements[size].effect.effect_size), default=None)
 
 
 def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
-    """Return what a duet makes of the claims "rate" and "scaling" of one batch size, and of "losses" if they differ.
+    """Return the claims "rate" and "scaling" of one batch size, and "losses" if they differ.
 
-    Side by side every batch size is judged by itself, so one that fell behind the others is one whose own rate fell.
+    In a duet every batch size is compared with itself, so the claim "scaling" follows from the rate.
     """
     found = result.judgements.get(size)
     verdict = found.verdict if found else Verdict.INCONCLUSIVE
-    ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # nobody looked to the end: it fails
-    reason = found.reason if found and not ended_early else result.problem
+    ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
+    reason = found.advice(SESSION_BUDGET) if found and not ended_early else result.problem
     rate = Judgement(
         claim="rate",
         holds=False if ended_early else HOLDS.get(verdict),
@@ -163,10 +113,7 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
         effect=found.effect if found else None,
         reason=f"side by side with {result.sides[0]}: {reason}",
     )
-    claims = {
-        "rate": rate,
-        "scaling": replace(rate, claim="scaling", reason="as its rate, which was judged side by side"),
-    }
+    claims = {"rate": rate, "scaling": replace(rate, claim="scaling", reason="judged by its rate, side by side")}
     if problem := loss_problem(result.work[size]):
         reason = f"side by side with {result.sides[0]}: {problem}"
         claims["losses"] = Judgement(claim="losses", holds=False, verdict=Verdict.LOSSES_DIFFER, reason=reason)
@@ -174,22 +121,22 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
 
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:
-    """Return how the losses of two sides differ beyond rounding, or nothing."""
+    """Return how the losses of two sides differ by more than rounding, or nothing."""
     baseline, candidate = work
     steps = min(len(baseline.losses), len(candidate.losses))
     tolerance = max(LOSS_TOLERANCE.get(side.facts.get("precision", ""), max(LOSS_TOLERANCE.values())) for side in work)
-    apart = np.abs(np.subtract(candidate.losses[:steps], baseline.losses[:steps]))
-    if (apart <= tolerance).all():
+    equal = np.abs(np.subtract(candidate.losses[:steps], baseline.losses[:steps])) <= tolerance
+    if equal.all():
         return ""
-    step = int(np.argmax(~(apart <= tolerance)))
+    step = int(np.argmin(equal))
     return (
-        f"the loss of step {step + 1} is {candidate.losses[step]:.5f}, and {baseline.losses[step]:.5f} on the baseline "
-        f"side (rounding explains {tolerance:g}): not the same training"
+        f"the loss of step {step + 1} is {baseline.losses[step]:.5f} on the baseline side and "
+        f"{candidate.losses[step]:.5f} on the candidate side (rounding explains {tolerance:g}): not the same training"
     )
 
 
 def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
-    """Return what a step does otherwise on the candidate's side, by name and number; of other precision, all of it."""
+    """Return what differs in a step of the candidate, by name and number; facts that one side lacks are left out."""
     baseline, candidate = work
     known = [{name: side.facts[name] for name in baseline.facts if name in candidate.facts} for side in work]
     return differences(known[0], known[1]) + count_differences(
@@ -198,7 +145,7 @@ def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
 
 
 def not_compared(work: tuple[SideWork, SideWork]) -> list[str]:
-    """Return what at least one of the sides did not tell: losses, software, facts and counters."""
+    """Return what at least one of the sides lacks: losses, software, facts and counters."""
     baseline, candidate = work
     names = [name for name in ("losses", "software") if not all(getattr(side, name) for side in work)]
     names += sorted({*baseline.facts} ^ {*candidate.facts})
@@ -214,7 +161,7 @@ def _same_python(work: tuple[SideWork, SideWork]) -> bool:
 
 
 def software_differences(work: Mapping[int, tuple[SideWork, SideWork]]) -> list[str]:
-    """Return what software the sides differ in, if both have told it."""
+    """Return which software differs between the sides, if that of both is known."""
     baseline, candidate = next(iter(work.values()))
     if not (baseline.software and candidate.software):
         return []

@@ -1,7 +1,7 @@
-"""What pairs say of an effect, by their two levels: starts of the sides' processes, which are independent, and pairs within them.
+"""Effects from pairs of runs at two levels: starts of the sides' processes, which are independent, and pairs within them.
 
 All runs of a start inherit the addresses of their parent process, so pairs of one start share an error (docs/decisions.md, 15).
-Inference therefore rests on the means of starts (Student's t), as Kalibera and Jones (2013) do with their highest level.
+Inference is therefore on the means of starts (Student's t), as in Kalibera and Jones (2013) on their highest level.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from perf.judge.stats import CONFIDENCE, POWER, Effect, FloatArray
 from perf.records.pairs import FEWEST_STARTS
 
 OUTLIER = 5.0
-"""Pairs farther from the median, in standard deviations, count as if they were so far: one disturbed pair decides nothing."""
-
+"""Pairs farther than this from the median, in standard deviations, are moved to it: one disturbed pair decides nothing."""
 
 FEWEST_TO_COMPARE = 8
-"""With fewer pairs none is taken for an outlier."""
+"""With fewer pairs, none is treated as an outlier."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,19 +30,24 @@ class DuetEffect(Effect):
     number of pairs.
 
     Attributes:
-        surely_low, surely_high: the interval that must exclude zero for a REGRESSED or IMPROVED, at `level`.
+        significant_low, significant_high: the interval at `level`; the change is significant where it excludes zero.
         level: the error that this look may make for this batch size.
         standard_error: of the logarithm of the ratio of rates.
         num_starts: how many independent values there are.
         elapsed_s: seconds of the duet when the last start ended, divided by its batch sizes.
     """
 
-    surely_low: float
-    surely_high: float
+    significant_low: float
+    significant_high: float
     level: float
     standard_error: float
     num_starts: int
     elapsed_s: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether no change is excluded, at `level`."""
+        return self.significant_high < 0 or self.significant_low > 0
 
     def within(self, threshold: float, *, error: float) -> bool:
         """Return whether the two-sided interval that errs in `error` of cases lies inside the threshold."""
@@ -52,7 +55,7 @@ class DuetEffect(Effect):
         return bool(-threshold < np.expm1(low) and np.expm1(high) < threshold)
 
     def budget_for(self, threshold: float, *, level: float) -> float:
-        """Return about how many seconds for each batch size would have shown a slowdown of `threshold`; infinite if unknown.
+        """Return about how many seconds for each batch size would have shown a slowdown of `threshold`; inf if unknown.
 
         Args:
             threshold: a fraction.
@@ -67,24 +70,11 @@ class DuetEffect(Effect):
         return self.elapsed_s / self.num_starts * starts
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Levels:
-    """Standard deviations of the logarithm of an effect, level by level.
-
-    Attributes:
-        pair: between pairs of one start.
-        start: between starts, beyond what their pairs explain.
-    """
-
-    pair: float
-    start: float
-
-
 def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: float) -> DuetEffect:
     """Estimate an effect from the logarithms of its pairs, start by start.
 
     Args:
-        starts: the pairs of each start; as many in each, about, and at least one.
+        starts: the pairs of each start: at least one, and about as many in each.
         level: two-sided error of the interval that must exclude zero.
         elapsed_s: seconds since the duet began, divided by its batch sizes.
 
@@ -96,19 +86,22 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
             f"{[len(start) for start in starts]} pairs in {len(starts)} starts: at least one each is needed"
         )
     means = _means(starts)
+    from scipy import special
+
     n, centre = len(means), float(np.mean(means))
     error = float(np.std(means, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
     error = max(error, float(np.finfo(float).eps))  # made-up data has no spread
+    detected = _detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf
     low, high = _interval(centre, error, n, 1 - CONFIDENCE)
-    surely_low, surely_high = _interval(centre, error, n, level)
+    significant_low, significant_high = _interval(centre, error, n, level)
     return DuetEffect(
         effect_size=float(np.expm1(centre)),
         low=float(np.expm1(low)),
         high=float(np.expm1(high)),
-        surely_low=float(np.expm1(surely_low)),
-        surely_high=float(np.expm1(surely_high)),
+        significant_low=float(np.expm1(significant_low)),
+        significant_high=float(np.expm1(significant_high)),
         p_value=2 * float(special.stdtr(n - 1, -abs(centre) / error)) if n > 1 else 1.0,
-        reach=_detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf,
+        minimal_detectable_effect=-float(np.expm1(-detected)),
         num_runs=sum(map(len, starts)),
         level=level,
         standard_error=error,
@@ -117,8 +110,10 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
     )
 
 
-def levels(starts: Sequence[Sequence[float]]) -> Levels:
-    """Return how much pairs and starts spread: the variance components of a one-way layout.
+def levels(starts: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the standard deviations between pairs of a start, and between starts beyond what their pairs explain.
+
+    They are the roots of the variance components of a one-way layout.
 
     Args:
         starts: logarithms of effects, start by start: at least two, with two pairs each.
@@ -128,15 +123,15 @@ def levels(starts: Sequence[Sequence[float]]) -> Levels:
     pair = within / max(1, len(values) - len(starts))
     size = len(values) / len(starts)
     start = float(np.var([np.mean(start) for start in starts], ddof=1)) - pair / size
-    return Levels(pair=float(np.sqrt(pair)), start=float(np.sqrt(max(0.0, start))))
+    return float(np.sqrt(pair)), float(np.sqrt(max(0.0, start)))
 
 
 def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
-    """Return the mean of each start, with single disturbed pairs drawn in."""
+    """Return the mean of each start, with outliers moved to the limit."""
     values = np.concatenate([np.asarray(start, dtype=np.float64) for start in starts])
     median = float(np.median(values))
     room = OUTLIER * 1.4826 * float(np.median(np.abs(values - median)))
-    # A few pairs do not tell what is far; and if more than half are alike, which only made-up data are, nothing is near.
+    # If more than half are equal, which happens only in made-up data, there is no scale to measure outliers by.
     if len(values) >= FEWEST_TO_COMPARE and room > 0:
         values = np.clip(values, median - room, median + room)
     ends = np.cumsum([len(start) for start in starts])
@@ -146,18 +141,24 @@ def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
 def _interval(centre: float, error: float, num_starts: int, level: float) -> tuple[float, float]:
     if num_starts < 2:
         return -np.inf, np.inf
+    from scipy import special
+
     half = float(special.stdtrit(num_starts - 1, 1 - level / 2)) * error
     return centre - half, centre + half
 
 
 @functools.cache
 def _detected(num_starts: int, level: float) -> float:
-    """Return the effect, in standard errors, that is told from none with probability `POWER`: noncentral t."""
+    """Return the effect, in standard errors, that is significant with probability `POWER`: noncentral t."""
+    from scipy import special
+
     freedom = num_starts - 1
     return float(special.nctdtrinc(freedom, 1 - POWER, special.stdtrit(freedom, 1 - level / 2)))
 
 
 def _unbiased(num_starts: int) -> float:
     """Return the factor that makes the median of an estimated standard error the true one."""
+    from scipy import special
+
     freedom = num_starts - 1
     return float(np.sqrt(freedom / special.chdtri(freedom, 0.5)))

@@ -1,4 +1,4 @@
-"""The verdicts of a duet, start by start: two looks, each with its share of the error."""
+"""The verdicts of a duet, start by start; they are decided at two looks, each with its share of the error."""
 
 from __future__ import annotations
 
@@ -21,34 +21,40 @@ LATEST_INTERIM_LOOK = 0.7
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuetJudgement:
-    """What became of the times of one batch size.
+    """The verdict on the times of one batch size.
 
     Attributes:
         verdict: IMPROVED, UNCHANGED, REGRESSED or INCONCLUSIVE.
-        effect: what it rests on.
+        effect: the comparison behind it.
         reason: why, in words.
+        needed_s: the budget for each batch size that about would have decided it, seconds; 0 if it is decided, or unknown.
     """
 
     verdict: Verdict
     effect: DuetEffect
     reason: str
+    needed_s: float = 0.0
+
+    def advice(self, budget_option: str) -> str:
+        """Return the reason, and the option that gives the needed budget: a format such as ``--budget {:.0f}s``."""
+        return f"{self.reason}; use about {budget_option.format(self.needed_s)}" if self.needed_s else self.reason
 
 
 def spent(share: float) -> float:
-    """Return how much of the error may be spent when `share` of the budget is: its square (Kim and DeMets 1987)."""
+    """Return the share of the error that may be spent once `share` of the budget is: its square (Kim and DeMets 1987)."""
     return min(1.0, share) ** 2
 
 
 LAST_SHARE = 1 - spent(INTERIM_LOOK)
-"""The share of the error that the last look has."""
+"""The last look's share of the error."""
 
 
 class Decisions:
-    """What is known so far of each batch size, and which are undecided; measures nothing.
+    """The judgements so far of each batch size, and which are undecided; measures nothing.
 
-    A look comes when half of the budget is spent, and one at its end. Shares of the error are added up as if looks were
-    independent of each other, so the error made is smaller than the one allowed. A look at fewer than `FEWEST_STARTS`
-    starts decides nothing, and its share is left for the next.
+    There is a look when half of the budget is spent, and one at its end. The shares of the error are added as if the looks
+    were independent, so the actual error is smaller than the allowed one. A look at fewer than `FEWEST_STARTS` starts
+    decides nothing, and its share is left for the next.
 
     Args:
         sizes: the batch sizes; one family.
@@ -70,7 +76,7 @@ class Decisions:
 
     @property
     def judgements(self) -> dict[int, DuetJudgement]:
-        """What is known of each batch size that has a whole start; if undecided, INCONCLUSIVE."""
+        """The judgement of each batch size that has a whole start; if undecided, INCONCLUSIVE."""
         found = dict(self._decided)
         for size in self.undecided:
             if self._starts[size]:
@@ -78,7 +84,7 @@ class Decisions:
         return dict(sorted(found.items()))
 
     def add(self, pairs: Sequence[Pair], *, ended_s: float) -> None:
-        """Take the pairs of one whole start, and look at them if it is time to.
+        """Add the pairs of one whole start, and look at them if a look is due.
 
         Args:
             pairs: of the undecided batch sizes.
@@ -114,45 +120,38 @@ class Decisions:
 def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: float) -> DuetJudgement:
     """Return the verdict on one batch size at a look.
 
-    UNCHANGED: the whole 95 % interval lies within the threshold; before the last look a wider one must, so that the
-    first look adds little to the error of the last. REGRESSED or IMPROVED: it does not, and zero is surely excluded. So a slowdown exactly
-    as large as the threshold is found, which an interval wholly beyond the threshold would never do; and a change that is
-    real but smaller than the threshold is not made an alarm.
+    UNCHANGED: the whole 95% interval lies within the threshold; before the last look a wider interval must, so that the
+    first look adds little to the error of the last. REGRESSED or IMPROVED: it does not, and the change is significant.
+    So a slowdown exactly as large as the threshold is found, which a rule that wants the whole interval beyond the
+    threshold would miss; and a significant change smaller than the threshold is UNCHANGED.
 
     Args:
         effect: the comparison.
         threshold: the smallest change that matters, a fraction.
-        share: of the 95 % interval's error that this look may spend; 1 for the last look.
+        share: of the 95% interval's error that this look may spend; 1 for the last look.
         last_level: the error of the last look, for the forecast of a budget.
     """
     p = f"p = {effect.p_value:.1g}, {effect.num_runs} pairs in {effect.num_starts} starts"
     if effect.num_starts < FEWEST_STARTS:
-        return _undecided(
-            effect,
-            f"{effect.num_starts} of the {FEWEST_STARTS} starts that a verdict needs: "
-            f"--budget {np.ceil(effect.elapsed_s / effect.num_starts * FEWEST_STARTS):.0f}s",
-        )
-    surely = effect.surely_high < 0 or effect.surely_low > 0
+        reason = f"only {effect.num_starts} of the {FEWEST_STARTS} starts that a verdict needs"
+        return _undecided(effect, reason, needed_s=effect.elapsed_s / effect.num_starts * FEWEST_STARTS)
     if effect.within(threshold, error=(1 - CONFIDENCE) * share):
-        real = f"a change of {effect.effect_size:+.1%} is real, and smaller; " if surely else ""
-        return DuetJudgement(
-            verdict=Verdict.UNCHANGED, effect=effect, reason=f"{real}the interval lies within {threshold:.1%}"
-        )
-    if surely:
+        reason = f"the interval lies within {threshold:.1%}"
+        if effect.is_significant:
+            reason = f"the change of {effect.effect_size:+.1%} is significant, but smaller than {threshold:.1%}"
+        return DuetJudgement(verdict=Verdict.UNCHANGED, effect=effect, reason=reason)
+    if effect.is_significant:
         slower = effect.effect_size < 0
         verdict, word = (Verdict.REGRESSED, "slower") if slower else (Verdict.IMPROVED, "faster")
-        return DuetJudgement(verdict=verdict, effect=effect, reason=f"{word}, surely: {p}")
-    return _undecided(effect, _inconclusive(effect, threshold, last_level))
+        return DuetJudgement(verdict=verdict, effect=effect, reason=f"significantly {word}: {p}")
+    detectable = effect.minimal_detectable_effect
+    if detectable <= threshold:
+        reason = f"the interval contains both no change and one of {threshold:.1%}"
+        return _undecided(effect, reason, needed_s=2 * effect.elapsed_s)
+    reason = f"the pairs vary too much: only slowdowns above {detectable:.1%} would have shown"
+    return _undecided(effect, reason, needed_s=effect.budget_for(threshold, level=last_level))
 
 
-def _undecided(effect: DuetEffect, reason: str) -> DuetJudgement:
-    return DuetJudgement(verdict=Verdict.INCONCLUSIVE, effect=effect, reason=reason)
-
-
-def _inconclusive(effect: DuetEffect, threshold: float, last_level: float) -> str:
-    if effect.minimal_detectable_effect <= threshold:
-        return f"the interval reaches across {threshold:.1%}; a larger --budget would decide"
-    return (
-        f"only a slowdown of {effect.minimal_detectable_effect:.1%} or more would have shown; {threshold:.1%} needs about "
-        f"--budget {np.ceil(effect.budget_for(threshold, level=last_level)):.0f}s"
-    )
+def _undecided(effect: DuetEffect, reason: str, *, needed_s: float = 0.0) -> DuetJudgement:
+    needed_s = float(np.ceil(needed_s))
+    return DuetJudgement(verdict=Verdict.INCONCLUSIVE, effect=effect, reason=reason, needed_s=needed_s)

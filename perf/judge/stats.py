@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -38,8 +37,8 @@ class Effect:
         effect_size: candidate / baseline - 1; below 0 is slower.
         low, high: its interval at `CONFIDENCE`.
         p_value: two-sided, of no effect; not corrected for other comparisons.
-        reach: the smallest slowdown, as a difference of logarithms, that such data would have told from none within
-            its family with probability `POWER`.
+        minimal_detectable_effect: the smallest slowdown, a fraction of the rate, that such data shows with probability
+            `POWER` within its family of comparisons; 1 where it shows none.
         num_runs: of the side that has fewer.
     """
 
@@ -47,17 +46,13 @@ class Effect:
     low: float
     high: float
     p_value: float
-    reach: float
+    minimal_detectable_effect: float
     num_runs: int
-
-    @property
-    def minimal_detectable_effect(self) -> float:
-        """`reach` as a fraction of the rate."""
-        return -float(np.expm1(-self.reach))
 
     def runs_for(self, effect_size: float) -> int:
         """Return about how many runs on each side would show `effect_size`; errors shrink with their square root."""
-        return int(np.ceil(self.num_runs * (self.reach / -np.log1p(-effect_size)) ** 2))
+        detectable = min(self.minimal_detectable_effect, 1 - 1e-12)
+        return int(np.ceil(self.num_runs * (np.log1p(-detectable) / np.log1p(-effect_size)) ** 2))
 
 
 def run_rate(step_s: Sequence[float], global_batch_size: int) -> float:
@@ -81,6 +76,8 @@ def compare_rates(
     """
     if min(len(candidate), len(baseline)) < 2 or not all(0 < rate < np.inf for rate in (*candidate, *baseline)):
         raise ValueError(f"{len(candidate)} and {len(baseline)} runs: two positive rates on each side are needed")
+    from scipy import special
+
     sides = [np.log(np.asarray(side, dtype=np.float64)) for side in (candidate, baseline)]
     difference = float(sides[0].mean() - sides[1].mean())
     variances = [float(side.var(ddof=1)) / len(side) for side in sides]
@@ -93,13 +90,13 @@ def compare_rates(
         freedom = sum(variances) ** 2 / sum(terms)
     quantiles = ((1 + CONFIDENCE) / 2, 1 - FAMILY_ERROR / 2 / family_size, POWER)
     shown, rejected, found = (float(special.stdtrit(freedom, quantile)) for quantile in quantiles)
-    half_width, reach = shown * error, (rejected + found) * error
+    half_width = shown * error
     return Effect(
         effect_size=float(np.expm1(difference)),
         low=float(np.expm1(difference - half_width)),
         high=float(np.expm1(difference + half_width)),
         p_value=2 * float(special.stdtr(freedom, -abs(difference) / error)),
-        reach=reach,
+        minimal_detectable_effect=-float(np.expm1(-(rejected + found) * error)),
         num_runs=min(map(len, sides)),
     )
 
@@ -131,6 +128,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def falls(losses: Sequence[float]) -> float:
     """Return the one-sided p-value of a falling trend against none (Mann 1945, by Kendall's tau with the step)."""
+    from scipy import stats  # imported where it is used: reports need neither
+
     return float(stats.kendalltau(range(len(losses)), losses, alternative="less").pvalue)
 
 

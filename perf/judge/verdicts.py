@@ -1,4 +1,4 @@
-"""Claims about a session, and what becomes of them: decided here and nowhere else."""
+"""The claims about a session: whether each holds, and why."""
 
 from __future__ import annotations
 
@@ -25,13 +25,19 @@ from perf.records.baselines import Baseline, Expected
 from perf.records.fingerprint import differences
 from perf.records.sessions import Measurement, Session
 
-FALL_SIGNIFICANCE = 0.001
-FALL_STEPS = 8
-"""Steps that can show a trend at that significance, with a pair or two out of order."""
+CLAIMS = ("loss_decreases", "losses", "rate", "counters", "scaling")
+"""All claims, in the order in which failures are reported: first whether it is the same training, then how fast it is."""
+
+DECREASE_SIGNIFICANCE = 0.001
+DECREASE_STEPS = 8
+"""The fewest steps that show a trend at that significance, with a pair or two out of order."""
+
+MOST_RUNS = 1000
+"""Where more runs would be needed, no number is recommended."""
 
 
 class Verdict(StrEnum):
-    """What can be said of a metric beside its baseline."""
+    """The outcome of a comparison with a baseline."""
 
     IMPROVED = "IMPROVED"
     UNCHANGED = "UNCHANGED"
@@ -44,13 +50,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """What became of one claim.
+    """The outcome of one claim.
 
     Attributes:
-        claim: "fall", "losses", "counters", "rate" or "scaling".
-        holds: whether it does; None when that could not be found out.
-        verdict: of a metric; None for an exact claim.
-        effect: the comparison it rests on, if there was one.
+        claim: one of `CLAIMS`.
+        holds: whether it does; None if it could not be checked.
+        verdict: of a comparison of times; None for an exact claim that could be checked.
+        effect: the comparison of times behind it, if there was one.
         reason: why, in words.
     """
 
@@ -67,9 +73,8 @@ HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: Fal
 def decide(effect: Effect, *, p_in_family: float, threshold: float) -> Verdict:
     """Return the verdict on a comparison.
 
-    A change is one when no effect is rejected within its family and the estimate is beyond `threshold`. No change is
-    one when the whole interval lies inside the threshold and a change of that size would have been seen. All else
-    is INCONCLUSIVE.
+    REGRESSED or IMPROVED: the change is significant within its family, and at least as large as `threshold`. UNCHANGED: the
+    whole interval lies within the threshold, and a change of that size would have shown. Otherwise INCONCLUSIVE.
 
     Args:
         effect: the comparison.
@@ -85,39 +90,39 @@ def decide(effect: Effect, *, p_in_family: float, threshold: float) -> Verdict:
 
 
 def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
-    """Return by batch size whether it is as fast as in the baseline; one family.
+    """Return by batch size whether its rate is that of the baseline; one family.
 
     Args:
         session: what was measured.
-        baseline: what to compare with; None where there is none.
+        baseline: what to compare with, if there is anything.
         threshold: the smallest change that matters, a fraction.
     """
     rates = {size: _rates(measurement) for size, measurement in session.measurements.items()}
-    before = {size: _rates(m) for size, m in baseline.session.measurements.items()} if baseline else {}
-    return _judge_family("rate", session, baseline, rates, before, threshold, widen=SHARED_PHASES)
+    stored = {size: _rates(m) for size, m in baseline.session.measurements.items()} if baseline else {}
+    return _judge_family("rate", session, baseline, rates, stored, threshold, widen=SHARED_PHASES)
 
 
 def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
-    """Return by batch size whether it keeps its place among the others; one family; arguments as in `judge_rates`.
+    """Return by batch size whether its rate relative to the others' is that of the baseline; arguments as in `judge_rates`.
 
-    A batch size that fell behind only because others got faster is not REGRESSED: its own rate must have fallen too,
-    by half the threshold at least.
+    A batch size that is relatively slower only because others got faster is not REGRESSED: its own rate must have
+    decreased too, by at least half the threshold.
     """
     sizes = [size for size in session.measurements if not _obstacle("scaling", session, baseline, size)]
     if baseline is None or not sizes:
         return _judge_family("scaling", session, baseline, {}, {}, threshold, widen=1.0)
     if len(sizes) == 1:
-        reason = "one batch size has no others to stand among; measure at least two that the baseline has"
+        reason = "scaling needs two batch sizes; measure at least two that the baseline has"
         alone = Judgement(claim="scaling", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
         return {size: _obstacle("scaling", session, baseline, size) or alone for size in session.measurements}
-    before, now = (_contrasts(source, sizes) for source in (baseline.session, session))
-    # Within a round all batch sizes meet the same phases, so these do not tie neighbouring runs together.
-    found = _judge_family("scaling", session, baseline, now, before, threshold, widen=1.0)
+    stored, measured = (_contrasts(source, sizes) for source in (baseline.session, session))
+    # Phases of the machine's speed cancel within a round, so neighbouring runs are independent here.
+    found = _judge_family("scaling", session, baseline, measured, stored, threshold, widen=1.0)
     for size in sizes:
         own = np.mean(np.log(_rates(session.measurements[size])))
         own -= np.mean(np.log(_rates(baseline.session.measurements[size])))
         if found[size].verdict is Verdict.REGRESSED and np.expm1(own) > -threshold / 2:
-            reason = "fell behind the others, which got faster; its own rate did not fall"
+            reason = "slower only relative to the others, which got faster; its own rate did not decrease"
             found[size] = replace(found[size], holds=None, verdict=Verdict.INCONCLUSIVE, reason=reason)
     return found
 
@@ -126,8 +131,8 @@ def _judge_family(
     claim: str,
     session: Session,
     baseline: Baseline | None,
-    now: Mapping[int, Sequence[float]],
-    before: Mapping[int, Sequence[float]],
+    measured: Mapping[int, Sequence[float]],
+    stored: Mapping[int, Sequence[float]],
     threshold: float,
     *,
     widen: float,
@@ -135,7 +140,7 @@ def _judge_family(
     found = {size: _obstacle(claim, session, baseline, size) for size in session.measurements}
     judgements = {size: judgement for size, judgement in found.items() if judgement}
     family = [size for size in found if size not in judgements]
-    effects = [compare_rates(now[size], before[size], family_size=len(family), widen=widen) for size in family]
+    effects = [compare_rates(measured[size], stored[size], family_size=len(family), widen=widen) for size in family]
     corrected = holm([effect.p_value for effect in effects])
     for size, effect, p in zip(family, effects, corrected, strict=True):
         assert baseline is not None  # without one, every batch size has met an obstacle
@@ -155,49 +160,44 @@ def _obstacle(claim: str, session: Session, baseline: Baseline | None, size: int
     if baseline is None:
         return _no_baseline(claim, session, baseline)
     if unlike := incomparable(session, baseline):
-        reason = f"{baseline.path} is of another machine or configuration: {'; '.join(unlike)}"
+        reason = f"{baseline.path} is of a different machine or configuration: {'; '.join(unlike)}"
         return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
     if size not in baseline.session.measurements:
         return _no_baseline(claim, session, baseline)
     if baseline.times_unfit:
         unfit = printable(baseline.times_unfit)
-        reason = (
-            f"{baseline.path} has no times fit to compare with: {unfit}; a comparison needs {_side_by_side(baseline)}"
-        )
+        reason = f"the times in {baseline.path} are unfit for comparisons: {unfit}; compare {_side_by_side(baseline)}"
         return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
-    before, now = (source.measurements[size] for source in (baseline.session, session))
-    if before.micro_batch_size != now.micro_batch_size:
-        reason = f"micro_batch_size {before.micro_batch_size} -> {now.micro_batch_size}: another experiment"
+    stored, measured = (source.measurements[size] for source in (baseline.session, session))
+    if stored.micro_batch_size != measured.micro_batch_size:
+        reason = f"micro_batch_size {stored.micro_batch_size} -> {measured.micro_batch_size}: not the same experiment"
         return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
-    if min(len(before.runs), len(now.runs)) < 2:
-        reason = "one run has no spread to compare with; measure at least two"
+    if min(len(stored.runs), len(measured.runs)) < 2:
+        reason = "one run does not show how much runs vary; measure at least two: --perf-runs 2"
         return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
     return None
 
 
-def judge_fall(measurement: Measurement) -> Judgement:
-    """Return whether the loss falls, in every run."""
-    if len(measurement.runs[0].losses) < FALL_STEPS:
-        reason = f"{len(measurement.runs[0].losses)} steps show no significant trend; measure at least {FALL_STEPS}"
-        return Judgement(claim="fall", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+def judge_loss_decreases(measurement: Measurement) -> Judgement:
+    """Return whether the loss decreases, in every run."""
+    if len(measurement.runs[0].losses) < DECREASE_STEPS:
+        reason = f"{len(measurement.runs[0].losses)} steps are too few for a trend; measure at least --perf-steps {DECREASE_STEPS}"
+        return Judgement(claim="loss_decreases", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
     p = max(falls(run.losses) for run in measurement.runs)
     losses = measurement.runs[0].losses
     reason = f"{losses[0]:.4f} to {losses[-1]:.4f} nats in {len(losses)} steps (trend: p = {p:.2g})"
-    return Judgement(claim="fall", holds=p <= FALL_SIGNIFICANCE, reason=reason)
+    return Judgement(claim="loss_decreases", holds=p <= DECREASE_SIGNIFICANCE, reason=reason)
 
 
 def judge_losses(session: Session, size: int, expected: Expected | None) -> Judgement:
-    """Return whether all runs learned alike, and as the stored curve did."""
+    """Return whether all runs have the same losses, and those of the stored curve."""
     runs = session.measurements[size].runs
     for number, run in enumerate(runs[1:], start=2):
         if run.losses != runs[0].losses:
             step = next(i for i, (a, b) in enumerate(zip(run.losses, runs[0].losses, strict=True), 1) if a != b)
-            return Judgement(
-                claim="losses",
-                holds=False,
-                reason=f"run {number} has another loss than run 1 from step {step} on ({run.losses[step - 1]!r}, "
-                f"{runs[0].losses[step - 1]!r}): training is not repeatable here",
-            )
+            losses = f"the loss is {runs[0].losses[step - 1]!r} in run 1 and {run.losses[step - 1]!r} in run {number}"
+            reason = f"runs differ from step {step} on: {losses}; this training is not repeatable"
+            return Judgement(claim="losses", holds=False, reason=reason)
     if expected is None:
         return _nothing_stored("losses", session)
     same_cut = expected.micro_batch_size == session.measurements[size].micro_batch_size
@@ -206,23 +206,20 @@ def judge_losses(session: Session, size: int, expected: Expected | None) -> Judg
 
 
 def judge_counters(session: Session, size: int, expected: Expected | None) -> Judgement:
-    """Return whether all runs do the same work in a step, and the stored work."""
+    """Return whether all runs do the same work in a step, and that of the baseline."""
     runs = session.measurements[size].runs
     for number, run in enumerate(runs[1:], start=2):
         if found := counter_differences(runs[0].counters, run.counters):
-            return Judgement(
-                claim="counters",
-                holds=False,
-                reason=f"run {number} does other work than run 1: {', '.join(found)} per step",
-            )
+            reason = f"the work of run {number} differs from run 1: {', '.join(found)} per step"
+            return Judgement(claim="counters", holds=False, reason=reason)
     if expected is None:
         return _nothing_stored("counters", session)
     torch = [about.software["torch"] for about in (expected.fingerprint, session.fingerprint)]
     if _release(torch[0]) != _release(torch[1]):
-        reason = f"{expected.path} is of torch {torch[0]}, this is {torch[1]}: its operations may differ"
+        reason = f"{expected.path} was made with torch {torch[0]}, this session with {torch[1]}: operations may differ"
         return Judgement(claim="counters", holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
     found = counter_differences(expected.counters, runs[0].counters, python_calls=expected.python == session.python)
-    where = f"per step, against {expected.path}"
+    where = f"per step, compared with {expected.path}"
     micro_batch_size = session.measurements[size].micro_batch_size
     if expected.micro_batch_size != micro_batch_size:
         found.insert(0, f"micro_batch_size {expected.micro_batch_size} -> {micro_batch_size}")
@@ -233,7 +230,7 @@ def judge_counters(session: Session, size: int, expected: Expected | None) -> Ju
 
 
 def incomparable(session: Session, baseline: Baseline) -> list[str]:
-    """Return what makes times incomparable: other hardware, or another way to run the workload."""
+    """Return what makes times incomparable: differences of the hardware, the workload, the device or the precision."""
     facts = [
         {"workload": s.workload, "device": s.device, "precision": s.precision, **s.fingerprint.hardware}
         for s in (baseline.session, session)
@@ -242,68 +239,72 @@ def incomparable(session: Session, baseline: Baseline) -> list[str]:
 
 
 def _no_baseline(claim: str, session: Session, baseline: Baseline | None) -> Judgement:
+    advice = _how_to_store(claim, session)
     if baseline is None:
-        reason = f"no baseline of {session.configuration} for this machine; {_how_to_store(claim, session)}"
+        reason = f"no baseline of {session.configuration} for this machine; {advice}"
     else:
-        sizes = ", ".join(map(str, baseline.session.measurements))
         if not baseline.promotions:
             advice = "name a file that has it"
-        elif set(baseline.session.measurements) <= set(session.measurements):
-            advice = _how_to_store(claim, session)
-        else:
-            advice = "measure all batch sizes, then python -m perf promote"
+        elif not set(baseline.session.measurements) <= set(session.measurements):
+            advice = "make one: measure all batch sizes, then python -m perf promote"
+        sizes = ", ".join(map(str, baseline.session.measurements))
         reason = f"{baseline.path} has no such batch size (it has {sizes}); {advice}"
     return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
 
 
 def _nothing_stored(claim: str, session: Session) -> Judgement:
     torch = session.fingerprint.software["torch"]
-    reason = f"nothing is stored of {session.configuration} with torch {torch}; {_how_to_store(claim, session)}"
+    reason = f"no baseline has {claim} of {session.configuration} with torch {torch}; {_how_to_store(claim, session)}"
     return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
 
 
 def _how_to_store(claim: str, session: Session) -> str:
-    """Return what makes a baseline with what a claim lacks."""
+    """Return how to make a baseline that a claim can be compared with."""
     if problem := session_refusal(session):
         return f"this session cannot become one: {problem}"
-    # Only a session that times rates leaves a result.
+    # Only a session that measures rates leaves a result.
     return f"make one: {'' if claim == 'rate' else 'measure rates, then '}python -m perf promote"
 
 
 def _side_by_side(baseline: Baseline) -> str:
-    """Return what it takes to compare with a baseline's commit, and not with its stored times."""
-    if problem := baseline.rerun_problem:
-        return f"a baseline of a clean commit (this one {problem}), then --perf-duet"
-    return "both versions side by side: --perf-duet"
+    """Return how to compare with a baseline's commit instead of its stored times."""
+    needs = (
+        f" (needs a baseline of a clean commit: this one {baseline.rerun_problem})" if baseline.rerun_problem else ""
+    )
+    return f"side by side: --perf-duet{needs}"
 
 
 def _explain(
     verdict: Verdict, effect: Effect, threshold: float, session: Session, baseline: Baseline, size: int
 ) -> str:
-    """Return the first thing that explains a verdict."""
+    """Return the first reason that applies to a verdict."""
+    if verdict is Verdict.INCONCLUSIVE and effect.minimal_detectable_effect <= threshold:
+        more = f"measure more, such as --perf-runs {2 * effect.num_runs}, or compare {_side_by_side(baseline)}"
+        return f"the interval contains both no change and one of {threshold:.1%}; {more}"
     if verdict is Verdict.INCONCLUSIVE:
-        if effect.minimal_detectable_effect <= threshold:
-            return f"the interval reaches across the threshold of {threshold:.0%}; more runs would tell"
+        vary = f"the runs vary too much: only slowdowns above {effect.minimal_detectable_effect:.1%} would have shown"
         runs = effect.runs_for(threshold)
-        many = f"about {runs} runs" if runs < 1000 else "more than a thousand runs"
-        return (
-            f"this data shows {effect.minimal_detectable_effect:.1%} or more; {threshold:.0%} needs {many} on each "
-            f"side, or {_side_by_side(baseline)}"
-        )
+        many = f", or measure baseline and candidate with about --perf-runs {runs}" if runs < MOST_RUNS else ""
+        return f"{vary}; to see {threshold:.1%}, compare {_side_by_side(baseline)}{many}"
     if verdict is Verdict.UNCHANGED:
-        return f"the interval lies within {threshold:.0%}"
-    advice = "; promote it, or a later slowdown hides behind it" if verdict is Verdict.IMPROVED else ""
+        return f"the interval lies within {threshold:.1%}"
+    advice = "; promote it, or a slowdown back to the old rate will pass" if verdict is Verdict.IMPROVED else ""
     counters = [s.measurements[size].runs[0].counters for s in (baseline.session, session)]
     if found := counter_differences(counters[0], counters[1], python_calls=session.python == baseline.session.python):
-        return f"other work: {', '.join(found[:3])} per step{advice}"
+        return f"work differs: {', '.join(found[:3])} per step{advice}"
     if found := differences(baseline.session.fingerprint.software, session.fingerprint.software):
-        return f"other software: {', '.join(found[:3])}{advice}"
-    return f"same work, same software: the code's speed or the machine's{advice}"
+        return f"software differs: {', '.join(found[:3])}{advice}"
+    return f"same work, same software: the speed of the code or of the machine changed{advice}"
 
 
 def _release(version: str | int) -> str:
     """Return a version without its build, such as ``+cpu``."""
     return str(version).partition("+")[0]
+
+
+def mean_rate(measurement: Measurement) -> float:
+    """Return the rate of a batch size, samples/sec: the geometric mean over its runs, whose ratios `judge_rates` compares."""
+    return float(np.exp(np.mean(np.log(_rates(measurement)))))
 
 
 def _rates(measurement: Measurement) -> list[float]:

@@ -28,7 +28,7 @@ class RateCheck:
             their printed decimals leave no time between the two.
         explained: how much of a difference the printed decimals and the moments between readings of the clock can
             explain, samples/sec; only the decimals where the batch size is not known.
-        agrees: whether the difference is no more than that; None where that cannot be told.
+        agrees: whether the difference is no more than that; None where it is unknown.
         problem: what is wrong with the line, in words; empty where nothing is.
     """
 
@@ -133,7 +133,7 @@ def _size_by_end(run: LoggedRun, start_step: int) -> int | None:
 
 
 def _moment(run: LoggedRun, start_step: int, size: int | None) -> float | None:
-    """Return MOMENT_S in seconds per sample of a step, or None where the log does not tell the batch size."""
+    """Return MOMENT_S in seconds per sample of a step, or None where the log does not give the batch size."""
     if size is not None:
         return MOMENT_S / size
     if run.end is None or run.last_line is None or not run.end.samples:
@@ -149,7 +149,7 @@ def _checked_rates(run: LoggedRun, start_step: int, moment: float | None) -> tup
     if unsure := sum(check.recomputed_rate is not None and check.agrees is None for check in checks):
         notes.append(
             f"{unsure} of its rates differ by more than rounding explains; whether the moments between readings of the "
-            "clock explain it depends on the batch size, which the log does not tell"
+            "clock explain it depends on the batch size, which the log does not give"
         )
     strange = sum(bool(check.problem) for check in checks)
     if run.has_tails and strange:

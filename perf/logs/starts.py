@@ -18,7 +18,7 @@ _MOST_STARTS = 2000
 def log_window(run: LoggedRun) -> int | None:
     """Return the usual number of steps between two lines, of equals the largest.
 
-    None where the lines do not tell: the only step between two lines can be shorter, if the second is the run's last.
+    None where the lines leave it open: the only step between two lines can be shorter, if the second is the run's last.
     So can the last of several, and the first after a known start.
     """
     known = [] if run.start is None else [run.start.first_step - 1]
@@ -59,7 +59,7 @@ def find_start(run: LoggedRun) -> tuple[int, bool]:
 
 
 def _fitting_starts(run: LoggedRun, moment: float, moment_per_step: float) -> Iterator[tuple[float, float]]:
-    """Yield for each line that tells something the first and last start that it agrees with.
+    """Yield the first and last start that each line agrees with, for the lines that restrict it.
 
     Args:
         run: a run with step lines.
@@ -131,7 +131,7 @@ def _choose(
 
     Args:
         run: a run with step lines.
-        fitting: for each line that tells something, the first and last start that it agrees with, as real numbers.
+        fitting: for each line that restricts the start, the first and last start that it agrees with, as real numbers.
         before: the same, with another tolerance; only among the starts that most of these agree with is chosen.
     """
     many = len(run.lines) + 1  # weighs more than all of `fitting`

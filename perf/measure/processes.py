@@ -1,9 +1,7 @@
-"""A subprocess that takes commands and answers in JSON lines; it is killed on exit, with everything it started."""
+"""A subprocess: commands in, JSON lines out; killed on exit, with everything it started."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import select
 import signal
@@ -16,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NoReturn, Self
+from typing import IO, Self
+
+import msgspec
 
 from perf.errors import MeasureError
 from perf.printable import printable
+from perf.records.wire import Answer, Header, decode
 from perf.signals import hold_signals
-
-Answer = dict[str, Any]
 
 ANSWER_TIMEOUT_S = 600.0
 """How long a process may take to start, to make one slice, or to count."""
@@ -105,7 +104,7 @@ class Process:
             self._stdin.write(line.encode() + b"\n")
         return self
 
-    def answer(self, event: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
+    def answer(self, event: str, kind: type[Answer], *, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
         """Return the next answer, which must be `event`.
 
         Raises:
@@ -113,17 +112,17 @@ class Process:
         """
         line = self._line(timeout_s)
         try:
-            found: Answer = _STRICT.decode(line.decode())
-            said, reason = found["event"], found.get("reason")
-            if not isinstance(said, str) or not isinstance(reason, str | None):
-                raise TypeError
-        except (ValueError, TypeError, KeyError, RecursionError):
+            header = msgspec.json.decode(line, type=Header)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise MeasureError(f"said {line[:80]!r}, which is no answer{self._last_words()}") from None
-        if said == "ended" != event:
-            raise MeasureError(f"{_ended(found.get('exit_code'))}{self._last_words()}")
-        if said != event:
-            raise MeasureError(_quoted(reason or f"said {said!r} where {event!r} was due"))
-        return found
+        if header.event == "ended" != event:
+            raise MeasureError(f"{_ended(header.exit_code)}{self._last_words()}")
+        if header.event != event:
+            raise MeasureError(_quoted(header.reason or f"said {header.event!r} where {event!r} was due"))
+        try:
+            return decode(line, kind)
+        except MeasureError as error:
+            raise MeasureError(_quoted(str(error))) from None
 
     def _line(self, timeout_s: float) -> bytes:
         """Return the next line; the time is that of the whole line, however slowly it comes."""
@@ -232,19 +231,6 @@ def _marked(mark: bytes) -> list[int]:
             if mark in path.read_bytes().split(b"\0"):
                 found.append(int(path.parent.name))
     return found
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text[:80]} is too large")
-    return value
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-_STRICT = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
 
 
 def _quoted(text: str) -> str:

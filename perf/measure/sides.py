@@ -21,8 +21,10 @@ import perf
 from perf.errors import MeasureError
 from perf.signals import hold_signals
 
-ROOT = Path(perf.__file__).parents[1]
-"""The checkout that this process runs from."""
+HOME = Path(perf.__file__).parents[1]
+"""Where this process's own package lies: a checkout of this project, or an environment's packages."""
+
+_RUNNER = Path("perf", "runner", "__main__.py")
 
 _TOOL_TIMEOUT_S = 3600.0
 _PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
@@ -58,15 +60,17 @@ class Side:
     """A side that can be started.
 
     Attributes:
-        name: "baseline" or "candidate".
+        name: "baseline", "candidate", or "" where there is one side only.
         text: what was asked for, and which commit that is.
-        command: what serves its runs.
+        workload: the id of what its runs train; "" for a runner that only describes its machine.
+        command: its runner.
         root: the checkout it runs in.
         environ: its whole environment.
     """
 
     name: str
     text: str
+    workload: str
     command: tuple[str, ...]
     root: Path
     environ: Mapping[str, str]
@@ -122,8 +126,13 @@ def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
     return replace(recipe, environ={name: setting for name, _, setting in settings})
 
 
+def own_side(root: Path, workload: str, environ: Mapping[str, str]) -> Side:
+    """Return the working tree as the only side; arguments as in `prepared`."""
+    return _side(Recipe(text="self"), "", Path(sys.executable), root, root, workload, environ)
+
+
 @contextmanager
-def prepared(recipe: Recipe, name: str, environ: Mapping[str, str]) -> Iterator[Side]:
+def prepared(recipe: Recipe, name: str, root: Path, workload: str, environ: Mapping[str, str]) -> Iterator[Side]:
     """Make what a side needs, and remove its checkout afterwards; environments are kept for the next time.
 
     Checkouts that a killed process has left are removed first.
@@ -131,49 +140,80 @@ def prepared(recipe: Recipe, name: str, environ: Mapping[str, str]) -> Iterator[
     Args:
         recipe: what to make; `is_baseline` has been resolved.
         name: "baseline" or "candidate".
+        root: the project's folder, in a git repository if the recipe names a commit.
+        workload: the id of what its runs train.
         environ: what its environment is built on.
 
     Raises:
         MeasureError: it cannot be made; the message names the side and ends with the tool's last lines.
     """
     where = f"{name} side ({recipe.text})"
-    _remove_abandoned()
+    top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"], may_fail=True).strip()
+    if top:
+        _remove_abandoned(Path(top).resolve())
     python = recipe.python or Path(sys.executable)
     if recipe.packages:
         python = _environment(where, python, recipe.packages)
-    with _checkout(where, recipe.commit) as root:
-        version = _tool(where, ["git", "-C", str(root), "describe", "--always", "--dirty"], may_fail=True)
-        yield Side(
-            name=name,
-            text=f"{recipe.text} at {version.strip()}" if version else recipe.text,
-            command=(str(python), "-m", "perf.runner.stepper"),
-            root=root,
-            # Hash order is part of a process's layout too, and is not what two sides are compared for.
-            environ={**environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(root), **recipe.environ},
+    with _checkout(where, recipe.commit, root.resolve(), top) as there:
+        yield _side(recipe, name, python, there, root, workload, environ)
+
+
+def _side(
+    recipe: Recipe, name: str, python: Path, there: Path, root: Path, workload: str, environ: Mapping[str, str]
+) -> Side:
+    version = _tool("", ["git", "-C", str(there), "describe", "--always", "--dirty"], may_fail=True).strip()
+    # A commit of this project brings its own runner. Everyone else's is served by the installed one, whose folder is on
+    # the path only if it is no environment's: another interpreter has packages of its own.
+    home = there if (there / _RUNNER).exists() else HOME
+    if home != there and (root / _RUNNER).exists():
+        raise MeasureError(
+            f"{name} side ({recipe.text}): is of a version before 0.2, which has no runner; use a later commit"
         )
+    path = [] if home.name in ("site-packages", "dist-packages") else [str(home)]
+    path += filter(None, [environ.get("PYTHONPATH")])
+    arguments = ["--workload", workload] if workload else []
+    if there != root:
+        arguments += ["--candidate-root", str(root)]
+    return Side(
+        name=name,
+        text=f"{recipe.text} at {version}" if version else recipe.text,
+        workload=workload,
+        # -P: a file of the project must not be taken for a module of ours, or of Python's.
+        command=(str(python), "-P", "-m", "perf.runner", *arguments),
+        root=there,
+        # Hash order is part of a process's layout too, and is not what two sides are compared for.
+        environ={**environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(path), **recipe.environ},
+    )
 
 
 @contextmanager
-def _checkout(where: str, commit: str) -> Iterator[Path]:
+def _checkout(where: str, commit: str, root: Path, repository: str) -> Iterator[Path]:
+    """Check out a commit of the repository that holds `root`, and yield where `root` is in it."""
     if not commit:
-        yield ROOT
+        yield root
         return
-    git = ["git", "-C", str(ROOT)]
+    if not repository:
+        raise MeasureError(f"{where}: {root} is in no git repository; a commit can only be compared in one")
+    top = Path(repository).resolve()
+    git = ["git", "-C", str(top)]
     _tool(where, [*git, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], f"found no commit {commit!r} here")
     with ExitStack() as stack:
         with hold_signals():
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
             owner = stack.enter_context((folder / _OWNER).open("w"))
-            stack.callback(_remove, folder)
+            stack.callback(_remove, folder, top)
             # A lock ends with its process, however that ends; the text comes after it, and says whose checkout this is.
             fcntl.flock(owner, fcntl.LOCK_EX)
-            owner.write(str(ROOT))
+            owner.write(str(top))
             owner.flush()
         _tool(where, [*git, "worktree", "add", "--detach", str(folder / _CHECKOUT), commit])
-        yield folder / _CHECKOUT
+        inside = folder / _CHECKOUT / root.relative_to(top)
+        if not inside.is_dir():
+            raise MeasureError(f"{where}: has no folder {root.relative_to(top)}; use a later commit")
+        yield inside
 
 
-def _remove_abandoned() -> None:
+def _remove_abandoned(top: Path) -> None:
     """Remove the checkouts of this repository whose owner was killed."""
     for folder in Path(tempfile.gettempdir()).resolve().glob(f"{_PREFIX}*"):
         with suppress(OSError), ExitStack() as stack:  # OSError: its owner lives, or it is none of ours
@@ -184,17 +224,17 @@ def _remove_abandoned() -> None:
             owner = os.open(folder / _OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             stack.callback(os.close, owner)
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.read(owner, 2**16) == str(ROOT).encode():
-                _remove(folder)
+            if os.read(owner, 2**16) == str(top).encode():
+                _remove(folder, top)
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, top: Path) -> None:
     """Remove a checkout, then what git knows of it, then its folder: the owner file goes when nothing else is left."""
     root = folder / _CHECKOUT
     with hold_signals():
         shutil.rmtree(root, ignore_errors=True)
         # Twice forced: a checkout that was being made is locked.
-        command = ["git", "-C", str(ROOT), "worktree", "remove", "--force", "--force", str(root)]
+        command = ["git", "-C", str(top), "worktree", "remove", "--force", "--force", str(root)]
         _tool("", command, may_fail=True, timeout_s=60.0)
         if not root.exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
@@ -15,6 +16,13 @@ FEWEST_STARTS = 4
 
 VARIANCE_RATIO = 6.0
 """About how many times the variance between starts that between pairs of one start is; `calibrate` measures both."""
+
+
+class Mode(StrEnum):
+    """How two sides share a machine."""
+
+    SIMULTANEOUS = "simultaneous"
+    ALTERNATING = "alternating"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

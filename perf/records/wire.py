@@ -1,56 +1,189 @@
-"""The messages between a duet and its sides: JSON lines, checked where they arrive.
+"""The messages between this side and a runner process: JSON lines, decoded into typed records where they arrive.
 
-The sides may be of other commits than this one. Fields that a reader does not know are ignored; fields that are missing are
-not known, and what needs them is reported as not compared. A request or an answer keeps its meaning in all versions.
+A runner may be of another commit. Fields that a reader does not know are ignored; fields that are missing are not known,
+and what needs them is reported as not compared. A request or an answer keeps its meaning in all versions.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeGuard
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
 
 from perf.errors import MeasureError
-from perf.measure.processes import Answer
-from perf.records.pairs import Marks
+from perf.records.fingerprint import Fingerprint
 from perf.records.phases import PhaseTime
-from perf.train.workloads import Workload
 
-VERSION = 2
+VERSION = 3
 """Sides of this version and later ones can be compared with each other."""
 
-REQUESTS = ("run", "count", "attribute")
+REQUESTS = ("describe", "run", "count", "attribute")
 
 _MOST_VALUES = 100_000
-_MOST_COUNT = 2**63
-_LONGEST_NAME = 200
+_INT64 = 2**63 - 1
+
+Name = Annotated[str, Meta(max_length=200)]
+Number = Annotated[float, Meta(ge=-(2.0**63), le=2.0**63)]
+Count = Annotated[int, Meta(ge=0, le=_INT64)]
+Numbers = Annotated[tuple[Number, ...], Meta(max_length=_MOST_VALUES)]
+Names = Annotated[tuple[Name, ...], Meta(max_length=1000)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SideSpec:
-    """What a run of a side is to train.
+class CaseSpec(Struct, frozen=True, kw_only=True):
+    """What one case is asked to be; the side decides what is None.
 
     Attributes:
-        workload, global_batch_size, seed: what to train.
-        device, precision: as on the command line; "auto" lets the side choose.
-        num_threads: of a run on the CPU; 0 leaves what the environment says.
+        global_batch_size, micro_batch_size, seed: as in `perf.seam.Case`.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto", "fp32" or "bf16".
     """
 
-    workload: Workload
-    global_batch_size: int
-    device: str = "auto"
-    precision: str = "auto"
-    seed: int = 0
-    num_threads: int = 0
+    global_batch_size: Count
+    micro_batch_size: Count | None = None
+    seed: Count = 0
+    device: Name = "auto"
+    precision: Name | None = None
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> SideSpec:
-        """Return the spec of a request; fields unknown here are ignored, missing ones have their defaults."""
-        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
-        return cls(**{**known, "workload": Workload.from_json(data["workload"])})
+
+class Request(Struct, frozen=True, kw_only=True):
+    """What a runner is asked to do, in a fresh process.
+
+    Attributes:
+        do: one of `REQUESTS`.
+        case: of "run", "count" and "attribute".
+        layout: seeds the layout of the fresh process's memory.
+        num_threads: of a run on the CPU; 0 leaves what the environment says.
+        warmup_steps: steps of a run before it says "waiting".
+    """
+
+    do: Name
+    case: CaseSpec = CaseSpec(global_batch_size=1)
+    layout: Count = 0
+    num_threads: Count = 0
+    warmup_steps: Count = 0
+
+
+class Header(Struct, frozen=True, kw_only=True):
+    """What every answer has: which event it is, why it failed, and how its process ended."""
+
+    event: Name
+    reason: str | None = None
+    exit_code: int | None = None
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    """The runner has imported its workload. `can`: what it can be asked to do."""
+
+    protocol: Annotated[int, Meta(ge=VERSION)]
+    can: Names
+
+
+class WorkloadFacts(Struct, frozen=True, kw_only=True):
+    """A workload as a side understands it; fields as in `perf.seam.Workload`.
+
+    Attributes:
+        origin: the file that defines it, relative to its root if it lies there.
+    """
+
+    name: Name = ""
+    origin: str = ""
+    global_batch_sizes: Annotated[tuple[Count, ...], Meta(max_length=1000)] = ()
+    precision: Name = ""
+    threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    sample: Name = "samples"
+    about: Mapping[str, Any] = {}
+
+
+class Described(Struct, frozen=True, kw_only=True):
+    """A side's machine, and its workload.
+
+    Attributes:
+        fingerprint: the machine and the software of its processes.
+        python: the versions of Python and numpy, which counts of Python calls belong to.
+        device: what "auto" is there.
+        num_gpus: that it sees.
+        workload: None for a runner without one.
+    """
+
+    fingerprint: Fingerprint
+    python: Name = ""
+    device: Name = ""
+    num_gpus: Count = 0
+    workload: WorkloadFacts | None = None
+
+
+class Waiting(Struct, frozen=True, kw_only=True):
+    """A run that has been built, and has made its warm-up steps.
+
+    Attributes:
+        pid: its process.
+        micro_batch_size: samples per forward pass.
+        step_s: about how long a step takes, seconds; None without warm-up steps.
+        losses: of the warm-up steps, nats.
+        scalars: further scalars of the same steps, by name.
+    """
+
+    pid: Annotated[int, Meta(ge=2, lt=2**31)]
+    micro_batch_size: Count = 0
+    step_s: Annotated[float, Meta(ge=1e-6, lt=1e6)] | None = None
+    losses: Numbers = ()
+    scalars: Annotated[dict[Name, Numbers], Meta(max_length=100)] = {}
+
+
+class Stepped(Struct, frozen=True, kw_only=True):
+    """A slice of a run.
+
+    Attributes:
+        marks: seconds, before the first step and after each; of one clock of the machine.
+        losses, scalars: of its steps.
+        lines: of its log.
+    """
+
+    marks: Annotated[tuple[Number, ...], Meta(min_length=2, max_length=_MOST_VALUES)]
+    losses: Numbers = ()
+    scalars: Annotated[dict[Name, Numbers], Meta(max_length=100)] = {}
+    lines: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()
+
+    def __post_init__(self) -> None:
+        if not all(a < b for a, b in pairwise(self.marks)):
+            raise ValueError("marks that do not ascend")
+
+
+class Counted(Struct, frozen=True, kw_only=True):
+    """What a side does in a step, and what it is.
+
+    Attributes:
+        counters: of one step: numbers by name, and under "ops" how often each operation was dispatched.
+        facts: what decides the work: device, precision, micro_batch_size, and those of the workload.
+        python: what its count of Python calls belongs to.
+        fingerprint: of its process.
+    """
+
+    counters: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    python: Name = ""
+    fingerprint: Fingerprint | None = None
+
+
+class Attributed(Struct, frozen=True, kw_only=True):
+    """Where the time of a step goes."""
+
+    rows: Annotated[tuple[PhaseTime, ...], Meta(min_length=1, max_length=_MOST_VALUES)]
+
+    def __post_init__(self) -> None:
+        if not all(_is_name(row.phase) and _is_name(row.operation) for row in self.rows):
+            raise ValueError("names that do not print")
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """The process of a request has ended."""
+
+
+Answer = TypeVar("Answer", bound=Struct)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,9 +193,10 @@ class SideWork:
     Attributes:
         counters: of one step: numbers by name, and under "ops" the number of times each operation was dispatched.
         losses: of the first steps, nats.
-        facts: device, precision, micro_batch_size, and each field of the workload as the side understood it.
+        facts: device, precision, micro_batch_size, and each fact of the workload as the side understood it.
         python: what its count of Python calls belongs to.
         software: of its process.
+        scalars: further scalars of the first steps, by name.
     """
 
     counters: Mapping[str, Any]
@@ -70,148 +204,53 @@ class SideWork:
     facts: Mapping[str, Any]
     python: str
     software: Mapping[str, Any]
+    scalars: Mapping[str, tuple[float, ...]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Waiting:
-    """A run that has warmed up.
-
-    Attributes:
-        pid: its process.
-        step_s: about how long a step takes.
-        losses: of the steps so far, nats.
-    """
-
-    pid: int
-    step_s: float
-    losses: tuple[float, ...]
-
-
-def request(do: str, spec: SideSpec, *, layout: int) -> str:
-    """Return the line that asks for something."""
-    return json.dumps({"do": do, "spec": asdict(spec), "layout": layout})
-
-
-def read_ready(answer: Answer) -> frozenset[str]:
-    """Return what a side can be asked for.
+def decode(line: bytes, kind: type[Answer]) -> Answer:
+    """Return the answer in a line.
 
     Raises:
-        MeasureError: it is older than the first version that can be compared.
+        MeasureError: it is no such answer; the message names the field.
     """
-    version = answer.get("protocol")
-    if not _is_count(version) or version < VERSION:
-        raise MeasureError(
-            f"speaks version {version!r:.40} of the wire, and {VERSION} or later is needed; use a later commit"
-        )
-    can = answer.get("can")
-    if not isinstance(can, list) or not all(isinstance(name, str) for name in can):
-        raise _wrong("ready", "can", can, "a list of names")
-    return frozenset(can)
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.ValidationError as error:
+        raise MeasureError(f"said {line[:80]!r}: {error}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise MeasureError(f"said {line[:80]!r}, which is no answer") from None
 
 
-def read_waiting(answer: Answer) -> Waiting:
-    """Return a run that has warmed up."""
-    pid, step_s = answer.get("pid"), answer.get("step_s")
-    if not _is_count(pid) or not 2 <= pid < 2**31:
-        raise _wrong("waiting", "pid", pid, "a process")
-    if not _is_number(step_s) or not 1e-6 <= step_s < 1e6:
-        raise _wrong("waiting", "step_s", step_s, "seconds of a step")
-    return Waiting(pid=pid, step_s=float(step_s), losses=_losses("waiting", answer))
+def side_work(counted: Counted, losses: tuple[float, ...], scalars: Mapping[str, tuple[float, ...]]) -> SideWork:
+    """Return what a side does in a step, with what its first steps returned.
 
-
-def read_stepped(answer: Answer) -> tuple[Marks, tuple[float, ...]]:
-    """Return the marks of a slice, seconds, and the losses of its steps, nats."""
-    marks = answer.get("marks")
-    if not _are_numbers(marks) or len(marks) < 2 or not all(a < b for a, b in pairwise(marks)):
-        raise _wrong("stepped", "marks", marks, "two or more ascending times")
-    return tuple(map(float, marks)), _losses("stepped", answer)
-
-
-def read_counted(answer: Answer, losses: tuple[float, ...]) -> SideWork:
-    """Return what a side does in a step, with the losses of its first steps."""
-    counters, workload, python = answer.get("counters", {}), answer.get("workload", {}), answer.get("python", "")
-    if not isinstance(counters, dict) or not all(map(_is_name, counters)) or not _are_counts(counters.get("ops", {})):
-        raise _wrong("counted", "counters", counters, "numbers by name")
-    if not isinstance(python, str):
-        raise _wrong("counted", "python", python, "a version")
-    facts: dict[str, Any] = {
-        name: answer[name] for name in ("device", "precision", "micro_batch_size") if name in answer
-    }
-    fingerprint = answer.get("fingerprint", {})
-    software = fingerprint.get("software", {}) if isinstance(fingerprint, dict) else fingerprint
-    for name in ("device", "precision"):
-        if not isinstance(facts.get(name, ""), str):
-            raise _wrong("counted", name, facts[name], "a name")
-    for name, value in (("workload", workload), ("fingerprint", software), ("device and others", facts)):
-        if not isinstance(value, dict) or not all(map(_is_name, value)):
-            raise _wrong("counted", name, value, "facts by name")
+    What has a form that is not known here belongs to a later version, and is left out.
+    """
+    counters = {name: n for name, n in counted.counters.items() if _is_name(name) and _is_number(n)}
+    ops = counted.counters.get("ops")
+    if isinstance(ops, dict) and all(
+        _is_name(name) and isinstance(n, int) and _is_number(n) for name, n in ops.items()
+    ):
+        counters["ops"] = ops
     return SideWork(
-        counters={name: value for name, value in counters.items() if name == "ops" or _is_number(value)},
+        counters=counters,
         losses=losses,
-        facts=_facts({**facts, **{f"workload.{name}": value for name, value in workload.items()}}),
-        python=python,
-        software=_facts(software),
+        facts={name: value for name, value in counted.facts.items() if _is_name(name) and _is_fact(value)},
+        python=counted.python,
+        software=counted.fingerprint.software if counted.fingerprint else {},
+        scalars={name: values for name, values in scalars.items() if _is_name(name)},
     )
-
-
-def read_attributed(answer: Answer) -> list[PhaseTime]:
-    """Return where the time of a step goes."""
-    rows = answer.get("rows")
-    if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
-        raise _wrong("attributed", "rows", rows, "rows of phase, operation, count and seconds")
-    return [PhaseTime(**{field.name: row[field.name] for field in fields(PhaseTime)}) for row in rows[:_MOST_VALUES]]
-
-
-def _losses(event: str, answer: Answer) -> tuple[float, ...]:
-    losses = answer.get("losses", [])
-    if not _are_numbers(losses):
-        raise _wrong(event, "losses", losses, "a list of numbers")
-    return tuple(map(float, losses))
-
-
-def _wrong(event: str, name: str, value: object, needed: str) -> MeasureError:
-    found = repr(value)
-    return MeasureError(
-        f"said {event!r} with {name} = {found if len(found) < 80 else found[:80] + '...'}, where {needed} was needed"
-    )
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_COUNT
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return -_MOST_COUNT < value < _MOST_COUNT and math.isfinite(value)
-
-
-def _are_numbers(value: object) -> TypeGuard[list[float]]:
-    return isinstance(value, list) and len(value) <= _MOST_VALUES and all(map(_is_number, value))
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME
+    return isinstance(value, str) and value.isprintable() and len(value) <= 200
 
 
-def _are_counts(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_name(name) and _is_count(value[name]) for name in value)
-
-
-def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what can be compared; what has a form that is not known here belongs to a later version."""
-    return {name: value for name, value in values.items() if _is_fact(value)}
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -(2**63) < value < 2**63
 
 
 def _is_fact(value: object) -> bool:
-    return value is None or isinstance(value, str | bool) or _is_number(value) or _are_numbers(value)
-
-
-def _is_row(row: object) -> bool:
-    return (
-        isinstance(row, dict)
-        and _is_name(row.get("phase"))
-        and _is_name(row.get("operation"))
-        and _is_number(row.get("count"))
-        and _is_number(row.get("seconds"))
-    )
+    if isinstance(value, list):
+        return len(value) <= _MOST_VALUES and all(map(_is_number, value))
+    return value is None or isinstance(value, str | bool) or _is_number(value)

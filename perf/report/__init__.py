@@ -1,1 +1,1 @@
-"""Rendering of results for people; nothing here computes one."""
+"""Rendering of results; nothing here computes one."""

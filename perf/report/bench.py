@@ -1,115 +1,104 @@
-"""What a person reads in a terminal of a benchmark session: logs, verdicts, where they come from."""
+"""A benchmark session: logs, the verdict of each batch size, the baseline, and what to do next."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import geometric_mean
 
 from perf.judge.fitness import unfit_times
-from perf.judge.stats import POWER, run_rate
-from perf.judge.verdicts import Judgement
+from perf.judge.levels import DuetEffect
+from perf.judge.verdicts import CLAIMS, Judgement, Verdict, mean_rate
 from perf.printable import printable
 from perf.records.baselines import Baseline
 from perf.records.fingerprint import differences
 from perf.records.published import PublishedRun
 from perf.records.sessions import Session
-from perf.report.terminal import table
+from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Section, as_text, by_text, effect_cells, number
+
+Judgements = Mapping[tuple[str, int], Judgement]
+"""By claim and batch size."""
 
 
 def log_blocks(session: Session) -> str:
-    """Return the log of the first run of each batch size, and how the others went."""
+    """Return the log of the first run of each batch size, and whether the other runs have its losses."""
     blocks = []
     for size, measurement in session.measurements.items():
         first, *others = measurement.runs
         heading = (
             f"Global batch size {size}, micro-batches of {measurement.micro_batch_size}, run 1 of {1 + len(others)}"
         )
-        alike = "with the same losses" if all(run.losses == first.losses for run in others) else "WITH OTHER LOSSES"
-        more = [f"({len(others)} more run{'s' if len(others) > 1 else ''} {alike})"] if others else []
+        equal = "with the same losses" if all(run.losses == first.losses for run in others) else "with OTHER LOSSES"
+        more = [f"({len(others)} more run{'s' if len(others) > 1 else ''} {equal})"] if others else []
         blocks.append("\n".join([heading, *first.lines, *more]))
     blocks += [f"Global batch size {size}: not measured: {reason}" for size, reason in session.failures.items()]
     return "\n\n".join(blocks)
 
 
 def warmup_note(session: Session) -> str:
-    """Return how many steps at the front of the runs were left out of the times, and why."""
+    """Return how many steps at the front of the runs are not in the times, and why."""
     dropped = [run.warmup_steps for m in session.measurements.values() for run in m.runs]
     return (
-        f"warm-up: {sum(dropped)} steps left out of the times (at most {max(dropped)} of a run), slower than the run's "
-        "later half explains"
+        f"warm-up: {sum(dropped)} steps are not in the times (at most {max(dropped)} of a run): they were slower than the "
+        "later half of their run"
     )
 
 
-def verdict_table(session: Session, judgements: Mapping[tuple[str, int], Judgement]) -> str:
-    """Return one line for each batch size; arguments as in `verdict_rows`."""
-    notes = (
-        "samples/sec at the lower quartile of each run's step times, mean of runs; could show: the smallest slowdown "
-        f"told from none {POWER:.0%} of the time"
-    )
-    return f"{table(VERDICT_HEADER, verdict_rows(session, judgements), left={'why'})}\n({notes})"
+def verdict_table(session: Session, judgements: Judgements) -> str:
+    """Return the verdict of each batch size as text."""
+    return as_text([verdict_section(session, judgements)])
 
 
-VERDICT_HEADER = (
-    "batch size", "samples/sec", "change", "95 % interval", "could show", "verdict",
-    "scaling", "counters", "loss", "why",
-)  # fmt: skip
+def verdict_section(session: Session, judgements: Judgements) -> Section:
+    """Return a row for each batch size, and the reasons.
 
-
-def verdict_rows(session: Session, judgements: Mapping[tuple[str, int], Judgement]) -> list[tuple[str, ...]]:
-    """Return the cells under `VERDICT_HEADER`, a row for each batch size.
-
-    Args:
-        session: what was measured.
-        judgements: by claim ("rate", "scaling", "counters", "losses", "fall") and batch size.
+    The change of a rate that a duet judged is in the duet's table, with the rates it belongs to.
     """
-    rows = []
+    reasons = {size: [reason] for size, reason in session.failures.items()}
+    rows: list[tuple[str, ...]] = []
     for size, measurement in session.measurements.items():
         rate = judgements.get(("rate", size))
-        effect = rate.effect if rate else None
+        hidden = "scaling" if rate and rate.holds is False else ""  # the rate explains it
+        found = [judgements[claim, size] for claim in CLAIMS if (claim, size) in judgements and claim != hidden]
+        by_duet = rate and isinstance(rate.effect, DuetEffect)
         rows.append(
             (
                 str(size),
-                f"{geometric_mean(run_rate(run.timed_step_s, size) for run in measurement.runs):,.0f}",
-                f"{effect.effect_size:+.1%}" if effect else "-",
-                f"{effect.low:+.1%} to {effect.high:+.1%}" if effect else "-",
-                f"{effect.minimal_detectable_effect:.0%}" if effect else "-",
+                number(mean_rate(measurement)),
+                *effect_cells(rate.effect if rate and not by_duet else None),
                 str(rate.verdict) if rate else "not judged",
-                _word(judgements.get(("scaling", size))),
-                _word(judgements.get(("counters", size))),
-                _word(judgements.get(("fall", size)), judgements.get(("losses", size))),
-                _why(size, judgements),
+                _outcome([judgement.holds for judgement in found if judgement is not rate]),
             )
         )
-    for size, reason in session.failures.items():
-        rows.append((str(size), "-", "-", "-", "-", "NOT MEASURED", "-", "-", "-", reason))
-    return sorted(rows, key=lambda row: int(row[0]))
+        reasons[size] = [
+            f"{judgement.claim}{'' if judgement is rate else ' FAILED'}: {judgement.reason}"
+            for judgement in found
+            if (judgement.holds is False or judgement is rate)
+            and not (judgement is rate and (by_duet or rate.verdict is Verdict.UNCHANGED))
+        ]
+    rows += [(str(size), *[NONE] * 4, "NOT MEASURED", NONE) for size in session.failures]
+    rate_is = "at the lower quartile of a run's step times, geometric mean over runs"
+    return Section(
+        header=("batch size", "samples/sec", *EFFECT_HEADER, "verdict", "other claims"),
+        rows=sorted(rows, key=lambda row: int(row[0])),
+        notes=by_text(reasons),
+        legend={"samples/sec": rate_is, "detectable": DETECTABLE},
+    )
 
 
-def _word(*found: Judgement | None) -> str:
-    """Return the worst of what became of some claims, in a word."""
-    outcomes = [judgement.holds if judgement else None for judgement in found]
-    return "FAILED" if False in outcomes else "-" if None in outcomes else "ok"
-
-
-def _why(size: int, judgements: Mapping[tuple[str, int], Judgement]) -> str:
-    """Return the reason that matters most: of what failed, exact claims first; else of the verdict on the rate."""
-    for claim in ("fall", "losses", "counters", "rate", "scaling"):
-        judgement = judgements.get((claim, size))
-        if judgement and judgement.holds is False:
-            return judgement.reason if claim == "rate" else f"{claim}: {judgement.reason}"
-    rate = judgements.get(("rate", size))
-    return rate.reason if rate else ""
+def _outcome(holds: Sequence[bool | None]) -> str:
+    """Return the worst outcome of some claims, and how many have it."""
+    words = {False: "FAILED", None: "unknown", True: "hold"}
+    return next((f"{holds.count(state)} {word}" for state, word in words.items() if state in holds), NONE)
 
 
 def baseline_note(baseline: Baseline, session: Session) -> str:
-    """Return where the baseline comes from, what software changed since, and what it has that was not measured."""
+    """Return where the baseline comes from, which software differs, and which of its batch sizes were not measured."""
     made = f"{baseline.path}, measured {baseline.provenance['date']} at {baseline.provenance['commit'][:12]}"
-    parts = [f"{made}{' (dirty)' if baseline.provenance['dirty'] else ''}"]
+    parts = [f"{made}{' with uncommitted changes' if baseline.provenance['dirty'] else ''}"]
     changed = differences(baseline.session.fingerprint.software, session.fingerprint.software)
-    parts.append(f"software changed since: {', '.join(changed)}" if changed else "same software")
+    parts.append(f"software differs: {', '.join(changed)}" if changed else "same software")
     if baseline.times_unfit:
-        parts.append(f"times unfit: {printable(baseline.times_unfit)}")
+        parts.append(f"its times are unfit for comparisons: {printable(baseline.times_unfit)}")
     if missing := sorted(set(baseline.session.measurements) - {*session.measurements, *session.failures}):
         parts.append(f"NOT MEASURED NOW: {', '.join(map(str, missing))}")
     return "\n  ".join(parts)
@@ -123,7 +112,7 @@ def result_note(result: Path, refusal: str) -> str:
 
 
 def promotion_note(result: Baseline, written: Sequence[Path]) -> str:
-    """Return what was promoted to where, and what it is good for."""
+    """Return which files a promotion wrote, and what cannot be done with them."""
     provenance = result.provenance
     lines = [f"{result.path}, measured {provenance['date']} at commit {provenance['commit'][:12]}, is now"]
     lines += [f"  {path}" for path in written]

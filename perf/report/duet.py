@@ -1,33 +1,48 @@
-"""What a person reads of a duet in a terminal."""
+"""A duet: what is compared, the verdict of each batch size, where the time differs; and the noise of a machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import geometric_mean
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perf.judge.attribution import Contribution, PhaseTotal
-from perf.judge.duets import DuetResult, loss_problem, not_compared, software_differences, work_differences
+from perf.judge.attribution import PhaseDifference
+from perf.judge.duets import (
+    CHANGED,
+    DUET_BUDGET,
+    DuetResult,
+    loss_problem,
+    not_compared,
+    software_differences,
+    work_differences,
+)
 from perf.judge.levels import DuetEffect, levels
-from perf.judge.sequential import DuetJudgement
 from perf.judge.stats import POWER
 from perf.judge.verdicts import Verdict
-from perf.measure.sides import Side
-from perf.records.pairs import Pair
-from perf.report.terminal import table
+from perf.records.phases import STEP_PHASES
+from perf.report.sections import (
+    DETECTABLE,
+    EFFECT_HEADER,
+    NONE,
+    Section,
+    as_text,
+    by_text,
+    change_text,
+    effect_cells,
+    number,
+    percent,
+)
+
+if TYPE_CHECKING:
+    from perf.measure.sides import Side
 
 CONTRIBUTIONS = 8
-"""Rows of the attribution that are shown."""
+"""The most operations that are shown."""
 
-_WORST_FIRST = (
-    Verdict.LOSSES_DIFFER,
-    Verdict.REGRESSED,
-    Verdict.INCONCLUSIVE,
-    Verdict.IMPROVED,
-    Verdict.UNCHANGED,
-)
+_WORST_FIRST = (Verdict.LOSSES_DIFFER, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.UNCHANGED)
 
 
 def duet_heading(
@@ -40,18 +55,19 @@ def duet_heading(
     )
 
 
-def headline(result: DuetResult) -> str:
-    """Return the worst of a duet in one line: which batch size, how much, how sure, and why."""
+def headline(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> str:
+    """Return the worst of a duet in one line: which batch size, how much, how significant, and why."""
     size = worst(result)
     verdict, judgement = result.verdict(size), result.judgements.get(size)
     if judgement is None:
         return f"{verdict}: global batch size {size}: {loss_problem(result.work[size]) or result.problem}"
     effect = judgement.effect
-    change = f"global batch size {size}: samples/sec {effect.effect_size:+.1%}"
+    change = f"global batch size {size}: samples/sec {change_text(effect, _pairs(effect))}"
     if verdict is Verdict.UNCHANGED:
-        change = f"every batch size within {result.threshold:.1%}; the largest change: {change}"
-    sure = f"95 % interval {interval(judgement)}, p = {effect.p_value:.1g}, {_pairs(effect)}"
-    return f"{verdict}: {change} ({sure}){_because(result, size)}"
+        change = f"every batch size within {percent(result.threshold)}; the largest change: {change}"
+    advice = result.problem or judgement.advice(budget_option)
+    reason = advice if verdict is Verdict.INCONCLUSIVE else _because(result, size)
+    return f"{verdict}: {change}; {loss_problem(result.work[size]) or reason}"
 
 
 def worst(result: DuetResult) -> int:
@@ -69,183 +85,134 @@ def _pairs(effect: DuetEffect) -> str:
 
 
 def _because(result: DuetResult, size: int) -> str:
-    if problem := loss_problem(result.work[size]):
-        return f"; {problem}"
-    if result.judgements[size].verdict is Verdict.INCONCLUSIVE:
-        return f"; {result.problem or result.judgements[size].reason}"
+    """Return where the time differs, and the first difference that may explain it."""
+    part = _largest_part(result, size)
     if work := work_differences(result.work[size]):
-        named = [row for rows in result.contributions.values() for row in rows[:1] if row.is_significant]
-        first = f"most of it in {named[0].phase}: {named[0].operation}; " if named else ""
-        return f"; {first}other work: {', '.join(work[:3])} per step"
-    if rows := [row for row in result.contributions.get(size, []) if row.is_significant]:
-        return f"; most of it in {rows[0].phase}: {rows[0].operation}, {1e3 * rows[0].difference_s:+.2f} ms a step"
+        return f"{part}work differs: {', '.join(work[:3])} per step"
+    if part:
+        return part.removesuffix("; ")
     if software := software_differences(result.work):
-        return f"; other software: {', '.join(software[:3])}"
+        return f"software differs: {', '.join(software[:3])}"
     if missing := not_compared(result.work[size]):
-        return f"; no difference in what was compared; not compared: {', '.join(missing[:3])}"
-    return "; same work, same software"
+        return f"no difference in what was compared; not compared: {', '.join(missing[:3])}"
+    return "same work, same software"
 
 
-def interval(judgement: DuetJudgement) -> str:
-    """Return the shown interval, or that there is none."""
-    effect = judgement.effect
-    if not np.isfinite([effect.low, effect.high]).all():
-        return "none"
-    return f"{effect.low:+.1%} to {effect.high:+.1%}"
+def _largest_part(result: DuetResult, size: int) -> str:
+    """Return the operation that explains most of a changed rate: it and its phase differ in the direction of the rate."""
+    if result.verdict(size) not in CHANGED:
+        return ""
+    slower = result.judgements[size].effect.effect_size < 0
+    alike = {
+        total.phase
+        for total in result.phases.get(size, [])
+        if total.difference_s and (total.difference_s > 0) == slower
+    }
+    for row in result.contributions.get(size, []):
+        if row.is_significant and row.phase in alike & {*STEP_PHASES} and (row.difference_s > 0) == slower:
+            return f"largest part in {row.phase}: {row.operation}, {1e3 * row.difference_s:+.2f} ms per step; "
+    return ""
 
 
-def duet_table(result: DuetResult) -> str:
-    """Return one line for each batch size, then what both sides do otherwise."""
-    rows = duet_rows(result)
-    note = (
-        "(samples/sec: medians over runs; change: mean over starts of the sides' processes, of pairs of runs in each; could "
-        f"show: the smallest slowdown found {POWER:.0%} of the time)"
-    )
-    return "\n".join([table(DUET_HEADER, rows, left={"why"}), note, *work_notes(result)])
+def duet_report(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> str:
+    """Return all of a duet as text; `budget_option` is the form in which the tool at hand takes a budget."""
+    return as_text(duet_sections(result, budget_option=budget_option))
 
 
-DUET_HEADER = (
-    "batch size",
-    "baseline",
-    "candidate",
-    "change",
-    "95 % interval",
-    "could show",
-    "verdict",
-    "pairs",
-    "why",
-)
-
-
-def duet_rows(result: DuetResult) -> list[tuple[str, ...]]:
-    """Return the cells under `DUET_HEADER`."""
-    rows = []
+def duet_sections(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> list[Section]:
+    """Return the verdict of each batch size, what differs between the sides, and where the time differs."""
+    rows, reasons = [], {}
     for size in result.work:
-        pairs = [pair for pair in result.pairs if pair.global_batch_size == size]
-        sides = [[getattr(pair, side) for pair in pairs] for side in ("baseline", "candidate")]
-        rates = [f"{_rate(size, runs):,.0f}" if runs else "-" for runs in sides]
-        verdict, judgement = str(result.verdict(size)), result.judgements.get(size)
-        if judgement is None:
-            rows.append((str(size), *rates, "-", "-", "-", verdict, f"{len(pairs)}", result.problem))
-            continue
-        effect = judgement.effect
-        rows.append(
-            (
-                str(size),
-                *rates,
-                f"{effect.effect_size:+.2%}",
-                interval(judgement),
-                f"{effect.minimal_detectable_effect:.1%}" if np.isfinite(effect.reach) else "-",
-                verdict,
-                f"{effect.num_runs} in {effect.num_starts}",
-                judgement.reason,
-            )
+        verdict, judgement, rates = result.verdict(size), result.judgements.get(size), result.rates(size)
+        cells = [number(rate) for rate in rates] if rates else [NONE, NONE]
+        effect = judgement.effect if judgement else None
+        starts = str(effect.num_starts) if effect else NONE
+        rows.append((str(size), *cells, *effect_cells(effect), str(verdict), starts))
+        plain = verdict is Verdict.UNCHANGED and judgement and not judgement.effect.is_significant
+        reasons[size] = [judgement.advice(budget_option)] if judgement and not plain else []
+    sections = [
+        Section(
+            header=("batch size", "baseline", "candidate", *EFFECT_HEADER, "verdict", "starts"),
+            rows=rows,
+            notes=[*by_text(reasons), *_work_notes(result)],
+            legend={
+                "candidate": "samples/sec, as the baseline; mean rate of a run, median over runs",
+                "change": "in pairs of runs, mean over starts",
+                "detectable": DETECTABLE,
+            },
         )
-    return rows
+    ]
+    sections += [_attribution_section(result, size) for size in result.contributions]
+    return sections + [Section(title=problem) for problem in (result.problem, result.attribution_problem) if problem]
 
 
-def _rate(size: int, runs: Sequence[tuple[tuple[float, ...], ...]]) -> float:
-    """Return the median of the runs' rates, samples/sec."""
-    steps = [sum(len(marks) - 1 for marks in slices) for slices in runs]
-    seconds = [sum(marks[-1] - marks[0] for marks in slices) for slices in runs]
-    return float(np.median([size * n / s for n, s in zip(steps, seconds, strict=True)]))
-
-
-def work_notes(result: DuetResult) -> list[str]:
-    """Return what software and what work the sides differ in, and whether they learn alike."""
+def _work_notes(result: DuetResult) -> list[str]:
+    """Return the differences between the sides in software, in the work of a step, and in losses."""
     software = software_differences(result.work)
-    told = all(side.software for side in next(iter(result.work.values())))
-    notes = [f"software: {', '.join(software) if software else 'the same' if told else 'not known'}"]
+    known = all(side.software for side in next(iter(result.work.values())))
+    notes = [f"software: {', '.join(software) if software else 'the same' if known else 'not known'}"]
+    found: dict[int, list[str]] = {}
     for size, work in result.work.items():
-        if found := work_differences(work):
-            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-            notes.append(f"work at {size}: {', '.join(found[:8])}{more} per step")
+        texts = found.setdefault(size, [])
+        if differing := work_differences(work):
+            more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""
+            texts.append(f"work differs: {', '.join(differing[:8])}{more} per step")
         if problem := loss_problem(work):
-            notes.append(f"losses at {size}: {problem}")
+            texts.append(f"losses differ: {problem}")
         if missing := not_compared(work):
-            notes.append(f"not compared at {size}, since a side did not tell: {', '.join(missing)}")
-    if len(notes) == 1:
-        notes.append("work: the same operations, and the same losses to rounding, at every batch size")
-    return notes
+            texts.append(f"not compared, because a side lacks it: {', '.join(missing)}")
+    return notes + (by_text(found) or ["work: the same operations, and the same losses up to rounding"])
 
 
-PHASE_HEADER = ("phase", "baseline ms", "candidate ms", "difference ms")
-CONTRIBUTION_HEADER = ("phase", "operation", "count", "baseline ms", "candidate ms", "difference ms", "beyond chance")
+def _attribution_section(result: DuetResult, size: int) -> Section:
+    """Return the phases of a step, each with its operations whose time or number differs significantly."""
+    significant = [row for row in result.contributions[size] if row.is_significant]
+    named = significant[:CONTRIBUTIONS]
+    rows = []
+    for phase in result.phases[size]:
+        rows.append((phase.phase, "(all)", NONE, *_ms(phase)))
+        for row in [row for row in named if row.phase == phase.phase]:
+            counts = dict.fromkeys((row.baseline_count, row.candidate_count))
+            rows.append(("", row.operation, " -> ".join(number(count, "g") for count in counts), *_ms(row)))
+    rest = f"({len(significant) - len(named) or 'no'} other operations differ significantly)"
+    return Section(
+        title=f"Where a step at {size} differs, each operation timed alone (logging, checkpoint: one of each)",
+        header=("phase", "operation", "count", "baseline ms", "candidate ms", "difference ms"),
+        rows=rows,
+        left={"phase", "operation"},
+        notes=[rest if named else "No operation differs by more than chance explains."],
+    )
 
 
-def why_title(size: int) -> str:
-    """Return what the rows of an attribution are."""
-    return f"Where a step at {size} spends more or less, each operation timed alone (logging, checkpoint: one of each):"
-
-
-def phase_rows(phases: Sequence[PhaseTotal]) -> list[tuple[str, ...]]:
-    """Return the cells under `PHASE_HEADER`."""
-    return [
-        (row.phase, f"{1e3 * row.before_s:.2f}", f"{1e3 * row.now_s:.2f}", f"{1e3 * row.difference_s:+.2f}")
-        for row in phases
-    ]
-
-
-def contribution_rows(contributions: Sequence[Contribution]) -> list[tuple[str, ...]]:
-    """Return the cells under `CONTRIBUTION_HEADER`, of the rows that are shown."""
-    return [
-        (
-            row.phase,
-            row.operation,
-            f"{row.count_before:g} -> {row.count_now:g}" if row.count_before != row.count_now else f"{row.count_now:g}",
-            f"{1e3 * row.before_s:.3f}",
-            f"{1e3 * row.now_s:.3f}",
-            f"{1e3 * row.difference_s:+.3f}",
-            "yes" if row.is_significant else "no",
-        )
-        for row in contributions[:CONTRIBUTIONS]
-    ]
-
-
-def duet_report(result: DuetResult) -> str:
-    """Return all that is known: the table, and where the difference comes from."""
-    parts = [duet_table(result)]
-    for size, contributions in result.contributions.items():
-        rows = contribution_rows(contributions)
-        parts.append(f"{why_title(size)}\n{table(PHASE_HEADER, phase_rows(result.phases[size]), left={'phase'})}")
-        parts.append(table(CONTRIBUTION_HEADER, rows, left={"phase", "operation"}))
-    parts += [problem for problem in (result.problem, result.attribution_problem) if problem]
-    return "\n\n".join(parts)
+def _ms(row: PhaseDifference) -> tuple[str, ...]:
+    times = [(row.baseline_s, ".3f"), (row.candidate_s, ".3f"), (row.difference_s, "+.3f")]
+    return tuple(number(1e3 * seconds, style) for seconds, style in times)
 
 
 def calibration(result: DuetResult, budgets: Mapping[float, float]) -> str:
-    """Return what one A/A duet says of this machine, level by level: steps, pairs of runs, starts; and what they cost.
+    """Return the noise of this machine, level by level: steps, pairs of runs, starts; and what they cost.
 
     Args:
         result: of the same side twice.
-        budgets: seconds for each batch size, by the threshold that they decide.
+        budgets: seconds for each batch size, by the slowdown that they show.
     """
-    lines = []
+    rows = []
     for size, judgement in result.judgements.items():
         pairs = [pair for pair in result.pairs if pair.global_batch_size == size]
         steps = [np.diff(marks) for pair in pairs for marks in (*pair.baseline, *pair.candidate)]
         within = float(np.median([float(np.std(np.log(run))) for run in steps if len(run) > 1] or [np.nan]))
         grouped = [[pair.effect for pair in pairs if pair.start == start] for start in {pair.start for pair in pairs}]
         starts = [start for start in grouped if len(start) > 1]
-        typical = geometric_mean([float(np.median(run)) for run in steps])
-        lines.append(f"{size}: a step takes {1e3 * typical:.0f} ms; steps of a run spread by {within:.1%}")
-        if len(starts) > 1:
-            found = levels(starts)
-            lines.append(
-                f"  pairs of runs in one start spread by {found.pair:.2%}, starts by {found.start:.2%} beyond that"
-            )
-        error = judgement.effect.standard_error
-        lines.append(
-            f"  change {judgement.effect.effect_size:+.2%} (standard error {error:.2%}), {_pairs(judgement.effect)}"
-        )
-    lines.append(f"a start of both sides takes {result.start_s:.1f} s, a pair {_pair_s(result.pairs):.1f} s")
-    lines.append("(spread: standard deviation)")
-    for threshold, seconds in budgets.items():
-        lines.append(f"to find {threshold:.0%} {POWER:.0%} of the time: --budget {seconds:.0f}s for each batch size")
-    return "\n".join(lines)
-
-
-def _pair_s(pairs: Sequence[Pair]) -> float:
-    """Return what a pair takes, seconds: the median of the times between two that follow each other in one start."""
-    between = [after.ended_s - pair.ended_s for pair, after in pairwise(pairs) if after.start == pair.start]
-    return float(np.median(between or [np.nan]))
+        spreads = [f"{spread:.2%}" for spread in levels(starts)] if len(starts) > 1 else [NONE, NONE]
+        effect, step_ms = judgement.effect, 1e3 * geometric_mean([float(np.median(run)) for run in steps])
+        change = (f"{effect.effect_size:+.2%}", f"{effect.standard_error:.2%}")
+        rows.append((str(size), number(step_ms), f"{within:.2%}", *spreads, *change))
+    between = [after.ended_s - pair.ended_s for pair, after in pairwise(result.pairs) if after.start == pair.start]
+    cost = f"a start of both sides takes {result.start_s:.1f} s, a pair {np.median(between or [np.nan]):.1f} s"
+    header = ("batch size", "step ms", "steps", "pairs", "starts", "change", "standard error")
+    notes = [
+        f"to show a slowdown of {percent(slowdown)} ({POWER:.0%} power): {DUET_BUDGET.format(seconds)} for each batch size"
+        for slowdown, seconds in budgets.items()
+    ]
+    legend = {"steps": "standard deviation within a run", "pairs": "within a start", "starts": "beyond that of pairs"}
+    return as_text([Section(header=header, rows=rows, notes=[cost, *notes], legend=legend)])

@@ -1,191 +1,248 @@
 """Where the time of a training step goes: per phase, and in it per operation.
 
 Every operation is timed alone, and on a GPU waited for, so a step takes longer than in training: these times say
-where to look, and mean something beside another side's that were taken alike. The kernel has no hooks for this; while
-it lasts, the kernel's parts are replaced by ones that say when they begin and end.
+where to look, and mean something beside another side's that were taken alike. What torch.compile has compiled runs
+uncompiled, as it does for the counters. Phases follow from torch's hooks, so the step may be anyone's code:
+
+- "data" is what a step begins with, up to "forward". That is a module with parameters, what operations outside of
+  modules record for a backward pass, and the loss, up to "backward": what runs in `backward` and `autograd.grad`.
+- "clip" is what lies between a backward pass and an optimizer's step, and "optimizer" that step, without the passes
+  that a closure makes in it. All else, also what cannot be told apart, is "other".
+
+Zeroing gradients belongs where it stands: before the data it is "data", after the update "other". A step that says
+its phases itself (`listen`) is believed.
 """
 
 from __future__ import annotations
 
-import gc
+import os
+import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perf.records.phases import PHASES, PYTHON, STEP_PHASES, PhaseTime
-from perf.train import kernel
-from perf.train import trainer as trainer_module
-from perf.train.config import RunPlan
-from perf.train.data import Source
-from perf.train.devices import World, keep_freed_memory, synchronize
-from perf.train.trainer import Trainer
+from perf.records.phases import PYTHON, STEP_PHASES, PhaseTime
+from perf.runner.counters import as_written
+from perf.runner.phases import Costs, Gap, Part, Timeline
+from perf.train.devices import keep_freed_memory, synchronize
+
+EnterPhase = Callable[[str], AbstractContextManager[None]]
+Listen = Callable[[EnterPhase], AbstractContextManager[object]]
 
 _WARMUP_STEPS = 2
+_BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 
 
 def attribute(
-    plan: RunPlan, source: Source, *, num_steps: int, clock: Callable[[], float] = time.perf_counter
+    step: Callable[[], object],
+    *,
+    device: torch.device,
+    num_steps: int,
+    read: Callable[[], object] | None = None,
+    save: Callable[[Path], object] | None = None,
+    listen: Listen | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[PhaseTime]:
-    """Time steps of a new trainer, after a warm-up, and then one reading of their losses and one checkpoint.
+    """Time steps, after a warm-up, and then one reading of their losses and one checkpoint, where given.
 
-    All rows together, those of a step `num_steps` times, are the time that elapsed. The checkpoint is a temporary one,
-    whatever the plan says of checkpoints.
+    All rows together, those of a step `num_steps` times, are the time that elapsed.
 
     Args:
-        plan: from `plan_run`, for one rank and without torch.compile, whose kernels no dispatch reaches.
-        source: where samples come from.
+        step: makes one optimizer step; what it returns is dropped.
+        device: where it computes.
         num_steps: how many to time.
+        read: reads the losses of the steps since the last call: the phase "logging".
+        save: writes a checkpoint to a directory, here a temporary one: the phase "checkpoint".
+        listen: is given a function that enters a phase of a step by its name; until its context ends, the step may
+            call that function. What it says goes before what the hooks say.
         clock: monotonic, seconds.
 
     Raises:
-        ValueError: `num_steps` is not positive, or the model is to be compiled.
-        NonFiniteError: a loss or a weight was NaN or infinite.
-        OSError: the checkpoint could not be written.
+        ValueError: `num_steps` is not positive, or the step said a phase that is none of `STEP_PHASES`.
+        OSError: the temporary directory could not be made.
     """
-    if num_steps < 1 or plan.config.compile_model:
-        raise ValueError(
-            f"num_steps={num_steps}, compile_model={plan.config.compile_model}: "
-            "at least one step of a model that is not compiled is needed"
-        )
-    device = plan.config.device
-    with TemporaryDirectory() as directory, _without_collections():
+    if num_steps < 1:
+        raise ValueError(f"attribute: found num_steps={num_steps}, and at least 1 is needed; time more steps")
+    with TemporaryDirectory() as directory, as_written():
         keep_freed_memory()  # as every run does: it decides whether operations have page faults
-        config = replace(plan.config, model_dir=Path(directory), keep_checkpoints=1)
-        trainer = Trainer(replace(plan, config=config), source, World())
-        warmup = _SelfTimes(device, clock=lambda: 0.0)
-        with _parts_enter_phases(trainer, warmup), warmup:
-            for _ in range(_WARMUP_STEPS):
-                trainer.step()
-            trainer.read_losses()
-        times = _SelfTimes(device, clock=clock)
-        with _parts_enter_phases(trainer, times), times, times.phase("other"):
-            for _ in range(num_steps):
-                trainer.step()
-            with times.phase("logging"):
-                trainer.read_losses()
-            with times.phase("checkpoint"):
-                trainer.save()
-        return times.rows(num_steps)
+        with _attached(device, lambda: 0.0, listen) as warmup:
+            _advance(warmup, step, _WARMUP_STEPS, read)
+        with _attached(device, clock, listen) as timeline:
+            _advance(timeline, step, num_steps, read)
+            if save:
+                with timeline.inside(Part("checkpoint")):
+                    save(Path(directory))
+    parts = dict.fromkeys(STEP_PHASES, num_steps)
+    parts.update({phase: 1 for phase, function in (("logging", read), ("checkpoint", save)) if function})
+    return [row for phase in parts for row in _rows(phase, timeline.phases[phase], parts[phase])]
 
 
-class _SelfTimes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
-    """Charges the time that passes to the innermost phase, and the part of it inside an operation to that, too.
+def _advance(timeline: Timeline, step: Callable[[], object], num_steps: int, read: Callable[[], object] | None) -> None:
+    for _ in range(num_steps):
+        with timeline.inside(Gap("other")):
+            step()
+    if read:
+        with timeline.inside(Part("logging")):
+            read()
 
-    Backward passes on a GPU dispatch from threads of autograd, one at a time while the main thread waits: nothing
-    here belongs to a thread.
+
+def _rows(phase: str, costs: Costs, parts: int) -> list[PhaseTime]:
+    """Return a phase's operations by name, their counts and times divided by the number of parts."""
+    counts, seconds = Counter({PYTHON: 0}), defaultdict[str, float](float)
+    for key, elapsed in costs.seconds.items():
+        operation = _text(key)
+        counts[operation] += costs.counts[key]
+        seconds[operation] += elapsed
+    rows = []
+    for operation in sorted(counts):
+        per_part, rest = divmod(counts[operation], parts)
+        count = counts[operation] / parts if rest else per_part
+        rows.append(PhaseTime(phase=phase, operation=operation, count=count, seconds=seconds[operation] / parts))
+    return rows
+
+
+@contextmanager
+def _attached(device: torch.device, clock: Callable[[], float], listen: Listen | None) -> Iterator[Timeline]:
+    """See every module, update, backward pass and operation, and nothing any more afterwards."""
+    process = os.getpid()
+
+    def now() -> float:
+        if os.getpid() == process:  # a process forked from a step, such as a loader of data, must not use its GPU
+            synchronize(device)
+        return clock()
+
+    timeline = Timeline(now)
+    hooks = _Hooks(timeline)
+    with ExitStack() as stack:
+        for handle in (
+            register_module_forward_pre_hook(hooks.before_module),
+            register_module_forward_hook(hooks.after_module, always_call=True),
+            register_optimizer_step_pre_hook(hooks.before_update),
+            register_optimizer_step_post_hook(hooks.after_update),
+        ):
+            stack.callback(handle.remove)
+        stack.enter_context(listen(hooks.phase) if listen else nullcontext())
+        stack.enter_context(_BackwardPasses(timeline))
+        stack.enter_context(_Operations(timeline))
+        yield timeline
+        timeline.charge()
+
+
+class _Hooks:
+    """What torch, or the step itself, calls where parts begin and end.
+
+    Hooks are called from all threads. What other threads do is not the step's, but for an update in a backward pass:
+    on a GPU, that is in a thread of autograd, and the step's thread waits.
     """
 
-    def __init__(self, device: torch.device, *, clock: Callable[[], float]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # the same
-        self._device, self._clock = device, clock
-        self._phases: list[str] = []
-        self._charged_until = 0.0
-        self._phase_s: defaultdict[str, float] = defaultdict(float)
-        # By phase, operation and type: the text is made at the end, not between operations.
-        self._counts: defaultdict[tuple[str, Any, torch.dtype | None], int] = defaultdict(int)
-        self._operation_s: defaultdict[tuple[str, Any, torch.dtype | None], float] = defaultdict(float)
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline, self._thread = timeline, threading.get_ident()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Be in a phase, and then in the surrounding one again."""
-        self._charge()
-        self._phases.append(name)
-        try:
+        if name not in STEP_PHASES:
+            known = ", ".join(STEP_PHASES)
+            raise ValueError(f"phase: found {name!r:.40}, and a phase of a step is needed; name one of {known}")
+        with self._timeline.inside(Part(name)) if self._is_main() else nullcontext():
             yield
-        finally:
-            self._charge()
-            self._phases.pop()
+
+    def before_module(self, module: nn.Module, *_: object) -> None:
+        if self._is_main():
+            part = self._timeline.part
+            begins = isinstance(part, Gap) and next(module.parameters(), None) is not None
+            self._timeline.begin(Part("forward", gives_way=True) if begins else part)
+
+    def after_module(self, *_: object) -> None:
+        if self._is_main():
+            self._timeline.end()
+
+    def before_update(self, *_: object) -> None:
+        if self._is_main() or self._timeline.is_in("backward"):
+            part = self._timeline.part
+            self._timeline.begin(Gap("optimizer") if part.gives_way else part)
+
+    def after_update(self, *_: object) -> None:
+        if self._is_main() or self._timeline.is_in("backward"):
+            self._timeline.end()
+
+    def _is_main(self) -> bool:
+        return threading.get_ident() == self._thread
+
+
+class _BackwardPasses(TorchFunctionMode):
+    """Sees where a backward pass begins and ends, also one within "forward"."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__()
+        self._timeline = timeline
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _BACKWARD:
+            return func(*args, **kwargs)
+        part = self._timeline.part
+        begins = part.gives_way and part.phase != "backward"
+        with self._timeline.inside(Part("backward", gives_way=True) if begins else part):
+            return func(*args, **kwargs)
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
+    """Times and counts what reaches a kernel; on a GPU, that of a backward pass from threads of autograd."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # the same
+        self._timeline = timeline
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        began = self._now()
-        result = func(*args, **kwargs)
-        elapsed = self._now() - began
-        if self._phases:
-            key = self._phases[-1], func, _first_dtype((*args, *kwargs.values()))
-            self._counts[key] += 1
-            self._operation_s[key] += elapsed
+        values = (*args, *kwargs.values())
+        part, operation = self._timeline.part, (func, _first_dtype(values))
+        records = isinstance(part, Gap) and _takes_gradients(func, values)
+        self._timeline.charge()
+        try:
+            result = func(*args, **kwargs)
+            if records and isinstance(part, Gap):
+                dtype = _first_dtype((result,))
+                part.is_recorded |= dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+        finally:
+            self._timeline.charge(operation)
+        self._timeline.count(operation)
         return result
 
-    def rows(self, num_steps: int) -> list[PhaseTime]:
-        """Return the times of all phases, each phase's operations by name; those of steps divided by their number."""
-        rows = []
-        for phase in PHASES:
-            parts = num_steps if phase in STEP_PHASES else 1
-            counts: defaultdict[str, int] = defaultdict(int)
-            seconds: defaultdict[str, float] = defaultdict(float)
-            for key in [key for key in self._counts if key[0] == phase]:
-                counts[_text(*key[1:])] += self._counts[key]
-                seconds[_text(*key[1:])] += self._operation_s[key]
-            counts[PYTHON], seconds[PYTHON] = 0, self._phase_s[phase] - sum(seconds.values())
-            for operation in sorted(counts):
-                per_part, rest = divmod(counts[operation], parts)
-                count = counts[operation] / parts if rest else per_part
-                rows.append(
-                    PhaseTime(phase=phase, operation=operation, count=count, seconds=seconds[operation] / parts)
-                )
-        return rows
 
-    def _charge(self) -> None:
-        now = self._now()
-        if self._phases:
-            self._phase_s[self._phases[-1]] += now - self._charged_until
-        self._charged_until = now
-
-    def _now(self) -> float:
-        synchronize(self._device)
-        return self._clock()
-
-
-@contextmanager
-def _parts_enter_phases(trainer: Trainer, times: _SelfTimes) -> Iterator[None]:
-    """Let the parts of a step enter their phases; put everything back, also after an error."""
-    parts: list[tuple[Any, str, str]] = [
-        (trainer, "_draw", "data"),
-        (kernel, "accumulate_gradients", "forward"),
-        (torch.Tensor, "backward", "backward"),
-        (torch.nn.utils, "clip_grad_norm_", "clip"),
-        (trainer_module, "train_step", "optimizer"),
-    ]
-    with ExitStack() as replaced:
-        for owner, name, phase in parts:
-            entering = times.phase(phase)(getattr(owner, name))
-            replaced.enter_context(mock.patch.object(owner, name, entering))
-        yield
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Let no garbage be collected: the phase that happens to start a collection would pay for all others."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def _takes_gradients(func: Any, values: Iterable[Any]) -> bool:
+    """Return whether autograd looks at an operation; detaching is how to tell it not to."""
+    is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
+    return is_seen and any(tensor.requires_grad for tensor in _tensors(values))
 
 
 def _first_dtype(values: Iterable[Any]) -> torch.dtype | None:
-    """Return the type of the first tensor, also within lists; None without any."""
+    return next((tensor.dtype for tensor in _tensors(values)), None)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Return the tensors of an operation, also within lists."""
     for value in values:
         if isinstance(value, Tensor):
-            return value.dtype
-        if isinstance(value, list | tuple) and (found := _first_dtype(value)) is not None:
-            return found
-    return None
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
-def _text(func: Any, dtype: torch.dtype | None) -> str:
+def _text(key: Any) -> str:
+    if key is None:
+        return PYTHON
+    func, dtype = key
     name: str = func.name().split(".")[0]  # overloads of an operation are one
     return f"{name} {str(dtype).removeprefix('torch.')}" if dtype else name

@@ -5,22 +5,22 @@ from __future__ import annotations
 import gc
 import platform
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from perf.records.counters import StepCounters
-from perf.train.config import RunPlan
-from perf.train.data import Source
-from perf.train.devices import World, synchronize
-from perf.train.trainer import Trainer
+from perf.train.devices import synchronize
 
 _aten = torch.ops.aten
 _SYNCS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal", "aten::masked_select"}
@@ -43,37 +43,61 @@ _CPU_ATTENTION = {
 }
 
 
-def count_step(plan: RunPlan, source: Source) -> StepCounters:
-    """Count one step of a new trainer, after a step that lets every buffer come into being.
+def count_step(step: Callable[[], object], device: torch.device) -> StepCounters:
+    """Count one step, after a step that lets every buffer come into being; makes three steps.
 
     Counting is slow and runs on one thread, so that scratch memory per thread does not count: nothing here is timed.
+    What torch.compile has compiled, or would, runs uncompiled: counts are those of the operations as written. They do
+    not depend on the compiler, its version and what it fuses, and no dispatch reaches the kernels that it makes.
+
+    Args:
+        step: makes one optimizer step; what it returns is dropped. Its `parameters` are the distinct trainable ones
+            of all optimizers that it steps: none without an optimizer of torch's.
+        device: where it computes.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    gc.collect()
-    gc.disable()  # a collection would free, and call, at a moment of its own
+    updates = _Updates()
+    hook = register_optimizer_step_post_hook(updates.on_update)
     try:
-        return _count(Trainer(plan, source, World()))
+        with as_written():
+            return _count(step, device, updates)
     finally:
-        gc.enable()
+        hook.remove()
         torch.set_num_threads(num_threads)
 
 
-def _count(trainer: Trainer) -> StepCounters:
-    trainer.step()
-    updates: list[None] = []
-    trainer.optimizer.register_step_post_hook(lambda *_: updates.append(None))
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Let operations run as written rather than compiled, and let no garbage be collected.
+
+    A collection would free, and call, at a moment of its own; whatever happens to start it would pay for all others.
+    """
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+            # Hooks on all modules, which see what torch.compile returns as one module more: that is no harm here.
+            warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
+            yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _count(step: Callable[[], object], device: torch.device, updates: _Updates) -> StepCounters:
+    step()
     ops = _Operations()
-    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as flops, ops:
-        trainer.step()
-    num_updates = len(updates)
-    device = next(trainer.model.parameters()).device
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as flops, ops, updates.kept():
+        step()
+        num_updates, parameters = len(updates.optimizers), updates.num_trainable()
     calls = _PythonCalls()
     synchronize(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with profile(activities=_activities(device), profile_memory=True, acc_events=True) as profiler:
-        calls.count(trainer.step)
+        calls.count(step)
         synchronize(device)
     allocated, peak = _memory(profiler)
     return StepCounters(
@@ -83,10 +107,36 @@ def _count(trainer: Trainer) -> StepCounters:
         peak_bytes=peak,
         device_peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         host_syncs=ops.host_syncs,
-        parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        parameters=parameters,
         optimizer_updates=num_updates,
         python_calls=calls.number,
     )
+
+
+class _Updates:
+    """Keeps which optimizers stepped, while asked to: a kept optimizer is memory in use."""
+
+    def __init__(self) -> None:
+        self.optimizers: list[Optimizer] = []
+        self._keeps = False
+
+    def on_update(self, optimizer: Optimizer, *_: object) -> None:
+        if self._keeps:
+            self.optimizers.append(optimizer)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        self._keeps = True
+        try:
+            yield
+        finally:
+            self._keeps = False
+            self.optimizers.clear()
+
+    def num_trainable(self) -> int:
+        """Return how many trainable numbers the optimizers have, each once."""
+        parameters = {p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
+        return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated

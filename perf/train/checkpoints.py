@@ -1,73 +1,29 @@
-"""Checkpoints: written whole or not at all, verified before use, never executed.
+"""The checkpoints of a run: written whole or not at all, kept, set aside when damaged, put away.
 
-A checkpoint is a folder ``step-00000100`` with the tensors (``state.safetensors``) and ``checkpoint.json``: the step,
-the data position, the configuration that wrote it, and the digests that tell damage. It is written under another
-name and renamed, so a folder of that name is complete; one that is damaged later is set aside, not deleted.
+A checkpoint is written under another name and renamed, so a folder called ``step-00000100`` is complete; one that is
+damaged later is set aside, not deleted.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import itertools
-import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from perf.errors import CheckpointError
+from perf.train.checkpoint_files import Checkpoint, DamagedError, fsync, read_checkpoint, write_checkpoint
 
-FORMAT = "stepmark-checkpoint"
-VERSION = 1
-STATE_FILE = "state.safetensors"
-META_FILE = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8}|[1-9]\d{8,17})", re.ASCII)
 _PARTIAL = re.compile(rf"\.partial-(?:deleted-)?{_NAME.pattern}", re.ASCII)
-_FIELDS = {"global_step": int, "data_position": int, "config": dict, "state_sha256": str}
-# What reading a file reports that is missing, in the wrong place, linked to itself, or on a bad sector. Anything else
-# (no permission, too many open files) says nothing about the checkpoint.
-_UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
-    """A checkpoint whose digests have been verified.
-
-    Attributes:
-        path: its folder.
-        global_step: optimizer steps completed when it was written.
-        data_position: samples drawn from the source by then; the number of the next one.
-        config: the configuration that wrote it, as plain JSON values.
-    """
-
-    path: Path
-    global_step: int
-    data_position: int
-    config: dict[str, Any]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Read the tensors into memory.
-
-        Raises:
-            CheckpointError: the file is not in safetensors format.
-        """
-        try:
-            return safetensors.torch.load_file(self.path / STATE_FILE)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{self.path / STATE_FILE}: not a safetensors file ({error}); restore it or start over with --fresh"
-            ) from error
 
 
 class CheckpointStore:
@@ -107,7 +63,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: the step has a checkpoint already, or it could not be written, or the directory was deleted
                 or replaced; the checkpoints there before are untouched.
-            OSError: the same, told by the operating system.
+            OSError: the same, as the operating system reports it.
         """
         if self.keep_last == 0:
             return None
@@ -116,27 +72,16 @@ class CheckpointStore:
         partial = self.directory / f".partial-{final.name}"
         partial.mkdir()
         try:
-            state = partial / STATE_FILE
-            _write_tensors(state, tensors)
-            meta: dict[str, Any] = {
-                "format": FORMAT,
-                "version": VERSION,
-                "global_step": global_step,
-                "data_position": data_position,
-                "config": config,
-                "state_sha256": _file_sha256(state),
-            }
-            meta["sha256"] = _json_sha256(meta)
-            (partial / META_FILE).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-            for path in (state, partial / META_FILE, partial):
-                _fsync(path)
+            write_checkpoint(
+                partial, global_step=global_step, data_position=data_position, config=config, tensors=tensors
+            )
             if final.exists():
                 raise CheckpointError(f"{final}: exists already, and is not overwritten; name another --model-dir")
             partial.rename(final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _fsync(self.directory)
+        fsync(self.directory)
         for step in self.steps()[: -self.keep_last]:
             # Renamed first: a deletion cut short must not leave half a checkpoint under a checkpoint's name.
             doomed = self.path(step).rename(self.directory / f".partial-deleted-{self.path(step).name}")
@@ -158,7 +103,7 @@ class CheckpointStore:
         """Return the newest checkpoint that verifies, and a note for each damaged one that was set aside.
 
         A damaged checkpoint newer than the one returned is renamed to ``damaged-step-...``, so that it can be
-        looked at but is never taken for a checkpoint again.
+        inspected but is not used as a checkpoint again.
 
         Raises:
             CheckpointError: no checkpoint verifies though there are some, or one is whole but in a format unknown here,
@@ -168,8 +113,8 @@ class CheckpointStore:
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
-                checkpoint = _verified(path, step)
-            except _DamagedError as error:
+                checkpoint = read_checkpoint(path, step)
+            except DamagedError as error:
                 damage[path] = str(error)
                 continue
             if not damage:
@@ -204,7 +149,7 @@ class CheckpointStore:
             Where they went, or None when there were none.
         """
         known = re.compile(rf"{_NAME.pattern}|damaged-{_NAME.pattern}-\d+", re.ASCII)
-        # The newest first: cut short, this leaves older checkpoints behind, never a newer one without its elders.
+        # The newest first: cut short, this leaves older checkpoints behind, never a newer one without the older ones.
         ours = sorted((path for path in self.directory.iterdir() if known.fullmatch(path.name)), reverse=True)
         if not ours:
             return None
@@ -243,72 +188,6 @@ class CheckpointStore:
             os.close(descriptor)
 
 
-class _DamagedError(Exception):
-    """A checkpoint that is not what was written."""
-
-
-def _verified(path: Path, step: int) -> Checkpoint:
-    meta_path = path / META_FILE
-    meta = _read_meta(meta_path)
-    if meta.get("version") != VERSION:
-        raise CheckpointError(
-            f"{meta_path}: format version {meta.get('version')!r}, this stepmark reads version {VERSION}; "
-            "use the stepmark that wrote it, or start over with --fresh"
-        )
-    for name, kind in _FIELDS.items():
-        if type(meta.get(name)) is not kind:
-            raise CheckpointError(
-                f"{meta_path}: {name} is {meta.get(name)!r}, and a value of type {kind.__name__} is needed; "
-                "it was edited: restore it, or start over with --fresh"
-            )
-    if meta["global_step"] != step:
-        raise _DamagedError(f"{META_FILE} is of step {meta['global_step']}, so the folder was renamed")
-    with _unreadable_is_damage(STATE_FILE):
-        state_digest = _file_sha256(path / STATE_FILE)
-    if state_digest != meta["state_sha256"]:
-        raise _DamagedError(f"{STATE_FILE} does not match its digest (truncated or altered)")
-    return Checkpoint(path=path, global_step=step, data_position=meta["data_position"], config=meta["config"])
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    """Return the content of a `META_FILE` of ours without its digest, which matches."""
-    with _unreadable_is_damage(META_FILE):
-        content = path.read_bytes()
-    try:
-        value = json.loads(content)
-        meta: dict[str, Any] = value if isinstance(value, dict) else {}
-        digest = meta.pop("sha256", None)
-        matches = digest == _json_sha256(meta)
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond reason
-        raise _DamagedError(f"{META_FILE} is not readable as JSON") from None
-    is_ours = meta.get("format") == FORMAT
-    # One flipped bit cannot hide both that a digest is there and that the format is ours.
-    if not matches and (is_ours or digest is not None):
-        raise _DamagedError(f"{META_FILE} does not match its digest")
-    if not is_ours:
-        raise CheckpointError(f"{path}: not written by this project; name another --model-dir")
-    return meta
-
-
-@contextmanager
-def _unreadable_is_damage(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _UNREADABLE:
-            raise
-        raise _DamagedError(f"{name} cannot be read ({error.strerror})") from None
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # what a full disk looks like through this library
-        raise CheckpointError(
-            f"{path}: could not be written ({error}); make room or name another --model-dir"
-        ) from error
-
-
 def _set_aside(path: Path) -> Path:
     return path.rename(_first_free(path.parent, f"damaged-{path.name}"))
 
@@ -317,20 +196,3 @@ def _first_free(directory: Path, name: str) -> Path:
     """Return the first of `name`-1, `name`-2, ... in the directory that does not exist."""
     numbered = (directory / f"{name}-{number}" for number in itertools.count(1))
     return next(path for path in numbered if not os.path.lexists(path))
-
-
-def _json_sha256(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

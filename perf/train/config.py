@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
-from perf.train.checkpoints import Checkpoint, CheckpointStore
+from perf.train.checkpoint_files import Checkpoint
+from perf.train.checkpoints import CheckpointStore
 from perf.train.data import Source
 from perf.train.devices import World
 from perf.train.steps import steps_to_run
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 Start = Literal["resume", "fresh", "weights"]
 
@@ -27,7 +28,7 @@ class RunConfig:
     Attributes:
         workload: what to train.
         global_batch_size: samples per optimizer step, over all ranks.
-        model_dir: where its checkpoints are.
+        model_dir: where its checkpoints are; None for a run that keeps none.
         device, precision: where and in what to compute ("fp32" or "bf16").
         micro_batch_size: samples per forward pass at most; None for the workload's.
         seed: of the weights, the data and the dropout.
@@ -40,9 +41,9 @@ class RunConfig:
         compile_model: whether to run the model through torch.compile.
     """
 
-    workload: Workload
+    workload: BertConfig
     global_batch_size: int
-    model_dir: Path
+    model_dir: Path | None = None
     device: torch.device
     precision: str
     micro_batch_size: int | None = None
@@ -72,7 +73,8 @@ class RunConfig:
                 raise ValueError(f"{name}={value}: at most {most} is possible")
 
     def store(self) -> CheckpointStore:
-        """Return the run's checkpoints."""
+        """Return the run's checkpoints; only of a run that has a directory."""
+        assert self.model_dir is not None
         return CheckpointStore(self.model_dir, keep_last=self.keep_checkpoints)
 
 
@@ -100,7 +102,7 @@ class RunPlan:
 
 
 def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
-    """Find out where a run starts and how far it goes, so that one that cannot be run is told before any starts.
+    """Find out where a run starts and how far it goes, so that one that cannot run is reported before any starts.
 
     Damaged checkpoints are set aside, a missing directory is made, and what interrupted saves left is deleted if the run
     has finished; nothing else changes.
@@ -117,11 +119,13 @@ def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
 
 
 def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
-    micro_batch_size, grad_accum_steps = _divide(config, world)
-    store = config.store()
-    checkpoint, notes = (None, []) if config.start == "fresh" else store.newest_valid()
+    micro_batch_size, grad_accum_steps = divide(config, world)
+    checkpoint: Checkpoint | None = None
+    notes: list[str] = []
+    if config.start != "fresh":
+        checkpoint, notes = config.store().newest_valid()
     if config.start == "weights" and checkpoint is None:
-        before = "".join(f"; there are some in {path}" for path in store.put_away_before())
+        before = "".join(f"; there are some in {path}" for path in config.store().put_away_before())
         raise CheckpointError(
             f"{config.model_dir}: has no checkpoint to load weights from{before}; name another --model-dir"
         )
@@ -140,7 +144,7 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         assert resumed is not None  # a run from step 0 cannot have finished
         if config.keep_checkpoints > 0:
             # A claim deletes what interrupted saves left; while another run holds the directory, it is that run's to do.
-            with suppress(CheckpointError), store.claim():
+            with suppress(CheckpointError), config.store().claim():
                 pass
         raise _refusal(error, config, source, resumed) from None
     plan = RunPlan(
@@ -163,7 +167,8 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         notes.append(
             f"no larger micro-batch than {micro_batch_size} divides this batch size evenly; a round one is faster"
         )
-    store.require_usable()
+    if config.model_dir is not None:
+        config.store().require_usable()
     return plan
 
 
@@ -178,7 +183,7 @@ def recorded_config(plan: RunPlan, source: Source, world: World) -> dict[str, An
             "micro_batch_size": plan.micro_batch_size,
             "world_size": world.size,
             "num_threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
     }
@@ -197,8 +202,12 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def _divide(config: RunConfig, world: World) -> tuple[int, int]:
-    """Return the micro-batch size and the number of micro-batches per rank and step."""
+def divide(config: RunConfig, world: World) -> tuple[int, int]:
+    """Return the micro-batch size and the number of micro-batches per rank and step.
+
+    Raises:
+        ValueError: the batch size cannot be divided.
+    """
     rank_samples, rest = divmod(config.global_batch_size, world.size)
     if rest:
         raise ValueError(

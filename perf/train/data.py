@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -72,7 +72,7 @@ class Source(ABC):
     BLOCK_SAMPLES = 256
     """Samples are drawn in blocks with a generator each: large enough for numpy, small enough to waste little."""
 
-    def __init__(self, workload: Workload, *, seed: int) -> None:
+    def __init__(self, workload: BertConfig, *, seed: int) -> None:
         self.workload = workload
         self.seed = seed
 
@@ -111,7 +111,7 @@ class Source(ABC):
 
 
 def mask_tokens(
-    rng: np.random.Generator, tokens: IntArray, special: npt.NDArray[np.bool_], workload: Workload
+    rng: np.random.Generator, tokens: IntArray, special: npt.NDArray[np.bool_], workload: BertConfig
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Choose ``masked_per_sample`` tokens of each row; 80 % become [MASK], 10 % a random token, 10 % stay.
 
@@ -152,7 +152,7 @@ class SyntheticLanguage(Source):
     name = "synthetic"
     identity = "synthetic language 1"
 
-    def __init__(self, workload: Workload, *, seed: int) -> None:
+    def __init__(self, workload: BertConfig, *, seed: int) -> None:
         super().__init__(workload, seed=seed)
         num_topics = (workload.vocab_size - NUM_SPECIAL) // self.ROLES
         if num_topics < 2:

@@ -18,9 +18,6 @@ from perf.errors import MainRankError
 
 T = TypeVar("T")
 
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "fp32", "bf16")
-
 
 def resolve_device(name: str) -> torch.device:
     """Return the device for "auto" (CUDA where there is one), "cpu" or "cuda"; under torchrun, this rank's GPU.
@@ -44,20 +41,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Return "fp32" or "bf16"; "auto" is bf16 where the processor multiplies it natively, and fp32 elsewhere."""
+    """Return "fp32" or "bf16". "auto" is bf16 on a GPU that multiplies it natively; on a CPU it is fp32, which all have.
+
+    So a CPU's portable baselines hold on every other one, and training and measuring compute alike.
+    """
     if name != "auto":
         return name
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(feature) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if native else "fp32"
-
-
-def default_precision(device_type: str) -> str:
-    """Return what measurements compute in unless told otherwise: on a CPU, what every CPU has."""
-    return "fp32" if device_type == "cpu" else "auto"
 
 
 def synchronize(device: torch.device) -> None:

@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from perf.train.data import Batch
 from perf.train.model import pretraining_loss
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 
-def make_optimizer(model: nn.Module, workload: Workload) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, workload: BertConfig) -> torch.optim.AdamW:
     """Return AdamW with weight decay on matrices only, not on biases and layer norms (Devlin et al. 2018)."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -26,7 +26,7 @@ def make_optimizer(model: nn.Module, workload: Workload) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=workload.learning_rate, fused=True)
 
 
-def learning_rate(workload: Workload, step: int) -> float:
+def learning_rate(workload: BertConfig, step: int) -> float:
     """Return the learning rate of the update that completes `step` (1, 2, ...): a linear rise, then a linear fall to 0."""
     warmup, end = workload.lr_warmup_steps, workload.lr_end_step
     rise = step / warmup

@@ -18,6 +18,7 @@ from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunPlan
 from perf.train.data import Source
 from perf.train.devices import World, keep_freed_memory, synchronize
+from perf.train.stepping import Stepping
 from perf.train.steps import should_act
 from perf.train.trainer import Trainer
 
@@ -29,7 +30,7 @@ class RunResult:
     Attributes:
         plan: what it set out to do.
         end_step: `global_step` at the end.
-        interrupted: whether it was asked to stop (a signal, or a log that nobody takes), at the latest while it saved.
+        interrupted: whether it was asked to stop, by a signal or a log that cannot be written, at the latest while it saved.
         losses: the loss of every step, nats.
         marks: one where the timed region began, and one for each log line.
         checkpoint: the last one written on this rank, if any.
@@ -91,7 +92,31 @@ def run_steps(
             if put_away and world.is_main:
                 on_line(f"The checkpoints in {config.model_dir} were moved to {put_away}")
         trainer.warm_up()
-        return _timed_region(trainer, plan, world, on_line=on_line, on_step=on_step, clock=clock)
+        stepping = Stepping(trainer.step, world=world, start_step=plan.start_step, fail=trainer.fail)
+        region = Region(
+            global_batch_size=config.global_batch_size,
+            last_step=plan.last_step,
+            to_log=lambda step: should_act(global_step=step, last_step=plan.last_step, every=config.log_steps),
+            to_save=lambda step: should_act(global_step=step, last_step=plan.last_step, every=config.checkpoint_steps),
+        )
+        end_step, interrupted, marks, checkpoint = timed_region(
+            stepping,
+            region,
+            world,
+            finish=lambda: synchronize(config.device),
+            save=trainer.save,
+            on_line=on_line,
+            on_step=on_step,
+            clock=clock,
+        )
+    return RunResult(
+        plan=plan,
+        end_step=end_step,
+        interrupted=interrupted,
+        losses=stepping.losses,
+        marks=marks,
+        checkpoint=checkpoint,
+    )
 
 
 @contextmanager
@@ -108,54 +133,83 @@ def _claimed(store: CheckpointStore, plan: RunPlan) -> Iterator[None]:
         yield
 
 
-def _timed_region(
-    trainer: Trainer,
-    plan: RunPlan,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """How far a loop goes, and at which steps it logs and saves.
+
+    Attributes:
+        global_batch_size: samples of a step.
+        last_step: `global_step` after the last.
+        to_log, to_save: whether a line or a checkpoint is due after a step.
+    """
+
+    global_batch_size: int
+    last_step: int
+    to_log: Callable[[int], bool]
+    to_save: Callable[[int], bool] = lambda step: False
+
+
+def timed_region(
+    stepping: Stepping,
+    region: Region,
     world: World,
     *,
+    finish: Callable[[], object],
+    save: Callable[[], Path | None] = lambda: None,
     on_line: Callable[[str], None],
     on_step: Callable[[], object],
     clock: Callable[[], float],
-) -> RunResult:
-    config = plan.config
-    losses: list[float] = []
+) -> tuple[int, bool, list[Mark], Path | None]:
+    """Step, mark, log and save; the loop of every run, trained or measured.
+
+    Args:
+        stepping: what is advanced.
+        region: how far, and when to log and save.
+        world: the ranks; only the main one logs.
+        finish: waits until the device has done all it was asked to.
+        save: writes a checkpoint.
+        on_line: receives each line of the log.
+        on_step: called after each step.
+        clock: monotonic, seconds.
+
+    Returns:
+        The last step made, whether a stop was requested, the marks, and the last checkpoint on this rank.
+    """
     checkpoint: Path | None = None
-    synchronize(config.device)
+    finish()
     marks = [Mark(samples=0, time_s=clock())]
     rates = Rates.since(marks[0])
     with _stop_requests() as stop:
-        say = _Listener(on_line, stop) if world.is_main else _nobody
-        last_step = plan.last_step
-        while trainer.global_step < last_step:
-            trainer.step()
-            step = trainer.global_step
-            to_log = should_act(global_step=step, last_step=last_step, every=config.log_steps)
-            to_save = should_act(global_step=step, last_step=last_step, every=config.checkpoint_steps)
+        say = _Listener(on_line, stop) if world.is_main else _ignore
+        last_step = region.last_step
+        while stepping.global_step < last_step:
+            stepping.step()
+            step = stepping.global_step
+            to_log, to_save = region.to_log(step), region.to_save(step)
             # Several ranks must stop at the same step, and ask each other only where they wait for each other anyway.
             if (world.size == 1 or to_log or to_save) and world.any(stop.is_set()):
                 last_step = step
                 to_log = to_save = True
             if to_log or to_save:
-                losses += trainer.read_losses()
+                stepping.read()
             if to_log:
-                synchronize(config.device)
-                marks.append(Mark(samples=len(losses) * config.global_batch_size, time_s=clock()))
+                finish()
+                marks.append(Mark(samples=len(stepping.losses) * region.global_batch_size, time_s=clock()))
                 rates = rates.at(marks[-1])
                 assert rates.rate is not None
-                say(str(LogLine(global_step=step, loss=losses[-1], rate=rates.rate, global_rate=rates.global_rate)))
+                loss = stepping.losses[-1]
+                say(str(LogLine(global_step=step, loss=loss, rate=rates.rate, global_rate=rates.global_rate)))
             on_step()
             if to_save:
-                checkpoint = trainer.save()
+                checkpoint = save()
         interrupted = world.any(stop.is_set())  # also by a request that came during the last save
-    result = RunResult(
-        plan=plan, end_step=last_step, interrupted=interrupted, losses=losses, marks=marks, checkpoint=checkpoint
-    )
-    say(str(result.totals))
-    return result
+    first, last = marks[0], marks[-1]
+    say(str(EndLine(samples=last.samples - first.samples, seconds=last.time_s - first.time_s)))
+    return last_step, interrupted, marks, checkpoint
 
 
-def _nobody(line: str) -> None:
-    """Listen to a rank that does not log."""
+def _ignore(line: str) -> None:
+    """Drop a line: a rank that is not the main one does not log."""
 
 
 class _Listener:
@@ -175,7 +229,7 @@ class _Listener:
 def _stop_requests() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop; the next of its kind acts as usual.
 
-    A signal that is ignored (``nohup``) stays so. Only the main thread can listen.
+    A signal that is ignored (``nohup``) stays so. Signals reach the main thread only.
     """
     stop = threading.Event()
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perf.train.data import Batch
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
@@ -24,7 +24,7 @@ _ROW_MULTIPLE = 64  # Matrix products over an odd number of words (30522) are ma
 class SelfAttention(nn.Module):
     """Multi-head self-attention whose queries may stand at fewer positions than its keys and values."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: BertConfig) -> None:
         super().__init__()
         self.num_heads = workload.num_heads
         self.dropout = workload.dropout
@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
 class EncoderLayer(nn.Module):
     """Attention and feed-forward, each followed by dropout, residual and layer norm (post-norm)."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: BertConfig) -> None:
         super().__init__()
         hidden = workload.hidden_size
         self.attention = SelfAttention(workload)
@@ -74,7 +74,7 @@ class EncoderLayer(nn.Module):
 class BertForPreTraining(nn.Module):
     """The whole model; `forward` returns the logits that `pretraining_loss` needs, and no others."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: BertConfig) -> None:
         super().__init__()
         hidden = workload.hidden_size
         self.vocab_size = workload.vocab_size

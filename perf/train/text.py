@@ -11,7 +11,7 @@ import numpy as np
 
 from perf.errors import DataError
 from perf.train.data import SPECIAL_TOKENS, IntArray, Source
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
 
@@ -33,7 +33,7 @@ class TextCorpus(Source):
 
     name = "text"
 
-    def __init__(self, paths: list[Path], workload: Workload, *, seed: int) -> None:
+    def __init__(self, paths: list[Path], workload: BertConfig, *, seed: int) -> None:
         super().__init__(workload, seed=seed)
         texts = [_read(path) for path in paths]
         sentences = [s for text in texts for s in _SENTENCE_END.split(text) if s.strip()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,12 +11,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from perf.errors import CheckpointError, NonFiniteError
-from perf.train.checkpoints import Checkpoint, CheckpointStore
-from perf.train.config import RunPlan, recorded_config
-from perf.train.data import Batch, Source
+from perf.seam import Case
+from perf.train.checkpoint_files import Checkpoint
+from perf.train.checkpoints import CheckpointStore
+from perf.train.config import RunConfig, RunPlan, plan_run, recorded_config
+from perf.train.data import Batch, Source, SyntheticLanguage
 from perf.train.devices import World, seed_device
 from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
 from perf.train.model import BertForPreTraining
+from perf.train.workloads import BertConfig
 
 _OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -29,7 +31,7 @@ class Trainer:
         plan: from `plan_run`.
         source: where samples come from.
         world: the ranks.
-        store: where to save, if the run holds its directory; by default a store that holds nothing.
+        store: where to save, if the run holds its directory.
 
     Attributes:
         global_step: optimizer steps completed.
@@ -39,14 +41,12 @@ class Trainer:
 
     def __init__(self, plan: RunPlan, source: Source, world: World, store: CheckpointStore | None = None) -> None:
         config = plan.config
-        self._store = store or config.store()
-        self._plan, self._source, self._world = plan, source, world
+        self._plan, self._source, self._world, self._store = plan, source, world, store
         torch.manual_seed(config.seed)
         self.model = BertForPreTraining(config.workload).to(config.device)
         self.optimizer = make_optimizer(self.model, config.workload)
         self.global_step = plan.start_step
         self.data_position = 0
-        self._unread_losses: list[Tensor] = []
         if plan.checkpoint is not None:
             with_optimizer = config.start == "resume"
             load_tensors(plan.checkpoint, self.model, self.optimizer if with_optimizer else None)
@@ -64,8 +64,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self._world.barrier()
 
-    def step(self) -> None:
-        """Complete one optimizer step; no host sync. Its loss waits for `read_losses`."""
+    def step(self) -> Tensor:
+        """Complete one optimizer step and return its mean loss on this rank (nats, no dimensions); no host sync."""
         config, workload = self._plan.config, self._plan.config.workload
         self.global_step += 1
         seed_device(config.device, step_seed(config.seed, self.global_step, self._world.rank))
@@ -78,52 +78,45 @@ class Trainer:
             lr=learning_rate(workload, self.global_step),
             max_grad_norm=workload.max_grad_norm,
         )
-        self._unread_losses.append(loss)
         self.data_position += config.global_batch_size
+        return loss
 
-    def read_losses(self) -> list[float]:
-        """Return the losses (nats, mean over all ranks) of the steps since the last call; waits for the device.
+    __call__ = step  # a step of the seam
 
-        Raises:
-            NonFiniteError: one of them is NaN or infinite.
-            MainRankError: on the other ranks, the same.
-        """
-        if not self._unread_losses:
-            return []
-        losses: list[float] = self._world.mean(torch.stack(self._unread_losses)).tolist()
-        self._unread_losses.clear()
-        bad = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), None)
-        if bad is not None:
-            step = self.global_step - len(losses) + 1 + bad
-            self._world.from_main(lambda: self._fail(step, f"the loss is {losses[bad]}"))
-        return losses
-
-    def save(self) -> Path | None:
+    def save(self, directory: Path | None = None) -> Path | None:
         """Write a checkpoint of this moment, on the main rank; every rank returns when it is on disk.
+
+        Args:
+            directory: where; None for the run's own directory.
 
         Raises:
             NonFiniteError: a weight is NaN or infinite: a gradient overflowed though the loss did not.
             CheckpointError, OSError: it could not be written.
             MainRankError: on the other ranks, any of these on the main one.
         """
-        return self._world.from_main(self._save)
+        store = self._store if directory is None else CheckpointStore(directory, keep_last=1)
+        assert store is not None  # a run without a directory saves nowhere else
+        return self._world.from_main(lambda: self._save(store))
 
-    def _save(self) -> Path | None:
+    def _save(self, store: CheckpointStore) -> Path | None:
         tensors = state_tensors(self.model, self.optimizer)
         if not torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all():
-            self._fail(self.global_step, "a weight is not finite after the update")
-        return self._store.save(
+            self.fail(self.global_step, "a weight is not finite after the update")
+        return store.save(
             global_step=self.global_step,
             data_position=self.data_position,
             config=recorded_config(self._plan, self._source, self._world),
             tensors=tensors,
         )
 
-    def _fail(self, step: int, what: str) -> NoReturn:
+    def fail(self, step: int, what: str) -> NoReturn:
+        """Raise `NonFiniteError` for a step, with what was saved before it."""
         config = self._plan.config
-        saved = self._store.steps()
-        last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
-        kept = f"nothing was saved from there on, and {last} in {config.model_dir}. " if config.keep_checkpoints else ""
+        kept = ""
+        if self._store is not None and config.keep_checkpoints:
+            saved = self._store.steps()
+            last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
+            kept = f"nothing was saved from there on, and {last} in {config.model_dir}. "
         raise NonFiniteError(
             f"Step={step}: {what}; {kept}"
             f"Go on with --precision fp32 (now {config.precision}), or start over with --fresh and another --seed"
@@ -133,6 +126,26 @@ class Trainer:
         rank_samples = self._plan.config.global_batch_size // self._world.size
         position = self.data_position + self._world.rank * rank_samples
         return self._source.batch(position=position, num_samples=rank_samples).to(self._plan.config.device)
+
+
+def measured_trainer(config: BertConfig, case: Case) -> Trainer:
+    """Return a warmed-up trainer of a case, which is a step of the seam; it has no directory to save in."""
+    run = RunConfig(
+        workload=config,
+        global_batch_size=case.global_batch_size,
+        micro_batch_size=case.micro_batch_size,
+        device=torch.device(case.device),
+        precision=case.precision,
+        seed=case.seed,
+        max_steps=config.lr_end_step,
+        log_steps=config.log_steps,
+        keep_checkpoints=0,
+        start="fresh",
+    )
+    source = SyntheticLanguage(config, seed=case.seed)
+    trainer = Trainer(plan_run(run, source, World()), source, World())
+    trainer.warm_up()
+    return trainer
 
 
 def step_seed(seed: int, global_step: int, rank: int) -> int:

@@ -1,15 +1,16 @@
-"""The registry of workloads: what is trained, how, at which batch sizes, and why it is here."""
+"""The built-in workloads: what is trained, how, at which batch sizes, and why it is here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from perf.seam import Case, Step, Workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Workload:
-    """One workload. Sizes follow BERT (Devlin et al. 2018); a sample is a sentence pair of `seq_len` tokens.
+class BertConfig:
+    """What one built-in workload trains. Sizes follow BERT (Devlin et al. 2018); a sample is a sentence pair of `seq_len` tokens.
 
     Attributes:
         name: what the command line calls it.
@@ -70,26 +71,6 @@ class Workload:
         if not self.global_batch_sizes:
             raise ValueError(f"workload {self.name}: global_batch_sizes is empty; name at least one")
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Workload:
-        """Return the workload that ``dataclasses.asdict`` made JSON data of, here or at another commit.
-
-        Fields that are unknown here are ignored; missing ones are those of the workload of that name here.
-
-        Raises:
-            ValueError: a field is missing, and no workload of that name is known here.
-        """
-        own = WORKLOADS.get(data["name"])
-        values = {}
-        for field in fields(cls):
-            if field.name in data:
-                values[field.name] = data[field.name]
-            elif own:
-                values[field.name] = getattr(own, field.name)
-            elif field.default is MISSING:
-                raise ValueError(f"workload {data['name']!r}: has no {field.name}, which is needed here")
-        return cls(**{**values, "global_batch_sizes": tuple(values["global_batch_sizes"])})
-
 
 _BERT_MSL128: dict[str, Any] = {
     "vocab_size": 30522,
@@ -106,10 +87,10 @@ _BERT_MSL128: dict[str, Any] = {
     "log_steps": 100,
 }
 
-WORKLOADS = {
+BERT_CONFIGS = {
     workload.name: workload
     for workload in (
-        Workload(
+        BertConfig(
             name="pico",
             why="the whole experiment, three batch sizes that learn, in two minutes on two CPU cores",
             num_layers=2,
@@ -128,7 +109,7 @@ WORKLOADS = {
             max_steps=200,
             log_steps=20,
         ),
-        Workload(
+        BertConfig(
             name="nano",
             why="four times the words and twice the width of pico: matrix products begin to matter",
             num_layers=2,
@@ -147,7 +128,7 @@ WORKLOADS = {
             max_steps=200,
             log_steps=20,
         ),
-        Workload(
+        BertConfig(
             name="tiny",
             why="BERT's own vocabulary and sequence length at BERT-tiny's width: the vocabulary projection dominates",
             num_layers=2,
@@ -166,7 +147,7 @@ WORKLOADS = {
             max_steps=100,
             log_steps=10,
         ),
-        Workload(
+        BertConfig(
             name="mini",
             why="BERT-mini: the largest whose three batch sizes a CPU can train while one waits",
             num_layers=4,
@@ -185,7 +166,7 @@ WORKLOADS = {
             max_steps=100,
             log_steps=10,
         ),
-        Workload(
+        BertConfig(
             name="bert-base-msl128",
             why="the reference example at BERT-base size, for accelerators too small for BERT-large",
             num_layers=12,
@@ -195,7 +176,7 @@ WORKLOADS = {
             micro_batch_size=256,
             **_BERT_MSL128,
         ),
-        Workload(
+        BertConfig(
             name="bert-large-msl128",
             why="the reference example in full, as published for three batch sizes on another accelerator",
             num_layers=24,
@@ -209,6 +190,33 @@ WORKLOADS = {
 }
 
 
-def default_workload(device_type: str) -> Workload:
-    """Return what the main job trains on "cpu" or "cuda"."""
-    return WORKLOADS["bert-large-msl128" if device_type == "cuda" else "pico"]
+def default_workload(device_type: str) -> str:
+    """Return the name of what the main job trains on "cpu" or "cuda"."""
+    return "bert-large-msl128" if device_type == "cuda" else "pico"
+
+
+def bert_workload(config: BertConfig) -> Workload:
+    """Return the workload that trains what a configuration says."""
+
+    def build(case: Case) -> Step:
+        from perf.train.trainer import measured_trainer  # torch
+
+        return measured_trainer(config, case)
+
+    return Workload(
+        build=build,
+        name=config.name,
+        why=config.why,
+        global_batch_sizes=config.global_batch_sizes,
+        micro_batch_size=config.micro_batch_size,
+        precision="auto",
+        about={
+            name: list(v) if isinstance(v, tuple) else v
+            for name, v in asdict(config).items()
+            if name not in ("name", "why")
+        },
+    )
+
+
+WORKLOADS = {name: bert_workload(config) for name, config in BERT_CONFIGS.items()}
+"""The built-in workloads, made through the seam that everybody's enter by."""

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from perf.app import promotion
-from perf.app.compare import baseline_recipe
 from perf.app.promotion import promote, refusal
+from perf.app.side_by_side import baseline_recipe
 from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates, judge_scaling

@@ -31,7 +31,7 @@ def main() -> None:
         rng = np.random.default_rng(7)
         pairs = [(step_times(rng, phases=phases)[0], step_times(rng, phases=phases)[0]) for _ in range(num_families)]
         for name, method in METHODS.items():
-            intervals = np.array([method(now, before, rng) for now, before in pairs])
+            intervals = np.array([method(candidate, baseline, rng) for candidate, baseline in pairs])
             covered = float(np.mean((intervals[:, 0] <= 0) & (intervals[:, 1] >= 0)))
             half_width = float(np.median(intervals[:, 1] - intervals[:, 0])) / 2
             found[name].append(f"{covered:.1%}, ±{half_width:.1%}")
@@ -42,8 +42,10 @@ def main() -> None:
 def _bootstrap(estimate: Callable[[FloatArray], FloatArray]) -> Method:
     """Return the percentile bootstrap over runs of a logarithm of time, estimated from (..., R, N) steps."""
 
-    def interval(now: FloatArray, before: FloatArray, rng: np.random.Generator) -> Interval:
-        logs = [estimate(side[rng.integers(len(side), size=(NUM_RESAMPLES, len(side)))]) for side in (now, before)]
+    def interval(candidate: FloatArray, baseline: FloatArray, rng: np.random.Generator) -> Interval:
+        logs = [
+            estimate(side[rng.integers(len(side), size=(NUM_RESAMPLES, len(side)))]) for side in (candidate, baseline)
+        ]
         low, high = np.quantile(logs[0] - logs[1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
         return float(low), float(high)
 
@@ -51,8 +53,8 @@ def _bootstrap(estimate: Callable[[FloatArray], FloatArray]) -> Method:
 
 
 def _welch(widen: float) -> Method:
-    def interval(now: FloatArray, before: FloatArray, rng: np.random.Generator) -> Interval:
-        rates = [[run_rate(steps, 512) for steps in side.tolist()] for side in (now, before)]
+    def interval(candidate: FloatArray, baseline: FloatArray, rng: np.random.Generator) -> Interval:
+        rates = [[run_rate(steps, 512) for steps in side.tolist()] for side in (candidate, baseline)]
         effect = compare_rates(rates[0], rates[1], family_size=3, widen=widen)
         return effect.low, effect.high
 

@@ -20,7 +20,7 @@ from perf.train import trainer as trainer_module
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import IntArray, Source, SyntheticLanguage
 from perf.train.devices import World
-from perf.train.workloads import WORKLOADS
+from perf.train.workloads import BERT_CONFIGS
 
 
 def row(operation: str, seconds: float, count: float = 1, phase: str = "forward") -> PhaseTime:
@@ -48,9 +48,9 @@ def test_the_median_over_visits_is_compared() -> None:
     """One visit that was disturbed changes nothing; the difference is that of the medians."""
     baseline, candidate = side(a=(0.1, 0.1, 9.0)), side(a=(0.2, 0.0, 0.2))
     contribution = next(c for c in attribute_difference(baseline, candidate) if c.operation == "a")
-    assert (contribution.before_s, contribution.now_s) == (0.1, 0.2)
+    assert (contribution.baseline_s, contribution.candidate_s) == (0.1, 0.2)
     assert contribution.difference_s == pytest.approx(0.1)
-    assert (contribution.count_before, contribution.count_now) == (1, 1)
+    assert (contribution.baseline_count, contribution.candidate_count) == (1, 1)
 
 
 def test_a_changed_count_is_significant_however_short() -> None:
@@ -72,8 +72,8 @@ def test_an_operation_of_one_side_only_counts_as_zero_on_the_other() -> None:
     """New and lost operations are both listed, with no count and no time where they are missing."""
     baseline, candidate = [[row("lost", 0.2, 3)]] * 3, [[row("new", 0.1, 4)]] * 3
     lost, new = attribute_difference(baseline, candidate)
-    assert (lost.operation, lost.count_before, lost.count_now, lost.now_s) == ("lost", 3, 0, 0)
-    assert (new.operation, new.count_before, new.count_now, new.before_s) == ("new", 0, 4, 0)
+    assert (lost.operation, lost.baseline_count, lost.candidate_count, lost.candidate_s) == ("lost", 3, 0, 0)
+    assert (new.operation, new.baseline_count, new.candidate_count, new.baseline_s) == ("new", 0, 4, 0)
     assert lost.is_significant
     assert new.is_significant
 
@@ -86,7 +86,7 @@ def test_the_same_operation_in_another_phase_is_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "is_significant"),
+    ("candidate", "is_significant"),
     [
         ((0.1500, 0.1510, 0.1490), True),
         ((0.0500, 0.0510, 0.0490), True),  # faster
@@ -95,9 +95,11 @@ def test_the_same_operation_in_another_phase_is_another() -> None:
         ((0.1500, 0.2000, 0.1000), False),  # within its own spread
     ],
 )
-def test_a_time_must_change_by_more_than_chance_and_by_enough(now: tuple[float, ...], is_significant: bool) -> None:
+def test_a_time_must_change_by_more_than_chance_and_by_enough(
+    candidate: tuple[float, ...], is_significant: bool
+) -> None:
     """With equal counts, a difference is significant beyond four standard errors and half a percent of the step."""
-    assert found(attribute_difference(side(a=STILL), side(a=now)))["a"] is is_significant
+    assert found(attribute_difference(side(a=STILL), side(a=candidate)))["a"] is is_significant
 
 
 def test_the_error_is_that_of_medians() -> None:
@@ -136,8 +138,12 @@ def test_phase_totals_are_medians_of_sums() -> None:
     candidate = [[row("a", 2.0), row(PYTHON, 2.5)]] * 3
     totals = {total.phase: total for total in phase_totals(baseline, candidate)}
     assert list(totals) == list(PHASES)
-    assert (totals["forward"].before_s, totals["forward"].now_s, totals["forward"].difference_s) == (3.0, 4.5, 1.5)
-    assert (totals["data"].before_s, totals["data"].now_s) == (7.0, 0.0)
+    assert (totals["forward"].baseline_s, totals["forward"].candidate_s, totals["forward"].difference_s) == (
+        3.0,
+        4.5,
+        1.5,
+    )
+    assert (totals["data"].baseline_s, totals["data"].candidate_s) == (7.0, 0.0)
     assert totals["clip"].difference_s == 0
 
 
@@ -225,7 +231,7 @@ def compared(
     The clock is this thread's time on the processor: what else the machine does is not in it.
     """
     workload = dataclasses.replace(
-        WORKLOADS["pico"], num_layers=1, seq_len=16, masked_per_sample=3, micro_batch_size=micro_batch_size, **shape
+        BERT_CONFIGS["pico"], num_layers=1, seq_len=16, masked_per_sample=3, micro_batch_size=micro_batch_size, **shape
     )
     config = RunConfig(
         workload=workload,
@@ -263,12 +269,12 @@ def test_the_culprit_comes_first(
     """Unfused updates, slow data and a second clip are each named by the first row, a host sync by the first count."""
     rows = compared(tmp_path, change, micro_batch_size=4 if change is with_item else 8, precision="fp32")
     # A sync takes microseconds, and what else varies on a busy machine may be longer: its count is what tells it.
-    first = next(row for row in rows if row.count_before != row.count_now) if change is with_item else rows[0]
+    first = next(row for row in rows if row.baseline_count != row.candidate_count) if change is with_item else rows[0]
     assert first.is_significant
     assert first.phase == phase
     assert operation in (None, first.operation)
     if change is with_item:
-        assert (first.count_before, first.count_now) == (0, 2)
+        assert (first.baseline_count, first.candidate_count) == (0, 2)
 
 
 def test_a_product_in_another_type_comes_first(tmp_path: Path) -> None:
@@ -280,7 +286,7 @@ def test_a_product_in_another_type_comes_first(tmp_path: Path) -> None:
     products = {"forward": "aten::addmm", "backward": "aten::mm"}
     assert found[0].is_significant
     assert found[0].operation.split()[0] == products[found[0].phase]
-    changes = {(c.phase, c.operation): c.count_now - c.count_before for c in found if c.is_significant}
+    changes = {(c.phase, c.operation): c.candidate_count - c.baseline_count for c in found if c.is_significant}
     assert changes["forward", "aten::addmm float32"] == 1
     assert changes["forward", "aten::addmm bfloat16"] == -1
     assert changes["backward", "aten::mm float32"] == 2

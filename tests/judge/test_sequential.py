@@ -125,7 +125,9 @@ def test_the_last_look_comes_when_another_start_would_end_late() -> None:
     long.add(pairs(0, -0.5, -0.5), ended_s=100.0)
     assert long.undecided == []
     assert long.judgements[512].verdict is Verdict.INCONCLUSIVE
-    assert long.judgements[512].reason == "1 of the 4 starts that a verdict needs: --budget 400s"
+    assert long.judgements[512].advice("--budget {:.0f}s") == (
+        "only 1 of the 4 starts that a verdict needs; use about --budget 400s"
+    )
 
 
 def test_what_is_known_of_a_duet_that_is_stopped() -> None:
@@ -148,7 +150,7 @@ def test_a_real_change_below_the_threshold_is_no_alarm() -> None:
         decisions.add(pairs(number, -0.005 + 1e-5 * number), ended_s=number + 1.0)
     found = decisions.judgements[512]
     assert found.verdict is Verdict.UNCHANGED
-    assert "is real, and smaller" in found.reason
+    assert "is significant, but smaller than 2.0%" in found.reason
 
 
 def test_an_inconclusive_duet_says_what_it_would_have_taken() -> None:
@@ -160,8 +162,8 @@ def test_an_inconclusive_duet_says_what_it_would_have_taken() -> None:
     found = decisions.judgements[512]
     needed = np.ceil(found.effect.budget_for(0.02, level=0.01 * LAST_SHARE))
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert found.reason == (
-        f"only a slowdown of {found.effect.minimal_detectable_effect:.1%} or more would have shown; "
-        f"2.0% needs about --budget {needed:.0f}s"
+    assert found.advice("--budget {:.0f}s") == (
+        f"the pairs vary too much: only slowdowns above {found.effect.minimal_detectable_effect:.1%} would have shown; "
+        f"use about --budget {needed:.0f}s"
     )
     assert needed > 60

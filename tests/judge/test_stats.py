@@ -100,7 +100,7 @@ def _rates(times: FloatArray) -> list[list[float]]:
 def _is_found(slowdown: float, candidate: list[list[float]], baseline: list[list[float]]) -> bool:
     """Return whether a fall of the first batch size's rate by `slowdown` is called one, within its family of three."""
     slower = [[rate * (1 - slowdown) for rate in candidate[0]], *candidate[1:]]
-    effects = [compare_rates(now, before, family_size=3) for now, before in zip(slower, baseline, strict=True)]
+    effects = [compare_rates(*sides, family_size=3) for sides in zip(slower, baseline, strict=True)]
     p_in_family = holm([effect.p_value for effect in effects])[0]
     return decide(effects[0], p_in_family=p_in_family, threshold=THRESHOLD) is Verdict.REGRESSED
 

@@ -15,7 +15,7 @@ from perf.judge.verdicts import (
     Verdict,
     decide,
     judge_counters,
-    judge_fall,
+    judge_loss_decreases,
     judge_losses,
     judge_rates,
     judge_scaling,
@@ -68,7 +68,10 @@ def test_not_significant_is_not_unchanged() -> None:
     found = judge_rates(quiet(spread=0.08, seed=1), as_baseline(quiet(spread=0.08)), threshold=0.05)
     assert [judgement.verdict for judgement in found.values()] == [Verdict.INCONCLUSIVE] * 3
     assert all(judgement.holds is None for judgement in found.values())
-    assert "5% needs about" in found[512].reason
+    assert (
+        "to see 5.0%, compare side by side: --perf-duet, or measure baseline and candidate with about --perf-runs"
+        in found[512].reason
+    )
 
 
 effects = st.builds(
@@ -77,7 +80,7 @@ effects = st.builds(
     low=st.floats(-0.9, 2.0),
     high=st.floats(-0.9, 2.0),
     p_value=st.floats(0.0, 1.0),
-    reach=st.floats(0.001, 5.0),
+    minimal_detectable_effect=st.floats(0.001, 0.99),
     num_runs=st.integers(2, 9),
 )
 
@@ -148,14 +151,14 @@ def test_one_run_is_not_enough() -> None:
 
 def test_a_regression_is_explained_by_the_work_first() -> None:
     """Other operations come before other software, and other software before nothing."""
-    slow, before = quiet(0.3, 0.3, 0.3, seed=1), quiet()
-    assert "same work, same software" in judge_rates(slow, as_baseline(before), threshold=0.05)[512].reason
+    slow, stored = quiet(0.3, 0.3, 0.3, seed=1), quiet()
+    assert "same work, same software" in judge_rates(slow, as_baseline(stored), threshold=0.05)[512].reason
     upgraded = Fingerprint(hardware=HERE.hardware, software={**HERE.software, "numpy": "2.5.0"})
     slow = dataclasses.replace(slow, fingerprint=upgraded)
-    assert "numpy 2.4.6 -> 2.5.0" in judge_rates(slow, as_baseline(before), threshold=0.05)[512].reason
+    assert "numpy 2.4.6 -> 2.5.0" in judge_rates(slow, as_baseline(stored), threshold=0.05)[512].reason
     more = dataclasses.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 13})
     assert "+12 aten::copy_ per step" in judge_rates(
-        _with_counters(slow, more), as_baseline(before), threshold=0.05
+        _with_counters(slow, more), as_baseline(stored), threshold=0.05
     )[512].reason  # fmt: skip
 
 
@@ -200,7 +203,7 @@ def test_two_runs_far_apart_are_inconclusive() -> None:
     wild = quiet(spread=0.3, num_runs=2, seed=3)
     found = judge_rates(wild, as_baseline(quiet()), threshold=0.05)
     assert {judgement.verdict for judgement in found.values()} == {Verdict.INCONCLUSIVE}
-    assert "more than a thousand runs" in found[512].reason
+    assert found[512].reason.endswith("compare side by side: --perf-duet")
 
 
 def test_another_cut_of_the_step_fails_its_counters() -> None:
@@ -230,11 +233,11 @@ def _with_losses(*losses: tuple[float, ...]) -> Session:
 
 def test_the_loss_must_fall_in_every_run() -> None:
     """One run that does not learn is enough to fail."""
-    assert judge_fall(_with_losses(LOSSES, LOSSES).measurements[512]).holds is True
+    assert judge_loss_decreases(_with_losses(LOSSES, LOSSES).measurements[512]).holds is True
     flat = tuple(7.6 + 0.01 * (-1) ** step for step in range(20))
-    assert judge_fall(_with_losses(LOSSES, flat).measurements[512]).holds is False
-    assert judge_fall(_with_losses(LOSSES[::-1]).measurements[512]).holds is False
-    assert judge_fall(_with_losses(LOSSES[:5]).measurements[512]).holds is None
+    assert judge_loss_decreases(_with_losses(LOSSES, flat).measurements[512]).holds is False
+    assert judge_loss_decreases(_with_losses(LOSSES[::-1]).measurements[512]).holds is False
+    assert judge_loss_decreases(_with_losses(LOSSES[:5]).measurements[512]).holds is None
 
 
 def expected(fingerprint: Fingerprint = HERE, *, portable: bool = False) -> Expected:
@@ -265,7 +268,7 @@ def test_on_the_same_machine_and_software_losses_are_equal_to_the_last_digit() -
     assert judge_losses(_with_losses(changed, changed), 512, expected(portable=True)).holds is True
 
 
-@pytest.mark.parametrize(("shift", "says"), [(0.05, "learns worse"), (-0.05, "too good is suspicious")])
+@pytest.mark.parametrize(("shift", "says"), [(0.05, "the losses are higher"), (-0.05, "the losses are lower")])
 def test_elsewhere_losses_are_compared_statistically(shift: float, says: str) -> None:
     """A curve that lies off by more than the draw of batches explains fails, in either direction."""
     shifted = tuple(loss + shift for loss in LOSSES)
@@ -279,7 +282,7 @@ def test_runs_with_different_losses_fail_without_any_baseline() -> None:
     other = (*LOSSES[:9], LOSSES[9] + 1e-6, *LOSSES[10:])
     found = judge_losses(_with_losses(LOSSES, other), 512, None)
     assert found.holds is False
-    assert "from step 10 on" in found.reason
+    assert "runs differ from step 10 on" in found.reason
     assert judge_losses(_with_losses(LOSSES, LOSSES), 512, None).verdict is Verdict.NO_BASELINE
 
 
@@ -302,7 +305,7 @@ def test_runs_that_do_other_work_fail_without_any_baseline() -> None:
     )
     found = judge_counters(measured, 512, None)
     assert found.holds is False
-    assert "run 4 does other work than run 1: +1 host_syncs" in found.reason
+    assert "the work of run 4 differs from run 1: +1 host_syncs" in found.reason
 
 
 def test_python_calls_are_compared_for_one_python_only() -> None:

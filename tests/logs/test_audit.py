@@ -163,11 +163,11 @@ def test_a_log_of_windows_under_a_second_has_no_problem_and_no_note() -> None:
 
 
 def test_without_a_batch_size_a_small_difference_is_a_note_and_a_large_one_a_problem() -> None:
-    """A log without an end line does not tell how much of a rate a millisecond is; four times the rate it never is."""
+    """A log without an end line does not give how much of a rate a millisecond is; four times the rate it never is."""
     log = log_of_three_readings(0, list(range(10, 101, 10)), [0.8] * 10, [5e-4] * 11, 512)[:-1]
     (found,) = audit(log)
     assert found.problems == []
-    assert "depends on the batch size, which the log does not tell" in "; ".join(found.notes)
+    assert "depends on the batch size, which the log does not give" in "; ".join(found.notes)
     log[4] = log[4].replace("Rate=6400.00", "Rate=26400.00", 1)
     (found,) = audit(log)
     (problem,) = found.problems

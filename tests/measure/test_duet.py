@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ from hypothesis import strategies as st
 from perf.errors import MeasureError
 from perf.judge.duets import not_compared, work_differences
 from perf.measure import duet as duet_module
-from perf.measure.duet import BLOCKS, Duet, Mode, choose_mode
-from perf.measure.processes import Answer, Process
-from perf.measure.sides import ROOT, Side, parse_recipe, prepared
-from perf.records.pairs import Pair, alternating_effect, simultaneous_effect
-from perf.records.wire import REQUESTS, VERSION, SideSpec, read_waiting
-from perf.train.workloads import Workload
+from perf.measure.duet import BLOCKS, Duet, choose_mode
+from perf.measure.processes import Process
+from perf.measure.runners import Runner
+from perf.measure.sides import HOME, Side, parse_recipe, prepared
+from perf.records.pairs import Mode, Pair, alternating_effect, simultaneous_effect
+from perf.records.wire import REQUESTS, VERSION, CaseSpec, Stepped, Waiting
+
+WORKLOAD = "tests.workloads:small"
 
 SIZES = (8, 16)
 
@@ -33,12 +36,12 @@ NUM_STEPS = 200
 """Long enough for some swaps of the cores."""
 
 
-def specs(workload: Workload) -> dict[int, SideSpec]:
-    """Return what runs of two batch sizes train, on one thread each."""
-    return {
-        size: SideSpec(workload=workload, global_batch_size=size, device="cpu", precision="fp32", seed=0, num_threads=1)
-        for size in SIZES
-    }
+CASES = {size: CaseSpec(global_batch_size=size) for size in SIZES}
+
+
+def duet_of(sides: tuple[Side, Side], mode: Mode) -> Duet:
+    """Return a duet of two batch sizes, on one thread each."""
+    return Duet(sides, CASES, mode=mode, cores={0, 1}, num_threads=1, rng=np.random.default_rng(0))
 
 
 @pytest.fixture
@@ -47,9 +50,9 @@ def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duet_module, "RUN_S", 0.1)
 
 
-def measure(workload: Workload, sides: tuple[Side, Side], mode: Mode, num_pairs: int) -> list[Pair]:
+def measure(sides: tuple[Side, Side], mode: Mode, num_pairs: int) -> list[Pair]:
     """Return so many pairs."""
-    duet = Duet(sides, specs(workload), mode=mode, cores={0, 1}, rng=np.random.default_rng(0))
+    duet = duet_of(sides, mode)
     duet.pairs_per_start = num_pairs // len(SIZES)
     return duet.start(SIZES, budget_s=1000.0)
 
@@ -58,16 +61,16 @@ def measure(workload: Workload, sides: tuple[Side, Side], mode: Mode, num_pairs:
 def own() -> Iterator[tuple[Side, Side]]:
     """The working tree, twice."""
     with (
-        prepared(parse_recipe(["self"]), "baseline", os.environ) as baseline,
-        prepared(parse_recipe(["self"]), "candidate", os.environ) as candidate,
+        prepared(parse_recipe(["self"]), "baseline", HOME, WORKLOAD, os.environ) as baseline,
+        prepared(parse_recipe(["self"]), "candidate", HOME, WORKLOAD, os.environ) as candidate,
     ):
         yield baseline, candidate
 
 
 @pytest.mark.usefixtures("short_runs")
-def test_in_turns_no_side_runs_while_the_other_is_timed(own: tuple[Side, Side], workload: Workload) -> None:
+def test_in_turns_no_side_runs_while_the_other_is_timed(own: tuple[Side, Side]) -> None:
     """The slices of both sides, by one clock, never overlap; they come in blocks of ABBA or BAAB, as many of each."""
-    pairs = measure(workload, own, Mode.ALTERNATING, 4)
+    pairs = measure(own, Mode.ALTERNATING, 4)
     starts = set()
     for pair in pairs:
         slices = [(marks[0], marks[-1], "a") for marks in pair.baseline]
@@ -84,23 +87,20 @@ def test_in_turns_no_side_runs_while_the_other_is_timed(own: tuple[Side, Side], 
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system that can pin a process to a core")
-def test_at_once_both_sides_run_all_the_time(
-    own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_once_both_sides_run_all_the_time(own: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch) -> None:
     """Their marks overlap, and the halves of the cores are disjoint and change hands while they run."""
     monkeypatch.setattr(
         duet_module, "RUN_S", NUM_STEPS
     )  # of steps that take a second: so many, however slow warming up was
-    monkeypatch.setattr(
-        duet_module, "read_waiting", lambda answer: dataclasses.replace(read_waiting(answer), step_s=1.0)
-    )
+    waiting = Runner.waiting
+    monkeypatch.setattr(Runner, "waiting", lambda self: Waiting(pid=waiting(self).pid, step_s=1.0))
     pinned: list[tuple[int, frozenset[int]]] = []
 
     def pin(task: int, cores: set[int]) -> None:
         pinned.append((task, frozenset(cores)))  # a machine of the tests may have one core
 
     monkeypatch.setattr(duet_module.os, "sched_setaffinity", pin)
-    pairs = measure(workload, own, Mode.SIMULTANEOUS, 2)
+    pairs = measure(own, Mode.SIMULTANEOUS, 2)
     for pair in pairs:
         (baseline,), (candidate,) = pair.baseline, pair.candidate
         assert len(baseline) == len(candidate) == NUM_STEPS + 1
@@ -113,19 +113,22 @@ def test_at_once_both_sides_run_all_the_time(
 
 
 class Still:
-    """A side's process that steps as soon as it is looked at."""
+    """A side's runner that steps as soon as it is looked at."""
 
-    def tell(self, line: str) -> None:
+    def __init__(self) -> None:
+        self.process = object()
+
+    def tell(self, num_steps: int) -> None:
         """Begin."""
 
-    def answer(self, event: str, *, timeout_s: float) -> dict[str, object]:
+    def stepped(self) -> Stepped:
         """Return one step."""
-        return {"event": event, "marks": [0.0, 1.0], "losses": [7.6]}
+        return Stepped(marks=(0.0, 1.0), losses=(7.6,))
 
 
 @pytest.mark.parametrize("num_swaps", [3, 8, 81])
 def test_no_side_is_moved_first_more_often(
-    own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch, num_swaps: int
+    own: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch, num_swaps: int
 ) -> None:
     """The side that is moved first waits for the other. Each is moved first equally often, in both directions of a swap."""
     moved: list[tuple[int, int]] = []
@@ -133,13 +136,14 @@ def test_no_side_is_moved_first_more_often(
     monkeypatch.setattr(
         duet_module.os, "sched_setaffinity", lambda task, cores: moved.append((task, *cores)), raising=False
     )
-    duet = Duet(own, specs(workload), mode=Mode.SIMULTANEOUS, cores={0, 1}, rng=np.random.default_rng(0))
+    duet = duet_of(own, Mode.SIMULTANEOUS)
     begun = set()
     for _ in range(20):
         moved.clear()
-        ready = iter([*[([], [], [])] * num_swaps, (processes := [Still(), Still()], [], [])])
+        runners = [Still(), Still()]
+        ready = iter([*[([], [], [])] * num_swaps, ([runner.process for runner in runners], [], [])])
         monkeypatch.setattr(duet_module.select, "select", lambda *_, ready=ready: next(ready))
-        duet._at_once(processes, [11, 22], 1)
+        duet._at_once(runners, [11, 22], 1)
         firsts = moved[::2]
         assert len(firsts) == num_swaps + 1
         counts = [firsts.count((pid, core)) for pid in (11, 22) for core in (0, 1)]
@@ -161,28 +165,26 @@ class Tasks:
         return [Path(self._pid)]
 
 
-def test_no_side_is_started_first_more_often(
-    own: tuple[Side, Side], workload: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_side_is_started_first_more_often(own: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch) -> None:
     """The order is drawn anew for each start."""
     firsts = []
 
-    def started(stack: object, command: object, *, environ: object, cwd: object) -> None:
-        firsts.append(command)
+    def started(stack: object, side: Side) -> None:
+        firsts.append(side.command)
         raise MeasureError("enough")
 
-    monkeypatch.setattr(duet_module, "started", started)
+    monkeypatch.setattr(duet_module, "Runner", started)
     sides = (own[0], dataclasses.replace(own[1], command=("other",)))
-    duet = Duet(sides, specs(workload), mode=Mode.SIMULTANEOUS, cores={0, 1}, rng=np.random.default_rng(0))
+    duet = duet_of(sides, Mode.SIMULTANEOUS)
     for _ in range(100):
         with pytest.raises(MeasureError, match="enough"):
             duet.start(SIZES, budget_s=60.0)
     assert 35 <= firsts.count(("other",)) <= 65
 
 
-def test_both_sides_do_the_same_work(own: tuple[Side, Side], workload: Workload) -> None:
+def test_both_sides_do_the_same_work(own: tuple[Side, Side]) -> None:
     """Of the same code, counters and losses are equal to the last digit at every batch size."""
-    found = Duet(own, specs(workload), mode=Mode.ALTERNATING, cores={0, 1}, rng=np.random.default_rng(0)).work()
+    found = duet_of(own, Mode.ALTERNATING).work()
     assert list(found) == list(SIZES)
     for baseline, candidate in found.values():
         assert baseline == candidate
@@ -191,19 +193,20 @@ def test_both_sides_do_the_same_work(own: tuple[Side, Side], workload: Workload)
 
 def checkout(folder: Path, name: str, **edits: tuple[str, str]) -> Side:
     """Return a side that runs a copy of this package with some files edited: a commit with a field more."""
-    shutil.copytree(ROOT / "perf", folder / name / "perf", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(HOME / "perf", folder / name / "perf", ignore=shutil.ignore_patterns("__pycache__"))
     for file, (before, after) in edits.items():
         path = folder / name / "perf" / f"{file.replace('__', '/')}.py"
         text = path.read_text()
         assert text.count(before) == 1
         path.write_text(text.replace(before, after))
+    shutil.copy(HOME / "tests" / "workloads.py", folder / name)
     environ = {**os.environ, "PYTHONPATH": str(folder / name)}
-    command = (sys.executable, "-m", "perf.runner.stepper")
-    return Side(name=name, text="git:other", command=command, root=folder / name, environ=environ)
+    command = (sys.executable, "-P", "-m", "perf.runner", "--workload", "workloads.py:small")
+    return Side(name=name, text="git:other", workload="small", command=command, root=folder / name, environ=environ)
 
 
 @pytest.mark.usefixtures("short_runs")
-def test_commits_with_other_fields_can_be_compared(tmp_path: Path, workload: Workload) -> None:
+def test_commits_with_other_fields_can_be_compared(tmp_path: Path) -> None:
     """A workload with a field more on one side, a counter more on the other: both run, and neither is called equal."""
     later_workload = checkout(
         tmp_path, "baseline", train__workloads=("    log_steps: int\n", "    log_steps: int\n    rope: bool = True\n")
@@ -214,13 +217,7 @@ def test_commits_with_other_fields_can_be_compared(tmp_path: Path, workload: Wor
         records__counters=("    python_calls: int\n", "    python_calls: int\n    graph_breaks: int = 3\n"),
         records__wire=("VERSION = ", "VERSION = 1 + "),
     )
-    duet = Duet(
-        (later_workload, later_counter),
-        specs(workload),
-        mode=Mode.ALTERNATING,
-        cores={0, 1},
-        rng=np.random.default_rng(0),
-    )
+    duet = duet_of((later_workload, later_counter), Mode.ALTERNATING)
     duet.pairs_per_start = 1
     work = duet.work()[8]
     assert not_compared(work) == ["workload.rope", "graph_breaks"]
@@ -242,7 +239,9 @@ def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
     for name, code in (("baseline", baseline), ("candidate", candidate)):
         (folder / name).write_text(f"import os, signal, sys\n{code}\n")
         command = (sys.executable, str(folder / name))
-        sides.append(Side(name=name, text="git:bad", command=command, root=folder, environ=dict(os.environ)))
+        sides.append(
+            Side(name=name, text="git:bad", workload="net", command=command, root=folder, environ=dict(os.environ))
+        )
     return sides[0], sides[1]
 
 
@@ -255,18 +254,18 @@ def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
         ("print([1]); input()", "which is no answer"),
         (
             'print(\'{"event": "ready"}\'); input()',
-            f"speaks version None of the wire, and {VERSION} or later is needed",
+            f"speaks another version of the wire, and {VERSION} or later is needed",
         ),
         ('print(\'{"event": "ended"}\'); input()', "ended with exit code None"),
         ("os.kill(os.getpid(), signal.SIGRTMIN + 1)", "ended with exit code -"),
         ("print('[' * 100000); input()", "which is no answer"),
         (
             'print(\'{"event": "ready", "protocol": 1}\'); input()',
-            f"speaks version 1 of the wire, and {VERSION} or later",
+            f"speaks another version of the wire, and {VERSION} or later",
         ),
         (
             f"print('{json.dumps({'event': 'ready', 'protocol': VERSION, 'can': ['count']})}', flush=True); input()",
-            "cannot be asked to run; take a commit whose sides can",
+            "cannot be asked to run; use a commit whose sides can",
         ),
         (
             f"print('{READY}', flush=True); input(); print('{WAITING}' % os.getppid()); input()",
@@ -285,44 +284,42 @@ def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
         ),
     ],
 )
-def test_a_side_that_misbehaves_is_one_error_that_names_it(
-    tmp_path: Path, workload: Workload, code: str, problem: str
-) -> None:
+def test_a_side_that_misbehaves_is_one_error_that_names_it(tmp_path: Path, code: str, problem: str) -> None:
     """Whatever it does, the error begins with the side and its SPEC, and no process is left."""
     with pytest.raises(MeasureError) as error:
-        measure(workload, scripted(tmp_path, BEHAVES, code), Mode.SIMULTANEOUS, 1)
+        measure(scripted(tmp_path, BEHAVES, code), Mode.SIMULTANEOUS, 1)
     assert str(error.value).startswith("candidate side (git:bad): ")
     assert problem in str(error.value)
     assert not children()
 
 
-def test_a_side_that_hangs_is_given_up(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_side_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One side has warmed up, the other says nothing: after the time for an answer it is named, with its last line."""
     words = "sys.stderr.write('stuck'); sys.stderr.flush(); print('x', end='', flush=True)"
     code = f"print('{READY}', flush=True); input(); {words}"
     answer = Process.answer
 
-    def impatient(process: Process, event: str, *, timeout_s: float) -> Answer:
+    def impatient(process: Process, event: str, kind: Any, *, timeout_s: float) -> Any:
         """Allow no time once the side is stuck, and all that it wants before."""
         if event == "waiting" and process.pid == pids[-1]:
             select.select([process], [], [])
             timeout_s = 0.0
         elif process.pid not in pids:
             pids.append(process.pid)
-        return answer(process, event, timeout_s=timeout_s)
+        return answer(process, event, kind, timeout_s=timeout_s)
 
     pids: list[int] = []  # the baseline is asked first whether it is ready
     monkeypatch.setattr(Process, "answer", impatient)
     with pytest.raises(MeasureError, match=r"candidate side \(git:bad\): no answer within 0 s; its last lines: stuck"):
-        measure(workload, scripted(tmp_path, BEHAVES, f"{code}; signal.pause()"), Mode.SIMULTANEOUS, 1)
+        measure(scripted(tmp_path, BEHAVES, f"{code}; signal.pause()"), Mode.SIMULTANEOUS, 1)
     assert not children()
 
 
-def test_an_interpreter_that_cannot_start_is_named(own: tuple[Side, Side], workload: Workload) -> None:
+def test_an_interpreter_that_cannot_start_is_named(own: tuple[Side, Side]) -> None:
     """It is no traceback of ours."""
-    broken = Side(name="candidate", text="python:x", command=("/nonexistent",), root=ROOT, environ={})
+    broken = Side(name="candidate", text="python:x", workload="net", command=("/nonexistent",), root=HOME, environ={})
     with pytest.raises(MeasureError, match=r"candidate side \(python:x\): could not be started"):
-        measure(workload, (own[0], broken), Mode.ALTERNATING, 1)
+        measure((own[0], broken), Mode.ALTERNATING, 1)
     assert not children()
 
 

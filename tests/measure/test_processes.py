@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,13 @@ from perf.signals import STOPS, stopped_by_signals
 LINUX = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
 
 IGNORES_ITS_INPUT = ["sleep", "1000"]
+
+
+class Anything(msgspec.Struct):
+    """An answer of a test's process."""
+
+    event: str
+    pid: int = 0
 
 
 def python(code: str) -> Process:
@@ -54,7 +62,7 @@ if os.fork() == 0:
 signal.pause()
 """
     with python(code) as process:
-        forked = process.answer("forked", timeout_s=60.0)["pid"]
+        forked = process.answer("forked", Anything, timeout_s=60.0).pid
         assert alive(forked)
     assert not alive(forked)
 
@@ -214,7 +222,7 @@ def test_an_answer_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> Non
         Process(["head", "-c", "4000000", "/dev/zero"], environ=os.environ) as process,
         pytest.raises(MeasureError, match=r"^said \d+,\d+ bytes without an end of line, no answer$"),
     ):
-        process.answer("ready")
+        process.answer("ready", Anything)
     assert len(process._unread) < 2**19
 
 
@@ -222,7 +230,7 @@ def test_answers_without_an_end_wait_in_the_pipe() -> None:
     """However many a process gives, no more than a pipe's content is kept beyond the one that was asked for."""
     with Process(["yes", '{"event": "ready"}'], environ=os.environ) as process:
         for _ in range(1000):
-            process.answer("ready")
+            process.answer("ready", Anything)
             assert len(process._unread) <= 2 * 2**16
 
 
@@ -232,7 +240,7 @@ def test_an_answer_that_drips_meets_the_deadline(monkeypatch: pytest.MonkeyPatch
     with Process(["cat", "/dev/zero"], environ=os.environ) as process:
         monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
         with pytest.raises(MeasureError, match=r"^no answer within 9 s$"):
-            process.answer("ready", timeout_s=9.0)
+            process.answer("ready", Anything, timeout_s=9.0)
         monkeypatch.undo()
         assert 0 < len(process._unread) <= 9 * 2**16
 
@@ -247,7 +255,7 @@ signal.pause()
 """
     with python(code) as process:
         with pytest.raises(MeasureError) as error:
-            process.answer("ready")
+            process.answer("ready", Anything)
         assert len(process._stderr.text()) <= STDERR_BYTES
     text = str(error.value)
     assert text.startswith("said b'no answer', which is no answer; its last lines: line 99998 | line 99999 | ")
@@ -261,7 +269,7 @@ def test_a_process_that_closes_its_output_and_stays_is_given_up(monkeypatch: pyt
     with python("os.close(1); signal.pause()") as process:
         monkeypatch.setattr(processes, "END_TIMEOUT_S", 0.0)
         with pytest.raises(MeasureError, match=r"^closed its output and did not end$"):
-            process.answer("ready")
+            process.answer("ready", Anything)
         monkeypatch.undo()
 
 
@@ -290,18 +298,20 @@ def says(tmp_path: Path) -> Callable[[bytes], Process]:
         (VALID.decode().encode("utf-16") + b"\n", "which is no answer"),
         (b"[" * 10**6 + b"\n", "which is no answer"),
         (b'{"event":' * 10**5 + b"\n", "which is no answer"),
-        (b'{"event": "ready", "number": ' + DIGITS + b"}\n", "which is no answer"),
-        (b'{"event": "ready", "number": ' + DIGITS + b".0}\n", "which is no answer"),
-        (b'{"event": "ready", "number": 1e999}\n', "which is no answer"),
+        (b'{"event": "ready", "pid": ' + DIGITS + b"}\n", "said "),
+        (b'{"event": "ready", "pid": ' + DIGITS + b".0}\n", "said "),
+        (b'{"event": "ready", "pid": 1e999}\n', "out of range"),
         (b'{"event": "ready", "number": NaN}\n', "which is no answer"),
         (b'{"event": "ready", "number": -Infinity}\n', "which is no answer"),
         (b'"event"\n', "which is no answer"),
         (b'{"event": ["ready"]}\n', "which is no answer"),
         (b'{"event": "failed", "reason": {}}\n', "which is no answer"),
-        (b'{"event": "failed", "reason": "a\\nb \\u001b \\ud800"}\n', "a b \\x1b \\ud800"),
-        (b'{"event": "' + b"x" * 10**6 + b'"}\n', "said 'xxx"),
-        (b'{"event": "ended", "exit_code": [1]}\n', "ended with exit code unknown"),
-        (b'{"event": "ended", "exit_code": 1.5}\n', "ended with exit code unknown"),
+        (b'{"event": "failed", "reason": "a\\nb \\u001b"}\n', "a b \\x1b"),
+        (b'{"event": "failed", "reason": "\\ud800"}\n', "which is no answer"),
+        (b'{"event": "' + b"x" * 10**6 + b'"}\n', "which is no answer"),
+        (b'{"event": "ended", "exit_code": [1]}\n', "which is no answer"),
+        (b'{"event": "ended", "exit_code": 1.5}\n', "which is no answer"),
+        (b'{"event": "ready", "pid": "x"}\n', "Expected `int`, got `str` - at `$.pid`"),
         (VALID[:-1], "ended with exit code 0, after b'{\"event\": \"ready\""),
         (b"", "ended with exit code 0"),
     ],
@@ -310,7 +320,7 @@ def says(tmp_path: Path) -> Callable[[bytes], Process]:
 def test_what_is_no_answer_is_one_short_line(says: Callable[[bytes], Process], output: bytes, problem: str) -> None:
     """Whatever a process says: an error that quotes it, in printable characters."""
     with says(output) as process, pytest.raises(MeasureError) as error:
-        process.answer("ready")
+        process.answer("ready", Anything)
     assert problem in str(error.value)
     assert len(str(error.value)) < 1500
     assert str(error.value).isprintable()
@@ -323,4 +333,4 @@ def test_a_mutated_answer_is_read_or_refused(
 ) -> None:
     """Nothing but an answer or a MeasureError comes of it."""
     with says(VALID[:at] + inserted + VALID[at + removed :]) as process, suppress(MeasureError):
-        assert process.answer("ready")["event"] == "ready"
+        assert process.answer("ready", Anything).event == "ready"

@@ -14,7 +14,7 @@ import pytest
 
 from perf.errors import MeasureError
 from perf.measure import sides
-from perf.measure.sides import parse_recipe, prepared
+from perf.measure.sides import HOME, parse_recipe, prepared
 from perf.signals import STOPS, stopped_by_signals
 from tests.measure.test_processes import interrupted_inside_popen
 from tests.repositories import git, left
@@ -57,16 +57,16 @@ def test_what_is_no_spec_is_refused(parts: list[str], problem: str) -> None:
 
 def test_a_commit_is_checked_out_and_gone_afterwards(repository: Path) -> None:
     """The working tree and the list of worktrees are as before, also after an error inside."""
-    with prepared(parse_recipe(["git:HEAD~1", "env:A=1"]), "baseline", {"B": "2"}) as side:
+    with prepared(parse_recipe(["git:HEAD~1", "env:A=1"]), "baseline", repository, "pico", {"B": "2"}) as side:
         assert (side.root / "file").read_text() == "first"
         assert side.environ["A"] == "1"
         assert side.environ["B"] == "2"
-        assert side.environ["PYTHONPATH"] == str(side.root)
+        assert side.command[-2:] == ("--candidate-root", str(repository))
         assert git(repository, "rev-parse", "--short", "HEAD~1").strip() in side.text
     assert left(repository) == []
 
     def interrupted() -> None:
-        with prepared(parse_recipe(["git:HEAD"]), "baseline", {}):
+        with prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "pico", {}):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -79,7 +79,7 @@ def test_a_commit_that_is_not_there_names_the_side(repository: Path) -> None:
     """The error says which side, which revision, and leaves nothing behind."""
     with (
         pytest.raises(MeasureError, match=r"candidate side \(git:nonesuch\): found no commit 'nonesuch' here"),
-        prepared(parse_recipe(["git:nonesuch"]), "candidate", {}),
+        prepared(parse_recipe(["git:nonesuch"]), "candidate", repository, "pico", {}),
     ):
         pass
     assert left(repository) == []
@@ -89,8 +89,8 @@ KILLED = """
 import os, signal, subprocess, sys, tempfile
 from pathlib import Path
 from perf.measure import sides
-sides.ROOT, tempfile.tempdir = Path(sys.argv[1]), sys.argv[2]
-with sides.prepared(sides.parse_recipe(["git:HEAD"]), "baseline", {}) as side:
+tempfile.tempdir = sys.argv[2]
+with sides.prepared(sides.parse_recipe(["git:HEAD"]), "baseline", Path(sys.argv[1]), "pico", {}) as side:
     subprocess.run(["git", "-C", sys.argv[1], "worktree", sys.argv[3], str(side.root)], check=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -103,14 +103,14 @@ def test_the_next_start_removes_what_a_killed_one_has_left(repository: Path, the
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run(command, env=environ).returncode == -signal.SIGKILL
     assert len(left(repository)) == 2
-    with prepared(parse_recipe(["self"]), "baseline", {}):
+    with prepared(parse_recipe(["self"]), "baseline", repository, "pico", {}):
         assert left(repository) == []
 
 
 def test_what_a_living_process_uses_stays(repository: Path) -> None:
     """Two duets at once do not disturb each other."""
-    with prepared(parse_recipe(["git:HEAD"]), "baseline", {}) as one:
-        with prepared(parse_recipe(["git:HEAD"]), "baseline", {}) as other:
+    with prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "pico", {}) as one:
+        with prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "pico", {}) as other:
             assert (one.root / "file").exists()
             assert len(left(repository)) == 4
         assert not other.root.exists()
@@ -143,7 +143,7 @@ def test_what_is_not_ours_stays(repository: Path, tmp_path: Path, monkeypatch: p
         folder.symlink_to(real)
     if case == "another user":
         monkeypatch.setattr(os, "geteuid", lambda: real.lstat().st_uid + 1)
-    with prepared(parse_recipe(["self"]), "baseline", {}):
+    with prepared(parse_recipe(["self"]), "baseline", repository, "pico", {}):
         pass
     assert folder.exists()
     assert case == "file" or (real / "checkout").exists()
@@ -160,7 +160,7 @@ def test_an_interrupt_while_a_folder_is_made_leaves_none(repository: Path, monke
 
     monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
     with pytest.raises(KeyboardInterrupt):
-        prepared(parse_recipe(["git:HEAD"]), "baseline", {}).__enter__()
+        prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "pico", {}).__enter__()
     assert left(repository) == []
 
 
@@ -172,7 +172,7 @@ def test_an_interrupt_while_a_tool_is_started_leaves_nothing(
     """Neither the tool, which would go on for long, nor a folder."""
 
     def start() -> None:
-        with stopped_by_signals(), prepared(parse_recipe(["git:HEAD"]), "baseline", {}):
+        with stopped_by_signals(), prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "pico", {}):
             pytest.fail("the signal was lost")
 
     with interrupted_inside_popen(number, lambda command: tool in command) as made:
@@ -203,7 +203,9 @@ def test_packages_come_before_what_is_installed(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def versions(version: str) -> list[str]:
-        with prepared(parse_recipe([f"pip:stepmarkprobe=={version}"]), "candidate", os.environ) as side:
+        with prepared(
+            parse_recipe([f"pip:stepmarkprobe=={version}"]), "candidate", tmp_path, "pico", os.environ
+        ) as side:
             code = "import stepmarkprobe, numpy; print(stepmarkprobe.VERSION, numpy.__version__)"
             command = [side.command[0], "-c", code]
             return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
@@ -221,10 +223,55 @@ def test_packages_that_cannot_be_installed_name_the_side(tmp_path: Path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     recipe = parse_recipe(["pip:stepmarkprobe==1.0"])
     with pytest.raises(MeasureError, match=r"candidate side \(pip:stepmarkprobe==1.0\).*No matching distribution"):
-        prepared(recipe, "candidate", os.environ).__enter__()
+        prepared(recipe, "candidate", tmp_path, "pico", os.environ).__enter__()
     wheel(tmp_path, "1.0")
     (folder,) = (tmp_path / "cache" / "stepmark" / "environments").glob("*/")
     (folder / "left behind").touch()
-    with prepared(recipe, "candidate", os.environ) as side:
+    with prepared(recipe, "candidate", tmp_path, "pico", os.environ) as side:
         assert Path(side.command[0]).parents[1] == folder
     assert not (folder / "left behind").exists()
+
+
+def test_a_commit_of_this_project_brings_its_own_runner(repository: Path) -> None:
+    """Everyone else's checkouts are served by the package that is installed, whatever modules of that name they have."""
+    (repository / "perf.py").write_text("raise SystemExit('not this one')\n")
+    with prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "pico", {}) as side:
+        assert side.environ["PYTHONPATH"] == str(HOME)
+        assert side.command[1:4] == ("-P", "-m", "perf.runner")
+    (repository / "perf" / "runner").mkdir()
+    (repository / "perf" / "runner" / "__main__.py").write_text("\n")
+    git(repository, "add", ".")
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", "runner")
+    with prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "pico", {}) as side:
+        assert side.environ["PYTHONPATH"] == str(side.root)
+    with (
+        pytest.raises(MeasureError, match=r"baseline side \(git:HEAD~1\): is of a version before 0\.2"),
+        prepared(parse_recipe(["git:HEAD~1"]), "baseline", repository, "pico", {}),
+    ):
+        pass
+    assert left(repository) == []
+
+
+def test_a_project_may_lie_below_its_repository(repository: Path) -> None:
+    """Its side is the same folder of the checkout; a commit without it is refused."""
+    (repository / "sub").mkdir()
+    (repository / "sub" / "file").write_text("third")
+    git(repository, "add", ".")
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", "sub")
+    with prepared(parse_recipe(["git:HEAD"]), "baseline", repository / "sub", "pico", {}) as side:
+        assert (side.root / "file").read_text() == "third"
+    with (
+        pytest.raises(MeasureError, match="has no folder sub; use a later commit"),
+        prepared(parse_recipe(["git:HEAD~1"]), "baseline", repository / "sub", "pico", {}),
+    ):
+        pass
+    assert left(repository) == []
+
+
+def test_a_commit_needs_a_repository(tmp_path: Path) -> None:
+    """A project without git can compare packages, interpreters and settings only."""
+    with (
+        pytest.raises(MeasureError, match="is in no git repository"),
+        prepared(parse_recipe(["git:HEAD"]), "baseline", tmp_path, "pico", {}),
+    ):
+        pass

@@ -14,10 +14,10 @@ import pytest
 
 from perf.cli import EXIT_DONE, EXIT_PROBLEM, main
 from perf.errors import BaselineError
-from perf.judge.verdicts import judge_counters, judge_fall, judge_losses, judge_rates, judge_scaling
+from perf.judge.verdicts import judge_counters, judge_loss_decreases, judge_losses, judge_rates, judge_scaling
 from perf.records.baselines import Baseline, find_expected, load_portable, load_session, portable_json, portable_path
 from perf.records.sessions import Session
-from perf.train.workloads import WORKLOADS
+from perf.train.workloads import BERT_CONFIGS
 from tests.judge.test_verdicts import quiet
 from tests.records.mutations import mutated
 from tests.records.test_baselines import PROVENANCE, result
@@ -59,7 +59,7 @@ def judged(session: Session, baseline: Baseline | None, directory: Path) -> None
     judge_scaling(session, baseline, threshold=0.05)
     for size, measurement in session.measurements.items():
         expected = find_expected(session, size, baseline, directory)
-        judge_fall(measurement)
+        judge_loss_decreases(measurement)
         judge_losses(session, size, expected)
         judge_counters(session, size, expected)
 
@@ -124,7 +124,7 @@ def test_a_mutated_result_is_refused_in_a_line_or_can_be_used(
             assert code == EXIT_PROBLEM, seed
             continue
         assert plausible(found.session), seed
-        assert code == EXIT_PROBLEM or found.session.workload in WORKLOADS, seed
+        assert code == EXIT_PROBLEM or found.session.workload in BERT_CONFIGS, seed
         judged(fresh, found, baselines)
         judged(found.session, found, baselines)
     for path in baselines.glob("*/*.json"):

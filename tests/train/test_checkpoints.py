@@ -20,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from safetensors import SafetensorError
 
 from perf.errors import CheckpointError
-from perf.train import checkpoints
-from perf.train.checkpoints import META_FILE, STATE_FILE, CheckpointStore
+from perf.train import checkpoint_files, checkpoints
+from perf.train.checkpoint_files import META_FILE, STATE_FILE
+from perf.train.checkpoints import CheckpointStore
 
 
 def save(store: CheckpointStore, step: int) -> Path | None:
@@ -52,7 +53,8 @@ def crash_at(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    monkeypatch.setattr(checkpoints, "_fsync", dying(checkpoints._fsync))
+    monkeypatch.setattr(checkpoint_files, "fsync", dying(checkpoint_files.fsync))
+    monkeypatch.setattr(checkpoints, "fsync", checkpoint_files.fsync)
     monkeypatch.setattr(Path, "rename", dying(Path.rename))
     # What a killed process leaves behind stays: cleaning up is what it no longer does.
     monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *args, **kwargs: None)
@@ -330,7 +332,7 @@ def rewrite(path: Path, change: dict[str, Any]) -> None:
     """Change checkpoint.json and make its digest match."""
     meta = {**json.loads((path / META_FILE).read_text()), **change}
     del meta["sha256"]
-    meta["sha256"] = checkpoints._json_sha256(meta)
+    meta["sha256"] = checkpoint_files._json_sha256(meta)
     (path / META_FILE).write_text(json.dumps(meta))
 
 
@@ -404,7 +406,7 @@ def test_a_pickle_in_place_of_the_tensors_is_never_executed(tmp_path: Path) -> N
     path = save(store, 10)
     assert path is not None
     (path / STATE_FILE).write_bytes(pickle.dumps(Hostile()))
-    rewrite(path, {"state_sha256": checkpoints._file_sha256(path / STATE_FILE)})
+    rewrite(path, {"state_sha256": checkpoint_files._file_sha256(path / STATE_FILE)})
     found, _ = store.newest_valid()
     assert found is not None
     with pytest.raises(CheckpointError, match="not a safetensors file"):
@@ -420,7 +422,7 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatc
     def full(*args: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoints.safetensors.torch, "save_file", full)
+    monkeypatch.setattr(checkpoint_files.safetensors.torch, "save_file", full)
     with pytest.raises(CheckpointError, match=r"could not be written .*No space left"):
         save(store, 20)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
-from perf.train import checkpoints
-from perf.train.checkpoints import META_FILE
+from perf.train import checkpoint_files
+from perf.train.checkpoint_files import META_FILE
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
@@ -175,7 +175,7 @@ def test_what_would_be_wasted_is_told(run_config: RunConfig) -> None:
     """Steps at learning rate 0, and a batch size that only cuts into tiny micro-batches, are noted before they run."""
     end = run_config.workload.lr_end_step
     (note,) = plan(dataclasses.replace(run_config, max_steps=end + 1)).notes
-    assert f"the learning rate of test is 0 from step {end} on" in note
+    assert f"the learning rate of small is 0 from step {end} on" in note
     (note,) = plan(dataclasses.replace(run_config, global_batch_size=13)).notes
     assert "no larger micro-batch than 1 divides" in note
     assert plan(dataclasses.replace(run_config, max_steps=end)).notes == []
@@ -198,7 +198,7 @@ def edit(run: RunConfig, **changes: Any) -> None:
     path = run.model_dir / "step-00000010" / META_FILE
     meta = {**json.loads(path.read_text()), **changes}
     del meta["sha256"]
-    path.write_text(json.dumps({**meta, "sha256": checkpoints._json_sha256(meta)}))
+    path.write_text(json.dumps({**meta, "sha256": checkpoint_files._json_sha256(meta)}))
 
 
 @pytest.mark.parametrize(

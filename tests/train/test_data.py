@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perf.train.data import CLS, MASK, NUM_SPECIAL, SEP, Batch, SyntheticLanguage, mask_tokens
-from perf.train.workloads import WORKLOADS, Workload
+from perf.train.workloads import BERT_CONFIGS, BertConfig
 
-PICO = SyntheticLanguage(WORKLOADS["pico"], seed=0)
+PICO = SyntheticLanguage(BERT_CONFIGS["pico"], seed=0)
 FIELDS = [field.name for field in dataclasses.fields(Batch)]
 
 
@@ -44,10 +44,10 @@ def test_other_seeds_and_other_positions_give_other_samples() -> None:
         assert not torch.equal(first, PICO.batch(position=position, num_samples=64).input_ids)
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", BERT_CONFIGS)
 def test_samples_are_well_formed(name: str) -> None:
     """Each sample is [CLS] A [SEP] B [SEP] and full; hidden tokens are words, in ascending order, never special."""
-    workload = WORKLOADS[name]
+    workload = BERT_CONFIGS[name]
     batch = SyntheticLanguage(workload, seed=3).batch(position=100, num_samples=300)
     shape = (300, workload.seq_len)
     assert batch.input_ids.shape == batch.token_type_ids.shape == shape
@@ -67,7 +67,7 @@ def test_samples_are_well_formed(name: str) -> None:
 
 def test_masking_is_80_10_10_and_drawn_afresh() -> None:
     """Of the hidden tokens 80 % are [MASK], 10 % random and 10 % kept, within five standard errors; no two draws alike."""
-    workload = WORKLOADS["pico"]
+    workload = BERT_CONFIGS["pico"]
     tokens = np.random.default_rng(0).integers(NUM_SPECIAL, workload.vocab_size, size=(20_000, workload.seq_len))
     special = np.zeros(tokens.shape, dtype=bool)
     special[:, [0, 9, -1]] = True
@@ -109,7 +109,7 @@ def test_the_synthetic_language_can_be_learned() -> None:
     assert 0.48 < same.float().mean() < 0.52
 
 
-def test_a_vocabulary_without_room_for_topics_is_refused(workload: Workload) -> None:
+def test_a_vocabulary_without_room_for_topics_is_refused(workload: BertConfig) -> None:
     """A language of one topic would make the next-sentence task unlearnable."""
     with pytest.raises(ValueError, match="two topics"):
         SyntheticLanguage(dataclasses.replace(workload, vocab_size=12), seed=0)

@@ -15,28 +15,28 @@ from perf.train import kernel
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
 from perf.train.model import BertForPreTraining, SelfAttention, pretraining_loss
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 
 @pytest.fixture(scope="module")
-def steady(workload: Workload) -> Workload:
+def steady(workload: BertConfig) -> BertConfig:
     """Without dropout, which is drawn per forward pass and so differs with the micro-batch size."""
     return dataclasses.replace(workload, dropout=0.0)
 
 
-def new_model(workload: Workload) -> BertForPreTraining:
+def new_model(workload: BertConfig) -> BertForPreTraining:
     """Return the same model each time."""
     torch.manual_seed(1)
     return BertForPreTraining(workload)
 
 
-def new_batch(workload: Workload, num_samples: int = 24) -> Batch:
+def new_batch(workload: BertConfig, num_samples: int = 24) -> Batch:
     """Return the same samples each time."""
     return SyntheticLanguage(workload, seed=2).batch(position=0, num_samples=num_samples)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 8, 12])
-def test_loss_and_gradients_do_not_depend_on_the_micro_batch_size(steady: Workload, micro_batch_size: int) -> None:
+def test_loss_and_gradients_do_not_depend_on_the_micro_batch_size(steady: BertConfig, micro_batch_size: int) -> None:
     """Accumulated over micro-batches of any size, they equal those of the whole batch to fp32 rounding."""
     whole, cut, batch = new_model(steady), new_model(steady), new_batch(steady)
     expected = pretraining_loss(*whole(batch.input_ids, batch.token_type_ids, batch.masked_positions), batch)
@@ -49,7 +49,7 @@ def test_loss_and_gradients_do_not_depend_on_the_micro_batch_size(steady: Worklo
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_a_step_is_clipped_adamw_worked_by_hand(steady: Workload) -> None:
+def test_a_step_is_clipped_adamw_worked_by_hand(steady: BertConfig) -> None:
     """The first update of every weight equals AdamW's formula on the clipped gradient (Loshchilov & Hutter 2019)."""
     model, batch, lr = new_model(steady), new_batch(steady), 0.01
     accumulate_gradients(model, batch, micro_batch_size=24, precision="fp32")
@@ -82,7 +82,7 @@ def test_a_step_is_clipped_adamw_worked_by_hand(steady: Workload) -> None:
         assert parameter.grad is None, "gradients are dropped, not zeroed"
 
 
-def test_weight_decay_spares_biases_and_norms(steady: Workload) -> None:
+def test_weight_decay_spares_biases_and_norms(steady: BertConfig) -> None:
     """Matrices decay, vectors do not, and every parameter is in one of the groups."""
     model = new_model(steady)
     optimizer = make_optimizer(model, steady)
@@ -93,7 +93,7 @@ def test_weight_decay_spares_biases_and_norms(steady: Workload) -> None:
     assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
 
 
-def test_the_learning_rate_rises_then_falls_linearly(workload: Workload) -> None:
+def test_the_learning_rate_rises_then_falls_linearly(workload: BertConfig) -> None:
     """Zero before the first step, the peak at the end of the ramp, half of it half-way down, zero from the end on."""
     plan = dataclasses.replace(workload, learning_rate=1.0, lr_warmup_steps=10, lr_end_step=110)
     assert [learning_rate(plan, step) for step in (0, 1, 5, 10, 60, 110, 500)] == pytest.approx(
@@ -101,7 +101,7 @@ def test_the_learning_rate_rises_then_falls_linearly(workload: Workload) -> None
     )
 
 
-def test_bf16_is_close_to_fp32_and_keeps_fp32_weights(steady: Workload) -> None:
+def test_bf16_is_close_to_fp32_and_keeps_fp32_weights(steady: BertConfig) -> None:
     """The same loss to bf16's three digits, but not to fp32's; gradients and weights stay fp32."""
     batch, model = new_batch(steady), new_model(steady)
     exact = accumulate_gradients(model, batch, micro_batch_size=8, precision="fp32").item()
@@ -128,7 +128,7 @@ def set_dropout(place: nn.Dropout | SelfAttention, p: float) -> None:
 
 
 @pytest.mark.parametrize("index", range(5))
-def test_each_place_drops_in_training_and_none_in_evaluation(workload: Workload, index: int) -> None:
+def test_each_place_drops_in_training_and_none_in_evaluation(workload: BertConfig, index: int) -> None:
     """With dropout in one place only, two training passes differ; in evaluation, and without it, they do not.
 
     The sublayer outputs share a module: BERT drops with one probability in both places, and so it is called twice.
@@ -150,7 +150,7 @@ def test_each_place_drops_in_training_and_none_in_evaluation(workload: Workload,
     assert loss() == loss()
 
 
-def test_both_sublayer_outputs_drop(workload: Workload) -> None:
+def test_both_sublayer_outputs_drop(workload: BertConfig) -> None:
     """In each layer, the output of the attention and the output of the feed-forward pass through dropout."""
     model, batch = new_model(workload), new_batch(workload)
     calls: list[nn.Module] = []
@@ -162,7 +162,7 @@ def test_both_sublayer_outputs_drop(workload: Workload) -> None:
     assert [id(module) for module in calls] == [id(module) for module in [model.dropout, *layers]]
 
 
-def test_gradients_travel_between_ranks_once_a_step(steady: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_travel_between_ranks_once_a_step(steady: BertConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three micro-batches, the first two accumulate without a reduction."""
 
     class FakeRanks(nn.Module):

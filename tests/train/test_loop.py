@@ -24,13 +24,13 @@ from perf.train.config import RunConfig, plan_run, recorded_config
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.devices import World
 from perf.train.loop import RunResult, run_steps
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 
 class RecordingSource(SyntheticLanguage):
     """Notes which samples were drawn."""
 
-    def __init__(self, workload: Workload, *, seed: int) -> None:
+    def __init__(self, workload: BertConfig, *, seed: int) -> None:
         super().__init__(workload, seed=seed)
         self.drawn: list[tuple[int, int]] = []
 
@@ -91,7 +91,7 @@ def test_two_runs_of_one_configuration_are_equal_and_another_seed_is_not(run_con
     assert results[0].losses != results[2].losses
 
 
-def test_the_loss_falls(run_config: RunConfig, workload: Workload) -> None:
+def test_the_loss_falls(run_config: RunConfig, workload: BertConfig) -> None:
     """A short run learns: the last losses lie well below those it began with."""
     learner = dataclasses.replace(workload, dropout=0.0, learning_rate=2e-2, lr_warmup_steps=5)
     result, _, _ = train(dataclasses.replace(run_config, workload=learner, global_batch_size=64, max_steps=60))
@@ -139,7 +139,7 @@ def test_the_device_is_waited_for_before_the_clock_is_read(
     events: list[str] = []
     monkeypatch.setattr("perf.train.loop.synchronize", lambda device: events.append("sync"))
     real = trainer.Trainer.step
-    monkeypatch.setattr(trainer.Trainer, "step", lambda self: (events.append("step"), real(self)))
+    monkeypatch.setattr(trainer.Trainer, "step", lambda self: (events.append("step"), real(self))[1])
 
     def clock() -> float:
         events.append("clock")
@@ -414,7 +414,7 @@ def test_every_step_and_rank_has_a_seed_of_its_own() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_checkpoint_of_another_model_changes_nothing(run_config: RunConfig, workload: Workload) -> None:
+def test_a_checkpoint_of_another_model_changes_nothing(run_config: RunConfig, workload: BertConfig) -> None:
     """Tensors that do not fit are named, with what was found and needed, before any is loaded."""
     train(run_config)
     for changes, found in (

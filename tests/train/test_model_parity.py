@@ -9,12 +9,12 @@ import torch
 
 from perf.train.data import SyntheticLanguage
 from perf.train.model import BertForPreTraining, pretraining_loss
-from perf.train.workloads import Workload
+from perf.train.workloads import BertConfig
 
 pytest.importorskip("transformers", reason="needs the parity extra: pip install 'stepmark[parity]'")
 
 
-def test_loss_and_gradients_are_those_of_the_plain_model(workload: Workload) -> None:
+def test_loss_and_gradients_are_those_of_the_plain_model(workload: BertConfig) -> None:
     """Same weights, same inputs, fp32: the loss agrees within 1e-5 and every gradient within 1e-5 of its size.
 
     Three layers, so that the last differs from the others; a vocabulary that is no multiple of 64; every weight drawn

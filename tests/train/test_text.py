@@ -17,11 +17,11 @@ from perf.train.data import CLS, SEP, Batch
 from perf.train.devices import World
 from perf.train.loop import run_steps
 from perf.train.text import TextCorpus
-from perf.train.workloads import WORKLOADS
+from perf.train.workloads import BERT_CONFIGS
 
 pytest.importorskip("tokenizers", reason="needs the text extra: pip install 'stepmark[text]'")
 
-PICO = WORKLOADS["pico"]
+PICO = BERT_CONFIGS["pico"]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perf.app import compare
-from perf.app.compare import baseline_recipe
+from perf.app.duet import run_duet
+from perf.app.machine import here
+from perf.app.side_by_side import What, baseline_recipe, exit_code
 from perf.cli import EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError, MeasureError
 from perf.judge import duets
-from perf.judge.duets import DuetResult, run_duet
+from perf.judge.duets import DuetResult
 from perf.judge.verdicts import Verdict
-from perf.measure.duet import Mode
 from perf.measure.sides import ROOT, Recipe, Side, parse_recipe
 from perf.records.baselines import Baseline
-from perf.records.pairs import Pair
+from perf.records.pairs import Mode, Pair
 from perf.records.phases import PhaseTime
 from perf.records.wire import SideWork
 from perf.runner.machine import fingerprint
-from perf.train.workloads import WORKLOADS, Workload
 from tests.judge.duet_noise import synthetic
 from tests.judge.noise import session, step_times
 from tests.report.test_duet import EXTRA, SLOWER, WORK, duet
@@ -46,9 +46,9 @@ def promoted(commit: str = "a" * 40, *, dirty: bool = False, **software: str) ->
 def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None:
     """What is installed here already is not installed again; a build tag is no version."""
     asked = parse_recipe(["baseline:", "env:A=1"])
-    same = baseline_recipe(asked, promoted())
+    same = baseline_recipe(asked, promoted(), here(os.environ))
     assert (same.commit, same.packages, same.environ) == ("a" * 40, (), {"A": "1"})
-    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"))
+    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"), here(os.environ))
     assert older.packages == ("torch==2.12.1", "numpy==2.2.0")
 
 
@@ -58,7 +58,7 @@ def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None
 def test_a_baseline_that_nobody_can_run_again_is_refused(commit: str, dirty: bool, problem: str) -> None:
     """Uncommitted changes are nowhere, and neither is a commit without a name."""
     with pytest.raises(BaselineError, match=problem):
-        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty))
+        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty), here(os.environ))
 
 
 @pytest.fixture
@@ -66,11 +66,11 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Duets that take no time: 1024 and 2048 are slower. What they were asked for."""
     asked: list[dict[str, Any]] = []
 
-    def duet_shown(recipes: tuple[Recipe, Recipe], workload: Workload, sizes: list[int], **options: Any) -> DuetResult:
-        asked.append({"recipes": recipes, "workload": workload, "sizes": sizes, **options})
+    def compared(recipes: tuple[Recipe, Recipe], what: What, *, threshold: float) -> DuetResult:
+        asked.append({"recipes": recipes, "what": what, "threshold": threshold})
         return SLOWER
 
-    monkeypatch.setattr(compare, "duet_shown", duet_shown)
+    monkeypatch.setattr("perf.app.side_by_side.compared", compared)
     return asked
 
 
@@ -94,9 +94,10 @@ def test_a_duet_prints_and_keeps_what_it_found(
     assert main([*command, "--workload", "nano", "--global-batch-size", "64", "32", "--json", str(file)]) == 1
     (asked,) = shown
     assert asked["recipes"][1].environ == {"A": "1"}
-    assert asked["workload"] is WORKLOADS["nano"]
-    assert (asked["sizes"], asked["threshold"], asked["budget_s"], asked["mode"]) == ([32, 64], 0.02, 120.0, None)
-    assert asked["precision"] in ("fp32", "auto")
+    what = asked["what"]
+    assert what.target.id == "nano"
+    assert (what.sizes, asked["threshold"], what.budget_s, what.mode) == ([32, 64], 0.02, 120.0, None)
+    assert what.precision in ("fp32", "auto")
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].startswith("REGRESSED: global batch size 1024: ")
     assert lines[-1] == f"raw values: {file}"
@@ -108,7 +109,7 @@ def test_an_upgrade_ends_with_the_commands_that_promote_it(
     shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Install what the candidate has, measure, promote; and the baseline side is the promoted commit."""
-    monkeypatch.setattr(compare, "_promoted", lambda workload, precision: promoted())
+    monkeypatch.setattr("perf.app.side_by_side._promoted", lambda what: promoted())
     assert main(["duet", "--baseline", "baseline:", "--candidate", "pip:numpy==9.9"]) == 1
     assert shown[0]["recipes"][0].commit == "a" * 40
     out = capsys.readouterr().out
@@ -124,7 +125,7 @@ def test_a_baseline_as_the_candidate_is_no_upgrade(
     shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody is told to promote what is promoted already."""
-    monkeypatch.setattr(compare, "_promoted", lambda workload, precision: promoted())
+    monkeypatch.setattr("perf.app.side_by_side._promoted", lambda what: promoted())
     assert main(["duet", "--baseline", "self", "--candidate", "baseline:"]) == 1
     assert shown[0]["recipes"][1].commit == "a" * 40
     assert "To make the candidate the baseline" not in capsys.readouterr().out
@@ -149,7 +150,7 @@ def test_a_calibration_prints_what_budget_finds_what(
     """Both sides are the working tree; smaller changes need larger budgets; too few pairs say so."""
     few = duet({512: 0.0}, num_pairs=3)
     answers = iter([duet({512: 0.0}), few])
-    monkeypatch.setattr(compare, "duet_shown", lambda recipes, *rest, **options: next(answers))
+    monkeypatch.setattr("perf.app.calibrate.compared", lambda recipes, *rest, **options: next(answers))
     assert main(["calibrate", "--global-batch-size", "512"]) == 0
     out = capsys.readouterr().out
     budgets = [float(line.split("--budget ")[1].split("s ")[0]) for line in out.splitlines() if "--budget" in line]
@@ -165,7 +166,7 @@ def test_a_calibration_that_ended_early_says_so(
 ) -> None:
     """What its pairs show is printed, and the exit code is not 0."""
     early = dataclasses.replace(duet({512: 0.0}), problem="ended after 7 pairs: x", **change)
-    monkeypatch.setattr(compare, "duet_shown", lambda recipes, *rest, **options: early)
+    monkeypatch.setattr("perf.app.calibrate.compared", lambda recipes, *rest, **options: early)
     assert main(["calibrate", "--global-batch-size", "512"]) == code
     out = capsys.readouterr().out
     assert "512: a step takes" in out
@@ -180,7 +181,7 @@ def test_a_file_that_cannot_be_written_after_all_costs_the_file_only(
     def full(path: Path, content: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(compare, "write_json", full)
+    monkeypatch.setattr("perf.records.baselines.write_json", full)
     file = tmp_path / "duet.json"
     assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(file)]) == EXIT_PROBLEM
     captured = capsys.readouterr()
@@ -289,3 +290,12 @@ def test_what_was_measured_survives_what_comes_after(failure: BaseException) -> 
     early.fails_after_s, early.failure = 0.0, failure
     with pytest.raises(type(failure)):
         run_duet(early, mode_reason="", threshold=0.02, budget_s=60.0)
+
+
+def test_the_exit_code_is_that_of_the_worst_verdict() -> None:
+    """A signal comes first, then what differs, then a problem, then what is not known."""
+    same, few = duet({512: 0.0}), duet({512: 0.0}, num_pairs=5)
+    ended = dataclasses.replace(few, problem="candidate side (self): ended by SIGKILL")
+    other = duet({512: 0.0}, dataclasses.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses)))
+    found = [same, SLOWER, other, few, ended, dataclasses.replace(ended, interrupted=True)]
+    assert [exit_code(result) for result in found] == [0, 1, 1, 4, 3, 130]

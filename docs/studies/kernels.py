@@ -1,4 +1,4 @@
-"""Time the training kernel beside Hugging Face's, in turns, in one process: ``python -m tests.benchmarks.kernels``.
+"""Time the training kernel beside Hugging Face's, in turns, in one process: ``python -m docs.studies.kernels``.
 
 Both train the same weights on the same batch with the same optimizer; before anything is timed, their losses are
 compared. Each round times one step of each, in random order, so that a machine that changes its speed changes both.
@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from perf.report.terminal import table
+from perf.report.sections import text_table
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.devices import keep_freed_memory, resolve_device, resolve_precision, synchronize
 from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
 from perf.train.model import BertForPreTraining
-from perf.train.workloads import WORKLOADS, Workload
+from perf.train.workloads import BERT_CONFIGS, BertConfig
 from tests.huggingface import plain_loss, plain_model
 
 WARM_UP_ROUNDS = 3
@@ -29,7 +29,7 @@ WARM_UP_ROUNDS = 3
 def main() -> None:
     """Compare the kernels on each workload and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=["pico", "nano", "tiny"], metavar="W")
+    parser.add_argument("--workload", nargs="+", choices=BERT_CONFIGS, default=["pico", "nano", "tiny"], metavar="W")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="timed steps of each kernel (default: 30)")
     arguments = parser.parse_args()
     device = resolve_device("auto")
@@ -39,7 +39,7 @@ def main() -> None:
           f"{arguments.rounds} rounds in turns; samples/sec, median [10th to 90th percentile]")  # fmt: skip
     rows = []
     for name in arguments.workload:
-        workload = WORKLOADS[name]
+        workload = BERT_CONFIGS[name]
         ours, theirs = _timed_steps(workload, device, precision, arguments.rounds)
         ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
         rows.append(
@@ -51,11 +51,11 @@ def main() -> None:
                 _spread(ratios, ".2f"),
             )
         )
-    print(table(("workload", "batch", "stepmark", "Hugging Face", "times as fast (paired)"), rows))
+    print(text_table(("workload", "batch", "stepmark", "Hugging Face", "times as fast (paired)"), rows))
 
 
 def _timed_steps(
-    workload: Workload, device: torch.device, precision: str, num_rounds: int
+    workload: BertConfig, device: torch.device, precision: str, num_rounds: int
 ) -> tuple[list[float], list[float]]:
     """Return the seconds of each timed step, ours and theirs, round by round."""
     size = workload.micro_batch_size
@@ -98,7 +98,7 @@ def _timed_steps(
     return seconds[our_step][WARM_UP_ROUNDS:], seconds[their_step][WARM_UP_ROUNDS:]
 
 
-def _require_same_loss(workload: Workload, ours: BertForPreTraining, theirs: nn.Module, batch: Batch) -> None:
+def _require_same_loss(workload: BertConfig, ours: BertForPreTraining, theirs: nn.Module, batch: Batch) -> None:
     """Compare the losses without dropout, in fp32."""
     ours.eval()
     theirs.eval()

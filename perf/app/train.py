@@ -1,0 +1,143 @@
+"""Train a built-in workload at each global batch size."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from perf.app.workloads import near
+from perf.errors import UsageError
+from perf.project import find_root, shown
+from perf.train.workloads import BERT_CONFIGS, BertConfig, default_workload
+
+if TYPE_CHECKING:
+    from perf.train.config import RunPlan
+    from perf.train.data import Source
+    from perf.train.devices import World
+    from perf.train.loop import RunResult
+
+
+def train(
+    *,
+    workload: str | None = None,
+    global_batch_sizes: Sequence[int] | None = None,
+    text: Sequence[Path] | None = None,
+    seed: int = 0,
+    max_steps: int | None = None,
+    num_steps: int | None = None,
+    num_epochs: int | None = None,
+    log_steps: int | None = None,
+    checkpoint_steps: int | None = None,
+    keep_checkpoints: int = 2,
+    model_dir: Path | None = None,
+    start: Literal["resume", "fresh", "weights"] = "resume",
+    device: str = "auto",
+    precision: str = "auto",
+    micro_batch_size: int | None = None,
+    compile_model: bool = False,
+) -> bool:
+    """Train, log and save each run; return whether none was stopped. None means what the workload says.
+
+    Raises:
+        UsageError: the arguments cannot work, or not together.
+        PerfError: a run cannot start or go on.
+    """
+    import torch
+
+    from perf.report.training import run_table, session_heading, stop_note
+    from perf.train.config import RunConfig, plan_run
+    from perf.train.data import SyntheticLanguage
+    from perf.train.devices import process_group, resolve_device, resolve_precision
+    from perf.train.text import TextCorpus
+
+    with ExitStack() as group:
+        try:  # a ValueError names a wrong argument; no training happens here
+            on = resolve_device(device)
+            world = group.enter_context(process_group(on))
+            config = _config(workload, on.type)
+            sizes = _sizes(config, global_batch_sizes, model_dir)
+            parent = shown(find_root()) / "runs" / (config.name + ("-text" if text else ""))
+            runs = [
+                RunConfig(
+                    workload=config,
+                    global_batch_size=size,
+                    model_dir=model_dir or parent / f"gbs-{size}",
+                    device=on,
+                    precision=resolve_precision(precision, on),
+                    micro_batch_size=micro_batch_size,
+                    seed=seed,
+                    max_steps=max_steps if max_steps or num_steps or num_epochs else config.max_steps,
+                    num_steps=num_steps,
+                    num_epochs=num_epochs,
+                    log_steps=log_steps or config.log_steps,
+                    checkpoint_steps=checkpoint_steps,
+                    keep_checkpoints=keep_checkpoints,
+                    start=start,
+                    compile_model=compile_model,
+                )
+                for size in sizes
+            ]
+            source = TextCorpus(list(text), config, seed=seed) if text else SyntheticLanguage(config, seed=seed)
+            # All are planned before the first one starts: a run that cannot start is told at once.
+            plans = [plan_run(run, source, world) for run in runs]
+        except ValueError as error:
+            raise UsageError(error) from None
+        if world.is_main:
+            version, threads = torch.__version__, torch.get_num_threads()
+            print(session_heading(runs[0], source, world, torch_version=version, num_threads=threads))
+        results: list[RunResult] = []
+        try:
+            for plan in plans:
+                results.append(_run(plan, source, world))
+                if results[-1].interrupted:
+                    break
+        finally:  # what was measured is shown, also when a later run fails
+            if world.is_main and results:
+                print(f"\n{run_table(results)}")
+        if results[-1].interrupted and world.is_main:
+            print(stop_note(results[-1], plans[len(results) :]))
+        return not results[-1].interrupted
+
+
+def _config(name: str | None, device: str) -> BertConfig:
+    name = name or default_workload(device)
+    if name not in BERT_CONFIGS:
+        raise UsageError(f"--workload {name}: is not built in, and only those can be trained{near(name, BERT_CONFIGS)}")
+    return BERT_CONFIGS[name]
+
+
+def _sizes(config: BertConfig, asked: Sequence[int] | None, model_dir: Path | None) -> Sequence[int]:
+    sizes = asked or config.global_batch_sizes
+    if model_dir is not None and len(sizes) > 1:
+        raise UsageError(
+            f"--model-dir {model_dir} is the directory of one run, and {len(sizes)} batch sizes make {len(sizes)} runs; "
+            "give one --global-batch-size, or no --model-dir for a directory each"
+        )
+    if len(set(sizes)) < len(sizes):
+        raise UsageError(f"--global-batch-size {' '.join(map(str, sizes))}: each size once")
+    return sizes
+
+
+def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
+    from tqdm import tqdm
+
+    from perf.report.training import run_heading
+    from perf.train.loop import run_steps
+
+    if world.is_main:
+        print(f"\n{run_heading(plan)}")
+    with tqdm(
+        total=plan.last_step - plan.start_step,
+        unit="step",
+        leave=False,
+        delay=3,
+        disable=None if world.is_main else True,  # None: shown only where stderr is a terminal
+    ) as bar:
+
+        def on_line(line: str) -> None:
+            bar.write(line, file=sys.stdout)
+
+        return run_steps(plan, source, world, on_line=on_line, on_step=bar.update)

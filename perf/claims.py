@@ -1,0 +1,72 @@
+"""The measured claims: one test for each claim and batch size, of a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from perf.records.sessions import Measurement
+
+Judge = Callable[[str], None]
+"""Settles a claim: the test passes if it holds, fails if it does not, and is skipped if that is not known."""
+
+
+class RecordedClock:
+    """Shows pytest-benchmark the times that the measuring processes recorded: each call of `advance` is one step."""
+
+    __name__ = "recorded_clock"
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the time, seconds."""
+        return self._now_s
+
+    def advance(self, seconds: float) -> None:
+        """Let a step go by."""
+        self._now_s += seconds
+
+
+recorded_clock = RecordedClock()
+
+
+@pytest.mark.perf
+class Claims:
+    """The tests of a workload; a subclass in a test module is one of what --perf-workload names."""
+
+    def test_loss_decreases(self, perf_judge: Judge) -> None:
+        """The loss decreases, in every run."""
+        perf_judge("loss_decreases")
+
+    def test_losses(self, perf_judge: Judge) -> None:
+        """The runs have the same losses, and those of the stored curve; and of the baseline's commit beside them."""
+        perf_judge("losses")
+
+    def test_counters(self, perf_judge: Judge) -> None:
+        """The runs do the same work in a step, and the stored work."""
+        perf_judge("counters")
+
+    @pytest.mark.benchmark(timer=recorded_clock, group="training step")
+    def test_rate(self, perf_judge: Judge, perf_measurement: Measurement, benchmark: BenchmarkFixture) -> None:
+        """Samples/sec are those of the baseline."""
+        from perf.judge.stats import run_rate
+
+        times = [seconds for run in perf_measurement.runs for seconds in run.timed_step_s]
+        remaining = iter(times)
+        benchmark.pedantic(  # type: ignore[no-untyped-call]  # pytest-benchmark: unannotated
+            lambda: recorded_clock.advance(next(remaining, 0.0)), rounds=len(times)
+        )
+        benchmark.extra_info["samples_per_sec"] = [
+            run_rate(run.timed_step_s, perf_measurement.global_batch_size) for run in perf_measurement.runs
+        ]
+        perf_judge("rate")
+
+    def test_scaling(self, perf_judge: Judge) -> None:
+        """Samples/sec beside those of the other batch sizes are as in the baseline."""
+        perf_judge("scaling")

@@ -1,0 +1,176 @@
+"""Runs in fresh processes, several batch sizes in turns: rounds, slices in random order, one process at work at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from perf.errors import MeasureError
+from perf.logs.runlog import EndLine
+from perf.measure.runners import Runner
+from perf.measure.sides import Side
+from perf.printable import printable
+from perf.records.counters import StepCounters
+from perf.records.fingerprint import Fingerprint
+from perf.records.sessions import MeasuredRun, Measurement, Session, find_warmup
+from perf.records.wire import CaseSpec, Counted, Request, Stepped
+
+SLICE_STEPS = 4
+"""Steps between two pauses of a run; part of what is measured, since the first step of a slice finds cold caches."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Run:
+    """A run under way."""
+
+    size: int
+    runner: Runner
+    micro_batch_size: int = 0
+    slices: list[Stepped] = field(default_factory=list)
+    counted: Counted | None = None
+    failure: str = ""
+
+
+def measure(
+    side: Side,
+    cases: Mapping[int, CaseSpec],
+    *,
+    num_rounds: int,
+    num_steps: int,
+    rng: np.random.Generator,
+    on_slice: Callable[[], object] = lambda: None,
+    on_round: Callable[[Mapping[int, MeasuredRun]], object] = lambda runs: None,
+) -> Session:
+    """Measure each batch size in `num_rounds` fresh processes.
+
+    A round starts one process for each batch size and lets them step in turns: slice by slice, in random order, one at a
+    time. So each batch size meets every phase of the machine's speed, and nothing else runs while one is timed.
+
+    Args:
+        side: what is measured.
+        cases: by global batch size.
+        num_rounds: runs of each batch size.
+        num_steps: of each run, a multiple of `SLICE_STEPS`.
+        rng: decides the order of the slices.
+        on_slice: called after each slice.
+        on_round: called after each round with its runs, by batch size.
+
+    Raises:
+        MeasureError: no batch size could be measured, or the software changed between two runs.
+    """
+    if num_steps < SLICE_STEPS or num_steps % SLICE_STEPS:
+        raise ValueError(f"num_steps={num_steps}: a multiple of {SLICE_STEPS} is needed, the steps of a slice")
+    runs: dict[int, list[MeasuredRun]] = {size: [] for size in cases}
+    micro_batch_sizes: dict[int, int] = {}
+    failures: dict[int, str] = {}
+    software: dict[int, tuple[Fingerprint | None, str]] = {}
+    for number in range(1, num_rounds + 1):
+        todo = {size: case for size, case in cases.items() if size not in failures}
+        done = _round(side, todo, num_steps, rng, on_slice)
+        failures |= {run.size: f"run {number}: {run.failure}" for run in done if run.failure}
+        if len(failures) == len(cases):
+            raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
+        whole = [run for run in done if not run.failure]
+        for run in whole:
+            _require_same_software(run, software, number)
+            micro_batch_sizes[run.size] = run.micro_batch_size
+            runs[run.size].append(_measured(run))
+        on_round({run.size: runs[run.size][-1] for run in whole})
+    first = whole[0].counted
+    assert first is not None
+    assert first.fingerprint is not None
+    return Session(
+        workload=side.workload,
+        device=str(first.facts["device"]),
+        precision=str(first.facts["precision"]),
+        seed=next(iter(cases.values())).seed,
+        fingerprint=first.fingerprint,
+        python=first.python,
+        measurements={
+            size: Measurement(global_batch_size=size, micro_batch_size=micro_batch_sizes[size], runs=tuple(done))
+            for size, done in runs.items()
+            if size not in failures
+        },
+        failures=failures,
+    )
+
+
+def _require_same_software(run: _Run, software: dict[int, tuple[Fingerprint | None, str]], number: int) -> None:
+    """Raise if a run was made with another software than the first of its batch size; note that of the first."""
+    counted = run.counted
+    assert counted is not None
+    found = counted.fingerprint, counted.python
+    if found != software.setdefault(run.size, found):
+        raise MeasureError(
+            f"run {number} at {run.size}: found {found}, and {software[run.size]} in run 1; "
+            "measure again, and change nothing on the machine meanwhile"
+        )
+
+
+def _round(
+    side: Side, cases: Mapping[int, CaseSpec], num_steps: int, rng: np.random.Generator, on_slice: Callable[[], object]
+) -> list[_Run]:
+    """Return a run of each batch size; one that failed says why."""
+    with ExitStack() as stack:
+        runs = [_Run(size=size, runner=Runner(stack, side)) for size in cases]
+
+        def each(do: Callable[[_Run], object], some: Sequence[_Run] = runs) -> None:
+            for run in some:
+                if not run.failure:
+                    try:
+                        do(run)
+                    except MeasureError as error:
+                        run.failure = str(error)
+
+        each(lambda run: run.runner.ready())
+        each(lambda run: run.runner.request(Request(do="run", case=cases[run.size])))
+        each(_note_waiting)
+        for _ in range(num_steps // SLICE_STEPS):
+            for index in rng.permutation(len(runs)).tolist():
+                each(_step, [runs[index]])
+                on_slice()
+        each(lambda run: run.runner.end_run())
+        # Nothing is timed from here on: all count at once.
+        each(lambda run: run.runner.request(Request(do="count", case=cases[run.size])))
+        each(_note_counted)
+    return runs
+
+
+def _note_waiting(run: _Run) -> None:
+    run.micro_batch_size = run.runner.waiting().micro_batch_size
+
+
+def _step(run: _Run) -> None:
+    run.runner.tell(SLICE_STEPS)
+    run.slices.append(run.runner.stepped())
+
+
+def _note_counted(run: _Run) -> None:
+    run.counted = run.runner.counted()
+
+
+def _measured(run: _Run) -> MeasuredRun:
+    """Return a run as it is kept.
+
+    Raises:
+        MeasureError: its counters are not those of this version.
+    """
+    assert run.counted is not None
+    step_s = [float(s) for part in run.slices for s in np.diff(part.marks)]
+    losses = [loss for part in run.slices for loss in part.losses]
+    end = EndLine(samples=run.size * len(step_s), seconds=sum(part.marks[-1] - part.marks[0] for part in run.slices))
+    try:
+        counters = msgspec.convert(run.counted.counters, StepCounters)
+    except msgspec.ValidationError as error:
+        raise MeasureError(f"global batch size {run.size}: said 'counted' with {error}") from None
+    return MeasuredRun(
+        step_s=tuple(step_s),
+        warmup_steps=find_warmup(step_s),
+        losses=tuple(losses),
+        lines=(*(printable(line) for part in run.slices for line in part.lines), str(end)),
+        counters=counters,
+    )

@@ -1,0 +1,265 @@
+"""The hooks of a pytest session that measures; they are registered in no other one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import pytest
+from pytest_benchmark.utils import safe_dumps
+
+from perf.app.bench import SUMMARY, Bench, Settings, stored_file, stored_json, terminal_summary, write_summary
+from perf.app.promotion import refusal
+from perf.arguments import fraction, seconds
+from perf.errors import PerfError, UsageError
+from perf.judge.verdicts import Verdict
+from perf.plugin import ENVIRON, WorkloadNode, batch_size, known_here, parsed, target_of
+from perf.project import shown
+from perf.records.baselines import KEY, LATEST_RESULT, write_json
+from perf.records.published import load_published
+from perf.report.bench import published_note, result_note
+from perf.signals import EXIT_STOPPED
+
+T = TypeVar("T")
+
+
+class Measuring:
+    """Measures for the tests of one session, and writes down what becomes of it.
+
+    Args:
+        config: pytest's.
+        items: the tests that need something measured.
+        compare: what --benchmark-compare says; [] without it, True for this machine's baselines.
+        compare_fail: what --benchmark-compare-fail says.
+        asked: the given options that make a session without a comparison a failure.
+
+    Attributes:
+        benches: by the workload's id.
+
+    Raises:
+        pytest.UsageError: nothing can be measured as asked; a damaged baseline is told before anything is.
+    """
+
+    def __init__(
+        self, config: pytest.Config, items: list[pytest.Item], compare: Any, compare_fail: Any, asked: list[str]
+    ) -> None:
+        self._config, self._asked, self._compare_fail = config, asked, compare_fail
+        self._times_rates = any("benchmark" in getattr(item, "fixturenames", ()) for item in items)
+        self._saved = self._stopped = False
+        self._problem = self._table_note = ""
+        saved_to = config.option.benchmark_json
+        if saved_to and not Path(saved_to).parent.is_dir():
+            raise pytest.UsageError(f"--benchmark-json={saved_to}: there is no folder {Path(saved_to).parent}")
+        try:
+            file = stored_file(compare, config.option.benchmark_storage) if isinstance(compare, str) else None
+            self._settings = Settings(
+                root=config.rootpath,
+                here=known_here(config),
+                environ=ENVIRON,
+                precision=config.getoption("perf_precision"),
+                num_runs=config.getoption("perf_runs"),
+                num_steps=config.getoption("perf_steps"),
+                compare=file,
+                duet_budget_s=parsed("perf_duet_budget", config.getini("perf_duet_budget"), seconds)
+                if config.getoption("perf_duet")
+                else None,
+            )
+            self.benches = self._benches(items)
+            self._published = load_published(self._settings.baselines)
+            (config.rootpath / SUMMARY).unlink(missing_ok=True)  # what is there afterwards is this session's
+        except (PerfError, UsageError) as error:
+            raise pytest.UsageError(str(error)) from None
+        except OSError as error:
+            raise pytest.UsageError(f"{SUMMARY}: an earlier session's cannot be removed: {error}") from None
+        if compare or compare_fail:
+            self._compare_in_table(compare_fail)
+
+    def _benches(self, items: list[pytest.Item]) -> dict[str, Bench]:
+        by_id: dict[str, list[pytest.Item]] = {}
+        for item in items:
+            if batch_size(item):
+                by_id.setdefault(target_of(item).id, []).append(item)
+        return {
+            name: Bench(
+                target_of(some[0]),
+                sorted({batch_size(item) or 0 for item in some}),
+                self._settings,
+                min(self._threshold(item, "perf_duet_threshold") for item in some),
+            )
+            for name, some in by_id.items()
+        }
+
+    def _threshold(self, item: pytest.Item, name: str) -> float:
+        """Return the smallest change that matters: the nearest mark's or the workload's own, else the configuration's."""
+        for node in reversed(item.listchain()):
+            for mark in node.own_markers:
+                if mark.name == "perf" and "threshold" in mark.kwargs:
+                    return parsed("perf(threshold=...)", mark.kwargs["threshold"], fraction)
+            if isinstance(node, WorkloadNode) and node.target.threshold:
+                return node.target.threshold
+        return target_of(item).threshold or parsed(name, self._config.getini(name), fraction)
+
+    def _compare_in_table(self, compare_fail: Any) -> None:
+        """Let pytest-benchmark compare with the baselines that it can compare with, and say what then counts."""
+        timed = self._config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
+        mapping: dict[str, Any] = {}
+        problems = []
+        for bench in self.benches.values():
+            if problem := bench.table_problem():
+                problems.append(problem)
+            elif bench.baseline:
+                timed.compare = str(bench.baseline.path)
+                timed.handle_loading()
+                mapping |= timed.compared_mapping
+        timed.compared_mapping = mapping
+        if mapping:  # with nothing to compare it would only fail the summary
+            timed.compare_fail = compare_fail
+        if problems and compare_fail:
+            self._table_note = f"--benchmark-compare-fail does not count: {'; '.join(problems)}; the verdicts count"
+
+    def shown(self, act: Callable[[], T]) -> T:
+        """Do what takes minutes: its output is shown, an error of ours fails the test, a signal ends the session."""
+        problem = ""
+        with self._config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            try:
+                return act()
+            except KeyboardInterrupt:
+                self._stop()
+            except PerfError as error:
+                problem = str(error)
+        pytest.fail(problem, pytrace=False)
+
+    def _stop(self) -> NoReturn:
+        """End the session with its summary, which pytest leaves out for a code of our own; that is set afterwards."""
+        self._stopped = True
+        pytest.exit("stopped by a signal while measuring")
+
+    def settle(self, item: pytest.Item, bench: Bench, claim: str, size: int) -> None:
+        """Turn what becomes of a claim into the test's outcome."""
+        config = self._config
+        if claim not in ("loss_decreases", "counters") and bench.wants_duet:
+            self._save()  # what was measured must survive a duet that is stopped
+        ini = "perf_scaling_threshold" if claim == "scaling" else "perf_threshold"
+        threshold = self._threshold(item, ini)
+        judgement = self.shown(lambda: bench.judge(claim, size, threshold=threshold))
+        if bench.duet and bench.duet.interrupted:  # what its pairs show is in the summary
+            self._stop()
+        said = f"{judgement.verdict}: {judgement.reason}" if judgement.verdict else judgement.reason
+        lacks_baseline = judgement.verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE)
+        required = config.getoption("perf_strict") or (lacks_baseline and config.getoption("perf_require_baseline"))
+        if judgement.holds is None and not required:
+            pytest.skip(said)  # unknown is neither passed nor failed
+        if not judgement.holds:
+            pytest.fail(said, pytrace=False)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
+        """Leave in pytest-benchmark's file only what makes times incomparable; the rest is in our part of it."""
+        machine_info.clear()
+        machine_info.update(self._settings.here.fingerprint.hardware)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        """Add the raw values and their provenance to pytest-benchmark's file."""
+        if measured := self._measured():
+            output_json[KEY] = stored_json(measured, self._provenance(output_json["commit_info"]))
+
+    def _measured(self) -> list[Bench]:
+        return [bench for bench in self.benches.values() if bench.session]
+
+    def _provenance(self, commit: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(["pytest", *map(str, self._config.invocation_params.args)]),
+            "commit": str(commit["id"]),
+            "dirty": bool(commit["dirty"]),
+        }
+
+    def _save(self) -> None:
+        """Keep the session's result whole or not at all, as pytest-benchmark would write it."""
+        config, hook = self._config, self._config.hook
+        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
+        output = hook.pytest_benchmark_generate_json(
+            config=config,
+            benchmarks=timed.benchmarks,
+            include_data=True,
+            machine_info=timed.get_machine_info(),
+            commit_info=hook.pytest_benchmark_generate_commit_info(config=config),
+        )
+        hook.pytest_benchmark_update_json(config=config, benchmarks=timed.benchmarks, output_json=output)
+        try:
+            write_json(config.rootpath / LATEST_RESULT, json.loads(safe_dumps(output)))  # type: ignore[no-untyped-call]
+            self._saved = True
+        except OSError as error:
+            self._problem = f"the result could not be kept: {error}"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        """Fail a session that was asked to compare and did not: green must mean that somebody looked."""
+        timed = self._config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
+        if self._times_rates and self._measured():
+            self._save()
+        if not timed.benchmarks:
+            timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
+        if session.exitstatus == pytest.ExitCode.INTERRUPTED:
+            self._problem = self._problem or "stopped by a signal: what is missing was not measured"
+        self._problem = self._problem or self._not_looked()
+        if self._problem and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        yield
+        if self._stopped:
+            session.exitstatus = EXIT_STOPPED
+
+    def _not_looked(self) -> str:
+        """Return which comparison was asked for and not made, or nothing."""
+        rates = [found for bench in self.benches.values() for (c, _), found in bench.judgements.items() if c == "rate"]
+        named = self._settings.compare
+        looked = [rate for rate in rates if rate.effect or (not named and rate.verdict is Verdict.NO_BASELINE)]
+        if self._asked and not looked:
+            return f"{self._asked[0]}: no rate was compared in this session, so it fails"
+        for bench in self.benches.values() if self._config.getoption("perf_strict") else ():
+            if lost := bench.lost_sizes():
+                sizes = ", ".join(map(str, lost))
+                return f"--perf-strict: the baseline has {sizes}, and the workload no longer does: it fails"
+        return ""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+        """Print one line for each batch size, and what to do next: after pytest-benchmark, also when it fails the session."""
+        try:
+            return (yield)
+        finally:
+            for note in filter(None, (self._problem, self._table_note)):
+                terminalreporter.write_line(note, red=True)
+            if measured := self._measured():
+                self._summarize(terminalreporter, measured)
+
+    def _summarize(self, terminalreporter: pytest.TerminalReporter, measured: list[Bench]) -> None:
+        config, root = self._config, self._config.rootpath
+        for bench in measured:
+            assert bench.session is not None
+            terminalreporter.section(f"stepmark: {bench.session.configuration}")
+            terminalreporter.write_line(terminal_summary(bench))
+        if self._published:
+            terminalreporter.write_line(published_note(self._published))
+        if self._saved:
+            refused = refusal(shown(root / LATEST_RESULT), self._settings.baselines)
+            terminalreporter.write_line(result_note(LATEST_RESULT, refused))
+        about = self._provenance(config.hook.pytest_benchmark_generate_commit_info(config=config))
+        headlines = []
+        try:
+            headlines = write_summary(measured, about, self._problem, root)
+        except OSError as error:
+            terminalreporter.write_line(f"the summary could not be written: {error}", red=True)
+        for bench in measured if "GITHUB_ACTIONS" in os.environ else ():
+            for (claim, size), judgement in bench.judgements.items():
+                if judgement.verdict is Verdict.INCONCLUSIVE and claim == "rate":
+                    where = f"{bench.target.id}: global batch size {size}"
+                    terminalreporter.write_line(f"::warning::{where}: {judgement.reason}")
+        for headline in headlines:
+            terminalreporter.write_line(headline, bold=True)

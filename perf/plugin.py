@@ -1,0 +1,327 @@
+"""The pytest plugin: options, collection and fixtures. A session without a measured claim is left as it is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from perf.arguments import fraction, positive, seconds
+from perf.errors import UsageError
+from perf.seam import PRECISIONS, Workload
+
+if TYPE_CHECKING:
+    from perf.app.bench import Bench
+    from perf.app.machine import Here
+    from perf.app.workloads import Target
+    from perf.claims import Judge
+    from perf.measuring import Measuring
+    from perf.records.sessions import Measurement, Session
+
+ENVIRON = dict(os.environ)  # of the measuring processes: as the user gave it, before tests set theirs
+
+OWN_FIXTURE = "perf_bench"
+"""What every test of ours needs, directly or not; foreign tests may have our marks and our other names."""
+
+IN_PARALLEL = "not timed under -n, where tests disturb each other; run: pytest without -n"
+
+
+class State:
+    """What is known of a session before anything is measured.
+
+    Attributes:
+        compare, compare_fail: --benchmark-compare and -fail, held back from pytest-benchmark until it is known whose they are.
+        seen: whether there are claims, also if none is to be run.
+        measuring: the hooks of a session that measures; None in all others.
+        here: this machine, once somebody asked.
+        chosen: what --perf-workload names, once somebody asked.
+        problem: why a session that measured nothing fails.
+    """
+
+    def __init__(self) -> None:
+        self.compare: Any = None
+        self.compare_fail: Any = None
+        self.seen = False
+        self.measuring: Measuring | None = None
+        self.here: Here | None = None
+        self.chosen: Target | None = None
+        self.problem = ""
+
+
+STATE = pytest.StashKey[State]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what a session measures and how strict it is."""
+    group = parser.getgroup("stepmark", "stepmark: training steps, measured and judged")
+    group.addoption(
+        "--perf-workload", metavar="W",
+        help="what Claims without a workload measure: a built-in one's name, FILE.py:NAME or MODULE:NAME (default: pico on a "
+        "CPU, bert-large-msl128 on a GPU); `stepmark workloads` lists them",
+    )  # fmt: skip
+    group.addoption(
+        "--perf-runs", type=positive, default=6, metavar="N",
+        help="fresh processes for each batch size (default: 6); more find smaller changes",
+    )  # fmt: skip
+    group.addoption("--perf-steps", type=_steps, default=20, metavar="N", help="steps of each run (default: 20)")
+    group.addoption(
+        "--perf-precision", choices=PRECISIONS,
+        help="default: the workload's; of a built-in one fp32 on a CPU, so that the portable baselines hold on every one",
+    )  # fmt: skip
+    group.addoption(
+        "--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails"
+    )
+    group.addoption(
+        "--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)"
+    )
+    group.addoption(
+        "--perf-duet", action="store_true",
+        help="judge times by running the baseline's commit again, side by side, and not by stored numbers",
+    )  # fmt: skip
+    parser.addini("perf_duet_budget", "time of --perf-duet for each batch size, such as 90s or 5m", default="60s")
+    parser.addini("perf_duet_threshold", "smallest change of a rate that matters side by side", default="2%")
+    parser.addini("perf_threshold", "smallest change of a rate that matters, such as 5% or 0.05", default="5%")
+    parser.addini("perf_scaling_threshold", "the same for scaling", default="5%")
+
+
+def _steps(text: str) -> int:
+    value = positive(text)
+    if value % 4:  # perf.measure.bench.SLICE_STEPS, whose import takes too long here
+        raise argparse.ArgumentTypeError(f"{text!r}: a multiple of 4 is needed, the steps of a slice")
+    return value
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold back what --benchmark-compare asks for until it is known whether this session has claims."""
+    config.addinivalue_line(
+        "markers", "perf(threshold=None): a claim about a measured session; `threshold`: smallest change that matters"
+    )
+    state = config.stash[STATE] = State()
+    if (own := _asked(config, "perf")) and in_parallel(config):
+        raise pytest.UsageError(f"{own[0]}: times are not measured under -n; leave -n out, or that option")
+    if not config.pluginmanager.hasplugin("benchmark"):
+        config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is switched off")
+    elif not in_parallel(config):
+        option = config.option
+        state.compare, state.compare_fail = option.benchmark_compare, option.benchmark_compare_fail
+        option.benchmark_compare, option.benchmark_compare_fail = [], None
+
+
+def _asked(config: pytest.Config, *prefixes: str) -> list[str]:
+    """Return the given options that make a session without a comparison a failure."""
+    state = config.stash[STATE]
+    given = {
+        "--benchmark-compare": state.compare,
+        "--benchmark-compare-fail": state.compare_fail,
+        **{
+            f"--perf-{name}": config.getoption(f"perf_{name.replace('-', '_')}")
+            for name in ("require-baseline", "strict", "duet")
+        },
+    }
+    if in_parallel(config):
+        given |= {
+            f"--{n.replace('_', '-')}": config.getoption(n, None)
+            for n in ("benchmark_compare", "benchmark_compare_fail")
+        }
+    return [name for name, value in given.items() if value not in (None, [], False) and name[2:].startswith(prefixes)]
+
+
+def in_parallel(config: pytest.Config) -> bool:
+    """Return whether tests of this session run beside each other."""
+    return config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
+
+
+def parsed(name: str, value: object, parse: Callable[[str], float]) -> float:
+    """Return a value of the configuration or of a mark.
+
+    Raises:
+        pytest.UsageError: it is none.
+    """
+    try:
+        return parse(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"{name} = {value!r}: {error}") from None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Tell a wrong workload or a wrong threshold before anything is collected."""
+    config = session.config
+    for name in ("perf_threshold", "perf_scaling_threshold", "perf_duet_threshold"):
+        parsed(name, config.getini(name), fraction)
+    parsed("perf_duet_budget", config.getini("perf_duet_budget"), seconds)
+    if config.getoption("perf_workload"):
+        _chosen(config)
+
+
+def known_here(config: pytest.Config) -> Here:
+    """Return what is known of this machine."""
+    state = config.stash[STATE]
+    if state.here is None:
+        from perf.app.machine import here
+
+        state.here = here(ENVIRON)
+    return state.here
+
+
+def _chosen(config: pytest.Config) -> Target:
+    state = config.stash[STATE]
+    if state.chosen is None:
+        from perf.app.workloads import resolve
+
+        name = config.getoption("perf_workload")
+        try:
+            state.chosen = resolve(name or known_here(config).default_workload, config.rootpath)
+        except UsageError as error:
+            raise pytest.UsageError(f"--perf-workload: {error}") from None
+    return state.chosen
+
+
+class WorkloadNode(pytest.Class):
+    """A workload in a module, collected as a class of `perf.claims.Claims`."""
+
+    target: Target
+
+    def _getobj(self) -> type:
+        from perf.claims import Claims
+
+        about = {"__module__": self.target.workload.build.__module__, "__doc__": self.target.workload.why or None}
+        return type(self.name, (Claims,), about)
+
+    def funcnamefilter(self, name: str) -> bool:
+        """Return whether a name is a claim's, whatever a project calls its own tests."""
+        return name.startswith("test_")
+
+
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> pytest.Collector | list[pytest.Collector] | None:
+    """Collect each workload in the module that defines it."""
+    if type(obj) is not Workload or not isinstance(collector, pytest.Module):
+        return None
+    from perf.app.workloads import workloads_in
+
+    target = workloads_in(collector.obj, collector.config.rootpath).get(name)
+    if target is None:
+        return []
+    node: WorkloadNode = WorkloadNode.from_parent(collector, name=name)
+    node.target = target
+    return node
+
+
+def target_of(node: pytest.Item) -> Target:
+    """Return the workload that a test is about."""
+    own = node.getparent(WorkloadNode)
+    return own.target if own else _chosen(node.config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a claim's tests: one for each batch size of the workload."""
+    if {OWN_FIXTURE, "global_batch_size"} <= set(metafunc.fixturenames):
+        sizes = target_of(metafunc.definition).workload.global_batch_sizes
+        metafunc.parametrize("global_batch_size", sizes)
+
+
+def is_ours(item: pytest.Item) -> bool:
+    """Return whether a test needs something measured."""
+    return OWN_FIXTURE in getattr(item, "fixturenames", ())
+
+
+def batch_size(item: pytest.Item) -> int | None:
+    """Return the global batch size of a test; None for one without."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("global_batch_size") if callspec else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is timed where it cannot be, and say so."""
+    ours = [item for item in items if is_ours(item)]
+    config.stash[STATE].seen |= bool(ours)
+    for item in ours:
+        for mark in item.iter_markers("perf"):
+            if mark.args or set(mark.kwargs) - {"threshold"}:
+                raise pytest.UsageError(f"{item.nodeid}: {mark} is not understood; write perf(threshold=0.02)")
+        if in_parallel(config):
+            item.add_marker(pytest.mark.skip(reason=IN_PARALLEL))
+        elif config.getoption("benchmark_disable", False) and not config.getoption("benchmark_enable", False):
+            item.add_marker(pytest.mark.skip(reason="not timed: --benchmark-disable"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Prepare what is to be measured, or give pytest-benchmark its options back."""
+    config = session.config
+    state, items = config.stash[STATE], [item for item in session.items if is_ours(item)]
+    items = [item for item in items if not item.get_closest_marker("skip")]
+    if items and not config.option.collectonly:
+        if not config.pluginmanager.hasplugin("benchmark"):
+            raise pytest.UsageError(f"{items[0].nodeid}: needs pytest-benchmark; leave -p no:benchmark out")
+        from perf.measuring import Measuring
+
+        state.measuring = Measuring(config, items, state.compare, state.compare_fail, _asked(config, ""))
+        config.pluginmanager.register(state.measuring, "stepmark-measuring")
+    elif not items and (state.compare or state.compare_fail):
+        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
+        config.option.benchmark_compare = timed.compare = state.compare
+        config.option.benchmark_compare_fail = timed.compare_fail = state.compare_fail
+        timed.handle_loading()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Fail a session that was asked to compare claims and measured none: green must mean that somebody looked."""
+    config = session.config
+    state = config.stash[STATE]
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    seen = state.seen or any(IN_PARALLEL in str(report.longrepr) for report in skipped)  # by workers of pytest-xdist
+    asked = _asked(config, "perf", *(["benchmark"] if seen else []))
+    is_over = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if asked and is_over and not state.measuring and not config.option.collectonly:
+        state.problem = f"{asked[0]}: no rate was compared in this session, so it fails"
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say why a session that measured nothing fails."""
+    if config.stash[STATE].problem:
+        terminalreporter.write_line(config.stash[STATE].problem, red=True)
+
+
+@pytest.fixture
+def perf_bench(request: pytest.FixtureRequest) -> Bench:
+    """What the test's workload is measured and judged by."""
+    measuring = request.config.stash[STATE].measuring
+    bench = measuring.benches.get(target_of(request.node).id) if measuring else None
+    if bench is None:
+        pytest.fail("`measured` needs tests with a global_batch_size in this session", pytrace=False)
+    return bench
+
+
+@pytest.fixture
+def measured(perf_bench: Bench, request: pytest.FixtureRequest) -> Session:
+    """Everything measured of the test's workload: each batch size that a selected test asks for."""
+    measuring = request.config.stash[STATE].measuring
+    assert measuring is not None
+    return measuring.shown(perf_bench.measure)
+
+
+@pytest.fixture
+def perf_measurement(measured: Session, global_batch_size: int) -> Measurement:
+    """The runs at the test's batch size."""
+    if global_batch_size in measured.failures:
+        pytest.fail(f"global batch size {global_batch_size}: {measured.failures[global_batch_size]}", pytrace=False)
+    return measured.measurements[global_batch_size]
+
+
+@pytest.fixture
+def perf_judge(perf_bench: Bench, perf_measurement: Measurement, request: pytest.FixtureRequest) -> Judge:
+    """Turn what becomes of a claim into the test's outcome: passed if it holds, failed if not, skipped if unknown."""
+    measuring = request.config.stash[STATE].measuring
+    assert measuring is not None
+    size = perf_measurement.global_batch_size
+    return lambda claim: measuring.settle(request.node, perf_bench, claim, size)

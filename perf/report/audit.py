@@ -1,0 +1,71 @@
+"""The audit of a training log."""
+
+from __future__ import annotations
+
+from perf.logs.audit import RateCheck, RunAudit
+from perf.printable import printable
+from perf.report.sections import number, text_table, wrapped
+
+
+def audit_report(audit: RunAudit, *, where: str = "") -> str:
+    """Return the audit of one run; `where` names its log if there are several."""
+    run = audit.run
+    title = f"{printable(where)}: " if where else ""
+    title += f"Run from line {run.first_line_number}"
+    if run.refused:
+        return (
+            f"{title}: did not start: its checkpoint was at step {run.refused.global_step} and its last step "
+            f"{run.refused.max_steps}; it needed a different directory, more steps, or a fresh start."
+        )
+    evaluation = f", {run.num_evaluation_lines} of evaluation" if run.num_evaluation_lines else ""
+    if not audit.checks:
+        return f"{title}: no step line{evaluation}" + "".join(f"; {note}" for note in audit.notes)
+    header = ("step", "loss", "global rate", "rate", "recomputed", "difference", "explained", "agrees")
+    rows = [_audit_row(check) for check in audit.checks]
+    num_lines = len(rows) + run.num_left_out
+    return "\n".join(
+        [
+            f"{title}: {_audit_title(audit)}{num_lines} line{'s' if num_lines > 1 else ''}{evaluation}",
+            text_table(header, rows),
+            str(run.end) if run.end else "No end line: the run was cut off, or is still running.",
+            _audit_verdict(audit),
+            *(wrapped(f"Note: {note}.") for note in audit.notes),
+        ]
+    )
+
+
+def _audit_title(audit: RunAudit) -> str:
+    size = f"global batch size {audit.global_batch_size}" if audit.global_batch_size else ""
+    if audit.start_is_certain:
+        start = f"begun at step {audit.start_step}"
+    else:
+        start = f"if begun at step {audit.start_step}, which does not follow from the lines"
+    return f"{size}, {start}, " if size and audit.start_is_certain else f"{size} {start}, ".lstrip()
+
+
+def _audit_row(check: RateCheck) -> tuple[str, ...]:
+    line = check.line
+    known = (
+        number(line.global_step, "d"),
+        *map(number, (line.loss, line.global_rate, line.rate), (".5f", ".2f", ".2f")),
+    )
+    if check.recomputed_rate is None or check.explained is None:
+        return (*known, "-", "-", "-", "?")
+    return (
+        *known,
+        number(check.recomputed_rate, ".2f"),
+        number(line.rate - check.recomputed_rate, "+.3f"),
+        number(check.explained, ".3f"),
+        {True: "yes", False: "NO", None: "?"}[check.agrees],
+    )
+
+
+def _audit_verdict(audit: RunAudit) -> str:
+    if audit.problems:
+        return "\n".join(["Problems:", *(wrapped(f"- {problem}") for problem in audit.problems)])
+    unchecked = sum(check.agrees is None for check in audit.checks)
+    rest = f"; {unchecked} could not be checked" if unchecked else ""
+    return wrapped(
+        f"{len(audit.checks) - unchecked} of {len(audit.checks)} rates agree with the GlobalRate column within what "
+        f"rounding and the time between readings of the clock explain{rest}."
+    )

@@ -1,0 +1,83 @@
+"""Training runs: what is about to run, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from perf.logs.runlog import StartLine
+from perf.report.sections import number, text_table
+
+if TYPE_CHECKING:
+    from perf.train.config import RunConfig, RunPlan
+    from perf.train.data import Source
+    from perf.train.devices import World
+    from perf.train.loop import RunResult
+
+
+def session_heading(config: RunConfig, source: Source, world: World, *, torch_version: str, num_threads: int) -> str:
+    """Return what all runs of one command have in common."""
+    threads = f", {num_threads} thread{'s' if num_threads > 1 else ''}" if config.device.type == "cpu" else ""
+    ranks = f", {world.size} ranks" if world.size > 1 else ""
+    compiled = ", compiled" if config.compile_model else ""
+    return (
+        f"{config.workload.name}: {config.workload.why}\n{source.name} data, {config.device.type}{threads}{ranks}, "
+        f"{config.precision}{compiled}, seed {config.seed}, torch {torch_version}"
+    )
+
+
+def run_heading(plan: RunPlan) -> str:
+    """Return what one run is about to do."""
+    config = plan.config
+    start = StartLine(
+        global_batch_size=config.global_batch_size, first_step=plan.start_step + 1, last_step=plan.last_step
+    )
+    many = "es" if plan.grad_accum_steps > 1 else ""
+    where = f", checkpoints in {config.model_dir}" if config.keep_checkpoints else ", no checkpoints"
+    heading = f"{start} ({plan.grad_accum_steps} micro-batch{many} of {plan.micro_batch_size} each){where}"
+    return "\n".join([heading, *(f"Note: {note}" for note in plan.notes)])
+
+
+def run_table(results: Sequence[RunResult]) -> str:
+    """Return one row for each run: its length, its rate over all of it, and its first and last loss."""
+    rate_of = {result.plan.config.global_batch_size: _rate(result) for result in results}
+    smallest = rate_of[min(rate_of)]
+    header = (
+        "batch size", "steps", "samples", "seconds", "global rate", f"vs {min(rate_of)}", "first loss", "last loss"
+    )  # fmt: skip
+    rows = [
+        (
+            str(result.plan.config.global_batch_size),
+            number(len(result.losses), "d"),
+            number(result.totals.samples, ",d"),
+            number(result.totals.seconds, ".1f"),
+            number(_rate(result), ",.1f"),
+            f"{number(_rate(result) / smallest, '.2f')}x",
+            number(result.losses[0], ".4f"),
+            number(result.losses[-1], ".4f"),
+        )
+        for result in results
+    ]
+    return text_table(header, rows)
+
+
+def stop_note(result: RunResult, not_started: Sequence[RunPlan]) -> str:
+    """Return where an interrupted run stopped, how to continue it, and what was not started."""
+    config, last_step = result.plan.config, result.plan.last_step
+    lines = [f"Global batch size {config.global_batch_size} was stopped at step {result.end_step} of {last_step}."]
+    if result.checkpoint is None:
+        lines.append("No checkpoint was kept, so it cannot be continued.")
+    elif result.end_step < last_step:
+        without = {"resume": "", "fresh": ", without --fresh", "weights": ", without --load weights"}[config.start]
+        lines.append(
+            f"To continue it: the same command with --global-batch-size {config.global_batch_size} and, instead of "
+            f"any other limit, --max-steps {last_step}{without}."
+        )
+    if not_started:
+        lines.append(f"Not started: {', '.join(str(plan.config.global_batch_size) for plan in not_started)}.")
+    return "\n".join(lines)
+
+
+def _rate(result: RunResult) -> float:
+    """Return the rate of the whole run, samples/sec: the GlobalRate of a log line at its end."""
+    return result.totals.samples / result.totals.seconds

@@ -1,0 +1,202 @@
+"""``python -m perf.runner``: a process that imports a workload once, and does each request in a fresh fork.
+
+Importing torch takes seconds and a run less than one. What a fork inherits is the layout of its parent's memory, which makes
+a process faster or slower for as long as it lives; each run therefore shuffles its own (docs/decisions.md, 15).
+Requests are JSON lines, and a run's commands are numbers of steps; answers are JSON lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+import msgspec
+import torch
+import torch._dynamo  # making an optimizer imports it, which takes two seconds: once, before the forks
+
+from perf.errors import PerfError
+from perf.records.wire import (
+    REQUESTS,
+    VERSION,
+    Attributed,
+    Counted,
+    Described,
+    Ready,
+    Request,
+    Stepped,
+    Waiting,
+    WorkloadFacts,
+)
+from perf.runner.attribution import attribute
+from perf.runner.counters import count_step, python_and_numpy
+from perf.runner.load import Loaded, described, load, make_case
+from perf.runner.machine import fingerprint
+from perf.runner.slices import Slices
+from perf.seam import phases_heard
+from perf.train.devices import World, keep_freed_memory, resolve_device, resolve_precision, synchronize
+from perf.train.stepping import Stepping
+
+ATTRIBUTED_STEPS = 2
+
+Say = Callable[..., None]
+
+
+def main() -> None:
+    """Serve requests until the input ends."""
+    parser = argparse.ArgumentParser(prog="perf.runner", allow_abbrev=False)
+    parser.add_argument("--workload", default="")
+    parser.add_argument("--candidate-root", type=Path)
+    arguments = parser.parse_args()
+    # What a library prints must not come between the answers; what is buffered must not be lost to a fork.
+    channel = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    requests = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+
+    def say(event: str, answer: object = None, **fields: object) -> None:
+        fields |= msgspec.to_builtins(answer) if answer else {}
+        os.write(channel, msgspec.json.encode({"event": event, **fields}) + b"\n")
+
+    keep_freed_memory()
+    usual_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # an import that computes must not leave threads, which no fork inherits
+    loaded = None
+    try:
+        if arguments.workload:
+            loaded = load(arguments.workload, Path.cwd(), arguments.candidate_root)
+    except PerfError as error:
+        say("failed", reason=str(error))
+        return
+    say("ready", Ready(protocol=VERSION, can=REQUESTS))
+    while line := requests.readline():
+        pid = os.fork()
+        if pid == 0:
+            _serve(line, loaded, usual_threads, requests, say)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        say("ended", exit_code=status)
+
+
+def _serve(line: bytes, loaded: Loaded | None, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
+    """Do one request in this fresh process, and end it."""
+    code = 0
+    try:
+        gc.freeze()  # a collection must not walk what was imported
+        request = msgspec.json.decode(line, type=Request)
+        torch.set_num_threads(request.num_threads or num_threads)
+        _kept.append(shuffled_memory(random.Random(request.layout)))
+        if request.do == "describe":
+            say("described", _describe(loaded))
+        elif loaded is None:
+            say("failed", reason=f"cannot {request.do} without a workload")
+        else:
+            {"run": _run, "count": _count, "attribute": _attribute}[request.do](request, loaded, requests, say)
+    except (PerfError, ValueError) as error:  # a ValueError names an argument that does not fit this side
+        say("failed", reason=str(error))
+    except BaseException as error:
+        sys.excepthook(*sys.exc_info())
+        say("failed", reason=described(error))
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # nothing of the parent's is to be closed or flushed twice
+
+
+_kept: list[object] = []
+
+
+def shuffled_memory(rng: random.Random) -> list[bytearray]:
+    """Allocate blocks of random sizes and free every second: what is allocated from then on lies elsewhere.
+
+    The idea of randomized layout is Curtsinger and Berger's (Stabilizer, 2013), who move code and stack as well.
+    """
+    blocks = [bytearray(rng.randrange(1, 200_000)) for _ in range(rng.randrange(1, 60))]
+    return blocks[::2]
+
+
+def _describe(loaded: Loaded | None) -> Described:
+    device = resolve_device("auto")
+    facts = None
+    if loaded is not None:
+        workload, root = loaded.workload, Path.cwd()
+        facts = WorkloadFacts(
+            name=workload.name,
+            origin=str(loaded.origin.relative_to(root) if loaded.origin.is_relative_to(root) else loaded.origin),
+            global_batch_sizes=workload.global_batch_sizes,
+            precision=resolve_precision(workload.precision, device),
+            threshold=workload.threshold,
+            sample=workload.sample,
+            about=workload.about,
+        )
+    return Described(
+        fingerprint=fingerprint(),
+        python=python_and_numpy(),
+        device=device.type,
+        num_gpus=torch.cuda.device_count(),
+        workload=facts,
+    )
+
+
+def _run(request: Request, loaded: Loaded, requests: BinaryIO, say: Say) -> None:
+    """Build a step and warm it up, then make as many steps as each line says, until the line 0."""
+    case = make_case(loaded.workload, request.case)
+    device = torch.device(case.device)
+    stepping = Stepping(loaded.workload(case), world=World())
+    warmup = [time.perf_counter()]
+    for _ in range(request.warmup_steps):
+        stepping.step()
+        synchronize(device)
+        warmup.append(time.perf_counter())
+    stepping.read()
+    waiting = Waiting(
+        pid=os.getpid(),
+        micro_batch_size=case.micro_batch_size,
+        step_s=max(warmup[-1] - warmup[-2], 1e-6) if request.warmup_steps else None,
+        losses=tuple(stepping.losses),
+        scalars={name: tuple(values) for name, values in stepping.scalars.items()},
+    )
+    say("waiting", waiting)
+
+    def next_slice(ended: Stepped | None) -> int:
+        if ended is not None:
+            say("stepped", ended)
+        return int(requests.readline() or 0)
+
+    Slices(next_slice, stepping, device).run(case.global_batch_size)
+
+
+def _count(request: Request, loaded: Loaded, requests: BinaryIO, say: Say) -> None:
+    case = make_case(loaded.workload, request.case)
+    device = torch.device(case.device)
+    facts = {"device": device.type, "precision": case.precision, "micro_batch_size": case.micro_batch_size}
+    counted = Counted(
+        counters=asdict(count_step(loaded.workload(case), device)),
+        facts={**facts, **{f"workload.{name}": value for name, value in loaded.workload.about.items()}},
+        python=python_and_numpy(),
+        fingerprint=fingerprint(),
+    )
+    say("counted", counted)
+
+
+def _attribute(request: Request, loaded: Loaded, requests: BinaryIO, say: Say) -> None:
+    case = make_case(loaded.workload, request.case)
+    step = loaded.workload(case)
+    stepping = Stepping(step, world=World())
+    rows = attribute(
+        stepping.step,
+        device=torch.device(case.device),
+        num_steps=ATTRIBUTED_STEPS,
+        read=stepping.read,
+        save=getattr(step, "save", None),
+        listen=phases_heard,
+    )
+    say("attributed", Attributed(rows=tuple(rows)))
+
+
+if __name__ == "__main__":
+    main()

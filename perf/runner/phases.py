@@ -1,0 +1,133 @@
+"""The parts that a step is made of, as they begin and end, and the time charged to their phases.
+
+Some parts are known when they begin. What lies between two of them is told by both: what comes before a forward pass
+is "data" at the beginning of a step, and "other" after an update.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+
+_PASSES = ("forward", "backward")
+
+
+class Costs:
+    """Seconds by operation, None for what is outside of all operations, and how often each was dispatched."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Hashable] = Counter()
+        self.seconds: defaultdict[Hashable, float] = defaultdict(float)
+
+    def take(self, costs: Costs) -> None:
+        """Add other costs to these, and leave none there."""
+        self.counts.update(costs.counts)
+        for operation, seconds in costs.seconds.items():
+            self.seconds[operation] += seconds
+        costs.counts.clear()
+        costs.seconds.clear()
+
+
+class Part:
+    """A part whose phase is known when it begins; `gives_way` to parts that hooks find in it."""
+
+    def __init__(self, phase: str, *, gives_way: bool = False) -> None:
+        self.phase, self.gives_way = phase, gives_way
+
+
+class Gap(Part):
+    """What lies between the known parts of a step, or of an optimizer's closure.
+
+    Attributes:
+        phase: what it is unless its neighbours tell more.
+        follows: the phase of the last part, or "start".
+        is_recorded: whether an operation was recorded for a backward pass.
+        costs: before that operation, and from there on.
+    """
+
+    def __init__(self, phase: str) -> None:
+        super().__init__(phase, gives_way=True)
+        self.follows, self.is_recorded = "start", False
+        self.costs = Costs(), Costs()
+
+    def phases_before(self, phase: str) -> tuple[str, str]:
+        """Return the phases of `costs` if the next part is in `phase`, or is the "end"."""
+        told = self.phase
+        if phase in _PASSES and self.follows == "forward":
+            told = "forward"  # the loss
+        elif self.phase == "other" and self.follows == "start":
+            told = "data" if phase == "forward" or (phase == "backward" and self.is_recorded) else told
+        elif self.phase == "other" and self.follows == "backward" and phase == "optimizer":
+            told = "clip"
+        return told, "forward" if phase in _PASSES else told
+
+
+class Timeline:
+    """Charges the time that passes to the innermost part.
+
+    Attributes:
+        phases: what was charged to each phase; what is in a gap, when it ends.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.phases: defaultdict[str, Costs] = defaultdict(Costs)
+        self._clock = clock
+        self._parts = [Part("other")]
+        self._charged_until = clock()
+
+    @property
+    def part(self) -> Part:
+        """The innermost part."""
+        return self._parts[-1]
+
+    def is_in(self, phase: str) -> bool:
+        """Return whether a part in `phase` has begun and not ended."""
+        return any(part.phase == phase for part in self._parts)
+
+    @contextmanager
+    def inside(self, part: Part) -> Iterator[None]:
+        """Be in a part, and then in the surrounding one again, whatever began in it and did not end."""
+        depth = len(self._parts)
+        self.begin(part)
+        try:
+            yield
+        finally:
+            while len(self._parts) > depth:
+                self.end()
+
+    def begin(self, part: Part) -> None:
+        """Be in a part until `end`. It may be the innermost one, which then only goes on."""
+        if part is not self.part:
+            self.charge()
+            if isinstance(self.part, Gap) and part.phase != "other":
+                self._settle(self.part, part.phase)
+        self._parts.append(part)
+
+    def end(self) -> None:
+        """Be in the surrounding part again."""
+        part, around = self._parts[-1], self._parts[-2]
+        if part is not around:
+            self.charge()
+            if isinstance(part, Gap):
+                self._settle(part, "end")
+        self._parts.pop()
+
+    def charge(self, operation: Hashable = None) -> None:
+        """Charge what passed since the last time, to an operation or to none."""
+        now = self._clock()
+        self._costs().seconds[operation] += now - self._charged_until
+        self._charged_until = now
+
+    def count(self, operation: Hashable) -> None:
+        """Count an operation in the innermost part."""
+        self._costs().counts[operation] += 1
+
+    def _costs(self) -> Costs:
+        part = self.part
+        return part.costs[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
+
+    def _settle(self, gap: Gap, phase: str) -> None:
+        for told, costs in zip(gap.phases_before(phase), gap.costs, strict=True):
+            self.phases[told].take(costs)
+        gap.follows, gap.is_recorded = phase, False

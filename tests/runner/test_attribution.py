@@ -1,0 +1,647 @@
+"""Times of anyone's step add up, belong to the phase in which they passed, and leave no trace of being taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import tempfile
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+from torch.optim import optimizer as optimizer_hooks
+from torch.utils.data import DataLoader, Dataset
+
+from perf.records.phases import PHASES, PYTHON, STEP_PHASES, PhaseTime
+from perf.runner import attribution
+from perf.runner.attribution import attribute
+from perf.runner.counters import count_step
+from perf.train import kernel
+from perf.train import trainer as trainer_module
+from perf.train.config import RunConfig, plan_run
+from perf.train.data import SyntheticLanguage
+from perf.train.devices import World
+from perf.train.stepping import Stepping
+from perf.train.trainer import Trainer
+from tests.runner.test_counters import make_compiled, needs_compiler
+
+CPU = torch.device("cpu")
+Step = Callable[[], object]
+
+
+class Clock:
+    """A clock that moves when told to, and by `per_reading` seconds whenever it is read."""
+
+    def __init__(self, *, per_reading: float = 0.0) -> None:
+        self.now = 0.0
+        self.readings: list[float] = []
+        self._per_reading = per_reading
+
+    def __call__(self) -> float:
+        """Return the seconds now."""
+        self.now += self._per_reading
+        self.readings.append(self.now)
+        return self.now
+
+    def tick(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+def make_trainer(config: RunConfig, **changes: Any) -> Trainer:
+    """Return a new trainer, which holds no directory."""
+    config = dataclasses.replace(config, keep_checkpoints=0, start="fresh", **changes)
+    source = SyntheticLanguage(config.workload, seed=0)
+    return Trainer(plan_run(config, source, World()), source, World())
+
+
+def seconds_of(rows: list[PhaseTime]) -> dict[str, float]:
+    """Return the seconds of each phase in which time passed."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for row in rows:
+        seconds[row.phase] += row.seconds
+    return {phase: value for phase, value in seconds.items() if value}
+
+
+def attributed(step: Step, clock: Clock, **options: Any) -> dict[str, float]:
+    """Return where the ticks of two steps of a kind went, per step."""
+    return seconds_of(attribute(step, device=CPU, num_steps=2, clock=clock, **options))
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Eight small images, prepared by a module without parameters."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._images = clock, torch.randn(8, 1, 6, 6)
+        self._prepare = nn.Sequential(nn.ZeroPad2d(1), nn.Identity())
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self._prepare(self._images[index])
+        self._clock.tick(1)
+        return image, index % 3
+
+
+class Cnn(nn.Module):
+    """A convolution and a linear layer."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.convolution, self.linear = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return three numbers for each image."""
+        self._clock.tick(10)
+        out: Tensor = self.linear(F.relu(self.convolution(images)).mean(dim=(2, 3)))
+        return out
+
+
+def slow_backward(loss: Tensor, clock: Clock, seconds: float) -> Tensor:
+    """Let time pass in the backward pass of a loss."""
+    loss.register_hook(lambda gradient: clock.tick(seconds))
+    return loss
+
+
+def slow_update(optimizer: torch.optim.Optimizer, clock: Clock, seconds: float) -> None:
+    """Let time pass in an optimizer's step."""
+    optimizer.register_step_pre_hook(lambda *_: clock.tick(seconds))
+
+
+def cnn_step(clock: Clock, *, precision: torch.dtype | None = None) -> Step:
+    """Return a step of a CNN on images of a DataLoader, as anyone might write it."""
+    model, loader = Cnn(clock), DataLoader(Images(clock), batch_size=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    slow_update(optimizer, clock, 10_000)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        images, labels = next(iter(loader))
+        with torch.autocast("cpu", dtype=precision) if precision else nullcontext():
+            logits = model(images)
+            clock.tick(20)
+            loss = slow_backward(F.cross_entropy(logits, labels), clock, 100)
+        clock.tick(30)
+        loss.backward()
+        clock.tick(1_000)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        clock.tick(100_000)
+        return loss.item()
+
+    return step
+
+
+def functional_step(clock: Clock) -> Step:
+    """Return a step without modules and optimizers."""
+    weight, inputs = torch.randn(4, 3, requires_grad=True), torch.randn(5, 4)
+
+    def step() -> Tensor:
+        noisy = inputs + torch.randn(5, 4)
+        clock.tick(1)
+        logits = noisy @ weight
+        clock.tick(10)
+        loss = slow_backward(logits.square().mean(), clock, 100)
+        (gradient,) = torch.autograd.grad(loss, [weight])
+        clock.tick(1_000)
+        with torch.no_grad():
+            weight.sub_(gradient, alpha=0.1)
+        return loss.detach()
+
+    return step
+
+
+def accumulating_step(clock: Clock) -> Step:
+    """Return a step in two micro-batches, without modules."""
+    weight = torch.randn(4, 3, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+
+    def step() -> Tensor:
+        total = torch.zeros(())
+        for _ in range(2):
+            inputs = torch.randn(5, 4)
+            clock.tick(1)
+            loss = (inputs @ weight).square().mean() / 2
+            clock.tick(10)
+            torch.autograd.backward([slow_backward(loss, clock, 100)])
+            total += loss.detach()
+        clock.tick(1_000)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        return total
+
+    return step
+
+
+def adversarial_step(clock: Clock) -> Step:
+    """Return a step of two networks, each with an optimizer, that sums losses with their graphs."""
+    make, judge = nn.Linear(2, 4), nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
+    updates = [torch.optim.Adam(module.parameters(), lr=0.01) for module in (judge, make)]
+    for optimizer in updates:
+        slow_update(optimizer, clock, 10_000)
+
+    def step() -> dict[str, float]:
+        real, noise = torch.randn(4, 4), torch.randn(4, 2)
+        clock.tick(1)
+        updates[0].zero_grad()
+        made = make(noise)
+        clock.tick(10)
+        judged = slow_backward(F.softplus(judge(made.detach())).mean() + F.softplus(-judge(real)).mean(), clock, 100)
+        judged.backward()
+        clock.tick(1_000)
+        updates[0].step()
+        clock.tick(100_000)
+        updates[1].zero_grad()
+        fooled = slow_backward(F.softplus(-judge(made)).mean(), clock, 200)
+        fooled.backward()
+        total = judged + fooled
+        clock.tick(2_000)
+        updates[1].step()
+        clock.tick(200_000)
+        return {"loss": total.item()}
+
+    return step
+
+
+def closure_step(clock: Clock) -> Step:
+    """Return a step whose optimizer calls for the passes."""
+    model, inputs = nn.Linear(3, 1), torch.randn(6, 3)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2, max_eval=2, history_size=1)
+
+    def closure() -> Tensor:
+        clock.tick(5_000)
+        optimizer.zero_grad()
+        loss = model(inputs).square().mean() + model.weight.abs().sum()
+        clock.tick(10)
+        loss = slow_backward(loss, clock, 100)
+        loss.backward()
+        clock.tick(5_000)
+        return loss
+
+    def step() -> object:
+        clock.tick(1)
+        with torch.no_grad():
+            model(inputs).sum()
+        clock.tick(100_000)
+        return optimizer.step(closure)
+
+    return step
+
+
+STEPS: dict[str, tuple[Callable[[Clock], Step], dict[str, float]]] = {
+    "cnn": (
+        cnn_step,
+        {"data": 4, "forward": 60, "backward": 100, "clip": 1_000, "optimizer": 10_000, "other": 100_000},
+    ),
+    "functional": (functional_step, {"data": 1, "forward": 10, "backward": 100, "other": 1_000}),
+    "accumulating": (accumulating_step, {"data": 1, "forward": 20, "backward": 200, "clip": 1_000, "other": 1}),
+    "adversarial": (
+        adversarial_step,
+        {"data": 1, "forward": 10, "backward": 300, "clip": 3_000, "optimizer": 20_000, "other": 300_000},
+    ),
+    "closure": (closure_step, {"data": 1, "forward": 20, "backward": 200, "optimizer": 20_000, "other": 100_000}),
+}
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where temporary directories are made."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    return directory
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_time_belongs_to_the_phase_in_which_it_passes(kind: str) -> None:
+    """What passes outside of operations is its own phase's, for steps of every kind, and nobody else's."""
+    make, expected = STEPS[kind]
+    clock = Clock()
+    assert attributed(make(clock), clock) == expected
+
+
+def test_time_of_the_trainer_belongs_to_its_phase(run_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for the trainer, in two micro-batches; what it does before it draws cannot be told from drawing."""
+    clock = Clock()
+    trainer = make_trainer(run_config)
+
+    def slow_down(owner: Any, name: str, seconds: float) -> None:
+        original = getattr(owner, name)
+
+        def slowed(*args: Any, **kwargs: Any) -> Any:
+            clock.tick(seconds)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, slowed)
+
+    loss = kernel.pretraining_loss
+    monkeypatch.setattr(kernel, "pretraining_loss", lambda *args: slow_backward(loss(*args), clock, 8.0))
+    slow_down(trainer_module, "seed_device", 0.5)
+    slow_down(SyntheticLanguage, "batch", 1.0)
+    slow_down(kernel, "pretraining_loss", 2.0)
+    slow_down(nn.utils, "clip_grad_norm_", 32.0)
+    slow_update(trainer.optimizer, clock, 64.0)
+    slow_down(trainer.optimizer, "zero_grad", 128.0)
+    stepping = Stepping(trainer.step, world=World())
+    slow_down(stepping, "read", 256.0)
+    directories = []
+
+    def save(directory: Path) -> None:
+        assert directory.is_dir()
+        directories.append(directory)
+        clock.tick(512.0)
+
+    rows = attribute(stepping.step, device=CPU, num_steps=2, read=lambda: stepping.read(), save=save, clock=clock)
+    assert seconds_of(rows) == {
+        "data": 1.5,
+        "forward": 4.0,
+        "backward": 16.0,
+        "clip": 32.0,
+        "optimizer": 64.0,
+        "other": 128.0,
+        "logging": 256.0,
+        "checkpoint": 512.0,
+    }
+    assert {row.operation for row in rows if row.seconds} == {PYTHON}
+    assert list(dict.fromkeys(row.phase for row in rows)) == list(PHASES)
+    assert [row.count for row in rows if row.operation == PYTHON] == [0] * len(PHASES)
+    assert len(directories) == 1
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_times_add_up(kind: str) -> None:
+    """All rows together, those of a step times the number of steps, are what elapsed; none is negative."""
+    clock = Clock(per_reading=1.0)
+    rows = attribute(STEPS[kind][0](clock), device=CPU, num_steps=3, read=lambda: torch.ones(2).sum(), clock=clock)
+    times = [row.seconds * (3 if row.phase in STEP_PHASES else 1) for row in rows]
+    assert min(times) >= 0
+    assert sum(times) == pytest.approx(clock.readings[-1] - clock.readings[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [*STEPS, "trainer"])
+def test_operations_are_those_that_the_counters_count(kind: str, run_config: RunConfig) -> None:
+    """The counts of a step, over phases and types, are the exact counters'."""
+    make = (lambda _: make_trainer(run_config).step) if kind == "trainer" else STEPS[kind][0]
+    rows = attribute(make(Clock()), device=CPU, num_steps=2)
+    counted: Counter[str] = Counter()
+    for row in rows:
+        if row.operation != PYTHON:
+            assert isinstance(row.count, int)
+            counted[row.operation.split()[0]] += row.count
+    assert counted == count_step(make(Clock()), CPU).ops
+
+
+def operations_of(rows: list[PhaseTime], phase: str) -> set[str]:
+    """Return the operations of a phase."""
+    return {row.operation for row in rows if row.phase == phase and row.operation != PYTHON}
+
+
+def test_an_operation_belongs_to_its_phase_with_the_type_it_computes_in() -> None:
+    """With bf16 the convolutions of both passes are bfloat16, and the update is float32."""
+    rows = attribute(cnn_step(Clock(), precision=torch.bfloat16), device=CPU, num_steps=2)
+    found = {phase: operations_of(rows, phase) for phase in STEP_PHASES}
+    assert {"aten::stack float32", "aten::constant_pad_nd float32"} <= found["data"]
+    assert {"aten::convolution bfloat16", "aten::nll_loss_forward float32"} <= found["forward"]
+    assert {"aten::convolution_backward bfloat16", "aten::ones_like float32"} <= found["backward"]
+    assert "aten::linalg_vector_norm float32" in found["clip"] or "aten::_foreach_norm float32" in found["clip"]
+    assert "aten::_foreach_add_ float32" in found["optimizer"] or "aten::add_ float32" in found["optimizer"]
+    assert found["other"] == {"aten::_local_scalar_dense float32", "profiler::_record_function_exit"}
+    assert not any("convolution" in name for phase in STEP_PHASES[3:] for name in found[phase])
+
+
+def test_forward_begins_with_the_first_recorded_operation() -> None:
+    """Without modules, an operation on what needs gradients is "forward", but not one that detaches, compares or looks."""
+    weight = torch.randn(3, requires_grad=True)
+    inputs = torch.randn(3)
+
+    def step() -> None:
+        (inputs + weight.detach()).erf()
+        with torch.no_grad():
+            weight.cos()
+        weight.argmax()
+        torch._foreach_tan([inputs])
+        torch._foreach_mul([weight], [inputs])[0].sum().backward()
+        weight.grad = None
+
+    rows = attribute(step, device=CPU, num_steps=1)
+    data = {"aten::erf", "aten::detach", "aten::add", "aten::cos", "aten::argmax", "aten::_foreach_tan"}
+    assert {name.split()[0] for name in operations_of(rows, "data")} == data
+    assert "aten::_foreach_mul float32" in operations_of(rows, "forward")
+    assert operations_of(rows, "other") == set()
+
+
+def test_what_cannot_be_told_is_other() -> None:
+    """Without a pass, and without a backward pass after recorded operations, nothing is "data" or "forward"."""
+    clock = Clock()
+    weight = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    slow_update(optimizer, clock, 10)
+    weight.grad = torch.ones(3)
+
+    def step() -> None:
+        clock.tick(1)
+        weight.square()
+        clock.tick(1)
+        optimizer.step()
+        weight.square()
+        clock.tick(1)
+
+    assert attributed(step, clock) == {"other": 3, "optimizer": 10}
+
+
+def test_the_innermost_part_wins() -> None:
+    """A gradient within a forward pass is "backward", a module within a backward pass too, an update in it is none."""
+    clock = Clock()
+
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 1)
+
+        def forward(self, positions: Tensor) -> Tensor:
+            clock.tick(1)
+            energy = slow_backward(self.linear(positions).square().sum(), clock, 10)
+            (forces,) = torch.autograd.grad(energy, [positions], create_graph=True)
+            clock.tick(1)
+            return forces
+
+    model, small = Forces(), nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
+    slow_update(optimizer, clock, 100)
+
+    def in_backward(gradient: Tensor) -> None:
+        clock.tick(10)
+        small(torch.ones(1))
+        optimizer.step()
+        clock.tick(10)
+
+    def step() -> None:
+        loss = model(torch.randn(4, 3, requires_grad=True)).square().sum()
+        clock.tick(1)
+        loss.register_hook(in_backward)
+        loss.backward()
+
+    assert attributed(step, clock) == {"forward": 3, "backward": 30, "optimizer": 100}
+
+
+def test_phases_that_a_step_says_go_before_what_hooks_say() -> None:
+    """What is said holds also within other parts and for what runs in it; "other" interrupts and does not end."""
+    clock = Clock()
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    slow_update(optimizer, clock, 1_000)
+    said: list[Callable[[str], AbstractContextManager[None]]] = []
+
+    @contextmanager
+    def listen(enter: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
+        said.append(enter)
+        yield
+        said.remove(enter)
+
+    def step() -> None:
+        (phase,) = said
+        clock.tick(1)
+        with phase("other"):
+            clock.tick(10)
+        clock.tick(1)
+        loss = slow_backward(model(torch.ones(2, 3)).sum(), clock, 200)
+        with phase("forward"):
+            loss.backward()
+            clock.tick(20)
+            with phase("data"):
+                clock.tick(2)
+        with phase("clip"):
+            optimizer.step()
+
+    assert attributed(step, clock, listen=listen) == {"data": 4, "forward": 220, "clip": 1_000, "other": 10}
+    assert said == []
+
+
+def test_drawing_may_be_said() -> None:
+    """Where a step says what is "data", what comes before and after is not."""
+    clock = Clock()
+    model = nn.Linear(3, 1)
+    said: list[Callable[[str], AbstractContextManager[None]]] = []
+
+    def listen(enter: Callable[[str], AbstractContextManager[None]]) -> AbstractContextManager[None]:
+        said.append(enter)
+        return nullcontext()
+
+    def step() -> None:
+        clock.tick(1)
+        with said[-1]("data"):
+            clock.tick(10)
+        clock.tick(100)
+        model(torch.ones(2, 3)).sum().backward()
+
+    assert attributed(step, clock, listen=listen) == {"other": 101, "data": 10}
+    with pytest.raises(ValueError, match="phase: found 'lunch'"), said[-1]("lunch"):
+        pass
+
+
+def test_what_other_threads_do_is_not_the_steps() -> None:
+    """A module, an update and a said phase in another thread, while the step waits for it, begin nothing."""
+    clock = Clock()
+    model = nn.Linear(3, 1)
+    said: list[Callable[[str], AbstractContextManager[None]]] = []
+
+    def listen(enter: Callable[[str], AbstractContextManager[None]]) -> AbstractContextManager[None]:
+        said.append(enter)
+        return nullcontext()
+
+    def beside() -> None:
+        other = nn.Sequential(nn.Linear(3, 3))
+        other.register_forward_pre_hook(lambda *_: clock.tick(1))
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+        slow_update(optimizer, clock, 1)
+        other(torch.ones(2, 3))
+        optimizer.step()
+        with said[-1]("clip"):
+            clock.tick(1)
+
+    def step() -> None:
+        thread = threading.Thread(target=beside)
+        thread.start()
+        thread.join()
+        clock.tick(10)
+        model(torch.ones(2, 3)).sum().backward()
+
+    assert attributed(step, clock, listen=listen) == {"data": 13}
+
+
+def test_a_module_or_an_update_that_fails_has_ended() -> None:
+    """A step may go on after an error in either, and the next step begins anew."""
+    clock = Clock()
+    model, broken = nn.Linear(3, 1), nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step() -> None:
+        clock.tick(1)
+        with pytest.raises(RuntimeError):
+            broken(torch.ones(2, 3))
+        clock.tick(10)
+        model(torch.ones(2, 3)).sum().backward()
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step(lambda: 1 / 0)
+
+    assert attributed(step, clock) == {"data": 1, "forward": 10}
+
+
+def test_a_forked_process_does_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the process that takes the times waits for the device, as CUDA works in no process forked from it."""
+    waits: list[int] = []
+    monkeypatch.setattr(attribution, "synchronize", lambda device: waits.append(0))
+
+    def step() -> None:
+        seen = len(waits)
+        torch.ones(2)
+        assert len(waits) == seen + 2
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: -1)
+            torch.ones(2)
+        assert len(waits) == seen + 2
+
+    attribute(step, device=CPU, num_steps=1)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it loads its compiler
+@pytest.mark.parametrize("compiled", ["module", "in place", "update"])
+def test_a_compiled_step_is_attributed_as_written(compiled: str) -> None:
+    """What torch.compile compiled has the phases and the operations that it has without."""
+    step = make_compiled(compiled)
+    step()  # compiles
+    found = attribute(step, device=CPU, num_steps=2)
+    plain = attribute(make_compiled(""), device=CPU, num_steps=2)
+    assert [(row.phase, row.operation, row.count) for row in found] == [
+        (row.phase, row.operation, row.count) for row in plain
+    ]
+
+
+def test_a_count_that_steps_do_not_share_is_a_fraction() -> None:
+    """An operation of every other step is half an operation per step."""
+    calls = []
+
+    def step() -> None:
+        calls.append(None)
+        if len(calls) % 2:
+            torch.ones(2).erf()
+
+    rows = attribute(step, device=CPU, num_steps=2)
+    assert [row.count for row in rows if row.operation == "aten::erf float32"] == [0.5]
+
+
+@pytest.mark.parametrize("fails_in", [None, "step", "read", 4, 5, "save"])
+def test_nothing_remains(temporary: Path, fails_in: str | int | None) -> None:
+    """Afterwards no hook, mode or file is left and garbage is collected again, also after an error anywhere."""
+
+    def state() -> tuple[object, ...]:
+        return (
+            dict(module_hooks._global_forward_pre_hooks),
+            dict(module_hooks._global_forward_hooks),
+            dict(module_hooks._global_forward_hooks_always_called),
+            dict(optimizer_hooks._global_optimizer_pre_hooks),
+            dict(optimizer_hooks._global_optimizer_post_hooks),
+            torch._C._len_torch_dispatch_stack(),
+            torch._C._len_torch_function_stack(),
+            torch._dynamo.eval_frame._stance.stance,
+            gc.isenabled(),
+        )
+
+    calls: list[str] = []
+
+    def call(name: str) -> None:
+        assert not gc.isenabled()
+        calls.append(name)
+        torch.ones(2)
+        if calls[-1] == fails_in or len(calls) == fails_in:
+            raise ZeroDivisionError
+
+    def save(directory: Path) -> None:
+        (directory / "checkpoint").write_text("")
+        call("save")
+
+    before = state()
+    with pytest.raises(ZeroDivisionError) if fails_in else nullcontext():
+        attribute(lambda: call("step"), device=CPU, num_steps=1, read=lambda: call("read"), save=save, clock=Clock())
+    assert state() == before
+    assert list(temporary.iterdir()) == []
+    if not fails_in:
+        assert calls == ["step", "step", "read", "step", "read", "save"]
+
+
+def test_only_what_is_given_has_rows() -> None:
+    """Without `read` and `save` there are the phases of a step, each with a row; with them there are all."""
+    step = functional_step(Clock())
+    assert {row.phase for row in attribute(step, device=CPU, num_steps=1)} == set(STEP_PHASES)
+    rows = attribute(step, device=CPU, num_steps=1, save=lambda directory: torch.ones(2))
+    assert {row.phase for row in rows} == {*STEP_PHASES, "checkpoint"}
+    assert [row.count for row in rows if row.operation == PYTHON] == [0] * 7
+
+
+def test_rows_pass_through_json() -> None:
+    """A row is its fields and nothing else: as JSON and back it is equal, and whole numbers stay whole."""
+    rows = attribute(functional_step(Clock()), device=CPU, num_steps=2)
+    again = [PhaseTime(**row) for row in json.loads(json.dumps([dataclasses.asdict(row) for row in rows]))]
+    assert again == rows
+    assert [type(row.count) for row in again] == [type(row.count) for row in rows]
+
+
+def test_no_steps_are_refused() -> None:
+    """At least one step is needed, and none is run before that is said."""
+    calls: list[None] = []
+    with pytest.raises(ValueError, match="num_steps=0"):
+        attribute(lambda: calls.append(None), device=CPU, num_steps=0)
+    assert calls == []

@@ -1,0 +1,47 @@
+"""A timeline charges every second once, in whatever order parts begin and end."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perf.runner.phases import Gap, Part, Timeline
+
+PHASES = ("data", "forward", "backward", "clip", "optimizer", "other")
+EVENTS = st.one_of(
+    st.sampled_from(PHASES).map(lambda phase: ("part", phase)),
+    st.sampled_from(["gap other", "gap optimizer", "again", "end", "recorded"]).map(lambda name: (name, "")),
+    st.sampled_from(["add", "mul"]).map(lambda operation: ("operation", operation)),
+)
+
+
+@given(events=st.lists(st.tuples(EVENTS, st.integers(0, 1000))))
+def test_every_second_is_charged_once(events: list[tuple[tuple[str, str], int]]) -> None:
+    """The charges of all phases are what passed, none is negative, and each operation is counted in some phase."""
+    now, operations = 7.0, 0
+    timeline = Timeline(lambda: now)
+    depth = 0
+    with timeline.inside(Gap("other")):
+        for (event, name), seconds in events:
+            now += seconds
+            part = timeline.part
+            if event == "operation":
+                timeline.charge(name)
+                timeline.count(name)
+                operations += 1
+            elif event == "recorded":
+                if isinstance(part, Gap):
+                    part.is_recorded = True
+            elif event == "end":
+                if depth:
+                    timeline.end()
+                    depth -= 1
+            else:
+                begun = {"gap other": Gap("other"), "gap optimizer": Gap("optimizer"), "again": part}
+                timeline.begin(begun.get(event) or Part(name))
+                depth += 1
+    charged = [seconds for costs in timeline.phases.values() for seconds in costs.seconds.values()]
+    assert sum(charged) == now - 7
+    assert min(charged) >= 0
+    assert sum(sum(costs.counts.values()) for costs in timeline.phases.values()) == operations
+    assert set(timeline.phases) <= set(PHASES)

@@ -1,0 +1,152 @@
+"""The process of a side: each request is a fresh run, and one that goes wrong ends alone."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+
+from perf.errors import MeasureError
+from perf.measure.runners import Runner
+from perf.measure.sides import HOME, own_side
+from perf.records.phases import STEP_PHASES
+from perf.records.wire import CaseSpec, Ended, Request
+from perf.runner.__main__ import shuffled_memory
+
+pytestmark = pytest.mark.xdist_group("side")  # what its tests share is made once
+
+CASE = CaseSpec(global_batch_size=16)
+RUN = Request(do="run", case=CASE, num_threads=1, warmup_steps=2)
+
+
+def made(stack: ExitStack, workload: str) -> Runner:
+    """Return the runner of this working tree."""
+    runner = Runner(stack, own_side(HOME, workload, os.environ))
+    runner.ready()
+    return runner
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    """A runner that serves a small workload."""
+    with ExitStack() as stack:
+        yield made(stack, "tests.workloads:small")
+
+
+def losses(runner: Runner) -> list[float]:
+    """Return the losses of two warm-up steps, then of three and of one."""
+    runner.request(RUN)
+    waiting = runner.waiting()
+    assert len(waiting.losses) == 2
+    assert waiting.micro_batch_size == 8
+    assert waiting.step_s is not None
+    found = list(waiting.losses)
+    for num_steps in (3, 1):
+        runner.tell(num_steps)
+        stepped = runner.stepped()
+        assert len(stepped.marks) == num_steps + 1
+        assert [line.split(",")[0] for line in stepped.lines] == [f"Step={len(found) + num_steps}"]
+        found += stepped.losses
+    runner.end_run()
+    return found
+
+
+def test_every_run_starts_afresh(runner: Runner) -> None:
+    """Two runs of one case have the same losses, each from step 1."""
+    first = losses(runner)
+    assert len(first) == 6
+    assert losses(runner) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"global_batch_size": 12, "micro_batch_size": 8}, "micro-batch size 8 does not divide global batch size 12"),
+        ({"device": "cuda"}, "sees no GPU"),
+    ],
+)
+def test_a_case_that_cannot_be_is_refused_and_the_next_run_runs(
+    runner: Runner, change: dict[str, Any], problem: str
+) -> None:
+    """A problem with an argument is an answer in words."""
+    if "device" in change and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    fields = {name: getattr(CASE, name) for name in CASE.__struct_fields__} | change
+    runner.request(Request(do="run", case=CaseSpec(**fields)))
+    with pytest.raises(MeasureError, match=problem):
+        runner.waiting()
+    runner.answer("ended", Ended)
+    assert losses(runner)
+
+
+def test_a_request_that_nobody_understands_ends_its_own_process(runner: Runner) -> None:
+    """The reason is an answer, and the next run runs."""
+    runner.process.tell('{"do": "dance"}')
+    with pytest.raises(MeasureError, match="KeyError: 'dance'"):
+        runner.waiting()
+    runner.answer("ended", Ended)
+    assert losses(runner)
+
+
+def test_a_side_is_asked_only_for_what_it_can_do(runner: Runner) -> None:
+    """A later version's request is refused here, by name."""
+    with pytest.raises(MeasureError, match="cannot be asked to dance; use a commit whose sides can"):
+        runner.request(Request(do="dance"))
+
+
+def test_counting_says_what_the_side_is(runner: Runner) -> None:
+    """Counters, and how the side resolved what it was asked."""
+    runner.request(Request(do="count", case=CASE))
+    found = runner.counted()
+    assert found.counters["optimizer_updates"] == 1
+    assert found.facts["device"] == "cpu"
+    assert found.facts["micro_batch_size"] == 8
+    assert found.facts["workload.hidden_size"] == 16
+    assert found.fingerprint is not None
+    assert found.fingerprint.software["torch"] == torch.__version__
+
+
+def test_where_the_time_goes_of_a_built_in_workload(runner: Runner) -> None:
+    """Every phase of a step, the reading of its losses, and a checkpoint, since its step can save one."""
+    rows = runner.attribute(CASE, num_threads=1, layout=0).rows
+    assert {row.phase for row in rows if row.seconds > 0} >= {*STEP_PHASES, "logging", "checkpoint"}
+
+
+def test_a_workload_of_anyone_s() -> None:
+    """It describes itself, learns, returns further scalars, and names a phase of its own accord."""
+    with ExitStack() as stack:
+        runner = made(stack, "tests/workloads.py:line")
+        workload = runner.describe().workload
+        assert workload is not None
+        assert dict(workload.about) == {"width": 3}
+        assert workload.global_batch_sizes == (4, 8)
+        assert (workload.threshold, workload.sample, workload.precision) == (0.03, "rows", "bf16")
+        assert workload.origin == "tests/workloads.py"
+        runner.request(Request(do="count", case=CaseSpec(global_batch_size=4)))
+        counted = runner.counted()
+        assert counted.counters["parameters"] == 3
+        work = runner.work(CaseSpec(global_batch_size=4), counted, num_threads=1, num_steps=8)
+        assert work.losses[-1] < work.losses[0]
+        assert len(work.losses) == len(work.scalars["grad_norm"]) == 8
+        rows = runner.attribute(CaseSpec(global_batch_size=4), num_threads=1, layout=0).rows
+        assert any(row.phase == "clip" and "norm" in row.operation for row in rows)
+
+
+def test_a_workload_that_cannot_be_built_says_where() -> None:
+    """The user's error, his file and line."""
+    with ExitStack() as stack:
+        runner = made(stack, "tests.workloads:broken")
+        runner.request(Request(do="run", case=CaseSpec(global_batch_size=4)))
+        with pytest.raises(MeasureError, match=r"^RuntimeError: no data here \(.*tests/workloads\.py, line \d+\)$"):
+            runner.waiting()
+
+
+def test_layouts_differ() -> None:
+    """What is kept has other sizes for other seeds, and the same for the same one."""
+    sizes = [[len(block) for block in shuffled_memory(random.Random(seed))] for seed in (1, 1, 2)]
+    assert sizes[0] == sizes[1] != sizes[2]
