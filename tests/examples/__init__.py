@@ -1,0 +1,1 @@
+"""Tests of the projects under examples/."""
