@@ -35,7 +35,6 @@ class Measuring:
         config: pytest's.
         items: the tests that need something measured.
         compare: what --benchmark-compare says; [] without it, True for this machine's baselines.
-        compare_fail: what --benchmark-compare-fail says.
         asked: the given options that make a session without a comparison a failure.
 
     Attributes:
@@ -45,10 +44,8 @@ class Measuring:
         pytest.UsageError: nothing can be measured as asked; a damaged baseline is told before anything is.
     """
 
-    def __init__(
-        self, config: pytest.Config, items: list[pytest.Item], compare: Any, compare_fail: Any, asked: list[str]
-    ) -> None:
-        self._config, self._asked, self._compare_fail = config, asked, compare_fail
+    def __init__(self, config: pytest.Config, items: list[pytest.Item], compare: Any, asked: list[str]) -> None:
+        self._config, self._asked = config, asked
         self._times_rates = any("benchmark" in getattr(item, "fixturenames", ()) for item in items)
         self._saved = self._stopped = False
         self._problem = self._table_note = ""
@@ -76,8 +73,6 @@ class Measuring:
             raise pytest.UsageError(str(error)) from None
         except OSError as error:
             raise pytest.UsageError(f"{SUMMARY}: an earlier session's cannot be removed: {error}") from None
-        if compare or compare_fail:
-            self._compare_in_table(compare_fail)
 
     def _benches(self, items: list[pytest.Item]) -> dict[str, Bench]:
         by_id: dict[str, list[pytest.Item]] = {}
@@ -104,7 +99,7 @@ class Measuring:
                 return node.target.threshold
         return target_of(item).threshold or parsed(name, self._config.getini(name), fraction)
 
-    def _compare_in_table(self, compare_fail: Any) -> None:
+    def compare_in_table(self, compare_fail: Any) -> None:
         """Let pytest-benchmark compare with the baselines that it can compare with, and say what then counts."""
         timed = self._config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
         mapping: dict[str, Any] = {}
@@ -228,7 +223,7 @@ class Measuring:
                 return f"--perf-strict: the baseline has {sizes}, and the workload no longer does: it fails"
         return ""
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)  # inside pytest's own, whose short summary comes last
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
         """Print one line for each batch size, and what to do next: after pytest-benchmark, also when it fails the session."""
         try:

@@ -261,8 +261,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise pytest.UsageError(f"{items[0].nodeid}: needs pytest-benchmark; leave -p no:benchmark out")
         from perf.measuring import Measuring
 
-        state.measuring = Measuring(config, items, state.compare, state.compare_fail, _asked(config, ""))
+        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
+        try:
+            state.measuring = Measuring(config, items, state.compare, _asked(config, ""))
+        except pytest.UsageError:
+            timed.json = timed.save = timed.autosave = None  # there is nothing to save, which it would warn of
+            raise
         config.pluginmanager.register(state.measuring, "stepmark-measuring")
+        if state.compare or state.compare_fail:  # it asks the hooks that were just registered
+            state.measuring.compare_in_table(state.compare_fail)
     elif not items and (state.compare or state.compare_fail):
         timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
         config.option.benchmark_compare = timed.compare = state.compare

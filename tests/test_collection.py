@@ -1,0 +1,243 @@
+"""Workloads in a user's own files, collected and selected as pytest's own tests are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from perf.app.side_by_side import What
+from perf.judge.duets import DuetResult
+from perf.measure.sides import Recipe
+from perf.records.baselines import load_session
+from perf.records.sessions import Session
+from tests.judge.test_verdicts import quiet
+from tests.report.test_duet import duet
+from tests.test_edge import Project, here
+
+NET = """
+import perf
+
+@perf.workload(global_batch_sizes=(512, 1024), threshold={threshold})
+def net(case):
+    "Two sizes that cost nothing."
+    return lambda: 1.0
+
+@perf.workload(global_batch_sizes=(2048,))
+def wide(case):
+    return lambda: 1.0
+"""
+CLAIMS = ("loss_decreases", "losses", "counters", "rate", "scaling")
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A user's project with two workloads in a file, and nothing of this one's."""
+    project = Project(pytester, monkeypatch)
+    for path in pytester.path.iterdir():
+        if path.name != "baselines":
+            path.rename(path.with_name(f".{path.name}"))
+    (pytester.path / "pytest.ini").write_text("[pytest]\n")
+    write(project)
+    project.arguments = ("-p", "perf.plugin")
+    return project
+
+
+def write(project: Project, threshold: float | None = None) -> None:
+    """Write the file with the two workloads."""
+    (project.pytester.path / "bench_net.py").write_text(NET.format(threshold=threshold))
+
+
+def ids(found: pytest.RunResult) -> list[str]:
+    """Return the tests that were listed."""
+    return [line for line in found.outlines if "::" in line]
+
+
+def test_a_file_on_the_command_line_has_a_test_for_each_claim_and_size(project: Project) -> None:
+    """Ids are those of a class; without the file's name nothing is collected."""
+    listed = ids(project.run("bench_net.py", "--co", "-q"))
+    net = [f"bench_net.py::net::test_{claim}[{size}]" for claim in CLAIMS for size in (512, 1024)]
+    assert listed == net + [f"bench_net.py::wide::test_{claim}[2048]" for claim in CLAIMS]
+    assert project.measured == []
+    assert project.run("--co", "-q").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert ids(project.run("-o", "python_files=bench_*.py", "--co", "-q")) == listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "measured"),
+    [
+        (["bench_net.py"], [("bench_net.py:net", [512, 1024]), ("bench_net.py:wide", [2048])]),
+        (["bench_net.py::net"], [("bench_net.py:net", [512, 1024])]),
+        (["bench_net.py::net::test_rate[512]"], [("bench_net.py:net", [512])]),
+        (["bench_net.py", "-k", "wide and counters"], [("bench_net.py:wide", [2048])]),
+        (["bench_net.py", "-m", "perf", "--deselect", "bench_net.py::wide"], [("bench_net.py:net", [512, 1024])]),
+        (["bench_net.py", "-m", "not perf"], []),
+        (["bench_net.py", "-x", "--perf-require-baseline", "-k", "counters"], [("bench_net.py:net", [512, 1024])]),
+    ],
+)
+def test_only_what_is_selected_is_measured_and_once(
+    project: Project, arguments: list[str], measured: list[tuple[str, list[int]]]
+) -> None:
+    """Names, -k, -m, --deselect and -x; each workload once."""
+    project.run(*arguments)
+    assert project.measured == measured
+
+
+def test_names_in_reports_are_those_of_a_class(project: Project) -> None:
+    """In -v and in the JUnit file, whatever a project calls its own tests; both workloads are in the summary."""
+    found = project.run("bench_net.py", "-v", "--junitxml=junit.xml", "-o", "python_functions=check_*")
+    found.assert_outcomes(passed=3, skipped=12)
+    found.stdout.fnmatch_lines(
+        ["bench_net.py::net::test_loss_decreases[[]512] PASSED*", "*stepmark: *", "*stepmark: *"]
+    )
+    cases = list(ET.parse(project.pytester.path / "junit.xml").getroot().iter("testcase"))
+    assert {case.get("classname") for case in cases} == {"bench_net.net", "bench_net.wide"}
+    assert cases[0].get("name") == "test_loss_decreases[512]"
+
+
+def test_an_imported_workload_belongs_to_the_module_that_defines_it(project: Project) -> None:
+    """An alias is no second workload either; what a function of another module makes belongs to who asked for it."""
+    source = "from bench_net import net\nimport factory\nmade = factory.make()\nalias = made\n"
+    (project.pytester.path / "bench_more.py").write_text(source)
+    (project.pytester.path / "factory.py").write_text(
+        "import perf\ndef make():\n    @perf.workload(global_batch_sizes=(8,))\n    def inner(case): ...\n    return inner\n"
+    )
+    listed = ids(project.run("bench_net.py", "bench_more.py", "-k", "rate", "--co", "-q"))
+    assert listed == [
+        "bench_net.py::net::test_rate[512]",
+        "bench_net.py::net::test_rate[1024]",
+        "bench_net.py::wide::test_rate[2048]",
+        "bench_more.py::made::test_rate[8]",
+    ]
+
+
+def test_a_workloads_own_threshold_counts(project: Project) -> None:
+    """Before the configuration's."""
+    named = dataclasses.replace(here(quiet()), workload="bench_net.py:net")
+    path = project.write(named, project.pytester.path / "before.json")
+    slower = dataclasses.replace(here(quiet(0.03, 0.03, 0.03, seed=1)), workload="bench_net.py:net")
+    project.give = lambda: slower
+    for threshold, failed in ((None, 0), (0.01, 2)):
+        write(project, threshold)
+        found = project.run("bench_net.py::net", "-k", "rate", f"--benchmark-compare={path}")
+        assert found.parseoutcomes().get("failed", 0) == failed
+
+
+def test_a_workload_by_its_id(project: Project) -> None:
+    """Claims without a workload measure the one of --perf-workload; a name that is none is told with what is near."""
+    (project.pytester.path / "test_it.py").write_text(
+        "from perf.claims import Claims\nclass TestIt(Claims):\n    pass\n"
+    )
+    project.run("test_it.py", "--perf-workload=bench_net.py:wide")
+    assert project.measured == [("bench_net.py:wide", [2048])]
+    for name, near in (
+        ("pic", "did you mean pico?"),
+        ("bench_net.py:nett", "did you mean net?"),
+        ("bench_x.py:net", "no file"),
+    ):
+        found = project.run("test_it.py", f"--perf-workload={name}")
+        assert found.ret == pytest.ExitCode.USAGE_ERROR
+        found.stderr.fnmatch_lines([f"*--perf-workload: *{near}*"])
+
+
+def test_a_stop_during_the_duet_keeps_what_was_measured(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result is written before the duet starts, and the threshold of the duet is the workload's own."""
+    write(project, 0.01)
+    named = dataclasses.replace(here(quiet()), workload="bench_net.py:net")
+    path = project.write(named, project.pytester.path / "before.json")
+    project.give = lambda: named
+    thresholds = []
+
+    def compared(recipes: tuple[Recipe, Recipe], what: What, *, threshold: float) -> DuetResult:
+        thresholds.append(threshold)
+        assert load_session(project.pytester.path / "runs" / "bench.json").session.measurements
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("perf.app.bench.compared", compared)
+    found = project.run("bench_net.py::net", "--perf-duet", f"--benchmark-compare={path}")
+    assert found.ret == 130
+    assert thresholds == [0.01]
+    assert set(load_session(project.pytester.path / "runs" / "bench.json").session.measurements) == {512, 1024}
+
+
+def test_warnings_name_the_workload(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On GitHub, where several workloads have the same batch sizes."""
+    named = dataclasses.replace(here(quiet()), workload="bench_net.py:net")
+    path = project.write(named, project.pytester.path / "before.json")
+    project.give = lambda: named
+    few = duet(dict.fromkeys((512, 1024), 0.0), num_pairs=5)
+    monkeypatch.setattr("perf.app.bench.compared", lambda *arguments, **options: few)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    found = project.run("bench_net.py::net", "--perf-duet", f"--benchmark-compare={path}", "-k", "rate")
+    found.stdout.fnmatch_lines(["::warning::bench_net.py:net: global batch size 512: *"])
+
+
+def test_a_gate_on_times_that_are_unfit_says_what_counts(project: Project) -> None:
+    """--benchmark-compare-fail is not dropped without a word."""
+    named = dataclasses.replace(here(quiet()), workload="bench_net.py:net")
+    path = project.write(named, project.pytester.path / "before.json")
+    document = json.loads(path.read_text())
+    promotion = {"date": "2026-11-24", "reason": "", "commit": "a" * 40, "dirty": False, "replaces": ""}
+    document["stepmark"]["promotions"] = [{**promotion, "times_unfit": "too noisy"}]
+    path.write_text(json.dumps(document))
+    project.give = lambda: named
+    found = project.run("bench_net.py::net", f"--benchmark-compare={path}", "--benchmark-compare-fail=min:5%")
+    found.stdout.fnmatch_lines(["--benchmark-compare-fail does not count: *before.json has no times fit*too noisy*"])
+
+
+def test_without_pytest_benchmark_only_claims_fail(project: Project) -> None:
+    """One line that says what is missing; other tests run."""
+    (project.pytester.path / "test_other.py").write_text("def test_other():\n    pass\n")
+    project.run("test_other.py", "-p", "no:benchmark").assert_outcomes(passed=1)
+    found = project.run("bench_net.py", "-p", "no:benchmark")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*bench_net.py::net::*: needs pytest-benchmark; leave -p no:benchmark out*"])
+
+
+FOREIGN = """
+import pytest
+
+@pytest.fixture
+def measured():
+    return 7
+
+@pytest.mark.perf("mine", tries=3)
+def test_speed(benchmark, measured):
+    benchmark(lambda: measured)
+"""
+
+
+def test_a_project_without_workloads_is_left_alone(project: Project) -> None:
+    """Its own mark and fixture of our names, its comparisons, saved files and exit codes: as without this plugin."""
+    (project.pytester.path / "test_speed.py").write_text(FOREIGN)
+    runs = ["--benchmark-max-time=0.01", "--benchmark-min-rounds=2", "-W", "ignore"]
+    found = project.run("test_speed.py", *runs, "--benchmark-compare")
+    found.assert_outcomes(passed=1)
+    assert found.ret == 0  # a first comparison only warns
+    project.run("test_speed.py", *runs, "--benchmark-autosave")
+    [saved] = (project.pytester.path / ".benchmarks").rglob("0001_*.json")
+    content = json.loads(saved.read_text())
+    assert "python_version" in content["machine_info"]
+    assert "stepmark" not in content
+    found = project.run("test_speed.py", *runs, "--benchmark-compare=0001", "--benchmark-json=mine.json")
+    assert found.ret == 0
+    found.stdout.fnmatch_lines(["*test_speed (0001_*", "*test_speed (NOW)*"])
+    found.stderr.fnmatch_lines(["Comparing against benchmarks from: *0001_*"])
+    found = project.run(
+        "test_speed.py", *runs, "--benchmark-compare=0001", "--benchmark-compare-fail=max:0.0000000001%", "-k", "speed"
+    )
+    assert "no rate was compared" not in found.stdout.str()
+    assert not (project.pytester.path / "runs").exists()
+    assert project.measured == []
+
+
+def test_a_session_of_two_workloads_is_written_down(project: Project) -> None:
+    """Each has its lines in the summary; the result holds one session so far."""
+    project.give = lambda: here(quiet(seed=1))
+    project.run("bench_net.py")
+    text = Path(project.pytester.path / "runs" / "summary.md").read_text()
+    assert text.count("| batch size |") == 2
+    assert isinstance(load_session(project.pytester.path / "runs" / "bench.json").session, Session)
