@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from perf.app.import_log import EXIT_DISAGREE
 from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
@@ -108,10 +109,11 @@ def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
     """Stopped in the second of three runs: exit 130, and the sizes named go on from where they stood."""
     real = Trainer.step
 
-    def step(self: Trainer) -> None:
-        real(self)
+    def step(self: Trainer) -> Tensor:
+        loss = real(self)
         if (self.global_step, self.data_position) == (2, 2 * 16):
             os.kill(os.getpid(), signal.SIGINT)
+        return loss
 
     monkeypatch.setattr(Trainer, "step", step)
     assert main(["train", "--global-batch-size", "8", "16", "24", *SMALL, "--fresh"]) == EXIT_STOPPED
@@ -173,12 +175,12 @@ def test_a_later_run_that_fails_does_not_hide_what_was_measured(
     """Out of memory at the second size: one line, exit 3, and the table of the first."""
     real = Trainer.step
 
-    def step(self: Trainer) -> None:
+    def step(self: Trainer) -> Tensor:
         if self.data_position == 0 and self._plan.config.global_batch_size == 16:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
-        real(self)
+        return real(self)
 
     monkeypatch.setattr(Trainer, "step", step)
     assert main(["train", "--global-batch-size", "8", "16", *SMALL]) == EXIT_PROBLEM
@@ -321,13 +323,18 @@ def test_help_names_every_workload_and_the_exit_codes(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("number", STOPS)
 @pytest.mark.parametrize("side", [1, 2])
 def test_a_duet_that_is_stopped_leaves_nothing_behind(
-    repository: Path, number: signal.Signals, side: int, capfd: pytest.CaptureFixture[str]
+    repository: Path,
+    number: signal.Signals,
+    side: int,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped while a side is being started: no process, no worktree, no folder, no traceback; exit code 130."""
+    monkeypatch.chdir(repository)
     started = itertools.count(1)
 
     def when(command: Sequence[str]) -> bool:
-        return "perf.runner.stepper" in command and next(started) == side
+        return "perf.runner" in command and next(started) == side
 
     with interrupted_inside_popen(number, when) as made:
         command = ["duet", "--baseline", "git:HEAD~1", "--candidate", "git:HEAD", "--global-batch-size", "8"]
@@ -348,12 +355,13 @@ def test_a_duet_that_is_stopped_leaves_nothing_behind(
 def test_a_duet_that_cannot_be_is_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    repository: Path,
     arguments: list[str],
     code: int,
     problem: str,
 ) -> None:
     """A SPEC that is none is wrong usage; a side that cannot be made is a problem, and named."""
+    monkeypatch.chdir(repository)
     assert main(["duet", *arguments]) == code
     assert problem in only_line(capsys.readouterr().err)
 
@@ -368,3 +376,67 @@ def test_a_duet_refuses_numbers_that_are_none(capsys: pytest.CaptureFixture[str]
         main(["duet", "--baseline", "self", "--candidate", "self", option, value])
     assert stop.value.code == EXIT_USAGE
     assert f"{value!r} is no" in capsys.readouterr().err
+
+
+BENCH = """import perf
+@perf.workload(global_batch_sizes=(8, 16))
+def net(case):
+    "A small one."
+"""
+
+
+def test_workloads_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The built-in ones, and those of the project's files, also from a folder below; a file that is none is told last."""
+    Path("pyproject.toml").touch()
+    Path("bench_net.py").write_text(BENCH)
+    Path("below").mkdir()
+    os.chdir("below")
+    assert main(["workloads"]) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert "pico (built in), batch sizes 512, 1024, 2048\n" in out
+    assert out.endswith("bench_net.py:net (../bench_net.py), batch sizes 8, 16\n    A small one.\n")
+    Path("broken.py").write_text("import nonesuch")
+    Path("empty.py").touch()
+    assert main(["workloads", "broken.py", "empty.py", "../bench_net.py"]) == EXIT_PROBLEM
+    captured = capsys.readouterr()
+    assert "bench_net.py:net" in captured.out
+    error = only_line(captured.err)
+    assert "broken.py: cannot be imported: ModuleNotFoundError: No module named 'nonesuch'" in error
+    assert "empty.py: has no workload" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pic", "'pic': is not built in (did you mean pico?)"),
+        ("bench_net.py:nett", "bench_net.py has no workload nett (did you mean net?)"),
+        ("bench_net.py:os", "has no workload os (there are net)"),
+        ("nonesuch.py:net", "nonesuch.py: is no file here or in "),
+        ("no.such:net", "no.such: cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_a_workload_that_is_none_is_wrong_usage(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for every command, with what is near."""
+    Path("bench_net.py").write_text(BENCH)
+    assert main(["calibrate", "--workload", name]) == EXIT_USAGE
+    assert message in only_line(capsys.readouterr().err)
+
+
+def test_train_takes_built_in_workloads_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """It saves checkpoints and knows its data."""
+    assert main(["train", "--workload", "nan"]) == EXIT_USAGE
+    assert "only those can be trained (did you mean nano?)" in only_line(capsys.readouterr().err)
+
+
+def test_runs_are_in_the_projects_root_and_messages_name_the_program(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever below it the command is given, and as it was called."""
+    Path("setup.cfg").touch()
+    Path("a/b").mkdir(parents=True)
+    os.chdir("a/b")
+    monkeypatch.setattr("sys.argv", ["/usr/bin/stepmark", "train"])
+    assert main(["train", "--global-batch-size", "8", *SMALL]) == EXIT_DONE
+    assert Path("../../runs/pico/gbs-8").is_dir()
+    assert main(["promote"]) == EXIT_PROBLEM
+    assert only_line(capsys.readouterr().err).startswith("stepmark promote: error: ")

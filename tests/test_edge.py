@@ -137,7 +137,7 @@ def test_silent_green_4_parallel_tests(project: Project) -> None:
     found = project.pytester.runpytest_subprocess("-n", "1")
     found.assert_outcomes(skipped=15)
     found.stdout.fnmatch_lines(["SKIPPED *not timed under -n*run: pytest without -n"])
-    found = project.pytester.runpytest_subprocess("-n", "1", "--benchmark-compare")
+    found = project.pytester.runpytest_subprocess("-n", "1", "--benchmark-compare", "-W", "ignore")
     found.stdout.fnmatch_lines(["--benchmark-compare: no rate was compared in this session, so it fails"])
     assert found.ret == pytest.ExitCode.TESTS_FAILED
     for option in ("--perf-duet", "--perf-require-baseline", "--perf-strict"):
@@ -390,10 +390,10 @@ def test_thresholds_come_from_the_marker_or_the_configuration(project: Project) 
     project.run("-k", "test_rate").assert_outcomes(passed=3)
     project.run("-k", "test_rate", "-o", "perf_threshold=0.02").assert_outcomes(failed=3)
     path = project.pytester.path / "tests" / "benchmarks" / "test_training.py"
-    original = path.read_text()
-    path.write_text(f"import pytest\n{original}    pytestmark = pytest.mark.perf(threshold=0.01)\n")
+    original = path.read_text().replace("from perf", "import pytest\n\nfrom perf")
+    path.write_text(f"{original}    pytestmark = pytest.mark.perf(threshold=0.01)\n")
     project.run("-k", "test_rate", "-o", "perf_threshold=9%").assert_outcomes(failed=3)
-    path.write_text(f"import pytest\n{original}    pytestmark = pytest.mark.perf(0.01)\n")
+    path.write_text(f"{original}    pytestmark = pytest.mark.perf(0.01)\n")
     assert project.run().ret == pytest.ExitCode.USAGE_ERROR
 
 

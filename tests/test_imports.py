@@ -38,8 +38,9 @@ def test_what_only_prints_imports_nothing_heavy(arguments: list[str], tmp_path: 
     assert imported(CALL.format(arguments), tmp_path) == set()
 
 
+@UNTIL
 @pytest.mark.parametrize("arguments", [["import-log", "run.log"], ["promote"]])
-def test_what_reads_files_needs_no_torch(arguments: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_what_reads_files_needs_no_torch(arguments: list[str], tmp_path: Path) -> None:
     """A log and a result are text."""
     (tmp_path / "run.log").write_text(LOG + "\n")
     (tmp_path / "baselines").mkdir()

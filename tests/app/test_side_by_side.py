@@ -20,7 +20,7 @@ from perf.errors import BaselineError, MeasureError
 from perf.judge import duets
 from perf.judge.duets import DuetResult
 from perf.judge.verdicts import Verdict
-from perf.measure.sides import ROOT, Recipe, Side, parse_recipe
+from perf.measure.sides import HOME, Recipe, Side, parse_recipe
 from perf.records.baselines import Baseline
 from perf.records.pairs import Mode, Pair
 from perf.records.phases import PhaseTime
@@ -200,7 +200,7 @@ class Scripted:
     """A duet whose pairs are synthetic, and whose sides do the work a test wants."""
 
     mode = Mode.SIMULTANEOUS
-    sides = (Side(name="baseline", text="self", command=(), root=ROOT, environ={}),) * 2
+    sides = (Side(name="baseline", text="self", workload="pico", command=(), root=HOME, environ={}),) * 2
 
     def __init__(self, effects: dict[int, float], work: tuple[SideWork, SideWork]) -> None:
         self._effects, self._work = effects, work
@@ -283,7 +283,7 @@ def test_what_was_measured_survives_what_comes_after(failure: BaseException) -> 
     slower.attribution_failure = failure
     found = run_duet(slower, mode_reason="", threshold=0.02, budget_s=60.0)
     assert found.judgements[512].verdict is Verdict.REGRESSED
-    assert found.attribution_problem.startswith("where the difference comes from is not known: ")
+    assert found.attribution_problem.startswith("where the time differs is not known: ")
     assert not found.problem
 
     early = Scripted({512: -0.1}, (WORK, WORK))
