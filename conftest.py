@@ -31,14 +31,13 @@ from perf.records.baselines import (
     PORTABLE,
     Baseline,
     Expected,
-    baseline_path,
     find_expected,
+    load_baseline,
     load_portable,
     load_session,
-    read_json,
-    session_json,
-    write_json,
+    result_json,
 )
+from perf.records.documents import read_json, write_json
 from perf.records.published import PublishedRun, load_published
 from perf.records.sessions import Session, configuration
 from perf.report.bench import baseline_note, published_note, result_note, verdict_table
@@ -174,15 +173,10 @@ def _stored_file(config: pytest.Config, name: str) -> Path:
 
 def _load_baseline(config: pytest.Config, path: Path | None) -> Baseline | None:
     """Return what to compare with: `path`, or else this machine's baseline if there is one."""
-    if path is None:
-        device = resolve_device("auto")
-        precision = resolve_precision(_precision(config), device)
-        name = configuration(_workload(config).name, device.type, precision)
-        path = baseline_path(_baselines(config), name, fingerprint())
-        if not path.exists():
-            return None
+    device = resolve_device("auto")
+    name = configuration(_workload(config).name, device.type, resolve_precision(_precision(config), device))
     try:
-        return load_session(path)
+        return load_session(path) if path else load_baseline(_baselines(config), name, fingerprint())
     except BaselineError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -242,7 +236,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     folder = _baselines(config)
     try:
         config.stash[BENCH].published = load_published(folder)
-        for path in (folder / PORTABLE).glob("*.json"):
+        for path in (folder / PORTABLE).glob("**/*.json"):
             load_portable(path)
     except BaselineError as error:
         raise pytest.UsageError(str(error)) from None
@@ -419,9 +413,8 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
     bench, commit = config.stash[BENCH], output_json["commit_info"]
     if bench.session is None:
         return
-    output_json[KEY] = session_json(bench.session, _provenance(config, commit))
-    if bench.duet:
-        output_json[KEY]["duet"] = bench.duet.as_json()
+    duets = {bench.session.workload: bench.duet.as_json()} if bench.duet else {}
+    output_json[KEY] = result_json([bench.session], _provenance(config, commit), duets)
 
 
 def _provenance(config: pytest.Config, commit: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import pytest
 from perf.errors import MeasureError
 from perf.judge.duets import DuetResult
 from perf.measure.sides import Recipe
-from perf.records.baselines import KEY, baseline_path, load_session, session_json, write_json
+from perf.records.baselines import KEY, baseline_json, baseline_path, load_session, result_json
+from perf.records.documents import write_json
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
 from perf.runner.machine import fingerprint
@@ -31,6 +32,7 @@ from tests.report.test_duet import WORK, duet
 
 ROOT = Path(__file__).parents[1]
 PROVENANCE = {"date": "2026-11-23", "command": "pytest", "commit": "a" * 40, "dirty": False}
+PROMOTION = {"date": "2026-11-23", "reason": "", "commit": "a" * 40, "dirty": False, "replaces": ""}
 
 
 class Project:
@@ -62,12 +64,12 @@ class Project:
         return self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
 
     def write(self, session: Session, path: Path | None = None) -> Path:
-        """Write a session as a baseline file, by default this machine's."""
-        path = path or baseline_path(self.baselines, session.configuration, fingerprint())
-        write_json(
-            path,
-            {"benchmarks": [], "machine_info": session.fingerprint.hardware, KEY: session_json(session, PROVENANCE)},
-        )
+        """Write a session as this machine's baseline, or as a result."""
+        part = result_json([session], PROVENANCE)
+        if path is None:
+            path = baseline_path(self.baselines, session.configuration, fingerprint())
+            part = baseline_json(session, PROVENANCE, [PROMOTION])
+        write_json(path, {"benchmarks": [], "machine_info": session.fingerprint.hardware, KEY: part})
         return path
 
 
@@ -433,7 +435,7 @@ def test_side_by_side_times_are_judged_by_the_duet(
     assert first.startswith("**REGRESSED: global batch size 1024: samples/sec -9.5% (95 % interval ")
     assert (project.pytester.path / "runs" / "summary.md").read_text() == step_summary.read_text()
     result = project.pytester.path / "runs" / "bench.json"
-    assert len(json.loads(result.read_text())[KEY]["duet"]["pairs"]) == 90
+    assert len(json.loads(result.read_text())[KEY]["duets"]["pico"]["pairs"]) == 90
     load_session(result)  # it can be promoted all the same
 
 

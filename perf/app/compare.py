@@ -20,7 +20,8 @@ from perf.judge.stats import FAMILY_ERROR
 from perf.judge.verdicts import Verdict
 from perf.measure.duet import Mode
 from perf.measure.sides import ROOT, Recipe, parse_recipe
-from perf.records.baselines import BASELINES_DIR, KEY, Baseline, baseline_path, load_session, write_json
+from perf.records.baselines import BASELINES_DIR, KEY, Baseline, baseline_path, load_baseline
+from perf.records.documents import write_json
 from perf.records.sessions import configuration
 from perf.report.duet import calibration, duet_report, headline
 from perf.runner.machine import fingerprint
@@ -160,13 +161,14 @@ def _resolved(recipe: Recipe, baseline: Baseline) -> Recipe:
 def _promoted(workload: Workload, precision: str) -> Baseline:
     device = resolve_device("auto")
     name = configuration(workload.name, device.type, resolve_precision(precision, device))
-    path = baseline_path(Path(os.path.relpath(ROOT / BASELINES_DIR)), name, fingerprint())
-    if not path.exists():
+    about = Path(os.path.relpath(ROOT / BASELINES_DIR)), name, fingerprint()
+    found = load_baseline(*about)
+    if found is None:
         raise BaselineError(
-            f"{path}: is not there: this machine has no baseline of {name}; make one: tox run -e bench -- --perf-workload "
+            f"{baseline_path(*about)}: is not there: this machine has no baseline of {name}; make one: tox run -e bench -- --perf-workload "
             f"{workload.name} --perf-precision {precision}, then python -m perf promote"
         )
-    return load_session(path)
+    return found
 
 
 def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:

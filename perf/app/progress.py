@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from perf.errors import MeasureError
 from perf.judge.duets import DuetResult, run_duet
+from perf.judge.fitness import with_fitness
 from perf.measure.duet import Duet, Mode, choose_mode
 from perf.measure.runs import RunSpec, measure
 from perf.measure.sides import Recipe, prepared
@@ -45,8 +46,8 @@ def measure_shown(specs: Sequence[RunSpec], *, num_rounds: int, environ: Mapping
 
         rng = np.random.default_rng()
         with stopped_by_signals():
-            session = measure(
-                specs, num_rounds=num_rounds, rng=rng, environ=environ, on_slice=bar.update, on_round=on_round
+            session = with_fitness(
+                measure(specs, num_rounds=num_rounds, rng=rng, environ=environ, on_slice=bar.update, on_round=on_round)
             )
     print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
     return session

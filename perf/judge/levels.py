@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from perf.judge.stats import CONFIDENCE, POWER, Effect, FloatArray
 from perf.records.pairs import FEWEST_STARTS
+from perf.robust import deviation
 
 OUTLIER = 5.0
 """Pairs farther from the median, in standard deviations, count as if they were so far: one disturbed pair decides nothing."""
@@ -91,6 +91,8 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
     Raises:
         ValueError: there is no start, or one without a pair.
     """
+    from scipy import special
+
     if not starts or not all(starts):
         raise ValueError(
             f"{[len(start) for start in starts]} pairs in {len(starts)} starts: at least one each is needed"
@@ -135,7 +137,7 @@ def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
     """Return the mean of each start, with single disturbed pairs drawn in."""
     values = np.concatenate([np.asarray(start, dtype=np.float64) for start in starts])
     median = float(np.median(values))
-    room = OUTLIER * 1.4826 * float(np.median(np.abs(values - median)))
+    room = OUTLIER * float(deviation(values))
     # A few pairs do not tell what is far; and if more than half are alike, which only made-up data are, nothing is near.
     if len(values) >= FEWEST_TO_COMPARE and room > 0:
         values = np.clip(values, median - room, median + room)
@@ -144,6 +146,8 @@ def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
 
 
 def _interval(centre: float, error: float, num_starts: int, level: float) -> tuple[float, float]:
+    from scipy import special
+
     if num_starts < 2:
         return -np.inf, np.inf
     half = float(special.stdtrit(num_starts - 1, 1 - level / 2)) * error
@@ -153,11 +157,15 @@ def _interval(centre: float, error: float, num_starts: int, level: float) -> tup
 @functools.cache
 def _detected(num_starts: int, level: float) -> float:
     """Return the effect, in standard errors, that is told from none with probability `POWER`: noncentral t."""
+    from scipy import special
+
     freedom = num_starts - 1
     return float(special.nctdtrinc(freedom, 1 - POWER, special.stdtrit(freedom, 1 - level / 2)))
 
 
 def _unbiased(num_starts: int) -> float:
     """Return the factor that makes the median of an estimated standard error the true one."""
+    from scipy import special
+
     freedom = num_starts - 1
     return float(np.sqrt(freedom / special.chdtri(freedom, 0.5)))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 
-from perf.judge.fitness import unfit_times
 from perf.judge.stats import POWER, run_rate
 from perf.judge.verdicts import Judgement
 from perf.printable import printable
@@ -127,7 +126,7 @@ def promotion_note(result: Baseline, written: Sequence[Path]) -> str:
     provenance = result.provenance
     lines = [f"{result.path}, measured {provenance['date']} at commit {provenance['commit'][:12]}, is now"]
     lines += [f"  {path}" for path in written]
-    if unfit := unfit_times(result.session):
+    if unfit := result.session.times_unfit:
         lines.append(f"Times unfit: {unfit}. Rates will be NO_BASELINE; work and losses are compared.")
     if problem := result.rerun_problem:
         lines.append(

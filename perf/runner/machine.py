@@ -40,7 +40,7 @@ def _hardware() -> Facts:
 def _software(environ: Mapping[str, str]) -> Facts:
     facts: Facts = {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "torch_commit": str(torch.version.git_version),
         "numpy": np.__version__,
         "os": f"{platform.system()} {platform.release()}",

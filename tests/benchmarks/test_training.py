@@ -82,6 +82,7 @@ def test_rate(
     times = [seconds for run in measurement.runs for seconds in run.timed_step_s]
     remaining = iter(times)
     benchmark.pedantic(lambda: recorded_clock.advance(next(remaining, 0.0)), rounds=len(times))
+    benchmark.extra_info["workload"] = measured.workload
     benchmark.extra_info["samples_per_sec"] = [
         measurement.global_batch_size * len(run.timed_step_s) / sum(run.timed_step_s) for run in measurement.runs
     ]
