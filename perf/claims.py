@@ -10,6 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from perf.app.bench import Bench
     from perf.records.sessions import Measurement
 
 Judge = Callable[[str], None]
@@ -53,7 +54,9 @@ class Claims:
         perf_judge("counters")
 
     @pytest.mark.benchmark(timer=recorded_clock, group="training step")
-    def test_rate(self, perf_judge: Judge, perf_measurement: Measurement, benchmark: BenchmarkFixture) -> None:
+    def test_rate(
+        self, perf_judge: Judge, perf_bench: Bench, perf_measurement: Measurement, benchmark: BenchmarkFixture
+    ) -> None:
         """Samples/sec are those of the baseline."""
         from perf.judge.stats import run_rate
 
@@ -62,6 +65,7 @@ class Claims:
         benchmark.pedantic(  # type: ignore[no-untyped-call]  # pytest-benchmark: unannotated
             lambda: recorded_clock.advance(next(remaining, 0.0)), rounds=len(times)
         )
+        benchmark.extra_info["workload"] = perf_bench.target.id
         benchmark.extra_info["samples_per_sec"] = [
             run_rate(run.timed_step_s, perf_measurement.global_batch_size) for run in perf_measurement.runs
         ]

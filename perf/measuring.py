@@ -20,7 +20,8 @@ from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
 from perf.plugin import ENVIRON, WorkloadNode, batch_size, known_here, parsed, target_of
 from perf.project import shown
-from perf.records.baselines import KEY, LATEST_RESULT, write_json
+from perf.records.baselines import KEY, LATEST_RESULT, Provenance
+from perf.records.documents import write_json
 from perf.records.published import load_published
 from perf.report.bench import published_note, result_note
 from perf.signals import EXIT_STOPPED
@@ -167,7 +168,7 @@ class Measuring:
     def _measured(self) -> list[Bench]:
         return [bench for bench in self.benches.values() if bench.session]
 
-    def _provenance(self, commit: dict[str, Any]) -> dict[str, Any]:
+    def _provenance(self, commit: dict[str, Any]) -> Provenance:
         return {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(["pytest", *map(str, self._config.invocation_params.args)]),

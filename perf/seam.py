@@ -10,7 +10,7 @@ from typing import Any
 Step = Callable[[], Any]
 """Make one optimizer step; return its loss, a tensor without dimensions or a float, or a dict of such scalars with "loss"."""
 
-Fact = str | int | float | bool | list[int] | list[float] | None
+Fact = str | int | float | bool | list[int | float] | None
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from perf.signals import stopped_by_signals
 if TYPE_CHECKING:
     from perf.judge.duets import DuetResult
     from perf.judge.verdicts import Judgement
-    from perf.records.baselines import Baseline
+    from perf.records.baselines import Baseline, Provenance
     from perf.records.sessions import MeasuredRun, Session
 
 SUMMARY = Path("runs") / "summary.md"
@@ -86,15 +86,16 @@ class Bench:
         self._problems: dict[str, str] = {}
 
     def _find_baseline(self) -> Baseline | None:
-        from perf.records.baselines import PORTABLE, baseline_path, load_portable, load_session
+        from perf.records.baselines import PORTABLE, load_baseline, load_portable, load_session
         from perf.records.sessions import configuration
 
         here, folder = self._settings.here, self._settings.baselines
-        for path in (folder / PORTABLE).glob("*.json"):
+        for path in (folder / PORTABLE).glob("**/*.json"):
             load_portable(path)
         name = configuration(self.target.id, here.device, here.resolved(self._precision))
-        path = self._settings.compare or baseline_path(folder, name, here.fingerprint)
-        return load_session(path) if self._settings.compare or path.exists() else None
+        if self._settings.compare:
+            return load_session(self._settings.compare)
+        return load_baseline(folder, name, here.fingerprint)
 
     def measure(self) -> Session:
         """Return what was measured, now or before.
@@ -120,6 +121,7 @@ class Bench:
         import numpy as np
         from tqdm import tqdm
 
+        from perf.judge.fitness import with_fitness
         from perf.judge.stats import run_rate
         from perf.measure.bench import SLICE_STEPS, measure
         from perf.measure.sides import own_side
@@ -152,7 +154,10 @@ class Bench:
                 on_round=on_round,
             )
         print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
-        return session
+        workload = self.target.workload
+        return replace(
+            with_fitness(session), sample=workload.sample, about=dict(workload.about), threshold=workload.threshold
+        )
 
     @property
     def wants_duet(self) -> bool:
@@ -229,13 +234,11 @@ class Bench:
 
     def table_problem(self) -> str:
         """Return why pytest-benchmark cannot compare with the baseline in its own table; "" where it can."""
-        from perf.records.baselines import read_json
-
         if self.baseline is None:
             return f"{self.target.id} has no baseline here"
         if self.baseline.times_unfit:
             return f"{self.baseline.path} has no times fit to compare with ({self.baseline.times_unfit})"
-        same = read_json(self.baseline.path)["machine_info"] == self._settings.here.fingerprint.hardware
+        same = self.baseline.session.fingerprint.hardware == self._settings.here.fingerprint.hardware
         return "" if same else f"{self.baseline.path} is of another machine"
 
 
@@ -258,14 +261,12 @@ def stored_file(name: str, storage: str) -> Path:
     return found[-1]
 
 
-def stored_json(benches: Sequence[Bench], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what this project adds to pytest-benchmark's file: today's files hold one session, the first."""
-    from perf.records.baselines import session_json
+def stored_json(benches: Sequence[Bench], provenance: Provenance) -> dict[str, Any]:
+    """Return what this project adds to pytest-benchmark's file: every session that was measured, and its duet."""
+    from perf.records.baselines import result_json
 
-    bench = next(bench for bench in benches if bench.session)
-    assert bench.session is not None
-    duet = {"duet": bench.duet.as_json()} if bench.duet else {}
-    return {**session_json(bench.session, provenance), **duet}
+    sessions = [bench.session for bench in benches if bench.session]
+    return result_json(sessions, provenance, {bench.target.id: bench.duet.as_json() for bench in benches if bench.duet})
 
 
 def terminal_summary(bench: Bench) -> str:

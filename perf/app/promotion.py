@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from perf.errors import BaselineError
 from perf.judge.exact import counter_differences, loss_differences
-from perf.judge.fitness import session_refusal, unfit_times
+from perf.judge.fitness import session_refusal
 from perf.records.baselines import (
     KEY,
     Baseline,
     Expected,
+    Portable,
+    Promotion,
+    Provenance,
+    baseline_json,
     baseline_path,
-    load_portable,
-    load_session,
+    load_baseline,
     portable_json,
     portable_path,
-    read_json,
-    write_json,
+    read_portable,
+    sessions_of,
 )
+from perf.records.documents import read_json, write_json
 from perf.records.sessions import Session
 
 LOCK = ".lock"
@@ -30,7 +34,7 @@ LOCK = ".lock"
 
 
 def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Path]:
-    """Make a result the baseline of the machine it was measured on, and of its torch.
+    """Make each session of a result the baseline of the machine it was measured on, and of its torch.
 
     Each file is replaced at once or not at all, and says in `promotions` what it replaced and why. Another promotion
     into the same folder is waited for. Times that spread too much to compare with are promoted with a mark that says so.
@@ -42,7 +46,7 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
         date: for the same, ISO 8601.
 
     Returns:
-        The files written: the machine's baseline and, unless it says the same already, the portable one.
+        The files written: the machine's baselines and, unless they say the same already, the portable ones.
 
     Raises:
         BaselineError: the result cannot be read or is not fit to be compared with, or a baseline there is damaged.
@@ -74,59 +78,55 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _fit(result: Path) -> tuple[Baseline, dict[str, Any]]:
-    """Return a result that can become a baseline, as a session and as the file's content."""
-    found = load_session(result)
-    if problem := session_refusal(found.session):
-        raise BaselineError(f"{result}: {problem}")
-    return found, read_json(result)
+def _fit(result: Path) -> tuple[list[Baseline], dict[str, Any]]:
+    """Return a result whose sessions can become baselines, and the file's content."""
+    document = read_json(result)
+    found = sessions_of(document, result)
+    for one in found:
+        if problem := session_refusal(one.session):
+            which = f"{one.session.workload}: " if len(found) > 1 else ""
+            raise BaselineError(f"{result}: {which}{problem}")
+    return found, document
 
 
 def _contents(
-    found: Baseline, document: dict[str, Any], directory: Path, *, reason: str, date: str
+    found: list[Baseline], document: Mapping[str, Any], directory: Path, *, reason: str, date: str
 ) -> dict[Path, dict[str, Any]]:
     """Return what a promotion writes, by file: all of it is made before anything is written."""
-    provenance = found.provenance
-    entry = {"date": date, "reason": reason, "commit": provenance["commit"], "dirty": provenance["dirty"]}
-    unfit = unfit_times(found.session)
-    mark = {"times_unfit": unfit} if unfit else {}
-    about = found.session.configuration, found.session.fingerprint
-    machine, portable = baseline_path(directory, *about), portable_path(directory, *about)
-    log = _promotions(machine, found.session, {**entry, **mark})
-    files = {machine: {**document, KEY: {**document[KEY], "promotions": log}}}
-    if not _says_the_same(portable, found.session):
-        before = read_json(portable) if portable.exists() else None
-        log = before["promotions"] if before else []
-        replaces = before["provenance"]["commit"] if before else ""
-        files[portable] = portable_json(found.session, provenance, [*log, {**entry, "replaces": replaces}])
+    files = {}
+    for one in found:
+        session, provenance = one.session, one.provenance
+        about = session.configuration, session.fingerprint
+
+        def log(before: Baseline | Portable | None, provenance: Provenance = provenance) -> list[Promotion]:
+            entry: Promotion = {
+                "date": date,
+                "reason": reason,
+                "commit": provenance["commit"],
+                "dirty": provenance["dirty"],
+                "replaces": before.provenance["commit"] if before else "",
+            }
+            return [*(before.promotions if before else ()), entry]
+
+        machine, portable = baseline_path(directory, *about), portable_path(directory, *about)
+        if before := load_baseline(directory, *about):
+            _require_nothing_lost(machine, before.session.measurements, session)
+        timed = [b for b in document["benchmarks"] if b.get("extra_info", {}).get("workload") == session.workload]
+        files[machine] = {**document, "benchmarks": timed, KEY: baseline_json(session, provenance, log(before))}
+        stored = read_portable(portable) if portable.exists() else None
+        expected = stored.expected(portable) if stored else {}
+        if not all(_is_expected(session, size, expected.get(size)) for size in session.measurements):
+            _require_nothing_lost(portable, expected, session)
+            files[portable] = portable_json(session, provenance, log(stored))
     return files
 
 
-def _promotions(path: Path, session: Session, entry: dict[str, Any]) -> list[dict[str, Any]]:
-    if not path.exists():
-        return [{**entry, "replaces": ""}]
-    before = load_session(path)
-    _require_nothing_lost(path, set(before.session.measurements), session)
-    return [*before.promotions, {**entry, "replaces": before.provenance["commit"]}]
-
-
-def _require_nothing_lost(path: Path, sizes: set[int], session: Session) -> None:
-    if lost := sorted(sizes - set(session.measurements)):
+def _require_nothing_lost(path: Path, sizes: Iterable[int], session: Session) -> None:
+    if lost := sorted(set(sizes) - set(session.measurements)):
         raise BaselineError(
             f"{path}: also has {', '.join(map(str, lost))}, which this result lacks and promotion would lose; "
             "measure all batch sizes, or delete that file first"
         )
-
-
-def _says_the_same(path: Path, session: Session) -> bool:
-    """Return whether the portable baseline already expects what a session found."""
-    if not path.exists():
-        return False
-    stored = load_portable(path)
-    if all(_is_expected(session, size, stored.get(size)) for size in session.measurements):
-        return True
-    _require_nothing_lost(path, set(stored), session)
-    return False
 
 
 def _is_expected(session: Session, size: int, expected: Expected | None) -> bool:

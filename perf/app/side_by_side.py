@@ -141,7 +141,7 @@ def require_file(path: Path | None) -> None:
 
 def keep(path: Path | None, result: DuetResult, target: Target, report: str) -> None:
     """Write the raw values where they were asked for, and print the report, whichever of the two fails."""
-    from perf.records.baselines import write_json
+    from perf.records.documents import write_json
 
     try:
         if path:

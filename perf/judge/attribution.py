@@ -9,6 +9,7 @@ import numpy as np
 
 from perf.judge.stats import FloatArray
 from perf.records.phases import PHASES, STEP_PHASES, PhaseTime
+from perf.robust import deviation
 
 STANDARD_ERRORS = 4.0
 """How many standard errors a significant difference exceeds; high, since about a hundred rows are tested."""
@@ -132,9 +133,8 @@ def _median_error(seconds: FloatArray, matters: float) -> FloatArray:
     rows that are long enough to matter.
     """
     medians = np.median(seconds, axis=1)
-    deviation = np.median(np.abs(seconds - medians[:, None]), axis=1)
-    # In a normal distribution the deviation is 1.4826 times that, and the median varies 1.2533 times as much as the mean.
-    error = 1.2533 * 1.4826 * deviation / np.sqrt(seconds.shape[1])
+    # In a normal distribution the median varies 1.2533 times as much as the mean.
+    error = 1.2533 * deviation(seconds) / np.sqrt(seconds.shape[1])
     long_enough = medians >= max(matters, np.finfo(float).tiny)
     typical = np.median(error[long_enough] / medians[long_enough]) if long_enough.any() else 0.0
     return np.asarray(np.maximum(error, typical * medians))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perf.judge.exact import counter_differences
 from perf.judge.stats import compare_rates, run_rate
 from perf.records.sessions import Session
@@ -9,7 +11,7 @@ from perf.records.sessions import Session
 LEAST_RUNS = 3
 """Runs of each batch size a baseline needs, to know its own spread."""
 
-MOST_BLUR = 0.5
+MOST_HIDDEN = 0.5
 """The largest slowdown that may hide behind stored times: beside themselves they must show at least this one."""
 
 
@@ -29,14 +31,17 @@ def session_refusal(session: Session) -> str:
     return ""
 
 
-def unfit_times(session: Session) -> str:
-    """Return why a session's times are too noisy to compare with later, or nothing; at least two runs are needed."""
+def with_fitness(session: Session) -> Session:
+    """Return a session that says in `times_unfit` why its times are too noisy to compare with later, if they are."""
     for size, measurement in session.measurements.items():
         rates = [run_rate(run.timed_step_s, size) for run in measurement.runs]
-        blur = compare_rates(rates, rates, family_size=len(session.measurements)).minimal_detectable_effect
-        if blur > MOST_BLUR:
-            return (
+        if len(rates) < LEAST_RUNS:
+            continue  # it cannot become a baseline at all
+        hidden = compare_rates(rates, rates, family_size=len(session.measurements)).minimal_detectable_effect
+        if hidden > MOST_HIDDEN:
+            unfit = (
                 f"the rates at {size} spread so much ({min(rates):,.0f} to {max(rates):,.0f} samples/sec) that a "
-                f"slowdown of {blur:.0%} could hide behind them"
+                f"slowdown of {hidden:.0%} could hide behind them"
             )
-    return ""
+            return replace(session, times_unfit=unfit)
+    return replace(session, times_unfit="")

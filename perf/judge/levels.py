@@ -14,6 +14,7 @@ import numpy as np
 
 from perf.judge.stats import CONFIDENCE, POWER, Effect, FloatArray
 from perf.records.pairs import FEWEST_STARTS
+from perf.robust import deviation
 
 OUTLIER = 5.0
 """Pairs farther than this from the median, in standard deviations, are moved to it: one disturbed pair decides nothing."""
@@ -81,12 +82,13 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
     Raises:
         ValueError: there is no start, or one without a pair.
     """
+    from scipy import special
+
     if not starts or not all(starts):
         raise ValueError(
             f"{[len(start) for start in starts]} pairs in {len(starts)} starts: at least one each is needed"
         )
     means = _means(starts)
-    from scipy import special
 
     n, centre = len(means), float(np.mean(means))
     error = float(np.std(means, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
@@ -130,7 +132,7 @@ def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
     """Return the mean of each start, with outliers moved to the limit."""
     values = np.concatenate([np.asarray(start, dtype=np.float64) for start in starts])
     median = float(np.median(values))
-    room = OUTLIER * 1.4826 * float(np.median(np.abs(values - median)))
+    room = OUTLIER * float(deviation(values))
     # If more than half are equal, which happens only in made-up data, there is no scale to measure outliers by.
     if len(values) >= FEWEST_TO_COMPARE and room > 0:
         values = np.clip(values, median - room, median + room)

@@ -1,5 +1,6 @@
 """Arrays in, estimates out. The unit is the run: steps of one process are no independent samples of anything.
 
+Scipy is imported where it is used: promotion and reports take its results from here, and start without it.
 Why not a bootstrap, and what these intervals cover on noise like the measured one: docs/decisions.md, 11.
 """
 
@@ -74,10 +75,10 @@ def compare_rates(
     Raises:
         ValueError: a side has fewer than two runs, or a rate is not positive.
     """
-    if min(len(candidate), len(baseline)) < 2 or not all(0 < rate < np.inf for rate in (*candidate, *baseline)):
-        raise ValueError(f"{len(candidate)} and {len(baseline)} runs: two positive rates on each side are needed")
     from scipy import special
 
+    if min(len(candidate), len(baseline)) < 2 or not all(0 < rate < np.inf for rate in (*candidate, *baseline)):
+        raise ValueError(f"{len(candidate)} and {len(baseline)} runs: two positive rates on each side are needed")
     sides = [np.log(np.asarray(side, dtype=np.float64)) for side in (candidate, baseline)]
     difference = float(sides[0].mean() - sides[1].mean())
     variances = [float(side.var(ddof=1)) / len(side) for side in sides]
@@ -128,7 +129,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def falls(losses: Sequence[float]) -> float:
     """Return the one-sided p-value of a falling trend against none (Mann 1945, by Kendall's tau with the step)."""
-    from scipy import stats  # imported where it is used: reports need neither
+    from scipy import stats
 
     return float(stats.kendalltau(range(len(losses)), losses, alternative="less").pvalue)
 

@@ -173,4 +173,5 @@ def _measured(run: _Run) -> MeasuredRun:
         losses=tuple(losses),
         lines=(*(printable(line) for part in run.slices for line in part.lines), str(end)),
         counters=counters,
+        scalars={name: tuple(v for part in run.slices for v in part.scalars[name]) for name in run.slices[0].scalars},
     )

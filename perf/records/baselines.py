@@ -1,20 +1,22 @@
-"""Result and baseline files: plain JSON, checked against a schema when read, written by promotion alone."""
+"""Result and baseline files: read back as what was written, and refused where they are anything else."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import msgspec
+from msgspec import Meta
 
 from perf.errors import BaselineError
 from perf.records.counters import StepCounters
+from perf.records.documents import ADVICE, SCHEMA, as_json, decode, read_json
+from perf.records.fields import BatchSize, Count, Device, Figure, Precision, Reason, Text, Word, name_problem
 from perf.records.fingerprint import Fingerprint
-from perf.records.schema import ADVICE, SCHEMA, parse_json, place, require_valid, value_problem
-from perf.records.sessions import MeasuredRun, Measurement, Session, configuration
+from perf.records.sessions import Losses, Session, configuration, require_whole
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"
@@ -24,8 +26,96 @@ PORTABLE = "portable"
 KEY = "stepmark"
 """Where a pytest-benchmark file holds what this project adds."""
 
-_MOST_BYTES = 2**28
-"""Far more than any session has: what is larger is something else, and is not read into memory."""
+
+class Provenance(TypedDict):
+    """When, by which command, at which commit, clean or dirty."""
+
+    date: Word
+    command: Text
+    commit: Word
+    dirty: bool
+
+
+class Promotion(TypedDict):
+    """How a result became a baseline: when, why, at which commit, clean or dirty, and which commit it replaced."""
+
+    date: Word
+    reason: Reason
+    commit: Word
+    dirty: bool
+    replaces: Word
+
+
+class _Stats(TypedDict):
+    """What pytest-benchmark shows in its table."""
+
+    min: Figure
+    max: Figure
+    mean: Figure
+    stddev: Figure
+    median: Figure
+    iqr: Figure
+    ops: Figure
+    outliers: Word
+    rounds: Count
+    iterations: Count
+    data: NotRequired[list[Figure]]
+
+
+# pytest-benchmark merges the statistics over what it knows of the test, which they must not replace.
+_OF_TEST = "name|fullname|group|params?|options|extra_info|path|source|cprofile|has_error"
+_Figures = dict[Annotated[str, Meta(pattern=rf"^(?!({_OF_TEST})\Z)")], Figure]
+
+
+# All records are dataclasses like the others of this project, and not msgspec's structs, which alone can refuse unknown
+# fields: `decode` does that, and `dataclasses.replace` and `asdict` work on everything.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Benchmark:
+    name: Text
+    fullname: Text
+    stats: dict[str, Any]
+    extra_info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            msgspec.convert(self.stats, _Stats)
+            msgspec.convert({k: v for k, v in self.stats.items() if k not in ("outliers", "data")}, _Figures)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"stats: {str(error).replace('$.', '')}") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What a result or a machine's baseline holds under `KEY`."""
+
+    kind: Literal["result", "baseline"]
+    schema: int
+    provenance: Provenance
+    sessions: Annotated[tuple[Session, ...], Meta(min_length=1)]
+    promotions: tuple[Promotion, ...] = ()
+    duets: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for session in self.sessions:
+            session.fingerprint.require_named()
+        names = [session.configuration for session in self.sessions]
+        if len(set(names)) < len(names):
+            raise ValueError("sessions: has two of one workload")
+        if self.kind == "baseline" and (len(names) != 1 or not self.promotions):
+            raise ValueError(
+                f"has {len(names)} sessions and {len(self.promotions)} promotions; a baseline has one, and some"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Document:
+    machine_info: dict[str, Any]
+    benchmarks: list[_Benchmark]
+    stepmark: _Part
+
+    def __post_init__(self) -> None:
+        if any(session.fingerprint.hardware != self.machine_info for session in self.stepmark.sessions):
+            raise ValueError("machine_info is not the hardware of the fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +144,55 @@ class Expected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    """What a portable baseline says of one batch size."""
+
+    micro_batch_size: BatchSize
+    losses: Losses
+    counters: StepCounters
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Portable:
+    """What a portable baseline holds: the work and losses of each batch size, and where they come from."""
+
+    kind: Literal["portable"]
+    schema: int
+    workload: str
+    device: Device
+    precision: Precision
+    seed: Count
+    python: Word
+    fingerprint: Fingerprint
+    sizes: Annotated[dict[BatchSize, _Work], Meta(min_length=1)]
+    provenance: Provenance
+    promotions: tuple[Promotion, ...]
+
+    def __post_init__(self) -> None:
+        if problem := name_problem(configuration(self.workload, self.device, self.precision)):
+            raise ValueError(problem)
+        self.fingerprint.require_named()
+        for size, work in self.sizes.items():
+            require_whole(size, work.micro_batch_size)
+
+    def expected(self, path: Path) -> dict[int, Expected]:
+        """Return what it says of each global batch size; `path` is its file."""
+        return {
+            size: Expected(
+                path=path,
+                portable=True,
+                micro_batch_size=work.micro_batch_size,
+                seed=self.seed,
+                counters=work.counters,
+                python=self.python,
+                losses=work.losses,
+                fingerprint=self.fingerprint,
+            )
+            for size, work in self.sizes.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
     """A session read back.
 
@@ -66,13 +205,13 @@ class Baseline:
 
     path: Path
     session: Session
-    provenance: dict[str, Any]
-    promotions: list[dict[str, Any]]
+    provenance: Provenance
+    promotions: tuple[Promotion, ...] = ()
 
     @property
     def times_unfit(self) -> str:
-        """Why its times are not compared with; "" where they are. Its commit, work and losses always are."""
-        return str(self.promotions[-1].get("times_unfit", "")) if self.promotions else ""
+        """Why a baseline's times are not compared with; "" where they are. Its commit, work and losses always are."""
+        return self.session.times_unfit if self.promotions else ""
 
     @property
     def rerun_problem(self) -> str:
@@ -101,132 +240,142 @@ class Baseline:
 
 
 def baseline_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
-    """Return where this machine's baseline of a configuration belongs, whether or not it is there."""
-    return directory / here.slug / f"{configuration}.json"
+    """Return where this machine's baseline of a configuration belongs, whether or not it is there.
+
+    Workloads of one name in two files have folders of their own: ``<machine>/sub/bench_net.py/net-cpu-fp32.json``.
+
+    Raises:
+        BaselineError: the workload's id cannot name a file.
+    """
+    return directory / here.slug / _file(configuration)
 
 
 def portable_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
-    """Return where the exact part belongs, which holds on any machine with the same torch."""
+    """Return where the exact part belongs, which holds on any machine with the same torch; otherwise as above."""
     torch = str(here.software["torch"]).partition("+")[0]
-    return directory / PORTABLE / f"{configuration}-torch-{torch}.json"
+    return directory / PORTABLE / _file(configuration, f"-torch-{torch}")
 
 
-def session_json(session: Session, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a session as JSON data; `load_session` reads it back."""
-    return {
-        **_about("session", session, provenance, []),
-        "measurements": {
-            str(size): {"micro_batch_size": m.micro_batch_size, "runs": [asdict(run) for run in m.runs]}
-            for size, m in session.measurements.items()
-        },
-        "failures": {str(size): reason for size, reason in session.failures.items()},
-    }
+def _file(configuration: str, suffix: str = "") -> Path:
+    if problem := name_problem(configuration):
+        raise BaselineError(problem)
+    place, _, name = configuration.rpartition(":")
+    return Path(place, f"{name}{suffix}.json")
 
 
-def portable_json(session: Session, provenance: Mapping[str, Any], promotions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the part of a session that holds on any machine as JSON data; `load_portable` reads it back."""
-    return {
-        **_about("portable", session, provenance, promotions),
-        "sizes": {
-            str(size): {
-                "micro_batch_size": m.micro_batch_size,
-                "losses": list(m.runs[0].losses),
-                "counters": asdict(m.runs[0].counters),
-            }
-            for size, m in session.measurements.items()
-        },
-    }
-
-
-def _about(
-    kind: str, session: Session, provenance: Mapping[str, Any], promotions: list[dict[str, Any]]
+def result_json(
+    sessions: Sequence[Session], provenance: Provenance, duets: Mapping[str, dict[str, Any]] | None = None
 ) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "schema": SCHEMA,
-        "workload": session.workload,
-        "device": session.device,
-        "precision": session.precision,
-        "seed": session.seed,
-        "python": session.python,
-        "fingerprint": asdict(session.fingerprint),
-        "provenance": dict(provenance),
-        "promotions": promotions,
+    """Return what a result file holds under `KEY`; `load_result` reads it back."""
+    part = _Part(kind="result", schema=SCHEMA, provenance=provenance, sessions=tuple(sessions), duets=dict(duets or {}))
+    return as_json(part)
+
+
+def baseline_json(session: Session, provenance: Provenance, promotions: Sequence[Promotion]) -> dict[str, Any]:
+    """Return what a machine's baseline holds under `KEY`."""
+    return as_json(
+        _Part(
+            kind="baseline",
+            schema=SCHEMA,
+            provenance=provenance,
+            sessions=(session,),
+            promotions=tuple(promotions),
+        )
+    )
+
+
+def portable_json(session: Session, provenance: Provenance, promotions: Sequence[Promotion]) -> dict[str, Any]:
+    """Return the part of a session that holds on any machine as JSON data; `load_portable` reads it back."""
+    sizes = {
+        size: _Work(micro_batch_size=m.micro_batch_size, losses=m.runs[0].losses, counters=m.runs[0].counters)
+        for size, m in session.measurements.items()
     }
+    return as_json(
+        Portable(
+            kind="portable",
+            schema=SCHEMA,
+            workload=session.workload,
+            device=session.device,
+            precision=session.precision,
+            seed=session.seed,
+            python=session.python,
+            fingerprint=session.fingerprint,
+            sizes=sizes,
+            provenance=provenance,
+            promotions=tuple(promotions),
+        )
+    )
 
 
-def load_session(path: Path) -> Baseline:
-    """Read a result or baseline file.
+def load_result(path: Path) -> list[Baseline]:
+    """Read a result or a machine's baseline: each workload's session.
 
     Raises:
-        BaselineError: it is not there, damaged, or not one of ours: the message says which.
+        BaselineError: it is not there, damaged, not one of ours, or a baseline of something else than its path says.
     """
-    document = read_json(path)
+    return sessions_of(read_json(path), path)
+
+
+def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
+    """Return the same of a document that `path` holds."""
     if KEY not in document:
         kind = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
         raise BaselineError(
             f"{path}: is {kind}: found no {KEY!r} in it, and a stepmark result is needed; "
             "make one with: tox run -e bench"
         )
-    data = document[KEY]
-    require_valid(document, data, path, kind="result")
-    if document["machine_info"] != data["fingerprint"]["hardware"]:
-        raise BaselineError(f"{path}: machine_info is not the hardware of the fingerprint; {ADVICE}")
-    _require_whole_micro_batches(path, (KEY, "measurements"), data["measurements"])
-    measurements = {
-        int(size): Measurement(
-            global_batch_size=int(size),
-            micro_batch_size=m["micro_batch_size"],
-            runs=tuple(
-                _run(run, f"{path}: at {place((KEY, 'measurements', size, 'runs', i))}")
-                for i, run in enumerate(m["runs"])
-            ),
+    part = decode(document, _Document, path, KEY).stepmark
+    if part.kind == "baseline":
+        session = part.sessions[0]
+        _require_place(path, baseline_path(Path(), session.configuration, session.fingerprint))
+    return [
+        Baseline(path=path, session=session, provenance=part.provenance, promotions=part.promotions)
+        for session in part.sessions
+    ]
+
+
+def load_session(path: Path) -> Baseline:
+    """Read a result or a machine's baseline that has one session; errors as for `load_result`."""
+    found = load_result(path)
+    if len(found) > 1:
+        names = ", ".join(one.session.configuration for one in found)
+        raise BaselineError(f"{path}: has sessions of {names}, and one is needed; name a file with one")
+    return found[0]
+
+
+def load_baseline(directory: Path, configuration: str, here: Fingerprint) -> Baseline | None:
+    """Read this machine's baseline of a configuration; None where there is none.
+
+    Raises:
+        BaselineError: as for `load_result`; or it was never promoted.
+    """
+    path = baseline_path(directory, configuration, here)
+    if not path.exists():
+        return None
+    found = load_session(path)
+    if not found.promotions:
+        raise BaselineError(
+            f"{path}: is a result, and a baseline is needed; move it away, then python -m perf promote --from it"
         )
-        for size, m in data["measurements"].items()
-    }
-    if len({len(measurement.runs) for measurement in measurements.values()}) > 1:
-        raise BaselineError(f"{path}: has more runs of one batch size than of another; {ADVICE}")
-    if len({len(run.step_s) for measurement in measurements.values() for run in measurement.runs}) > 1:
-        raise BaselineError(f"{path}: has more steps of one run than of another; {ADVICE}")
-    session = Session(
-        workload=data["workload"],
-        device=data["device"],
-        precision=data["precision"],
-        seed=data["seed"],
-        fingerprint=Fingerprint(**data["fingerprint"]),
-        python=data["python"],
-        measurements=measurements,
-        failures={int(size): reason for size, reason in data["failures"].items()},
-    )
-    return Baseline(path=path, session=session, provenance=data["provenance"], promotions=data["promotions"])
+    return found
 
 
 def load_portable(path: Path) -> dict[int, Expected]:
-    """Read a portable baseline: what it expects, by global batch size.
+    """Read what a portable baseline expects, by global batch size; errors as for `load_result`."""
+    return read_portable(path).expected(path)
 
-    Raises:
-        BaselineError: as for `load_session`; or it is of something else than its name says.
-    """
-    data = read_json(path)
-    require_valid(data, data, path, kind="portable")
-    about = configuration(data["workload"], data["device"], data["precision"])
-    name = portable_path(Path(), about, Fingerprint(**data["fingerprint"])).name
-    if name != path.name:
-        raise BaselineError(f"{path}: holds what belongs into {name}; {ADVICE}")
-    _require_whole_micro_batches(path, ("sizes",), data["sizes"])
-    return {
-        int(size): Expected(
-            path=path,
-            portable=True,
-            micro_batch_size=part["micro_batch_size"],
-            seed=data["seed"],
-            counters=StepCounters(**part["counters"]),
-            python=data["python"],
-            losses=tuple(map(float, part["losses"])),
-            fingerprint=Fingerprint(**data["fingerprint"]),
-        )
-        for size, part in data["sizes"].items()
-    }
+
+def read_portable(path: Path) -> Portable:
+    """Read a portable baseline as it is."""
+    found = decode(read_json(path), Portable, path)
+    about = configuration(found.workload, found.device, found.precision)
+    _require_place(path, portable_path(Path(), about, found.fingerprint))
+    return found
+
+
+def _require_place(path: Path, place: Path) -> None:
+    if path.absolute().parts[-len(place.parts) :] != place.parts:
+        raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
 
 
 def find_expected(session: Session, size: int, baseline: Baseline | None, directory: Path) -> Expected | None:
@@ -247,66 +396,3 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
     fitting = [found for found in candidates if found and found.seed == session.seed]
     here = session.fingerprint.software["torch"]
     return next((found for found in fitting if found.fingerprint.software["torch"] == here), next(iter(fitting), None))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; nothing in it is executed.
-
-    Raises:
-        BaselineError: it is missing, empty, cut off, not JSON, holds NaN, names a key twice, or is no object.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise BaselineError(f"{path}: cannot be read ({error}); restore it or name another file") from None
-    if len(content) > _MOST_BYTES:
-        raise BaselineError(f"{path}: is larger than {_MOST_BYTES:,} bytes, and no result is; name another file")
-    try:
-        found = parse_json(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BaselineError(f"{path}: is not whole JSON ({error}); {ADVICE}") from None
-    if problem := value_problem(found):
-        raise BaselineError(f"{path}: {problem}; {ADVICE}")
-    if not isinstance(found, dict):
-        raise BaselineError(f"{path}: holds a JSON {type(found).__name__}, and an object is needed; name another file")
-    return found
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all: a reader sees the one before or this one, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _run(data: dict[str, Any], where: str) -> MeasuredRun:
-    if len(data["losses"]) != len(data["step_s"]) or data["warmup_steps"] >= len(data["step_s"]):
-        raise BaselineError(
-            f"{where}: {len(data['step_s'])} times, {len(data['losses'])} losses, {data['warmup_steps']} steps of "
-            f"warm-up do not fit together; {ADVICE}"
-        )
-    return MeasuredRun(
-        step_s=tuple(map(float, data["step_s"])),
-        warmup_steps=data["warmup_steps"],
-        losses=tuple(map(float, data["losses"])),
-        lines=tuple(data["lines"]),
-        counters=StepCounters(**data["counters"]),
-    )
-
-
-def _require_whole_micro_batches(path: Path, where: tuple[str, ...], sizes: Mapping[str, Any]) -> None:
-    for size, part in sizes.items():
-        if int(size) % part["micro_batch_size"]:
-            raise BaselineError(
-                f"{path}: at {place((*where, size, 'micro_batch_size'))}: {part['micro_batch_size']} does not divide "
-                f"{size}; {ADVICE}"
-            )

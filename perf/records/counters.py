@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from perf.records.fields import Count, Positive, Word
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,12 +27,12 @@ class StepCounters:
         python_calls: Python functions entered; depends on the versions of Python and numpy.
     """
 
-    ops: dict[str, int]
-    flops: int
-    allocated_bytes: int
-    peak_bytes: int
-    device_peak_bytes: int
-    host_syncs: int
-    parameters: int
-    optimizer_updates: int
-    python_calls: int
+    ops: Annotated[dict[Word, Positive], Meta(min_length=1, max_length=10_000)]
+    flops: Count
+    allocated_bytes: Count
+    peak_bytes: Count
+    device_peak_bytes: Count
+    host_syncs: Count
+    parameters: Count
+    optimizer_updates: Count
+    python_calls: Count

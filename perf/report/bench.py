@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from perf.judge.fitness import unfit_times
 from perf.judge.levels import DuetEffect
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict, mean_rate
 from perf.printable import printable
@@ -116,7 +115,7 @@ def promotion_note(result: Baseline, written: Sequence[Path]) -> str:
     provenance = result.provenance
     lines = [f"{result.path}, measured {provenance['date']} at commit {provenance['commit'][:12]}, is now"]
     lines += [f"  {path}" for path in written]
-    if unfit := unfit_times(result.session):
+    if unfit := result.session.times_unfit:
         lines.append(f"Times unfit: {unfit}. Rates will be NO_BASELINE; work and losses are compared.")
     if problem := result.rerun_problem:
         lines.append(

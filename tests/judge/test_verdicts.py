@@ -225,7 +225,7 @@ def test_scaling_needs_company() -> None:
 def _with_losses(*losses: tuple[float, ...]) -> Session:
     measured = quiet(num_runs=len(losses))
     runs = tuple(
-        dataclasses.replace(run, losses=values)
+        dataclasses.replace(run, losses=values, step_s=run.step_s[: len(values)])
         for run, values in zip(measured.measurements[512].runs, losses, strict=True)
     )
     return dataclasses.replace(measured, measurements={512: dataclasses.replace(measured.measurements[512], runs=runs)})

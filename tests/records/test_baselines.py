@@ -16,17 +16,20 @@ from pytest_benchmark.storage.file import FileStorage
 
 from perf.app.promotion import promote
 from perf.errors import BaselineError
-from perf.records import baselines, schema
+from perf.judge.fitness import with_fitness
+from perf.records import documents
 from perf.records.baselines import (
     KEY,
     baseline_path,
     find_expected,
+    load_baseline,
     load_portable,
+    load_result,
     load_session,
     portable_path,
-    session_json,
-    write_json,
+    result_json,
 )
+from perf.records.documents import write_json
 from perf.records.fingerprint import Fingerprint
 from perf.records.published import load_published
 from perf.records.sessions import Session
@@ -37,15 +40,16 @@ PROVENANCE = {"date": "2026-11-23T15:00:00+00:00", "command": "pytest", "commit"
 ROOT = Path(__file__).parents[2]
 
 
-def result(session: Session | None = None, **provenance: Any) -> dict[str, Any]:
+def result(*sessions: Session, **provenance: Any) -> dict[str, Any]:
     """Return a result file's content, as pytest-benchmark and our hook write it."""
+    fit = [with_fitness(session) for session in sessions or [quiet()]]
     return {
-        "machine_info": dict((session or quiet()).fingerprint.hardware),
+        "machine_info": dict(fit[0].fingerprint.hardware),
         "commit_info": {"id": "a" * 40, "dirty": False},
         "benchmarks": [],
         "datetime": "2026-11-23T15:00:00+00:00",
         "version": "5.3.1",
-        KEY: json.loads(json.dumps(session_json(session or quiet(), {**PROVENANCE, **provenance}))),
+        KEY: json.loads(json.dumps(result_json(fit, {**PROVENANCE, **provenance}))),
     }
 
 
@@ -72,8 +76,8 @@ def test_a_session_is_read_back_as_it_was(tmp_path: Path) -> None:
         ("[1, 2]", "holds a JSON list, and an object is needed"),
         ('{"benchmarks": []}', "a pytest-benchmark file of another project"),
         ('{"name": "package"}', "another program's JSON"),
-        ('{"stepmark": {"schema": 1}}', "at the top: 'machine_info' is a required property"),
-        ('{"stepmark": {"schema": 2}}', "has schema 2, and this version reads 1"),
+        ('{"stepmark": {"schema": 2}}', "at stepmark: Object missing required field `kind`"),
+        ('{"stepmark": {"schema": 1}}', "has schema 1, this version reads 2; measure and promote again"),
         ('{"stepmark": {}, "stepmark": {}}', "at the top: has the key 'stepmark' twice"),
         ('{"stepmark": {"seed": NaN}}', "at stepmark.seed: found nan, and a number within 64 bits is needed"),
         ('{"stepmark": {"seed": 1e400}}', "at stepmark.seed: found inf, and a number within 64 bits is needed"),
@@ -105,47 +109,122 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "says"),
     [
-        (("fingerprint", "hardware", "cores"), None, "at stepmark.fingerprint.hardware.cores"),
+        (("fingerprint", "hardware", "cores"), None, "at stepmark.sessions[0].fingerprint.hardware[...]: Expected"),
         (("fingerprint", "hardware", "cores"), 64, "machine_info is not the hardware of the fingerprint"),
-        (("fingerprint", "software", "torch"), "/../../evil", "at stepmark.fingerprint.software.torch"),
-        (("failures",), {"x": "y"}, "at stepmark.failures"),
-        (("measurements", "512", "runs", 2, "step_s", 3), -0.1, "at stepmark.measurements"),
-        (("measurements", "512", "runs", 2, "step_s", 3), "0.1", "at stepmark.measurements"),
-        (("measurements", "512", "runs", 0, "warmup_steps"), 20, "do not fit together"),
-        (("measurements", "512", "runs", 0, "losses"), [1.0, 2.0, 3.0, 4.0], "do not fit together"),
-        (("measurements", "512", "runs"), [], "at stepmark.measurements"),
-        (("measurements", "512", "runs", 0, "counters", "flops"), 1.5, "at stepmark.measurements"),
-        (("precision",), "fp64", "at stepmark.precision"),
-        (("workload",), "../../etc", "at stepmark.workload"),
-        (("extra",), 1, "at stepmark: Additional properties"),
-        (("measurements", "512", "runs", 0, "warmup_steps"), 1.0, "at stepmark.measurements.512.runs[0].warmup_steps"),
-        (("measurements", "512", "runs", 2, "step_s", 3), 10**18, "at stepmark.measurements.512.runs[2].step_s[3]"),
-        (("measurements", "512", "runs", 2, "step_s", 3), 10**400, "at stepmark.measurements.512.runs[2].step_s[3]"),
-        (("measurements", "512", "runs", 2, "step_s", 3), 5e-324, "at stepmark.measurements.512.runs[2].step_s[3]"),
-        (("measurements", "512", "runs", 2, "losses", 3), 10**400, "at stepmark.measurements.512.runs[2].losses[3]"),
-        (("measurements", "512", "runs", 2, "losses", 3), -1e300, "at stepmark.measurements.512.runs[2].losses[3]"),
-        (("measurements", "512", "micro_batch_size"), 10**18, "at stepmark.measurements.512.micro_batch_size"),
+        (
+            ("fingerprint", "hardware", "cores"),
+            -2,
+            "at stepmark: fingerprint.hardware: Expected `int` >= 1",
+        ),
+        (("fingerprint", "hardware", "cores"), 2.0, "at stepmark.sessions[0].fingerprint.hardware[...]"),
+        (
+            ("fingerprint", "hardware", "cpu"),
+            "x" * 300,
+            "fingerprint.hardware: Expected `str` of length <= 100 - at `cpu`",
+        ),
+        (("fingerprint", "software"), {"torch": "2.13.0"}, "missing required field `python`"),
+        (("fingerprint", "software", "torch"), "/../../evil", "fingerprint.software: Expected `str` matching"),
+        (("fingerprint", "software", "torch"), "2.13.0\n", "fingerprint.software: Expected `str` matching"),
+        (("fingerprint", "software", "numpy"), "2.4 --index-url x", "fingerprint.software: Expected `str` matching"),
+        (("fingerprint", "software", "threads"), True, "at stepmark.sessions[0].fingerprint.software[...]"),
+        (("failures",), {"x": "y"}, "at key in stepmark.sessions[0].failures: Expected `int`, got `str`"),
+        (
+            ("measurements", "512", "runs", 2, "step_s", 3),
+            -0.1,
+            "at stepmark.sessions[0].measurements[...].runs[2].step_s[3]: Expected `float` >= 1e-09",
+        ),
+        (
+            ("measurements", "512", "runs", 2, "step_s", 3),
+            "0.1",
+            "at stepmark.sessions[0].measurements[...].runs[2].step_s[3]: Expected `float`, got `str`",
+        ),
+        (
+            ("measurements", "512", "runs", 2, "step_s", 3),
+            10**18,
+            "at stepmark.sessions[0].measurements[...].runs[2].step_s[3]",
+        ),
+        (
+            ("measurements", "512", "runs", 2, "step_s", 3),
+            10**400,
+            "at stepmark.sessions[0].measurements.512.runs[2].step_s[3]",
+        ),
+        (
+            ("measurements", "512", "runs", 2, "step_s", 3),
+            5e-324,
+            "at stepmark.sessions[0].measurements[...].runs[2].step_s[3]",
+        ),
+        (
+            ("measurements", "512", "runs", 2, "losses", 3),
+            -1e300,
+            "at stepmark.sessions[0].measurements[...].runs[2].losses[3]",
+        ),
+        (
+            ("measurements", "512", "runs", 0, "warmup_steps"),
+            20,
+            "20 times and 20 steps of warm-up do not fit together",
+        ),
+        (
+            ("measurements", "512", "runs", 0, "warmup_steps"),
+            1.0,
+            "at stepmark.sessions[0].measurements[...].runs[0].warmup_steps: Expected `int`, got `float`",
+        ),
+        (
+            ("measurements", "512", "runs", 0, "losses"),
+            [1.0, 2.0, 3.0, 4.0],
+            "20 times and 4 losses do not fit together",
+        ),
+        (("measurements", "512", "runs", 0, "step_s"), [0.1] * 21, "21 times and 20 losses do not fit together"),
+        (("measurements", "512", "runs", 0, "scalars"), {"norm": [0.1]}, "20 times and 1 norm do not fit together"),
+        (
+            ("measurements", "512", "runs", 0, "scalars"),
+            {"norm": [1e40] * 20},
+            "at stepmark.sessions[0].measurements[...].runs[0].scalars[...][0]",
+        ),
+        (
+            ("measurements", "512", "runs"),
+            [],
+            "at stepmark.sessions[0].measurements[...].runs: Expected `array` of length >= 1",
+        ),
+        (
+            ("measurements", "512", "runs", 0, "counters", "flops"),
+            1.5,
+            "at stepmark.sessions[0].measurements[...].runs[0].counters.flops",
+        ),
+        (
+            ("measurements", "512", "runs", 0, "counters", "extra"),
+            1,
+            "measurements.512.runs[0].counters.extra: is not known",
+        ),
+        (("measurements", "512", "runs", 0, "counters"), {"ops": {"a": 1}}, "missing required field `flops`"),
+        (("measurements", "512", "micro_batch_size"), 10**18, "micro_batch_size: Expected `int` <= 99999999"),
         (("measurements", "512", "micro_batch_size"), 500, "500 does not divide 512"),
-        (("measurements", "1" + "0" * 30), {}, "at stepmark.measurements: '1000"),
-        (("measurements", "512\n"), {}, "at stepmark.measurements: '512\\n' does not match"),
-        (("measurements", "512", "runs", 0, "step_s"), [0.1] * 21, "do not fit together"),
-        (("workload",), "pico\n", "at stepmark.workload: 'pico\\n' does not match"),
-        (("fingerprint", "software", "torch"), "2.13.0\n", "at stepmark.fingerprint.software.torch"),
-        (("fingerprint", "software", "numpy"), "2.4 --index-url x", "at stepmark.fingerprint.software.numpy"),
-        (("fingerprint", "software", "threads"), True, "at stepmark.fingerprint.software.threads"),
-        (("fingerprint", "hardware", "cores"), -2, "at stepmark.fingerprint.hardware.cores"),
-        (("fingerprint", "hardware", "cores"), 2.0, "at stepmark.fingerprint.hardware.cores"),
-        (("fingerprint", "hardware", "cpu"), "x" * 300, "at stepmark.fingerprint.hardware.cpu"),
-        (("schema",), 1.0, "at stepmark.schema"),
-        (("seed",), 2**63, "at stepmark.seed"),
-        (("provenance", "commit"), "a\nb", "at stepmark.provenance.commit"),
-        (("provenance", "date"), "\x1b[2J", "at stepmark.provenance.date"),
+        (("measurements", "512", "global_batch_size"), 1024, "found global_batch_size 1024 under 512"),
+        (("measurements", "1" + "0" * 30), {}, "at key in stepmark.sessions[0].measurements"),
+        (("measurements", "512\n"), {}, "at key in stepmark.sessions[0].measurements"),
+        (("measurements",), {}, "at stepmark.sessions[0].measurements"),
+        (("precision",), "fp64", "at stepmark.sessions[0].precision"),
+        (("workload",), "../../etc", "at stepmark.sessions[0]: workload '../../etc-cpu-fp32'"),
+        (("workload",), "pico\n", "at stepmark.sessions[0]: workload 'pico\\n-cpu-fp32'"),
+        (("extra",), 1, "at stepmark.sessions[0].extra: is not known to this version"),
+        (("seed",), 2**63, "at stepmark.sessions[0].seed"),
+        (("sample",), "\x1b[2J", "at stepmark.sessions[0].sample"),
+        (("about",), {"layers": {}}, "at stepmark.sessions[0].about[...]"),
+        (("threshold",), 1.5, "at stepmark.sessions[0].threshold: Expected `float` < 1.0"),
+        (("times_unfit",), "a\nb", "at stepmark.sessions[0].times_unfit"),
+        (("..", "schema"), 1.0, "at stepmark.schema: Expected `int`, got `float`"),
+        (("..", "kind"), "duet", "at stepmark.kind: Invalid enum value 'duet'"),
+        (("..", "kind"), "baseline", "has 1 sessions and 0 promotions"),
+        (("..", "sessions"), [], "at stepmark.sessions: Expected `array` of length >= 1"),
+        (("..", "provenance", "commit"), "a\nb", "at stepmark.provenance.commit"),
+        (("..", "provenance", "date"), "\x1b[2J", "at stepmark.provenance.date"),
+        (("..", "provenance", "extra"), 1, "at stepmark.provenance.extra: is not known"),
     ],
 )
 def test_an_edited_file_names_the_place(tmp_path: Path, keys: tuple[Any, ...], value: Any, says: str) -> None:
     """A wrong type, sign, length, name or an unknown field is refused where it stands."""
     content = result()
-    place = content[KEY]
+    place = content[KEY] if keys[0] == ".." else content[KEY]["sessions"][0]
+    keys = keys[1:] if keys[0] == ".." else keys
     for key in keys[:-1]:
         place = place[key]
     place[keys[-1]] = value
@@ -174,7 +253,7 @@ def test_what_pytest_benchmark_shows_is_checked_too(tmp_path: Path, key: str, va
     benchmark = {"name": "test_rate[512]", "fullname": "test_rate[512]", "stats": stats}
     assert load_session(written(tmp_path / "result.json", {**result(), "benchmarks": [benchmark]}))
     stats[key] = value
-    with pytest.raises(BaselineError, match=r"result\.json: at benchmarks\[0\]\.stats"):
+    with pytest.raises(BaselineError, match=r"result\.json: at benchmarks\[0\]"):
         load_session(written(tmp_path / "result.json", {**result(), "benchmarks": [benchmark]}))
 
 
@@ -193,14 +272,14 @@ def test_a_repeated_key_is_found_in_linear_time() -> None:
         __hash__ = str.__hash__
 
     names = [Name(f"key {index}") for index in range(num_keys)]
-    found = schema._object([(name, 0) for name in [*names, Name(names[-1])]])
-    assert found == schema._Repeated(f"key {num_keys - 1}")
+    found = documents._object([(name, 0) for name in [*names, Name(names[-1])]])
+    assert found == documents._Repeated(f"key {num_keys - 1}")
     assert Name.compared < 10 * num_keys
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more of it comes into memory than a result could have."""
-    monkeypatch.setattr(baselines, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(documents, "_MOST_BYTES", 1000)
     with pytest.raises(BaselineError, match="larger than 1,000 bytes"):
         load_session(written(tmp_path / "result.json", result()))
 
@@ -208,7 +287,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
 def test_all_runs_have_equally_many_steps(tmp_path: Path) -> None:
     """Losses are compared step by step."""
     content = result()
-    run = content[KEY]["measurements"]["1024"]["runs"][5]
+    run = content[KEY]["sessions"][0]["measurements"]["1024"]["runs"][5]
     for name in ("step_s", "losses"):
         run[name] = run[name][:-1]
     with pytest.raises(BaselineError, match="more steps of one run"):
@@ -218,7 +297,7 @@ def test_all_runs_have_equally_many_steps(tmp_path: Path) -> None:
 def test_batch_sizes_have_equally_many_runs(tmp_path: Path) -> None:
     """Scaling compares within rounds, so a file that lost a run of one batch size is refused."""
     content = result()
-    del content[KEY]["measurements"]["1024"]["runs"][5]
+    del content[KEY]["sessions"][0]["measurements"]["1024"]["runs"][5]
     with pytest.raises(BaselineError, match="more runs of one batch size"):
         load_session(written(tmp_path / "result.json", content))
 
@@ -268,7 +347,7 @@ def test_a_promoted_result_is_the_machines_baseline(tmp_path: Path) -> None:
     assert expected[512].losses == LOSSES
     storage = FileStorage(str(tmp_path / "baselines"), logger=None)
     [(_, document)] = storage.load(str(machine))
-    assert document[KEY]["workload"] == "pico"
+    assert document[KEY]["sessions"][0]["workload"] == "pico"
 
 
 def test_promotions_are_logged_in_the_file(tmp_path: Path) -> None:
@@ -368,17 +447,43 @@ def test_expectations_come_from_the_same_torch_first(tmp_path: Path) -> None:
     assert path(as_baseline(dataclasses.replace(quiet(), seed=1)), elsewhere) is None
 
 
-def test_a_portable_baseline_is_of_what_its_name_says(tmp_path: Path) -> None:
-    """A file edited to another workload, precision or torch, or renamed, is refused."""
-    _, portable = promoted(tmp_path, quiet())
-    for field, value in (("workload", "nano"), ("precision", "bf16")):
-        content = json.loads(portable.read_text())
-        edited = written(tmp_path / portable.name, {**content, field: value})
-        with pytest.raises(BaselineError, match="holds what belongs into"):
-            load_portable(edited)
-    renamed = written(tmp_path / "nano-cpu-fp32-torch-2.13.0.json", portable.read_text())
-    with pytest.raises(BaselineError, match="holds what belongs into pico-cpu-fp32-torch-2"):
-        load_portable(renamed)
+def moved(path: Path, name: str, **changes: Any) -> Path:
+    """Copy a baseline to another place below the folder of baselines, with some fields changed."""
+    place = path.parents[1] / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    content = json.loads(path.read_text())
+    (content[KEY]["sessions"][0] if KEY in content else content).update(changes)
+    return written(place, content)
+
+
+def test_a_baseline_is_of_what_its_path_says(tmp_path: Path) -> None:
+    """A file edited to another workload, device, precision, machine or torch, or moved, is refused; a result is anywhere."""
+    machine, portable = promoted(tmp_path, quiet())
+    for changes in ({"workload": "nano"}, {"workload": "a.py:pico"}, {"device": "cuda"}, {"precision": "bf16"}):
+        for path in (machine, portable):
+            edited = moved(path, f"{path.parent.name}/{path.name}", **changes)
+            with pytest.raises(BaselineError, match=r": holds what belongs into "):
+                load_result(edited) if path == machine else load_portable(edited)
+        machine.unlink()
+        portable.unlink()
+        machine, portable = promoted(tmp_path, quiet())
+    for name in ("other/pico-cpu-fp32.json", f"{HERE.slug}/nano-cpu-fp32.json", f"{HERE.slug}/a.py/pico-cpu-fp32.json"):
+        with pytest.raises(BaselineError, match=rf"holds what belongs into {HERE.slug}/pico-cpu-fp32\.json"):
+            load_session(moved(machine, name))
+    for name in ("portable/nano-cpu-fp32-torch-2.13.0.json", "portable/pico-cpu-fp32-torch-2.14.0.json", "pico.json"):
+        with pytest.raises(BaselineError, match=r"holds what belongs into portable/pico-cpu-fp32-torch-2\.13\.0"):
+            load_portable(moved(portable, name))
+    assert load_session(written(tmp_path / "copy.json", result())).session == quiet()
+
+
+def test_a_result_in_the_place_of_a_baseline_is_refused(tmp_path: Path) -> None:
+    """Only promotion checks what a baseline needs, and logs it; a session that is not there is None."""
+    assert load_baseline(tmp_path, "pico-cpu-fp32", HERE) is None
+    path = baseline_path(tmp_path, "pico-cpu-fp32", HERE)
+    path.parent.mkdir()
+    written(path, result())
+    with pytest.raises(BaselineError, match="is a result, and a baseline is needed"):
+        load_baseline(tmp_path, "pico-cpu-fp32", HERE)
 
 
 def test_the_published_run_is_there_with_its_failure() -> None:
@@ -415,11 +520,7 @@ def test_a_damaged_published_run_is_told(tmp_path: Path, line: str) -> None:
 
 def test_every_stored_baseline_can_be_read() -> None:
     """What is in the repository passes its own checks, and belongs where it lies."""
-    paths = list((ROOT / "baselines").glob("*/*.json"))
+    paths = list((ROOT / "baselines").rglob("*.json"))
     assert any(path.name.startswith("pico-cpu-fp32-torch-") for path in paths)
     for path in paths:
-        if path.parent.name == "portable":
-            assert load_portable(path)
-        else:
-            session = load_session(path).session
-            assert baseline_path(ROOT / "baselines", session.configuration, session.fingerprint) == path
+        assert load_portable(path) if "portable" in path.parts else load_session(path).promotions
