@@ -49,7 +49,7 @@ def test_three_batch_sizes_make_three_runs_and_a_table(capsys: pytest.CaptureFix
     for size in (8, 16, 32):
         assert Path(f"runs/pico/gbs-{size}/step-00000004/checkpoint.json").exists()
     table = out.splitlines()[-5:]
-    assert table[0].split("  ")[0] == "global batch size"
+    assert table[0].split("  ")[0] == "batch size"
     assert "vs 8" in table[0]
     rows = [row.split() for row in table[2:]]
     assert [row[:3] for row in rows] == [["32", "4", "128"], ["8", "4", "32"], ["16", "4", "64"]]
@@ -120,7 +120,7 @@ def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
     out = capsys.readouterr().out
     assert out.splitlines()[-3:] == [
         "Global batch size 16 was stopped at step 2 of 4.",
-        "To go on with it: the same command with --global-batch-size 16 and, instead of any other limit, "
+        "To continue it: the same command with --global-batch-size 16 and, instead of any other limit, "
         "--max-steps 4, without --fresh.",
         "Not started: 24.",
     ]
@@ -236,7 +236,7 @@ def test_import_log_agrees_with_the_published_run(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert out.count("10 of 10 rates agree with the GlobalRate column") == 2
     assert "Run from line 1: global batch size 1024, begun at step 0, 10 lines" in out
-    assert "Run from line 23: did not start. Its checkpoint stood at step 1000" in out
+    assert "Run from line 23: did not start: its checkpoint was at step 1000" in out
     assert main(["import-log", "run.log", "--json"]) == EXIT_DONE
     content = json.loads(capsys.readouterr().out)
     assert [run["global_batch_size"] for run in content["runs"]] == [1024, 2048, None]

@@ -39,7 +39,7 @@ def _audit_title(audit: RunAudit) -> str:
     if audit.start_is_certain:
         start = f"begun at step {audit.start_step}"
     else:
-        start = f"if begun at step {audit.start_step}, which does not follow from the lines"
+        start = f"assumed to begin at step {audit.start_step}"
     return f"{size}, {start}, " if size and audit.start_is_certain else f"{size} {start}, ".lstrip()
 
 

@@ -219,10 +219,10 @@ def test_the_headline_does_not_contradict_the_phases(
 
 
 def test_a_change_that_is_none_has_no_largest_part() -> None:
-    """Where no rate changed, no operation is named, whatever the attribution found."""
+    """Where the change does not matter, no operation is named, whatever the attribution found."""
     phases = [PhaseDifference(phase="forward", baseline_s=0.04, candidate_s=0.05)]
     found = dataclasses.replace(
-        duet({1024: 0.0}), phases={1024: phases}, contributions={1024: [contribution("a", 0.01)]}
+        duet({1024: -0.005}), phases={1024: phases}, contributions={1024: [contribution("a", 0.01)]}
     )
     assert "largest part" not in headline(found)
 
