@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,9 +27,12 @@ ENVIRON = dict(os.environ)  # of the measuring processes: as the user gave it, b
 OWN_FIXTURE = "perf_bench"
 """What every test of ours needs, directly or not; foreign tests may have our marks and our other names."""
 
+OWN = ("require-baseline", "strict", "duet")
+
 IN_PARALLEL = "not timed under -n, where tests disturb each other; run: pytest without -n"
 
 
+@dataclass(kw_only=True, slots=True)
 class State:
     """What is known of a session before anything is measured.
 
@@ -41,14 +45,13 @@ class State:
         problem: why a session that measured nothing fails.
     """
 
-    def __init__(self) -> None:
-        self.compare: Any = None
-        self.compare_fail: Any = None
-        self.seen = False
-        self.measuring: Measuring | None = None
-        self.here: Here | None = None
-        self.chosen: Target | None = None
-        self.problem = ""
+    compare: Any = None
+    compare_fail: Any = None
+    seen: bool = False
+    measuring: Measuring | None = None
+    here: Here | None = None
+    chosen: Target | None = None
+    problem: str = ""
 
 
 STATE = pytest.StashKey[State]()
@@ -56,31 +59,33 @@ STATE = pytest.StashKey[State]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what a session measures and how strict it is."""
-    group = parser.getgroup("stepmark", "stepmark: training steps, measured and judged")
-    group.addoption(
-        "--perf-workload", metavar="W",
-        help="what Claims without a workload measure: a built-in one's name, FILE.py:NAME or MODULE:NAME (default: pico on a "
-        "CPU, bert-large-msl128 on a GPU); `stepmark workloads` lists them",
-    )  # fmt: skip
-    group.addoption(
-        "--perf-runs", type=positive, default=6, metavar="N",
+    option = parser.getgroup("stepmark", "stepmark: training steps, measured and judged").addoption
+    option(
+        "--perf-workload",
+        metavar="W",
+        help="what Claims without a workload measure: a built-in one's name, FILE.py:NAME "
+        "or MODULE:NAME (default: pico on a CPU, bert-large-msl128 on a GPU); `stepmark workloads` lists them",
+    )
+    option(
+        "--perf-runs",
+        type=positive,
+        default=6,
+        metavar="N",
         help="fresh processes for each batch size (default: 6); more find smaller changes",
-    )  # fmt: skip
-    group.addoption("--perf-steps", type=_steps, default=20, metavar="N", help="steps of each run (default: 20)")
-    group.addoption(
-        "--perf-precision", choices=PRECISIONS,
+    )
+    option("--perf-steps", type=_steps, default=20, metavar="N", help="steps of each run (default: 20)")
+    option(
+        "--perf-precision",
+        choices=PRECISIONS,
         help="default: the workload's; of a built-in one fp32 on a CPU, so that the portable baselines hold on every one",
-    )  # fmt: skip
-    group.addoption(
-        "--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails"
     )
-    group.addoption(
-        "--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)"
-    )
-    group.addoption(
-        "--perf-duet", action="store_true",
+    option("--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails")
+    option("--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)")
+    option(
+        "--perf-duet",
+        action="store_true",
         help="judge times by running the baseline's commit again, side by side, and not by stored numbers",
-    )  # fmt: skip
+    )
     parser.addini("perf_duet_budget", "time of --perf-duet for each batch size, such as 90s or 5m", default="60s")
     parser.addini("perf_duet_threshold", "smallest change of a rate that matters side by side", default="2%")
     parser.addini("perf_threshold", "smallest change of a rate that matters, such as 5% or 0.05", default="5%")
@@ -105,28 +110,18 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{own[0]}: times are not measured under -n; leave -n out, or that option")
     if not config.pluginmanager.hasplugin("benchmark"):
         config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is switched off")
-    elif not in_parallel(config):
-        option = config.option
-        state.compare, state.compare_fail = option.benchmark_compare, option.benchmark_compare_fail
+        return
+    option = config.option
+    state.compare, state.compare_fail = option.benchmark_compare, option.benchmark_compare_fail
+    if not in_parallel(config):  # where it would compare nothing
         option.benchmark_compare, option.benchmark_compare_fail = [], None
 
 
 def _asked(config: pytest.Config, *prefixes: str) -> list[str]:
     """Return the given options that make a session without a comparison a failure."""
     state = config.stash[STATE]
-    given = {
-        "--benchmark-compare": state.compare,
-        "--benchmark-compare-fail": state.compare_fail,
-        **{
-            f"--perf-{name}": config.getoption(f"perf_{name.replace('-', '_')}")
-            for name in ("require-baseline", "strict", "duet")
-        },
-    }
-    if in_parallel(config):
-        given |= {
-            f"--{n.replace('_', '-')}": config.getoption(n, None)
-            for n in ("benchmark_compare", "benchmark_compare_fail")
-        }
+    own = {f"--perf-{name}": config.getoption(f"perf_{name.replace('-', '_')}") for name in OWN}
+    given = {"--benchmark-compare": state.compare, "--benchmark-compare-fail": state.compare_fail, **own}
     return [name for name, value in given.items() if value not in (None, [], False) and name[2:].startswith(prefixes)]
 
 
@@ -270,7 +265,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         config.pluginmanager.register(state.measuring, "stepmark-measuring")
         if state.compare or state.compare_fail:  # it asks the hooks that were just registered
             state.measuring.compare_in_table(state.compare_fail)
-    elif not items and (state.compare or state.compare_fail):
+    elif not items and not in_parallel(config) and (state.compare or state.compare_fail):
         timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
         config.option.benchmark_compare = timed.compare = state.compare
         config.option.benchmark_compare_fail = timed.compare_fail = state.compare_fail

@@ -111,16 +111,19 @@ def test_an_imported_workload_belongs_to_the_module_that_defines_it(project: Pro
     ]
 
 
-def test_a_workloads_own_threshold_counts(project: Project) -> None:
-    """Before the configuration's."""
-    named = here(quiet())
-    path = project.write(named, project.pytester.path / "before.json")
-    slower = here(quiet(0.03, 0.03, 0.03, seed=1))
-    project.give = lambda: slower
-    for threshold, failed in ((None, 0), (0.01, 2)):
-        write(project, threshold)
-        found = project.run("bench_net.py::net", "-k", "rate", f"--benchmark-compare={path}")
-        assert found.parseoutcomes().get("failed", 0) == failed
+@pytest.mark.parametrize(
+    ("own", "mark", "num_failed"), [(None, "", 0), (0.01, "", 2), (None, "1%", 2), (0.01, "50%", 2), (0.5, "1%", 0)]
+)
+def test_the_nearest_threshold_counts(project: Project, own: float | None, mark: str, num_failed: int) -> None:
+    """A workload's own before its module's mark, and both before the configuration's."""
+    path = project.write(here(quiet()), project.pytester.path / "before.json")
+    project.give = lambda: here(quiet(0.03, 0.03, 0.03, seed=1))
+    write(project, own)
+    if mark:
+        file = project.pytester.path / "bench_net.py"
+        file.write_text(f"import pytest\npytestmark = pytest.mark.perf(threshold={mark!r})\n{file.read_text()}")
+    found = project.run("bench_net.py::net", "-k", "rate", f"--benchmark-compare={path}")
+    assert found.parseoutcomes().get("failed", 0) == num_failed
 
 
 def test_a_workload_by_its_id(project: Project) -> None:

@@ -168,8 +168,10 @@ class Bench:
         return asked and bool(self.baseline and not incomparable(self.measure(), self.baseline) and self._common())
 
     def _common(self) -> list[int]:
-        found = self.baseline.session.measurements if self.baseline else {}
-        return [size for size in self.measure().measurements if size in found]
+        return [size for size in self.measure().measurements if size in self._stored()]
+
+    def _stored(self) -> Mapping[int, object]:
+        return self.baseline.session.measurements if self.baseline else {}
 
     def side_by_side(self) -> DuetResult | None:
         """Return the comparison of the baseline's commit with the working tree, made now or before; None for no such one.
@@ -229,8 +231,7 @@ class Bench:
 
     def lost_sizes(self) -> list[int]:
         """Return the batch sizes that the baseline has and the workload no longer does."""
-        found = self.baseline.session.measurements if self.baseline else {}
-        return sorted(set(found) - set(self.target.workload.global_batch_sizes))
+        return sorted(set(self._stored()) - set(self.target.workload.global_batch_sizes))
 
     def table_problem(self) -> str:
         """Return why pytest-benchmark cannot compare with the baseline in its own table; "" where it can."""
