@@ -31,9 +31,10 @@ from perf.records.baselines import (
     PORTABLE,
     Baseline,
     Expected,
+    baseline_path,
     find_expected,
     load_baseline,
-    load_portable,
+    load_result,
     load_session,
     result_json,
 )
@@ -176,7 +177,7 @@ def _load_baseline(config: pytest.Config, path: Path | None) -> Baseline | None:
     device = resolve_device("auto")
     name = configuration(_workload(config).name, device.type, resolve_precision(_precision(config), device))
     try:
-        return load_session(path) if path else load_baseline(_baselines(config), name, fingerprint())
+        return load_session(path) if path else load_baseline(baseline_path(_baselines(config), name, fingerprint()))
     except BaselineError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -237,7 +238,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         config.stash[BENCH].published = load_published(folder)
         for path in (folder / PORTABLE).glob("**/*.json"):
-            load_portable(path)
+            load_result(path)
     except BaselineError as error:
         raise pytest.UsageError(str(error)) from None
 

@@ -19,7 +19,7 @@ import pytest
 from perf.errors import MeasureError
 from perf.judge.duets import DuetResult
 from perf.measure.sides import Recipe
-from perf.records.baselines import KEY, baseline_json, baseline_path, load_session, result_json
+from perf.records.baselines import KEY, Baseline, baseline_json, baseline_path, load_session, result_json
 from perf.records.documents import write_json
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
@@ -65,10 +65,11 @@ class Project:
 
     def write(self, session: Session, path: Path | None = None) -> Path:
         """Write a session as this machine's baseline, or as a result."""
-        part = result_json([session], PROVENANCE)
         if path is None:
             path = baseline_path(self.baselines, session.configuration, fingerprint())
-            part = baseline_json(session, PROVENANCE, [PROMOTION])
+            part = baseline_json(Baseline(path=path, session=session, provenance=PROVENANCE, promotions=[PROMOTION]))
+        else:
+            part = result_json([session], PROVENANCE)
         write_json(path, {"benchmarks": [], "machine_info": session.fingerprint.hardware, KEY: part})
         return path
 
@@ -157,9 +158,12 @@ def test_another_machines_baseline_is_refused(project: Project) -> None:
     found.assert_outcomes(skipped=3)
     found.stdout.fnmatch_lines(["SKIPPED *NOT_COMPARABLE: *cpu Other CPU -> *"])
     assert found.ret == pytest.ExitCode.TESTS_FAILED
-    project.write(foreign)  # even in this machine's own folder
-    found = project.run("--benchmark-compare", "-k", "test_rate", "--perf-require-baseline")
+    found = project.run(f"--benchmark-compare={path}", "-k", "test_rate", "--perf-require-baseline")
     found.assert_outcomes(failed=3)
+    project.write(foreign)
+    found = project.run("--benchmark-compare", "-k", "test_rate")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*pico-cpu-fp32.json: holds what belongs into other-cpu*"])
 
 
 @pytest.mark.parametrize(

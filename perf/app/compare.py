@@ -161,11 +161,11 @@ def _resolved(recipe: Recipe, baseline: Baseline) -> Recipe:
 def _promoted(workload: Workload, precision: str) -> Baseline:
     device = resolve_device("auto")
     name = configuration(workload.name, device.type, resolve_precision(precision, device))
-    about = Path(os.path.relpath(ROOT / BASELINES_DIR)), name, fingerprint()
-    found = load_baseline(*about)
+    path = baseline_path(Path(os.path.relpath(ROOT / BASELINES_DIR)), name, fingerprint())
+    found = load_baseline(path)
     if found is None:
         raise BaselineError(
-            f"{baseline_path(*about)}: is not there: this machine has no baseline of {name}; make one: tox run -e bench -- --perf-workload "
+            f"{path}: is not there: this machine has no baseline of {name}; make one: tox run -e bench -- --perf-workload "
             f"{workload.name} --perf-precision {precision}, then python -m perf promote"
         )
     return found
