@@ -23,7 +23,8 @@ from perf.app.side_by_side import What
 from perf.errors import MeasureError
 from perf.judge.duets import DuetResult
 from perf.measure.sides import Recipe, Side
-from perf.records.baselines import KEY, baseline_path, load_session, session_json, write_json
+from perf.records.baselines import KEY, Baseline, baseline_json, baseline_path, load_session, result_json
+from perf.records.documents import write_json
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
 from perf.records.wire import CaseSpec
@@ -35,6 +36,7 @@ from tests.report.test_duet import WORK, duet
 
 ROOT = Path(__file__).parents[1]
 PROVENANCE = {"date": "2026-11-23", "command": "pytest", "commit": "a" * 40, "dirty": False}
+PROMOTION = {"date": "2026-11-23", "reason": "", "commit": "a" * 40, "dirty": False, "replaces": ""}
 
 
 class Project:
@@ -70,12 +72,13 @@ class Project:
         return self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *self.arguments, *arguments)
 
     def write(self, session: Session, path: Path | None = None) -> Path:
-        """Write a session as a baseline file, by default this machine's."""
-        path = path or baseline_path(self.baselines, session.configuration, fingerprint())
-        write_json(
-            path,
-            {"benchmarks": [], "machine_info": session.fingerprint.hardware, KEY: session_json(session, PROVENANCE)},
-        )
+        """Write a session as this machine's baseline, or as a result."""
+        if path is None:
+            path = baseline_path(self.baselines, session.configuration, fingerprint())
+            part = baseline_json(Baseline(path=path, session=session, provenance=PROVENANCE, promotions=[PROMOTION]))
+        else:
+            part = result_json([session], PROVENANCE)
+        write_json(path, {"benchmarks": [], "machine_info": session.fingerprint.hardware, KEY: part})
         return path
 
 
@@ -169,9 +172,12 @@ def test_another_machines_baseline_is_refused(project: Project) -> None:
     found.assert_outcomes(skipped=3)
     found.stdout.fnmatch_lines(["SKIPPED *NOT_COMPARABLE: *cpu Other CPU -> *"])
     assert found.ret == pytest.ExitCode.TESTS_FAILED
-    project.write(foreign)  # even in this machine's own folder
-    found = project.run("--benchmark-compare", "-k", "test_rate", "--perf-require-baseline")
+    found = project.run(f"--benchmark-compare={path}", "-k", "test_rate", "--perf-require-baseline")
     found.assert_outcomes(failed=3)
+    project.write(foreign)
+    found = project.run("--benchmark-compare", "-k", "test_rate")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*pico-cpu-fp32.json: holds what belongs into other-cpu*"])
 
 
 @pytest.mark.parametrize(

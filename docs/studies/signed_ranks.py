@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
-from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, FloatArray
+from perf.judge.stats import CONFIDENCE, FAMILY_ERROR
 from perf.judge.verdicts import Verdict
 
 LOOKS = 4
@@ -36,31 +36,15 @@ def verdict(ended_s: Sequence[float], effects: Sequence[float], *, threshold: fl
 
 
 def _judge(effects: Sequence[float], threshold: float, share: float) -> Verdict:
-    low, high = np.expm1(_interval(effects, (1 - CONFIDENCE) * share))
-    significant_low, significant_high = _interval(effects, FAMILY_ERROR * share)
-    if -threshold < low and high < threshold:
+    shown, surely = (1 - CONFIDENCE) * share, FAMILY_ERROR * share
+    if _is_beyond(effects, -threshold, "greater", shown) and _is_beyond(effects, threshold, "less", shown):
         return Verdict.UNCHANGED
-    if significant_high < 0:
+    if _is_beyond(effects, 0.0, "less", surely):
         return Verdict.REGRESSED
-    return Verdict.IMPROVED if significant_low > 0 else Verdict.INCONCLUSIVE
+    return Verdict.IMPROVED if _is_beyond(effects, 0.0, "greater", surely) else Verdict.INCONCLUSIVE
 
 
-def _interval(values: Sequence[float], level: float) -> tuple[float, float]:
-    """Return the values that the signed-rank test does not reject at `level`: averages of two values each (Tukey 1949)."""
-    cumulated = np.cumsum(_rank_sums(len(values)))
-    rejected = int(np.searchsorted(cumulated, level / 2, side="right"))
-    if rejected == 0:
-        return -np.inf, np.inf
-    array = np.asarray(values, dtype=np.float64)
-    first, second = np.triu_indices(len(array))
-    averages = np.sort((array[first] + array[second]) / 2)
-    return float(averages[rejected - 1]), float(averages[-rejected])
-
-
-@functools.cache
-def _rank_sums(n: int) -> FloatArray:
-    """Return the probabilities of the sums 0 ... n (n + 1) / 2 of the ranks 1 ... n with a fair coin for each."""
-    found = np.ones(1)
-    for rank in range(1, n + 1):
-        found = (np.pad(found, (0, rank)) + np.pad(found, (rank, 0))) / 2
-    return found
+def _is_beyond(effects: Sequence[float], change: float, side: str, level: float) -> bool:
+    """Return whether the signed-rank test finds the effects on one side of a change, a fraction, at half of `level`."""
+    differences = np.asarray(effects) - np.log1p(change)
+    return bool(stats.wilcoxon(differences, alternative=side, method="exact").pvalue <= level / 2)

@@ -86,16 +86,16 @@ class Bench:
         self._problems: dict[str, str] = {}
 
     def _find_baseline(self) -> Baseline | None:
-        from perf.records.baselines import PORTABLE, load_baseline, load_portable, load_session
+        from perf.records.baselines import PORTABLE, baseline_path, load_baseline, load_result, load_session
         from perf.records.sessions import configuration
 
         here, folder = self._settings.here, self._settings.baselines
         for path in (folder / PORTABLE).glob("**/*.json"):
-            load_portable(path)
+            load_result(path)
         name = configuration(self.target.id, here.device, here.resolved(self._precision))
         if self._settings.compare:
             return load_session(self._settings.compare)
-        return load_baseline(folder, name, here.fingerprint)
+        return load_baseline(baseline_path(folder, name, here.fingerprint))
 
     def measure(self) -> Session:
         """Return what was measured, now or before.

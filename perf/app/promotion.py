@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,11 @@ from perf.records.baselines import (
     KEY,
     Baseline,
     Expected,
-    Portable,
     Promotion,
-    Provenance,
     baseline_json,
     baseline_path,
     load_baseline,
-    portable_json,
     portable_path,
-    read_portable,
     sessions_of,
 )
 from perf.records.documents import read_json, write_json
@@ -95,36 +92,28 @@ def _contents(
     """Return what a promotion writes, by file: all of it is made before anything is written."""
     files = {}
     for one in found:
-        session, provenance = one.session, one.provenance
-        about = session.configuration, session.fingerprint
-
-        def log(before: Baseline | Portable | None, provenance: Provenance = provenance) -> list[Promotion]:
-            entry: Promotion = {
-                "date": date,
-                "reason": reason,
-                "commit": provenance["commit"],
-                "dirty": provenance["dirty"],
-                "replaces": before.provenance["commit"] if before else "",
-            }
-            return [*(before.promotions if before else ()), entry]
-
-        machine, portable = baseline_path(directory, *about), portable_path(directory, *about)
-        if before := load_baseline(directory, *about):
-            _require_nothing_lost(machine, before.session.measurements, session)
+        session, made = one.session, one.provenance
         timed = [b for b in document["benchmarks"] if b.get("extra_info", {}).get("workload") == session.workload]
-        files[machine] = {**document, "benchmarks": timed, KEY: baseline_json(session, provenance, log(before))}
-        stored = read_portable(portable) if portable.exists() else None
-        expected = stored.expected(portable) if stored else {}
-        if not all(_is_expected(session, size, expected.get(size)) for size in session.measurements):
-            _require_nothing_lost(portable, expected, session)
-            files[portable] = portable_json(session, provenance, log(stored))
+        for portable, kept_at in ((False, baseline_path), (True, portable_path)):
+            path = kept_at(directory, session.configuration, session.fingerprint)
+            if before := load_baseline(path):
+                if portable and all(
+                    _is_expected(session, size, before.expected(size)) for size in session.measurements
+                ):
+                    continue
+                _require_nothing_lost(before, session)
+            old = before.provenance["commit"] if before else ""
+            entry = Promotion(date=date, reason=reason, commit=made["commit"], dirty=made["dirty"], replaces=old)
+            log = [*(before.promotions if before else ()), entry]
+            part = baseline_json(replace(one, promotions=log, portable=portable))
+            files[path] = {**document, "benchmarks": [] if portable else timed, KEY: part}
     return files
 
 
-def _require_nothing_lost(path: Path, sizes: Iterable[int], session: Session) -> None:
-    if lost := sorted(set(sizes) - set(session.measurements)):
+def _require_nothing_lost(before: Baseline, session: Session) -> None:
+    if lost := sorted(set(before.session.measurements) - set(session.measurements)):
         raise BaselineError(
-            f"{path}: also has {', '.join(map(str, lost))}, which this result lacks and promotion would lose; "
+            f"{before.path}: also has {', '.join(map(str, lost))}, which this result lacks and promotion would lose; "
             "measure all batch sizes, or delete that file first"
         )
 

@@ -180,17 +180,18 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline, facts: Here | None = Non
 
 
 def _promoted(asked: What) -> Baseline:
-    from perf.records.baselines import BASELINES_DIR, baseline_path, load_session
+    from perf.records.baselines import BASELINES_DIR, baseline_path, load_baseline
     from perf.records.sessions import configuration
 
     name = configuration(asked.target.id, asked.here.device, asked.here.resolved(asked.precision))
     path = baseline_path(shown(asked.root / BASELINES_DIR), name, asked.here.fingerprint)
-    if not path.exists():
+    found = load_baseline(path)
+    if found is None:
         raise BaselineError(
             f"{path}: is not there: this machine has no baseline of {name}; measure one: python -m pytest "
             f"{_tests(asked.target.id)} --perf-precision {asked.precision}, then {tool()} promote"
         )
-    return load_session(path)
+    return found
 
 
 def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:

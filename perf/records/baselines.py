@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -14,9 +14,9 @@ from msgspec import Meta
 from perf.errors import BaselineError
 from perf.records.counters import StepCounters
 from perf.records.documents import ADVICE, SCHEMA, as_json, decode, read_json
-from perf.records.fields import BatchSize, Count, Device, Figure, Precision, Reason, Text, Word, name_problem
+from perf.records.fields import Count, Figure, Reason, Text, Word, name_problem
 from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import Losses, Session, configuration, require_whole
+from perf.records.sessions import MeasuredRun, Session
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"
@@ -46,22 +46,14 @@ class Promotion(TypedDict):
     replaces: Word
 
 
-class _Stats(TypedDict):
-    """What pytest-benchmark shows in its table."""
-
-    min: Figure
-    max: Figure
-    mean: Figure
-    stddev: Figure
-    median: Figure
-    iqr: Figure
-    ops: Figure
-    outliers: Word
-    rounds: Count
-    iterations: Count
-    data: NotRequired[list[Figure]]
-
-
+_FIGURES = ("min", "max", "mean", "stddev", "median", "iqr", "ops")
+_Stats = msgspec.defstruct(
+    "_Stats",
+    [
+        *((name, Figure) for name in _FIGURES),
+        *(("outliers", Word), ("rounds", Count), ("iterations", Count), ("data", list[Figure], [])),
+    ],
+)
 # pytest-benchmark merges the statistics over what it knows of the test, which they must not replace.
 _OF_TEST = "name|fullname|group|params?|options|extra_info|path|source|cprofile|has_error"
 _Figures = dict[Annotated[str, Meta(pattern=rf"^(?!({_OF_TEST})\Z)")], Figure]
@@ -71,6 +63,8 @@ _Figures = dict[Annotated[str, Meta(pattern=rf"^(?!({_OF_TEST})\Z)")], Figure]
 # fields: `decode` does that, and `dataclasses.replace` and `asdict` work on everything.
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Benchmark:
+    """What pytest-benchmark shows in its table."""
+
     name: Text
     fullname: Text
     stats: dict[str, Any]
@@ -86,25 +80,28 @@ class _Benchmark:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """What a result or a machine's baseline holds under `KEY`."""
+    """What a file holds under `KEY`. A portable baseline has losses and counters of one run, and no times."""
 
-    kind: Literal["result", "baseline"]
+    kind: Literal["result", "baseline", "portable"]
     schema: int
     provenance: Provenance
     sessions: Annotated[tuple[Session, ...], Meta(min_length=1)]
     promotions: tuple[Promotion, ...] = ()
-    duets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    duets: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for session in self.sessions:
-            session.fingerprint.require_named()
         names = [session.configuration for session in self.sessions]
         if len(set(names)) < len(names):
             raise ValueError("sessions: has two of one workload")
-        if self.kind == "baseline" and (len(names) != 1 or not self.promotions):
+        if self.kind != "result" and (len(names) != 1 or not self.promotions):
             raise ValueError(
-                f"has {len(names)} sessions and {len(self.promotions)} promotions; a baseline has one, and some"
+                f"has {len(names)} sessions and {len(self.promotions)} promotions; one, and some, are needed"
             )
+        for session in self.sessions:
+            session.fingerprint.require_named()
+            runs = [run for measurement in session.measurements.values() for run in measurement.runs]
+            if any(bool(run.step_s) == (self.kind == "portable") for run in runs):
+                raise ValueError(f"{session.workload}: step_s: only a portable baseline has no times")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,55 +141,6 @@ class Expected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Work:
-    """What a portable baseline says of one batch size."""
-
-    micro_batch_size: BatchSize
-    losses: Losses
-    counters: StepCounters
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Portable:
-    """What a portable baseline holds: the work and losses of each batch size, and where they come from."""
-
-    kind: Literal["portable"]
-    schema: int
-    workload: str
-    device: Device
-    precision: Precision
-    seed: Count
-    python: Word
-    fingerprint: Fingerprint
-    sizes: Annotated[dict[BatchSize, _Work], Meta(min_length=1)]
-    provenance: Provenance
-    promotions: tuple[Promotion, ...]
-
-    def __post_init__(self) -> None:
-        if problem := name_problem(configuration(self.workload, self.device, self.precision)):
-            raise ValueError(problem)
-        self.fingerprint.require_named()
-        for size, work in self.sizes.items():
-            require_whole(size, work.micro_batch_size)
-
-    def expected(self, path: Path) -> dict[int, Expected]:
-        """Return what it says of each global batch size; `path` is its file."""
-        return {
-            size: Expected(
-                path=path,
-                portable=True,
-                micro_batch_size=work.micro_batch_size,
-                seed=self.seed,
-                counters=work.counters,
-                python=self.python,
-                losses=work.losses,
-                fingerprint=self.fingerprint,
-            )
-            for size, work in self.sizes.items()
-        }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
     """A session read back.
 
@@ -201,12 +149,14 @@ class Baseline:
         session: what was measured.
         provenance: when, by which command, at which commit, clean or dirty.
         promotions: how it became a baseline, the newest last; none for a mere result.
+        portable: whether it is meant for any machine.
     """
 
     path: Path
     session: Session
     provenance: Provenance
-    promotions: tuple[Promotion, ...] = ()
+    promotions: Sequence[Promotion] = ()
+    portable: bool = False
 
     @property
     def times_unfit(self) -> str:
@@ -229,7 +179,7 @@ class Baseline:
         run = measurement.runs[0]
         return Expected(
             path=self.path,
-            portable=False,
+            portable=self.portable,
             micro_batch_size=measurement.micro_batch_size,
             seed=self.session.seed,
             counters=run.counters,
@@ -264,51 +214,35 @@ def _file(configuration: str, suffix: str = "") -> Path:
 
 
 def result_json(
-    sessions: Sequence[Session], provenance: Provenance, duets: Mapping[str, dict[str, Any]] | None = None
+    sessions: Sequence[Session], provenance: Provenance, duets: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what a result file holds under `KEY`; `load_result` reads it back."""
-    part = _Part(kind="result", schema=SCHEMA, provenance=provenance, sessions=tuple(sessions), duets=dict(duets or {}))
-    return as_json(part)
+    """Return what a result file holds under `KEY`; `load_result` reads it back. Duets are by workload."""
+    part = _Part(kind="result", schema=SCHEMA, provenance=provenance, sessions=tuple(sessions))
+    return {**as_json(part), "duets": dict(duets or {})}
 
 
-def baseline_json(session: Session, provenance: Provenance, promotions: Sequence[Promotion]) -> dict[str, Any]:
-    """Return what a machine's baseline holds under `KEY`."""
+def baseline_json(baseline: Baseline) -> dict[str, Any]:
+    """Return what a baseline's file holds under `KEY`: of a portable one only losses and counters, of one run."""
+    session = baseline.session
+    if baseline.portable:
+        measurements = {
+            size: replace(m, runs=(MeasuredRun(losses=m.runs[0].losses, counters=m.runs[0].counters),))
+            for size, m in session.measurements.items()
+        }
+        session = replace(session, measurements=measurements, times_unfit="")
     return as_json(
         _Part(
-            kind="baseline",
+            kind="portable" if baseline.portable else "baseline",
             schema=SCHEMA,
-            provenance=provenance,
+            provenance=baseline.provenance,
             sessions=(session,),
-            promotions=tuple(promotions),
-        )
-    )
-
-
-def portable_json(session: Session, provenance: Provenance, promotions: Sequence[Promotion]) -> dict[str, Any]:
-    """Return the part of a session that holds on any machine as JSON data; `load_portable` reads it back."""
-    sizes = {
-        size: _Work(micro_batch_size=m.micro_batch_size, losses=m.runs[0].losses, counters=m.runs[0].counters)
-        for size, m in session.measurements.items()
-    }
-    return as_json(
-        Portable(
-            kind="portable",
-            schema=SCHEMA,
-            workload=session.workload,
-            device=session.device,
-            precision=session.precision,
-            seed=session.seed,
-            python=session.python,
-            fingerprint=session.fingerprint,
-            sizes=sizes,
-            provenance=provenance,
-            promotions=tuple(promotions),
+            promotions=tuple(baseline.promotions),
         )
     )
 
 
 def load_result(path: Path) -> list[Baseline]:
-    """Read a result or a machine's baseline: each workload's session.
+    """Read a result or a baseline: each workload's session.
 
     Raises:
         BaselineError: it is not there, damaged, not one of ours, or a baseline of something else than its path says.
@@ -325,11 +259,19 @@ def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
             "make one with: tox run -e bench"
         )
     part = decode(document, _Document, path, KEY).stepmark
-    if part.kind == "baseline":
-        session = part.sessions[0]
-        _require_place(path, baseline_path(Path(), session.configuration, session.fingerprint))
+    if part.kind != "result":
+        session, kept_at = part.sessions[0], portable_path if part.kind == "portable" else baseline_path
+        place = kept_at(Path(), session.configuration, session.fingerprint)
+        if path.absolute().parts[-len(place.parts) :] != place.parts:
+            raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
     return [
-        Baseline(path=path, session=session, provenance=part.provenance, promotions=part.promotions)
+        Baseline(
+            path=path,
+            session=session,
+            provenance=part.provenance,
+            promotions=part.promotions,
+            portable=part.kind == "portable",
+        )
         for session in part.sessions
     ]
 
@@ -337,45 +279,26 @@ def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
 def load_session(path: Path) -> Baseline:
     """Read a result or a machine's baseline that has one session; errors as for `load_result`."""
     found = load_result(path)
-    if len(found) > 1:
+    if len(found) > 1 or found[0].portable:
         names = ", ".join(one.session.configuration for one in found)
-        raise BaselineError(f"{path}: has sessions of {names}, and one is needed; name a file with one")
+        raise BaselineError(
+            f"{path}: has {names}{' without times' if found[0].portable else ''}, and the times of one workload are needed; name another file"
+        )
     return found[0]
 
 
-def load_baseline(directory: Path, configuration: str, here: Fingerprint) -> Baseline | None:
-    """Read this machine's baseline of a configuration; None where there is none.
+def load_baseline(path: Path) -> Baseline | None:
+    """Read the baseline that belongs at a path, portable or a machine's; None where there is none.
 
     Raises:
         BaselineError: as for `load_result`; or it was never promoted.
     """
-    path = baseline_path(directory, configuration, here)
     if not path.exists():
         return None
-    found = load_session(path)
+    (found, *_) = load_result(path)
     if not found.promotions:
-        raise BaselineError(
-            f"{path}: is a result, and a baseline is needed; move it away, then python -m perf promote --from it"
-        )
+        raise BaselineError(f"{path}: is a result, and a baseline is needed; move it away, then python -m perf promote")
     return found
-
-
-def load_portable(path: Path) -> dict[int, Expected]:
-    """Read what a portable baseline expects, by global batch size; errors as for `load_result`."""
-    return read_portable(path).expected(path)
-
-
-def read_portable(path: Path) -> Portable:
-    """Read a portable baseline as it is."""
-    found = decode(read_json(path), Portable, path)
-    about = configuration(found.workload, found.device, found.precision)
-    _require_place(path, portable_path(Path(), about, found.fingerprint))
-    return found
-
-
-def _require_place(path: Path, place: Path) -> None:
-    if path.absolute().parts[-len(place.parts) :] != place.parts:
-        raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
 
 
 def find_expected(session: Session, size: int, baseline: Baseline | None, directory: Path) -> Expected | None:
@@ -390,9 +313,8 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
     candidates: list[Expected | None] = []
     if baseline and baseline.session.configuration == session.configuration:
         candidates.append(baseline.expected(size))
-    path = portable_path(directory, session.configuration, session.fingerprint)
-    if path.exists():
-        candidates.append(load_portable(path).get(size))
+    if portable := load_baseline(portable_path(directory, session.configuration, session.fingerprint)):
+        candidates.append(portable.expected(size))
     fitting = [found for found in candidates if found and found.seed == session.seed]
     here = session.fingerprint.software["torch"]
     return next((found for found in fitting if found.fingerprint.software["torch"] == here), next(iter(fitting), None))

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,66 +81,56 @@ def as_json(record: object) -> dict[str, Any]:
     return msgspec.to_builtins(record, str_keys=True)  # type: ignore[no-any-return]  # a record is an object
 
 
-def decode(data: object, kind: type[T], path: Path, part: str = "") -> T:
-    """Return a part of a document as a record.
+def decode(document: Mapping[str, Any], kind: type[T], path: Path, key: str) -> T:
+    """Return a document as a record.
 
     Args:
-        data: the whole document.
-        kind: what the document is; fields it does not have are passed over outside of `part`.
+        document: what was read.
+        kind: the record; of fields that it does not have, those under `key` are refused.
         path: the file, for the message.
-        part: the key of the part that is ours; "" for all of it.
+        key: of the part that is ours.
 
     Raises:
         BaselineError: a field is missing, unknown or not what it should be, or of another version; the message names it.
     """
-    ours = data.get(part, data) if isinstance(data, dict) else data
-    version = ours.get("schema") if isinstance(ours, dict) else None
+    version = document[key].get("schema") if isinstance(document[key], dict) else None
     if type(version) is int and version != SCHEMA:
         raise BaselineError(f"{path}: has schema {version}, this version reads {SCHEMA}; measure and promote again")
     try:
-        found = msgspec.convert(data, kind, str_keys=True)
+        found = msgspec.convert(document, kind, str_keys=True)
     except ValueError as error:
         problem, _, where = str(error).rpartition(" - at ")
         where = where.replace("`", "").replace("$.", "") if problem else "the top"
         raise BaselineError(f"{path}: at {where}: {_short(problem or str(error))}; {ADVICE}") from None
-    kept = as_json(found)
-    if field := _unknown(ours, kept[part] if part else kept, (part,) if part else ()):
-        raise BaselineError(f"{path}: at {_place(field)}: is not known to this version; {ADVICE}")
+    # Of dataclasses, msgspec ignores unknown fields.
+    known = {where for where, _ in _values(as_json(found)[key])}
+    if unknown := next((where for where, _ in _values(document[key]) if where not in known), None):
+        raise BaselineError(f"{path}: at {_place((key, *unknown))}: is not known to this version; {ADVICE}")
     return found
-
-
-def _unknown(data: Any, kept: Any, where: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Return the place of the first field that a record does not have: msgspec ignores it, since ours are dataclasses."""
-    if isinstance(data, dict):
-        parts: Iterable[tuple[Any, Any]] = data.items()
-    elif isinstance(data, list) and data and isinstance(data[0], dict | list):
-        parts = enumerate(data)
-    else:
-        return ()
-    for key, value in parts:
-        if isinstance(key, str) and key not in kept:
-            return (*where, key)
-        if found := _unknown(value, kept[key], (*where, key)):
-            return found
-    return ()
 
 
 def _value_problem(document: Any) -> str:
     """Return where a parsed document holds what no field may hold, and what that is; or nothing."""
-    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
-    while waiting:
-        where, value = waiting.pop()
+    for where, value in _values(document):
         if isinstance(value, _Repeated):
             return f"at {_place(where)}: has the key {value.key[:100]!r} twice"
         if isinstance(value, float) and not math.isfinite(value):
             return f"at {_place(where)}: found {value}, and a number within 64 bits is needed"
         if isinstance(value, dict | list) and len(where) == _MOST_DEPTH:
             return f"at {_place(where)}: is nested more than {_MOST_DEPTH} levels deep"
+    return ""
+
+
+def _values(document: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield each value in a document with its place, the outer ones first."""
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
+    while waiting:
+        where, value = waiting.pop()
+        yield where, value
         if isinstance(value, dict):
             waiting += [((*where, key), part) for key, part in value.items()]
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             waiting += [((*where, index), part) for index, part in enumerate(value)]
-    return ""
 
 
 def _place(parts: Iterable[str | int]) -> str:

@@ -10,9 +10,9 @@ from msgspec import Meta
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 BatchSize = Annotated[int, Meta(ge=1, le=99_999_999)]
-Seconds = Annotated[float, Meta(ge=1e-9, le=1e6)]
-Loss = Annotated[float, Meta(ge=-1e9, le=1e9)]
-Scalar = Annotated[float, Meta(ge=-1e39, le=1e39)]
+Times = Annotated[tuple[Annotated[float, Meta(ge=1e-9, le=1e6)], ...], Meta(max_length=10**6)]
+Losses = Annotated[tuple[Annotated[float, Meta(ge=-1e9, le=1e9)], ...], Meta(min_length=4, max_length=10**6)]
+Scalars = Annotated[tuple[Annotated[float, Meta(ge=-1e39, le=1e39)], ...], Meta(max_length=10**6)]
 Figure = Annotated[float, Meta(ge=0, le=1e15)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 

@@ -9,26 +9,10 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
+from perf.records import fields
 from perf.records.counters import StepCounters
-from perf.records.fields import (
-    About,
-    BatchSize,
-    Count,
-    Device,
-    Fraction,
-    Loss,
-    Precision,
-    Scalar,
-    Seconds,
-    Sentence,
-    Text,
-    Word,
-    name_problem,
-)
 from perf.records.fingerprint import Fingerprint
 from perf.robust import deviation
-
-Losses = Annotated[tuple[Loss, ...], Meta(min_length=4, max_length=10**6)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,28 +20,27 @@ class MeasuredRun:
     """One fresh process that trained from step 0.
 
     Attributes:
-        step_s: seconds of each step, the first ones included.
-        warmup_steps: how many of them, at the front, are not used for times; see `find_warmup`.
         losses: of each step, nats.
-        lines: its log.
         counters: what one step does.
+        step_s: seconds of each step, the first ones included; none where only work and losses are kept.
+        warmup_steps: how many of them, at the front, are not used for times; see `find_warmup`.
+        lines: its log.
         scalars: what else a step returned, by name, of each step.
     """
 
-    step_s: Annotated[tuple[Seconds, ...], Meta(min_length=4, max_length=10**6)]
-    warmup_steps: Count
-    losses: Losses
-    lines: Annotated[tuple[Text, ...], Meta(max_length=10**6)]
+    losses: fields.Losses
     counters: StepCounters
-    scalars: Annotated[dict[Word, tuple[Scalar, ...]], Meta(max_length=1000)] = field(default_factory=dict)
+    step_s: fields.Times = ()
+    warmup_steps: fields.Count = 0
+    lines: Annotated[tuple[fields.Text, ...], Meta(max_length=10**6)] = ()
+    scalars: Annotated[dict[fields.Word, fields.Scalars], Meta(max_length=1000)] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        num_steps = len(self.step_s)
-        found = {"losses": len(self.losses), **{name: len(values) for name, values in self.scalars.items()}}
-        if wrong := [f"{number} {name}" for name, number in found.items() if number != num_steps]:
-            raise ValueError(f"{num_steps} times and {wrong[0]} do not fit together")
-        if self.warmup_steps >= num_steps:
-            raise ValueError(f"{num_steps} times and {self.warmup_steps} steps of warm-up do not fit together")
+        found = {**self.scalars, "times": self.step_s or self.losses}
+        if wrong := [f"{len(values)} {name}" for name, values in found.items() if len(values) != len(self.losses)]:
+            raise ValueError(f"{len(self.losses)} losses and {wrong[0]} do not fit together")
+        if self.warmup_steps >= len(self.losses):
+            raise ValueError(f"{len(self.losses)} losses and {self.warmup_steps} steps of warm-up do not fit together")
 
     @property
     def timed_step_s(self) -> tuple[float, ...]:
@@ -74,12 +57,13 @@ class Measurement:
         runs: in the order they were made; run ``i`` was interleaved with run ``i`` of the other batch sizes.
     """
 
-    global_batch_size: BatchSize
-    micro_batch_size: BatchSize
+    global_batch_size: fields.BatchSize
+    micro_batch_size: fields.BatchSize
     runs: Annotated[tuple[MeasuredRun, ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
-        require_whole(self.global_batch_size, self.micro_batch_size)
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size: {self.micro_batch_size} does not divide {self.global_batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,27 +84,27 @@ class Session:
     """
 
     workload: str
-    device: Device
-    precision: Precision
-    seed: Count
+    device: fields.Device
+    precision: fields.Precision
+    seed: fields.Count
     fingerprint: Fingerprint
-    python: Word
-    measurements: Annotated[dict[BatchSize, Measurement], Meta(min_length=1)]
-    failures: dict[BatchSize, Text]
-    sample: Word = "samples"
-    about: Annotated[dict[Word, About], Meta(max_length=1000)] = field(default_factory=dict)
-    threshold: Fraction | None = None
-    times_unfit: Sentence = ""
+    python: fields.Word
+    measurements: Annotated[dict[fields.BatchSize, Measurement], Meta(min_length=1)]
+    failures: dict[fields.BatchSize, fields.Text]
+    sample: fields.Word = "samples"
+    about: Annotated[dict[fields.Word, fields.About], Meta(max_length=1000)] = field(default_factory=dict)
+    threshold: fields.Fraction | None = None
+    times_unfit: fields.Sentence = ""
 
     def __post_init__(self) -> None:
-        if problem := name_problem(self.configuration):
+        if problem := fields.name_problem(self.configuration):
             raise ValueError(problem)
-        for size, measurement in self.measurements.items():
-            if measurement.global_batch_size != size:
-                raise ValueError(f"measurements: found global_batch_size {measurement.global_batch_size} under {size}")
-        if len({len(m.runs) for m in self.measurements.values()}) > 1:
+        measurements = self.measurements.values()
+        if (found := [m.global_batch_size for m in measurements]) != list(self.measurements):
+            raise ValueError(f"measurements: found global_batch_size {found} under {list(self.measurements)}")
+        if len({len(m.runs) for m in measurements}) > 1:
             raise ValueError("has more runs of one batch size than of another")
-        if len({len(run.step_s) for m in self.measurements.values() for run in m.runs}) > 1:
+        if len({len(run.losses) for m in measurements for run in m.runs}) > 1:
             raise ValueError("has more steps of one run than of another")
 
     @property
@@ -132,12 +116,6 @@ class Session:
 def configuration(workload: str, device: str, precision: str) -> str:
     """Return what a workload, device type and precision are called together; `baseline_path` makes a file of it."""
     return f"{workload}-{device}-{precision}"
-
-
-def require_whole(global_batch_size: int, micro_batch_size: int) -> None:
-    """Raise ValueError where micro-batches do not make up a batch."""
-    if global_batch_size % micro_batch_size:
-        raise ValueError(f"micro_batch_size: {micro_batch_size} does not divide {global_batch_size}")
 
 
 def find_warmup(step_s: Sequence[float]) -> int:

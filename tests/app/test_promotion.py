@@ -18,7 +18,7 @@ from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates, judge_scaling
 from perf.measure.sides import parse_recipe
-from perf.records.baselines import KEY, baseline_path, find_expected, load_portable, load_session
+from perf.records.baselines import KEY, baseline_path, find_expected, load_baseline, load_session
 from perf.records.documents import write_json
 from perf.records.fingerprint import Fingerprint
 from perf.records.published import PublishedRun
@@ -59,7 +59,7 @@ def test_a_noisy_session_is_promoted_with_its_times_marked_unfit(tmp_path: Path)
     machine, portable = promoted(tmp_path, noisy())
     baseline = load_session(machine)
     assert "could hide behind them" in baseline.times_unfit
-    assert "times_unfit" not in portable.read_text()
+    assert not load_baseline(portable).session.times_unfit
     for judge in (judge_rates, judge_scaling):
         found = judge(quiet(), baseline, threshold=0.05)[512]
         assert (found.verdict, found.holds) == (Verdict.NO_BASELINE, None)
@@ -191,7 +191,7 @@ def test_a_session_of_some_batch_sizes_becomes_a_first_baseline(tmp_path: Path) 
     machine, portable = promoted(tmp_path, quiet())
     machine.unlink()
     assert promoted(tmp_path, only(quiet(), 512)) == [machine]
-    assert set(load_portable(portable)) == {512, 1024, 2048}
+    assert set(load_baseline(portable).session.measurements) == {512, 1024, 2048}
     machine.unlink()
     other = slowed(only(quiet(), 512), 512)
     with pytest.raises(BaselineError, match=r"portable.*also has 1024, 2048"):

@@ -23,7 +23,6 @@ from perf.records.baselines import (
     baseline_path,
     find_expected,
     load_baseline,
-    load_portable,
     load_result,
     load_session,
     portable_path,
@@ -161,7 +160,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         (
             ("measurements", "512", "runs", 0, "warmup_steps"),
             20,
-            "20 times and 20 steps of warm-up do not fit together",
+            "20 losses and 20 steps of warm-up do not fit together",
         ),
         (
             ("measurements", "512", "runs", 0, "warmup_steps"),
@@ -171,10 +170,10 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         (
             ("measurements", "512", "runs", 0, "losses"),
             [1.0, 2.0, 3.0, 4.0],
-            "20 times and 4 losses do not fit together",
+            "4 losses and 20 times do not fit together",
         ),
-        (("measurements", "512", "runs", 0, "step_s"), [0.1] * 21, "21 times and 20 losses do not fit together"),
-        (("measurements", "512", "runs", 0, "scalars"), {"norm": [0.1]}, "20 times and 1 norm do not fit together"),
+        (("measurements", "512", "runs", 0, "step_s"), [0.1] * 21, "20 losses and 21 times do not fit together"),
+        (("measurements", "512", "runs", 0, "scalars"), {"norm": [0.1]}, "20 losses and 1 norm do not fit together"),
         (
             ("measurements", "512", "runs", 0, "scalars"),
             {"norm": [1e40] * 20},
@@ -198,7 +197,11 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         (("measurements", "512", "runs", 0, "counters"), {"ops": {"a": 1}}, "missing required field `flops`"),
         (("measurements", "512", "micro_batch_size"), 10**18, "micro_batch_size: Expected `int` <= 99999999"),
         (("measurements", "512", "micro_batch_size"), 500, "500 does not divide 512"),
-        (("measurements", "512", "global_batch_size"), 1024, "found global_batch_size 1024 under 512"),
+        (
+            ("measurements", "512", "global_batch_size"),
+            1024,
+            "found global_batch_size [1024, 1024, 2048] under [512, 1024, 2048]",
+        ),
         (("measurements", "1" + "0" * 30), {}, "at key in stepmark.sessions[0].measurements"),
         (("measurements", "512\n"), {}, "at key in stepmark.sessions[0].measurements"),
         (("measurements",), {}, "at stepmark.sessions[0].measurements"),
@@ -213,7 +216,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         (("times_unfit",), "a\nb", "at stepmark.sessions[0].times_unfit"),
         (("..", "schema"), 1.0, "at stepmark.schema: Expected `int`, got `float`"),
         (("..", "kind"), "duet", "at stepmark.kind: Invalid enum value 'duet'"),
-        (("..", "kind"), "baseline", "has 1 sessions and 0 promotions"),
+        (("..", "kind"), "baseline", "has 1 sessions and 0 promotions; one, and some, are needed"),
         (("..", "sessions"), [], "at stepmark.sessions: Expected `array` of length >= 1"),
         (("..", "provenance", "commit"), "a\nb", "at stepmark.provenance.commit"),
         (("..", "provenance", "date"), "\x1b[2J", "at stepmark.provenance.date"),
@@ -341,10 +344,12 @@ def test_a_promoted_result_is_the_machines_baseline(tmp_path: Path) -> None:
     assert machine == baseline_path(tmp_path / "baselines", "pico-cpu-fp32", HERE)
     assert portable == portable_path(tmp_path / "baselines", "pico-cpu-fp32", HERE)
     assert load_session(machine).session == quiet()
-    expected = load_portable(portable)
-    assert set(expected) == {512, 1024, 2048}
-    assert expected[512].counters == COUNTERS
-    assert expected[512].losses == LOSSES
+    found = load_baseline(portable)
+    assert found is not None
+    assert set(found.session.measurements) == {512, 1024, 2048}
+    expected = found.expected(512)
+    assert (expected.portable, expected.counters, expected.losses) == (True, COUNTERS, LOSSES)
+    assert "step_s" not in json.dumps(json.loads(portable.read_text())).replace('"step_s": []', "")
     storage = FileStorage(str(tmp_path / "baselines"), logger=None)
     [(_, document)] = storage.load(str(machine))
     assert document[KEY]["sessions"][0]["workload"] == "pico"
@@ -372,7 +377,7 @@ def test_the_portable_baseline_changes_only_with_the_work(tmp_path: Path) -> Non
     runs = tuple(dataclasses.replace(r, counters=dataclasses.replace(COUNTERS, flops=1)) for r in m[512].runs)
     other = dataclasses.replace(quiet(), measurements={**m, 512: dataclasses.replace(m[512], runs=runs)})
     assert promoted(tmp_path, other)[1] == portable
-    assert load_portable(portable)[512].counters.flops == 1
+    assert load_baseline(portable).expected(512).counters.flops == 1
 
 
 def test_a_damaged_baseline_stops_a_promotion_before_it_begins(tmp_path: Path) -> None:
@@ -452,7 +457,7 @@ def moved(path: Path, name: str, **changes: Any) -> Path:
     place = path.parents[1] / name
     place.parent.mkdir(parents=True, exist_ok=True)
     content = json.loads(path.read_text())
-    (content[KEY]["sessions"][0] if KEY in content else content).update(changes)
+    content[KEY]["sessions"][0].update(changes)
     return written(place, content)
 
 
@@ -463,7 +468,7 @@ def test_a_baseline_is_of_what_its_path_says(tmp_path: Path) -> None:
         for path in (machine, portable):
             edited = moved(path, f"{path.parent.name}/{path.name}", **changes)
             with pytest.raises(BaselineError, match=r": holds what belongs into "):
-                load_result(edited) if path == machine else load_portable(edited)
+                load_result(edited)
         machine.unlink()
         portable.unlink()
         machine, portable = promoted(tmp_path, quiet())
@@ -472,18 +477,18 @@ def test_a_baseline_is_of_what_its_path_says(tmp_path: Path) -> None:
             load_session(moved(machine, name))
     for name in ("portable/nano-cpu-fp32-torch-2.13.0.json", "portable/pico-cpu-fp32-torch-2.14.0.json", "pico.json"):
         with pytest.raises(BaselineError, match=r"holds what belongs into portable/pico-cpu-fp32-torch-2\.13\.0"):
-            load_portable(moved(portable, name))
+            load_result(moved(portable, name))
     assert load_session(written(tmp_path / "copy.json", result())).session == quiet()
 
 
 def test_a_result_in_the_place_of_a_baseline_is_refused(tmp_path: Path) -> None:
     """Only promotion checks what a baseline needs, and logs it; a session that is not there is None."""
-    assert load_baseline(tmp_path, "pico-cpu-fp32", HERE) is None
     path = baseline_path(tmp_path, "pico-cpu-fp32", HERE)
+    assert load_baseline(path) is None
     path.parent.mkdir()
     written(path, result())
     with pytest.raises(BaselineError, match="is a result, and a baseline is needed"):
-        load_baseline(tmp_path, "pico-cpu-fp32", HERE)
+        load_baseline(path)
 
 
 def test_the_published_run_is_there_with_its_failure() -> None:
@@ -523,4 +528,6 @@ def test_every_stored_baseline_can_be_read() -> None:
     paths = list((ROOT / "baselines").rglob("*.json"))
     assert any(path.name.startswith("pico-cpu-fp32-torch-") for path in paths)
     for path in paths:
-        assert load_portable(path) if "portable" in path.parts else load_session(path).promotions
+        found = load_baseline(path)
+        assert found is not None
+        assert found.portable == ("portable" in path.parts)
