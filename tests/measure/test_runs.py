@@ -72,7 +72,7 @@ class Recorder:
     events: ClassVar[list[tuple[str, int]]] = []
 
     def __init__(self, stack: ExitStack, spec: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-        self.size = spec["global_batch_size"]
+        self.size, self.steps = spec["global_batch_size"], (spec["slice_steps"], spec["num_steps"])
         stack.callback(self.events.append, ("end", self.size))
         self.events.append(("start", self.size))
 
@@ -86,8 +86,8 @@ class Recorder:
         self.events.append((event, self.size))
         return {
             "event": event,
-            "step_s": [0.1, 0.1],
-            "losses": [1.0] * 8,
+            "step_s": [0.1] * self.steps[0],
+            "losses": [1.0] * self.steps[1],
             "lines": [],
             "counters": dataclasses.asdict(COUNTERS),
             "device": "cpu",
