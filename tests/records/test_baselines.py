@@ -175,6 +175,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
             "4 losses and 20 times do not fit together",
         ),
         (("measurements", "512", "runs", 0, "step_s"), [0.1] * 21, "20 losses and 21 times do not fit together"),
+        (("measurements", "512", "runs", 0, "step_s"), [], "pico: step_s: only a portable baseline has no times"),
         (("measurements", "512", "runs", 0, "scalars"), {"norm": [0.1]}, "20 losses and 1 norm do not fit together"),
         (
             ("measurements", "512", "runs", 0, "scalars"),
