@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-import msgspec
 from msgspec import Meta
 
 from perf.errors import BaselineError
 from perf.records.counters import StepCounters
-from perf.records.documents import ADVICE, SCHEMA, as_json, decode, read_json
-from perf.records.fields import Count, Figure, Reason, Text, Word, name_problem
+from perf.records.documents import ADVICE, SCHEMA, Benchmark, as_json, decode, read_json
+from perf.records.fields import Reason, Text, Word, name_problem
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import MeasuredRun, Session
 
@@ -46,38 +45,8 @@ class Promotion(TypedDict):
     replaces: Word
 
 
-_FIGURES = ("min", "max", "mean", "stddev", "median", "iqr", "ops")
-_Stats = msgspec.defstruct(
-    "_Stats",
-    [
-        *((name, Figure) for name in _FIGURES),
-        *(("outliers", Word), ("rounds", Count), ("iterations", Count), ("data", list[Figure], [])),
-    ],
-)
-# pytest-benchmark merges the statistics over what it knows of the test, which they must not replace.
-_OF_TEST = "name|fullname|group|params?|options|extra_info|path|source|cprofile|has_error"
-_Figures = dict[Annotated[str, Meta(pattern=rf"^(?!({_OF_TEST})\Z)")], Figure]
-
-
 # All records are dataclasses like the others of this project, and not msgspec's structs, which alone can refuse unknown
 # fields: `decode` does that, and `dataclasses.replace` and `asdict` work on everything.
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Benchmark:
-    """What pytest-benchmark shows in its table."""
-
-    name: Text
-    fullname: Text
-    stats: dict[str, Any]
-    extra_info: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        try:
-            msgspec.convert(self.stats, _Stats)
-            msgspec.convert({k: v for k, v in self.stats.items() if k not in ("outliers", "data")}, _Figures)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"stats: {str(error).replace('$.', '')}") from None
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
     """What a file holds under `KEY`. A portable baseline has losses and counters of one run, and no times."""
@@ -107,7 +76,7 @@ class _Part:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Document:
     machine_info: dict[str, Any]
-    benchmarks: list[_Benchmark]
+    benchmarks: list[Benchmark]
     stepmark: _Part
 
     def __post_init__(self) -> None:
@@ -122,12 +91,8 @@ class Expected:
     Attributes:
         path: the file.
         portable: whether it is meant for any machine; its losses then are never exact.
-        micro_batch_size: samples per forward pass.
-        seed: of weights, data and dropout.
-        counters: what a step did.
-        python: the version its Python calls belong to.
-        losses: of each step, nats.
-        fingerprint: where they come from.
+        micro_batch_size, seed, python, fingerprint: how it was measured, as in `Session`.
+        losses, counters: of each step, nats; of one step.
     """
 
     path: Path

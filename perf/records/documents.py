@@ -7,13 +7,15 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from perf.errors import BaselineError
+from perf.records.fields import Count, Figure, Text, Word
 
 SCHEMA = 2
 
@@ -29,11 +31,40 @@ _MOST_DIGITS = 19
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Repeated:
-    """Stands for an object that has a key twice."""
+class _Repeated(str):
+    """Stands for an object that has this key twice."""
 
-    key: str
+    __slots__ = ()
+
+
+_FIGURES = ("min", "max", "mean", "stddev", "median", "iqr", "ops")
+_Stats = msgspec.defstruct(
+    "_Stats",
+    [
+        *((name, Figure) for name in _FIGURES),
+        *(("outliers", Word), ("rounds", Count), ("iterations", Count), ("data", list[Figure], [])),
+    ],
+)
+# pytest-benchmark merges the statistics over what it knows of the test, which they must not replace.
+_OF_TEST = "name|fullname|group|params?|options|extra_info|path|source|cprofile|has_error"
+_Figures = dict[Annotated[str, Meta(pattern=rf"^(?!({_OF_TEST})\Z)")], Figure]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Benchmark:
+    """What pytest-benchmark reads of a stored benchmark, and shows in its table."""
+
+    name: Text
+    fullname: Text
+    stats: dict[str, Any]
+    extra_info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            msgspec.convert(self.stats, _Stats)
+            msgspec.convert({k: v for k, v in self.stats.items() if k not in ("outliers", "data")}, _Figures)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"stats: {str(error).replace('$.', '')}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -98,7 +129,7 @@ def decode(document: Mapping[str, Any], kind: type[T], path: Path, key: str) -> 
         raise BaselineError(f"{path}: has schema {version}, this version reads {SCHEMA}; measure and promote again")
     try:
         found = msgspec.convert(document, kind, str_keys=True)
-    except ValueError as error:
+    except (msgspec.ValidationError, ValueError) as error:  # the first is one of the second since msgspec 0.21
         problem, _, where = str(error).rpartition(" - at ")
         where = where.replace("`", "").replace("$.", "") if problem else "the top"
         raise BaselineError(f"{path}: at {where}: {_short(problem or str(error))}; {ADVICE}") from None
@@ -113,7 +144,7 @@ def _value_problem(document: Any) -> str:
     """Return where a parsed document holds what no field may hold, and what that is; or nothing."""
     for where, value in _values(document):
         if isinstance(value, _Repeated):
-            return f"at {_place(where)}: has the key {value.key[:100]!r} twice"
+            return f"at {_place(where)}: has the key {value[:100]!r} twice"
         if isinstance(value, float) and not math.isfinite(value):
             return f"at {_place(where)}: found {value}, and a number within 64 bits is needed"
         if isinstance(value, dict | list) and len(where) == _MOST_DEPTH:

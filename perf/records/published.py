@@ -48,7 +48,7 @@ def load_published(directory: Path) -> list[PublishedRun]:
         try:
             # What is empty is not there; numbers are text in a table.
             runs += [msgspec.convert({k: v for k, v in row.items() if v}, PublishedRun, strict=False) for row in rows]
-        except (TypeError, ValueError, csv.Error) as error:
+        except (msgspec.ValidationError, TypeError, ValueError, csv.Error) as error:
             raise BaselineError(
                 f"{path}: line {rows.reader.line_num} cannot be read ({error}); restore it (git checkout -- {path})"
             ) from None

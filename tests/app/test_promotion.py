@@ -16,6 +16,7 @@ from perf.app.promotion import promote, refusal
 from perf.app.side_by_side import baseline_recipe
 from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError
+from perf.judge.fitness import with_fitness
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates, judge_scaling
 from perf.measure.sides import parse_recipe
 from perf.records.baselines import KEY, baseline_path, find_expected, load_baseline, load_session
@@ -71,6 +72,12 @@ def test_a_noisy_session_is_promoted_with_its_times_marked_unfit(tmp_path: Path)
     assert judge_losses(quiet(), 512, expected).holds is True
     assert judge_counters(quiet(), 512, expected).holds is True
     assert judge_counters(slowed(quiet(), 512), 512, expected).holds is False
+
+
+def test_a_single_run_has_no_spread_to_be_unfit_by() -> None:
+    """It cannot become a baseline anyway, and its result is kept."""
+    assert with_fitness(quiet(num_runs=1)) == quiet(num_runs=1)
+    assert with_fitness(with_fitness(noisy())).times_unfit
 
 
 def test_the_mark_is_of_the_latest_promotion(tmp_path: Path) -> None:

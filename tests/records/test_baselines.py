@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from perf.records.baselines import (
 from perf.records.documents import write_json
 from perf.records.fingerprint import Fingerprint
 from perf.records.published import load_published
-from perf.records.sessions import Session
+from perf.records.sessions import Session, configuration
 from tests.judge.noise import COUNTERS, HERE, LOSSES
 from tests.judge.test_verdicts import as_baseline, quiet
 
@@ -173,6 +175,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
             "4 losses and 20 times do not fit together",
         ),
         (("measurements", "512", "runs", 0, "step_s"), [0.1] * 21, "20 losses and 21 times do not fit together"),
+        (("measurements", "512", "runs", 0, "step_s"), [], "pico: step_s: only a portable baseline has no times"),
         (("measurements", "512", "runs", 0, "scalars"), {"norm": [0.1]}, "20 losses and 1 norm do not fit together"),
         (
             ("measurements", "512", "runs", 0, "scalars"),
@@ -388,6 +391,85 @@ def test_a_damaged_baseline_stops_a_promotion_before_it_begins(tmp_path: Path) -
     with pytest.raises(BaselineError, match="not whole JSON"):
         promoted(tmp_path, quiet(0.1, 0.1, 0.1))
     assert machine.read_bytes() == before
+
+
+def test_two_workloads_of_one_name_have_baselines_of_their_own(tmp_path: Path) -> None:
+    """A result of several workloads is promoted file by file; none takes another's place, and each has its benchmarks."""
+    ids = ["pico", "a.py:pico", "b/a.py:pico", "b.a:pico"]
+    sessions = [dataclasses.replace(quiet(0.01 * i), workload=name) for i, name in enumerate(ids)]
+    content = result(*sessions)
+    stats = dict.fromkeys(("min", "max", "mean", "stddev", "median", "iqr", "ops"), 0.1)
+    stats |= {"outliers": "2;1", "rounds": 6, "iterations": 1}
+    content["benchmarks"] = [
+        {"name": name, "fullname": name, "stats": stats, "extra_info": {"workload": name}} for name in [*ids, "other"]
+    ]
+    path = written(tmp_path / "result.json", content)
+    assert [found.session for found in load_result(path)] == sessions
+    with pytest.raises(BaselineError, match=r"has pico-cpu-fp32, a\.py:pico-cpu-fp32, .* one workload are needed"):
+        load_session(path)
+    files = promote(path, tmp_path / "baselines", reason="", date="2026-11-24")
+    assert len(set(files)) == len(files) == 8
+    for session in sessions:
+        machine = baseline_path(tmp_path / "baselines", session.configuration, HERE)
+        assert load_session(machine).session == session
+        assert [b["name"] for b in json.loads(machine.read_text())["benchmarks"]] == [session.workload]
+        expected = find_expected(session, 512, None, tmp_path / "baselines")
+        assert expected is not None
+        assert expected.path == portable_path(tmp_path / "baselines", session.configuration, HERE)
+    assert machine == tmp_path / "baselines" / HERE.slug / "b.a" / "pico-cpu-fp32.json"
+    with pytest.raises(ValueError, match="has two of one workload"):
+        result(quiet(), quiet(0.1))
+
+
+def test_nothing_is_promoted_if_one_workload_cannot_be(tmp_path: Path) -> None:
+    """The reason names the workload."""
+    path = written(
+        tmp_path / "result.json", result(quiet(), dataclasses.replace(quiet(num_runs=2), workload="a.py:net"))
+    )
+    with pytest.raises(BaselineError, match=r"result\.json: a\.py:net: has 2 runs at 512"):
+        promote(path, tmp_path / "baselines", reason="", date="2026-11-24")
+    assert not (tmp_path / "baselines").exists()
+
+
+@pytest.mark.parametrize(
+    "workload",
+    ["../x:net", "/a.py:net", "a/../b.py:net", "a/./b:net", "a//b:net", "..:net", "a b.py:net", "a:b/c", ":net", "a.py:",
+     "a\\b.py:net", "\u00e4.py:net", "a.py:net\n", "x" * 201 + ":net", "a.py:" + "n" * 56, "a:b:c"],
+)  # fmt: skip
+def test_a_workload_whose_id_is_no_place_is_refused(tmp_path: Path, workload: str) -> None:
+    """Before it is measured, where its baseline is looked for; and as a part of a session."""
+    for path in (baseline_path, portable_path):
+        with pytest.raises(BaselineError, match=r"^workload '.*rename it$"):
+            path(tmp_path, configuration(workload, "cpu", "fp32"), HERE)
+    with pytest.raises(ValueError, match="rename it"):
+        dataclasses.replace(quiet(), workload=workload)
+
+
+def test_what_a_workload_says_of_itself_is_kept_and_may_be_absent(tmp_path: Path) -> None:
+    """Scalars, facts, the name of a sample and the threshold; a file without them has the defaults."""
+    m = quiet().measurements
+    norms = {"norm": tuple(float(step) for step in range(20))}
+    runs = tuple(dataclasses.replace(run, scalars=norms) for run in m[512].runs)
+    rich = dataclasses.replace(
+        quiet(), measurements={**m, 512: dataclasses.replace(m[512], runs=runs)}, sample="tokens", threshold=0.02,
+        about={"layers": [2, 4.5], "bias": False, "rate": 0.1, "depth": 3, "data": "synthetic", "cap": None},
+    )  # fmt: skip
+    content = result(rich)
+    assert load_session(written(tmp_path / "result.json", content)).session == rich
+    [stored] = content[KEY]["sessions"]
+    for name in ("sample", "about", "threshold", "times_unfit"):
+        del stored[name]
+    for measurement in stored["measurements"].values():
+        for run in measurement["runs"]:
+            del run["scalars"]
+    assert load_session(written(tmp_path / "result.json", content)).session == quiet()
+
+
+def test_reading_and_promoting_need_neither_torch_nor_scipy() -> None:
+    """They start in a fraction of a second, also where torch is broken."""
+    modules = "perf.app.promotion, perf.records.baselines, perf.records.published"
+    code = f"import sys, {modules}; print([name for name in ('torch', 'scipy') if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "[]"
 
 
 def unfit() -> list[tuple[Session, str]]:

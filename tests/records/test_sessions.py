@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from perf.records.sessions import find_warmup
+from perf.robust import deviation
 
 STEADY = [0.100, 0.102, 0.099, 0.101, 0.098, 0.103, 0.100, 0.099, 0.101, 0.100, 0.102, 0.098]
 
@@ -39,3 +41,11 @@ def test_noise_alone_is_seldom_taken_for_warmup() -> None:
     rng = np.random.default_rng(0)
     runs = np.exp(rng.normal(scale=0.03, size=(500, 20)))
     assert sum(find_warmup(run) > 0 for run in runs.tolist()) < 50
+
+
+def test_the_deviation_is_scipys() -> None:
+    """The median absolute deviation on the scale of a normal distribution, along the last axis."""
+    values = np.random.default_rng(0).normal(size=(3, 7))
+    expected = stats.median_abs_deviation(values, axis=-1, scale="normal")
+    assert deviation(values) == pytest.approx(expected, rel=1e-5)
+    assert deviation(values[0]) == pytest.approx(expected[0], rel=1e-5)
