@@ -162,7 +162,9 @@ def _workloads(arguments: argparse.Namespace) -> int:
     targets, problems = list_workloads(arguments.files)
     for target in targets:
         sizes = ", ".join(map(str, target.workload.global_batch_sizes))
-        print(printable(f"{target.id} ({shown(target.origin) if target.origin else 'built in'}), batch sizes {sizes}"))
+        print(
+            printable(f"{target.id} ({shown(target.origin) if ':' in target.id else 'built in'}), batch sizes {sizes}")
+        )
         if target.workload.why:
             print(printable(f"    {target.workload.why}"))
     if problems:

@@ -96,9 +96,9 @@ class Measuring:
             for mark in node.own_markers:
                 if mark.name == "perf" and "threshold" in mark.kwargs:
                     return parsed("perf(threshold=...)", mark.kwargs["threshold"], fraction)
-            if isinstance(node, WorkloadNode) and node.target.threshold:
-                return node.target.threshold
-        return target_of(item).threshold or parsed(name, self._config.getini(name), fraction)
+            if isinstance(node, WorkloadNode) and node.target.workload.threshold:
+                return node.target.workload.threshold
+        return target_of(item).workload.threshold or parsed(name, self._config.getini(name), fraction)
 
     def compare_in_table(self, compare_fail: Any) -> None:
         """Let pytest-benchmark compare with the baselines that it can compare with, and say what then counts."""

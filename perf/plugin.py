@@ -17,8 +17,8 @@ from perf.seam import PRECISIONS, Workload
 if TYPE_CHECKING:
     from perf.app.bench import Bench
     from perf.app.machine import Here
-    from perf.app.workloads import Target
     from perf.claims import Judge
+    from perf.finding import Found
     from perf.measuring import Measuring
     from perf.records.sessions import Measurement, Session
 
@@ -50,7 +50,7 @@ class State:
     seen: bool = False
     measuring: Measuring | None = None
     here: Here | None = None
-    chosen: Target | None = None
+    chosen: Found | None = None
     problem: str = ""
 
 
@@ -162,14 +162,14 @@ def known_here(config: pytest.Config) -> Here:
     return state.here
 
 
-def _chosen(config: pytest.Config) -> Target:
+def _chosen(config: pytest.Config) -> Found:
     state = config.stash[STATE]
     if state.chosen is None:
-        from perf.app.workloads import resolve
+        from perf.finding import find
 
         name = config.getoption("perf_workload")
         try:
-            state.chosen = resolve(name or known_here(config).default_workload, config.rootpath)
+            state.chosen = find(name or known_here(config).default_workload, config.rootpath)
         except UsageError as error:
             raise pytest.UsageError(f"--perf-workload: {error}") from None
     return state.chosen
@@ -178,7 +178,7 @@ def _chosen(config: pytest.Config) -> Target:
 class WorkloadNode(pytest.Class):
     """A workload in a module, collected as a class of `perf.claims.Claims`."""
 
-    target: Target
+    target: Found
 
     def _getobj(self) -> type:
         from perf.claims import Claims
@@ -197,7 +197,7 @@ def pytest_pycollect_makeitem(
     """Collect each workload in the module that defines it."""
     if type(obj) is not Workload or not isinstance(collector, pytest.Module):
         return None
-    from perf.app.workloads import workloads_in
+    from perf.finding import workloads_in
 
     target = workloads_in(collector.obj, collector.config.rootpath).get(name)
     if target is None:
@@ -207,7 +207,7 @@ def pytest_pycollect_makeitem(
     return node
 
 
-def target_of(node: pytest.Item) -> Target:
+def target_of(node: pytest.Item) -> Found:
     """Return the workload that a test is about."""
     own = node.getparent(WorkloadNode)
     return own.target if own else _chosen(node.config)

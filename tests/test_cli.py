@@ -411,7 +411,7 @@ def test_workloads_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("pic", "'pic': is not built in (did you mean pico?)"),
         ("bench_net.py:nett", "bench_net.py has no workload nett (did you mean net?)"),
         ("bench_net.py:os", "has no workload os (there are net)"),
-        ("nonesuch.py:net", "nonesuch.py: is no file here or in "),
+        ("nonesuch.py:net", "workload file nonesuch.py: is not in "),
         ("no.such:net", "no.such: cannot be imported: ModuleNotFoundError"),
     ],
 )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from perf.app.promotion import promote
 from perf.app.side_by_side import What
 from perf.judge.duets import DuetResult
 from perf.measure.sides import Recipe
-from perf.records.baselines import load_session
-from perf.records.sessions import Session
+from perf.records.baselines import load_result, load_session
 from tests.judge.test_verdicts import quiet
 from tests.report.test_duet import duet
 from tests.test_edge import Project, here
@@ -87,6 +87,7 @@ def test_only_what_is_selected_is_measured_and_once(
 
 def test_names_in_reports_are_those_of_a_class(project: Project) -> None:
     """In -v and in the JUnit file, whatever a project calls its own tests; both workloads are in the summary."""
+    project.is_named_by_side = True
     found = project.run("bench_net.py", "-v", "--junitxml=junit.xml", "-o", "python_functions=check_*")
     found.assert_outcomes(passed=3, skipped=12)
     found.stdout.fnmatch_lines(["bench_net.py::net::test_losses[[]512] SKIPPED*", "*stepmark: *", "*stepmark: *"])
@@ -136,7 +137,7 @@ def test_a_workload_by_its_id(project: Project) -> None:
     for name, near in (
         ("pic", "did you mean pico?"),
         ("bench_net.py:nett", "did you mean net?"),
-        ("bench_x.py:net", "no file"),
+        ("bench_x.py:net", "is not in"),
     ):
         found = project.run("test_it.py", f"--perf-workload={name}")
         assert found.ret == pytest.ExitCode.USAGE_ERROR
@@ -181,7 +182,8 @@ def test_a_gate_on_times_that_are_unfit_says_what_counts(project: Project) -> No
     path = project.write(named, project.pytester.path / "before.json")
     document = json.loads(path.read_text())
     promotion = {"date": "2026-11-24", "reason": "", "commit": "a" * 40, "dirty": False, "replaces": ""}
-    document["stepmark"]["promotions"] = [{**promotion, "times_unfit": "too noisy"}]
+    document["stepmark"]["promotions"] = [promotion]
+    document["stepmark"]["sessions"][0]["times_unfit"] = "too noisy"
     path.write_text(json.dumps(document))
     project.give = lambda: named
     found = project.run("bench_net.py::net", f"--benchmark-compare={path}", "--benchmark-compare-fail=min:5%")
@@ -235,9 +237,21 @@ def test_a_project_without_workloads_is_left_alone(project: Project) -> None:
 
 
 def test_a_session_of_two_workloads_is_written_down(project: Project) -> None:
-    """Each has its lines in the summary; the result holds one session so far."""
+    """Each has its lines in the summary, its session in the result, and its benchmarks, which promotion keeps apart."""
+    project.is_named_by_side = True
     project.give = lambda: here(quiet(seed=1))
     project.run("bench_net.py")
     text = Path(project.pytester.path / "runs" / "summary.md").read_text()
     assert text.count("| batch size |") == 2
-    assert isinstance(load_session(project.pytester.path / "runs" / "bench.json").session, Session)
+    found = load_result(project.pytester.path / "runs" / "bench.json")
+    assert [one.session.workload for one in found] == ["bench_net.py:net", "bench_net.py:wide"]
+    written = promote(project.pytester.path / "runs" / "bench.json", project.baselines, reason="", date="2026-11-24")
+    places = [str(path.relative_to(project.baselines)).partition("/")[2] for path in written]
+    assert places == [
+        "bench_net.py/net-cpu-fp32.json",
+        "bench_net.py/net-cpu-fp32-torch-2.13.0.json",
+        "bench_net.py/wide-cpu-fp32.json",
+        "bench_net.py/wide-cpu-fp32-torch-2.13.0.json",
+    ]
+    timed = json.loads(written[2].read_text())["benchmarks"]
+    assert [benchmark["extra_info"]["workload"] for benchmark in timed] == ["bench_net.py:wide"]

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "scipy", "numpy", "jsonschema", "tqdm"}
+HEAVY = {"torch", "scipy", "numpy", "tqdm"}
 CALL = "import sys; from perf.cli import main\ntry:\n    main({!r})\nexcept SystemExit:\n    pass"
 LOG = "Step=1, Loss=9.0, Rate=8.00 samples/sec, GlobalRate=8.00 samples/sec"
-UNTIL = pytest.mark.xfail(reason="reporting and promotion still import what they need for other things")
 
 
 def imported(code: str, cwd: Path) -> set[str]:
@@ -38,7 +37,6 @@ def test_what_only_prints_imports_nothing_heavy(arguments: list[str], tmp_path: 
     assert imported(CALL.format(arguments), tmp_path) == set()
 
 
-@UNTIL
 @pytest.mark.parametrize("arguments", [["import-log", "run.log"], ["promote"]])
 def test_what_reads_files_needs_no_torch(arguments: list[str], tmp_path: Path) -> None:
     """A log and a result are text."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from perf.app.machine import Here
 from perf.app.side_by_side import What, baseline_recipe, compared
-from perf.app.workloads import Target
 from perf.errors import BaselineError, MeasureError, UsageError
+from perf.finding import Found
 from perf.project import shown
 from perf.signals import stopped_by_signals
 
@@ -76,9 +76,9 @@ class Bench:
         BaselineError: its baseline, or a portable one, is damaged.
     """
 
-    def __init__(self, target: Target, sizes: Sequence[int], settings: Settings, duet_threshold: float) -> None:
+    def __init__(self, target: Found, sizes: Sequence[int], settings: Settings, duet_threshold: float) -> None:
         self.target, self.sizes, self._settings, self._duet_threshold = target, sizes, settings, duet_threshold
-        self._precision = target.precision(settings.precision, settings.here.device)
+        self._precision = settings.precision or target.workload.precision
         self.baseline = self._find_baseline()
         self.session: Session | None = None
         self.duet: DuetResult | None = None

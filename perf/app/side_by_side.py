@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perf.app.machine import Here, here
-from perf.app.workloads import Target, resolve
 from perf.errors import BaselineError, MeasureError, UsageError
+from perf.finding import Found, find
 from perf.project import find_root, shown, tool
 from perf.signals import EXIT_STOPPED, stopped_by_signals
 
@@ -46,7 +46,7 @@ class What:
 
     root: Path
     here: Here
-    target: Target
+    target: Found
     sizes: Sequence[int]
     precision: str
     budget_s: float
@@ -68,13 +68,13 @@ def what(
         UsageError: there is no such workload.
     """
     root, facts = find_root(), here(os.environ)
-    target = resolve(workload or facts.default_workload, root)
+    target = find(workload or facts.default_workload, root)
     return What(
         root=root,
         here=facts,
         target=target,
         sizes=sorted(set(global_batch_sizes or target.workload.global_batch_sizes)),
-        precision=target.precision(precision, facts.device),
+        precision=precision or target.workload.precision,
         budget_s=budget_s,
         mode=mode,
         environ=os.environ,
@@ -139,7 +139,7 @@ def require_file(path: Path | None) -> None:
         raise UsageError(f"--json {path}: {above} is a file, and a folder is needed; name another place")
 
 
-def keep(path: Path | None, result: DuetResult, target: Target, report: str) -> None:
+def keep(path: Path | None, result: DuetResult, target: Found, report: str) -> None:
     """Write the raw values where they were asked for, and print the report, whichever of the two fails."""
     from perf.records.documents import write_json
 

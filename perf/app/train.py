@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from perf.app.workloads import near
 from perf.errors import UsageError
+from perf.finding import near
 from perf.project import find_root, shown
 from perf.train.workloads import BERT_CONFIGS, BertConfig, default_workload
 

@@ -23,6 +23,7 @@ import torch
 import torch._dynamo  # making an optimizer imports it, which takes two seconds: once, before the forks
 
 from perf.errors import PerfError
+from perf.finding import Found, in_one_line
 from perf.records.wire import (
     REQUESTS,
     VERSION,
@@ -37,7 +38,7 @@ from perf.records.wire import (
 )
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step, python_and_numpy
-from perf.runner.load import Loaded, described, load, make_case
+from perf.runner.load import load, make_case
 from perf.runner.machine import fingerprint
 from perf.runner.slices import Slices
 from perf.seam import phases_heard
@@ -83,7 +84,7 @@ def main() -> None:
         say("ended", exit_code=status)
 
 
-def _serve(line: bytes, loaded: Loaded | None, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
+def _serve(line: bytes, loaded: Found | None, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
     """Do one request in this fresh process, and end it."""
     code = 0
     try:
@@ -101,7 +102,7 @@ def _serve(line: bytes, loaded: Loaded | None, num_threads: int, requests: Binar
         say("failed", reason=str(error))
     except BaseException as error:
         sys.excepthook(*sys.exc_info())
-        say("failed", reason=described(error))
+        say("failed", reason=in_one_line(error))
         code = 1
     sys.stderr.flush()
     os._exit(code)  # nothing of the parent's is to be closed or flushed twice
@@ -119,7 +120,7 @@ def shuffled_memory(rng: random.Random) -> list[bytearray]:
     return blocks[::2]
 
 
-def _describe(loaded: Loaded | None) -> Described:
+def _describe(loaded: Found | None) -> Described:
     device = resolve_device("auto")
     facts = None
     if loaded is not None:
@@ -142,7 +143,7 @@ def _describe(loaded: Loaded | None) -> Described:
     )
 
 
-def _run(request: Request, loaded: Loaded, requests: BinaryIO, say: Say) -> None:
+def _run(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:
     """Build a step and warm it up, then make as many steps as each line says, until the line 0."""
     case = make_case(loaded.workload, request.case)
     device = torch.device(case.device)
@@ -170,7 +171,7 @@ def _run(request: Request, loaded: Loaded, requests: BinaryIO, say: Say) -> None
     Slices(next_slice, stepping, device).run(case.global_batch_size)
 
 
-def _count(request: Request, loaded: Loaded, requests: BinaryIO, say: Say) -> None:
+def _count(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:
     case = make_case(loaded.workload, request.case)
     device = torch.device(case.device)
     facts = {"device": device.type, "precision": case.precision, "micro_batch_size": case.micro_batch_size}
@@ -183,7 +184,7 @@ def _count(request: Request, loaded: Loaded, requests: BinaryIO, say: Say) -> No
     say("counted", counted)
 
 
-def _attribute(request: Request, loaded: Loaded, requests: BinaryIO, say: Say) -> None:
+def _attribute(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:
     case = make_case(loaded.workload, request.case)
     step = loaded.workload(case)
     stepping = Stepping(step, world=World())

@@ -55,7 +55,7 @@ def project(root: Path, version: int, files: str = "bench_net.py model.py perf.p
 def test_a_built_in_workload_needs_no_project(tmp_path: Path) -> None:
     """Its id is its name."""
     assert loaded("pico", tmp_path).endswith("perf/train/workloads.py pico None")
-    assert "refused: workload 'pica': is none of pico, nano" in loaded("pica", tmp_path)
+    assert "refused: workload 'pica': is not built in (did you mean pico?)" in loaded("pica", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["bench_net.py:net", "bench_net:net"])
@@ -104,9 +104,9 @@ def test_a_side_never_runs_the_candidate_s_package(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("nowhere.py:net", "there is no file"),
-        ("bench_net.py:nothing", "has no workload nothing (it has net)"),
-        ("model.py:VERSION", "has no workload VERSION (it has none)"),
+        ("nowhere.py:net", "is not in"),
+        ("bench_net.py:nothing", "has no workload nothing (there are net)"),
+        ("model.py:VERSION", "has no workload VERSION (there are none)"),
         ("nowhere:net", "cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
         ("broken.py:net", "cannot be imported: ZeroDivisionError: division by zero ("),
         ("exits.py:net", "cannot be imported: SystemExit: 3"),
@@ -118,7 +118,8 @@ def test_what_cannot_be_found_is_one_line(tmp_path: Path, name: str, problem: st
     (root / "broken.py").write_text("x = 1\ny = x / 0\n")
     (root / "exits.py").write_text("raise SystemExit(3)\n")
     found = loaded(name, root)
-    assert found.startswith(f"refused: workload {name.partition(':')[0]}")
+    assert found.startswith("refused: ")
+    assert name.partition(":")[0] in found
     assert problem in found
     assert len(found.splitlines()) == 1
     if name == "broken.py:net":

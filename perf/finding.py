@@ -1,0 +1,149 @@
+"""Finds the workload that an id names: a built-in one, or one in a file or a module of a project."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+import perf.train.workloads
+from perf.errors import UsageError
+from perf.printable import printable
+from perf.seam import Workload
+from perf.train.workloads import WORKLOADS
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """A workload under the id that commands and files know it by.
+
+    Attributes:
+        id: "pico" for a built-in one, "bench_net.py:net" for one in a file, "package.module:net" for one in a module.
+        workload: as its module defines it.
+        origin: the file that defines it.
+    """
+
+    id: str
+    workload: Workload
+    origin: Path
+
+
+def find(name: str, root: Path, fallback: Path | None = None) -> Found:
+    """Return the workload of an id.
+
+    Args:
+        name: the id; a file's path is relative to `root`, or to the current folder.
+        root: the project's folder; what the module imports comes from here or from its ``src``.
+        fallback: another folder, whose file is used where `root` has none.
+
+    Raises:
+        UsageError: there is none of that name, or its module cannot be imported.
+    """
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        if name in WORKLOADS:
+            return Found(id=name, workload=WORKLOADS[name], origin=Path(perf.train.workloads.__file__))
+        raise UsageError(
+            f"workload {name!r}: is not built in{near(name, WORKLOADS)}; your own: FILE.py:NAME or MODULE:NAME"
+        )
+    for folder in (root / "src", root):
+        _put_first(folder)
+    if place.endswith(".py"):
+        file = _file(place, root, fallback)
+        module = import_file(file, file.parent if fallback is None else (root / place).parent)
+    else:
+        module = _imported(place, lambda: importlib.import_module(place))
+    found = workloads_in(module, root)
+    if attribute not in found:
+        raise UsageError(
+            f"workload {name!r}: {module.__file__} has no workload {attribute}{near(attribute, found)}; "
+            "decorate a function with @perf.workload(global_batch_sizes=...)"
+        )
+    known = found[attribute]
+    return (
+        known
+        if place.endswith(".py") and fallback is None
+        else Found(id=name, workload=known.workload, origin=known.origin)
+    )
+
+
+def workloads_in(module: ModuleType, root: Path) -> dict[str, Found]:
+    """Return the workloads that a module defines, by attribute; imported ones belong to the module they come from."""
+    found: dict[str, Found] = {}
+    origin = Path(module.__file__ or "").resolve()
+    place = (origin.relative_to(root) if root in origin.parents else origin).as_posix()
+    for name, value in vars(module).items():
+        if type(value) is not Workload or any(value is known.workload for known in found.values()):
+            continue
+        home = sys.modules.get(value.build.__module__, module)
+        if home is module or not any(value is other for other in vars(home).values()):
+            found[name] = Found(id=f"{place}:{name}", workload=value, origin=origin)
+    return found
+
+
+def import_file(file: Path, folder: Path) -> ModuleType:
+    """Import a file; what it imports comes from `folder` first.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
+    _put_first(folder)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    loader = spec.loader
+    _imported(str(file), lambda: loader.exec_module(module))
+    return module
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return which known names a wrong one is close to, or all of them, as the end of a sentence."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=2)
+    return f" (did you mean {' or '.join(close)}?)" if close else f" (there are {', '.join(known) or 'none'})"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error of a user's code: what, and the last place in his files."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return printable(f"{type(error).__name__}: {error}{where}")
+
+
+def _file(place: str, root: Path, fallback: Path | None) -> Path:
+    places = [root / place] if fallback is None else [root / place, fallback / place]
+    # A path from the current folder is for whoever types it; a side knows its root only.
+    path = next((path for path in places if path.is_file()), Path(place) if fallback is None else places[0])
+    if not path.is_file():
+        raise UsageError(f"workload file {place}: is not in {root}; name a Python file that has a workload")
+    return path.resolve()
+
+
+def _imported(place: str, load: Callable[[], T]) -> T:
+    try:
+        return load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit: a script that runs when it is imported
+        raise UsageError(f"{place}: cannot be imported: {in_one_line(error)}") from error
+
+
+def _put_first(folder: Path) -> None:
+    if folder.is_dir() and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _is_library(filename: str) -> bool:
+    parts = Path(filename).parts
+    return "site-packages" in parts or filename.startswith("<") or Path(__file__).parent in Path(filename).parents
