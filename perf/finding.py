@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -145,5 +146,9 @@ def _put_first(folder: Path) -> None:
 
 
 def _is_library(filename: str) -> bool:
-    parts = Path(filename).parts
-    return "site-packages" in parts or filename.startswith("<") or Path(__file__).parent in Path(filename).parents
+    libraries = {Path(__file__).parent, Path(sysconfig.get_path("stdlib"))}
+    return (
+        "site-packages" in Path(filename).parts
+        or filename.startswith("<")
+        or bool(libraries & {*Path(filename).parents})
+    )

@@ -224,5 +224,8 @@ def test_a_runner_without_its_workload_is_one_error() -> None:
     """What could not be imported, and where."""
     with ExitStack() as stack:
         runner = Runner(stack, side("tests.nowhere:net"))
-        with pytest.raises(MeasureError, match=r"workload tests\.nowhere:net: cannot be imported: ModuleNotFoundError"):
+        with pytest.raises(
+            MeasureError,
+            match=r"^tests\.nowhere: cannot be imported: ModuleNotFoundError: No module named 'tests.nowhere'$",
+        ):
             runner.ready()
