@@ -108,20 +108,18 @@ def _import_log(arguments: argparse.Namespace) -> int:
 
 def _promote(arguments: argparse.Namespace) -> int:
     from perf.app.promotion import promote
-    from perf.records.baselines import BASELINES_DIR, LATEST_RESULT, load_session
+    from perf.records.baselines import BASELINES_DIR, LATEST_RESULT, load_result
     from perf.report.bench import promotion_note
 
     root = shown(find_root())
     result = arguments.from_ or root / LATEST_RESULT
-    if not (root / BASELINES_DIR).is_dir():
-        raise BaselineError(f"{find_root()}: has no folder {BASELINES_DIR}; make it, or run this in the project")
     if len(arguments.reason) > MOST_REASON:
         raise UsageError(f"--reason: has {len(arguments.reason):,} characters, and at most {MOST_REASON:,} are kept")
     if not result.exists():
         raise BaselineError(f"{result}: is not there; measure first with pytest, or name a result: --from")
     date = datetime.now(UTC).isoformat(timespec="seconds")
     written = promote(result, root / BASELINES_DIR, reason=arguments.reason, date=date)
-    print(promotion_note(load_session(result), written))
+    print(promotion_note(load_result(result), written))
     return EXIT_DONE
 
 

@@ -110,20 +110,25 @@ def result_note(result: Path, refusal: str) -> str:
     return f"result: {result}; to make it this machine's baseline: python -m perf promote --reason TEXT"
 
 
-def promotion_note(result: Baseline, written: Sequence[Path]) -> str:
-    """Return which files a promotion wrote, and what cannot be done with them."""
-    provenance = result.provenance
-    lines = [f"{result.path}, measured {provenance['date']} at commit {provenance['commit'][:12]}, is now"]
-    lines += [f"  {path}" for path in written]
-    if unfit := result.session.times_unfit:
-        lines.append(f"Times unfit: {unfit}. Rates will be NO_BASELINE; work and losses are compared.")
-    if problem := result.rerun_problem:
+def promotion_note(results: Sequence[Baseline], written: Sequence[Path]) -> str:
+    """Return which files the promotion of a result wrote, and what cannot be done with them.
+
+    Args:
+        results: each workload's session; of one file.
+        written: the files.
+    """
+    first = results[0]
+    made = f"{first.path}, measured {first.provenance['date']} at commit {first.provenance['commit'][:12]}"
+    lines = [f"{made}, is now", *(f"  {path}" for path in written)]
+    unfit = [one for one in results if one.session.times_unfit]
+    lines += [f"{o.session.workload}: times unfit: {o.session.times_unfit}. Rates will be NO_BASELINE." for o in unfit]
+    if problem := first.rerun_problem:
         lines.append(
             f"It {problem}, so it cannot be run again: --perf-duet and baseline: will refuse it. To use them, commit, "
             "measure and promote again."
         )
     elif unfit:
-        lines.append("Compare times side by side: --perf-duet.")
+        lines.append("Work and losses are compared; compare times side by side: --perf-duet.")
     return "\n".join([*lines, "Review the change and commit it."])
 
 

@@ -110,7 +110,7 @@ def test_a_night_works_from_a_noisy_baseline(
     path.unlink()
     written(Path("noisy.json"), result(here(noisy())))
     assert main(["promote", "--from", "noisy.json", "--reason", "first"]) == EXIT_DONE
-    assert "Times unfit: the rates at " in capsys.readouterr().out
+    assert "times unfit: the rates at " in capsys.readouterr().out
     found = project.run("--benchmark-compare", "--perf-duet")
     found.assert_outcomes(passed=13, failed=2)
     assert len(side_by_side) == 1
