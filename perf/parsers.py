@@ -171,7 +171,7 @@ def _add_duet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     duet.add_argument("--baseline", nargs="+", required=True, metavar="SPEC", help="what to compare with")
     duet.add_argument("--candidate", nargs="+", required=True, metavar="SPEC", help="what to judge")
     duet.add_argument(
-        "--threshold", type=fraction, default=0.02, metavar="T", help="smallest change that matters (default: 2%%)"
+        "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
     )
     _add_common(duet, budget=120)
 

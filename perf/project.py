@@ -23,4 +23,4 @@ def shown(path: Path) -> Path:
 
 def tool() -> str:
     """Return how this process's user calls the command line."""
-    return "stepmark" if Path(sys.argv[0]).stem == "stepmark" else "python -m perf"
+    return "python -m perf" if Path(sys.argv[0]).parts[-2:] == ("perf", "__main__.py") else "stepmark"

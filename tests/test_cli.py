@@ -68,7 +68,7 @@ def test_the_reference_failure_and_the_ways_out(capsys: pytest.CaptureFixture[st
     captured = capsys.readouterr()
     assert captured.out == ""
     error = only_line(captured.err)
-    assert error.startswith("python -m perf train: error: Initial global step 4 already exceeds max step 4. ")
+    assert error.startswith("stepmark train: error: Initial global step 4 already exceeds max step 4. ")
     for part in ("here/step-00000004", "global_batch_size 16 (now 8)", "--model-dir", "--max-steps", "--fresh"):
         assert part in error
     assert main(["train", *SMALL, "--global-batch-size", "8"]) == EXIT_DONE
@@ -89,7 +89,7 @@ def test_a_finished_run_started_again_says_so_in_two_lines(capsys: pytest.Captur
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
-        "python -m perf train: error: nothing to do at global batch size 8: runs/pico/gbs-8/step-00000004 has all 4 steps.",
+        "stepmark train: error: nothing to do at global batch size 8: runs/pico/gbs-8/step-00000004 has all 4 steps.",
         "To go on, give a higher --max-steps; to start over, give --fresh.",
     ]
 

@@ -117,7 +117,7 @@ def test_silent_green_2_a_comparison_without_a_file(project: Project) -> None:
     project.give = lambda: here(quiet())
     found = project.run("--benchmark-compare", "-k", "test_rate")
     found.assert_outcomes(skipped=3)
-    found.stdout.fnmatch_lines(["*512*NO_BASELINE*", "SKIPPED *NO_BASELINE: *make one: python -m perf promote*"])
+    found.stdout.fnmatch_lines(["*512*NO_BASELINE*", "SKIPPED *NO_BASELINE: *make one: stepmark promote*"])
     assert found.ret == 0
 
 

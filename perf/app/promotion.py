@@ -125,5 +125,5 @@ def _is_expected(session: Session, size: int, expected: Expected | None) -> bool
         return False
     if counter_differences(expected.counters, run.counters, python_calls=expected.python == session.python):
         return False
-    problem, _ = loss_differences(run.losses, expected, session.fingerprint)
-    return not problem and len(run.losses) <= len(expected.losses)
+    problem, _ = loss_differences(run.curves, expected, session.fingerprint)
+    return not problem and len(run.losses) <= len(expected.curves["loss"])

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE = 1, 3, 4
 
+THRESHOLD = 0.02
+"""The smallest change that matters side by side, where neither the command nor the workload says."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class What:
@@ -82,7 +85,7 @@ def what(
 
 
 def duet(
-    asked: What, *, baseline: Sequence[str], candidate: Sequence[str], threshold: float, json: Path | None = None
+    asked: What, *, baseline: Sequence[str], candidate: Sequence[str], threshold: float | None, json: Path | None = None
 ) -> int:
     """Compare two sides, say what differs, and return the exit code: 0 fine, 1 REGRESSED, 4 INCONCLUSIVE.
 
@@ -90,7 +93,7 @@ def duet(
         asked: what both train.
         baseline: the parts of its SPEC.
         candidate: the parts of its SPEC.
-        threshold: the smallest change that matters, a fraction.
+        threshold: the smallest change that matters, a fraction; None for the workload's own, or 2 %.
         json: where to keep the raw values.
 
     Raises:
@@ -111,7 +114,7 @@ def duet(
         baseline_recipe(recipe, promoted, asked.here) if promoted and recipe.is_baseline else recipe
         for recipe in recipes
     )
-    result = compared((first, second), asked, threshold=threshold)
+    result = compared((first, second), asked, threshold=threshold or asked.target.workload.threshold or THRESHOLD)
     keep(json, result, asked.target, f"{duet_report(result)}\n\n{headline(result)}")
     if promoted and is_upgrade and not result.problem:
         print(_how_to_promote(second, promoted))

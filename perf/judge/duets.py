@@ -122,17 +122,21 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:
     """Return how the losses of two sides differ by more than rounding, or nothing."""
-    baseline, candidate = work
-    steps = min(len(baseline.losses), len(candidate.losses))
     tolerance = max(LOSS_TOLERANCE.get(side.facts.get("precision", ""), max(LOSS_TOLERANCE.values())) for side in work)
-    equal = np.abs(np.subtract(candidate.losses[:steps], baseline.losses[:steps])) <= tolerance
-    if equal.all():
-        return ""
-    step = int(np.argmin(equal))
-    return (
-        f"the loss of step {step + 1} is {baseline.losses[step]:.5f} on the baseline side and "
-        f"{candidate.losses[step]:.5f} on the candidate side (rounding explains {tolerance:g}): not the same training"
-    )
+    baseline, candidate = ({"loss": side.losses, **side.scalars} for side in work)
+    for name in [name for name in baseline if name in candidate]:
+        steps = min(len(baseline[name]), len(candidate[name]))
+        curves = [np.asarray(side[name][:steps], dtype=np.float64) for side in (baseline, candidate)]
+        scale = 1.0 if name == "loss" else np.maximum(1.0, np.abs(curves[0]))  # other scalars have any size
+        rounding = tolerance * scale * np.ones(steps)
+        equal = np.abs(curves[1] - curves[0]) <= rounding
+        if not equal.all():
+            step = int(np.argmin(equal))
+            return (
+                f"the {name} of step {step + 1} is {curves[0][step]:.5f} on the baseline side and "
+                f"{curves[1][step]:.5f} on the candidate side (rounding explains {rounding[step]:g}): not the same training"
+            )
+    return ""
 
 
 def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:

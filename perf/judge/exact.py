@@ -38,27 +38,41 @@ def count_differences(baseline: Counts, candidate: Counts, *, python_calls: bool
     return [f"{change:+,} {name}" for name, change in changes.items() if change]
 
 
-def loss_differences(losses: Sequence[float], expected: Expected, here: Fingerprint | None) -> tuple[str, str]:
-    """Return the first problem with a loss curve ("" for none), and how it was compared.
+def loss_differences(
+    curves: Mapping[str, Sequence[float]], expected: Expected, here: Fingerprint | None
+) -> tuple[str, str]:
+    """Return the first problem with what the steps returned ("" for none), and how their losses were compared.
 
     With the same machine and software (`here`; None if that does not apply) the curves must be equal to the last digit.
     Otherwise rounding differs, and the mean difference over all steps must lie within `STANDARD_ERRORS` standard errors of
-    the mean that other draws of the batches would give, in either direction.
+    the mean that other draws of the batches would give, in either direction. Curves that one side lacks are a problem.
     """
-    steps = min(len(losses), len(expected.losses))
-    found, stored = np.asarray(losses[:steps]), np.asarray(expected.losses[:steps])
+    if odd := sorted(curves.keys() ^ expected.curves.keys()):
+        return (
+            f"the steps return {', '.join(curves)}, and {', '.join(expected.curves)} in {expected.path}: {odd[0]} is new or gone",
+            "",
+        )
+    exact = not expected.portable and here == expected.fingerprint
+    found = [_compared(name, curves[name], expected, exact=exact) for name in curves]
+    return next((one for one in found if one[0]), found[0])
+
+
+def _compared(name: str, curve: Sequence[float], expected: Expected, *, exact: bool) -> tuple[str, str]:
+    known = expected.curves[name]
+    steps = min(len(curve), len(known))
+    found, stored = np.asarray(curve[:steps]), np.asarray(known[:steps])
     source = f"{expected.path} in {steps} steps"
-    if not expected.portable and here == expected.fingerprint:
+    if exact:
         if (found == stored).all():
             return "", f"equal to the last digit to {source}"
         step = int(np.argmax(found != stored))
         return (
-            f"Step={step + 1}: the loss is {losses[step]!r}, and {expected.losses[step]!r} in {expected.path}, from the same "
+            f"Step={step + 1}: the {name} is {curve[step]!r}, and {known[step]!r} in {expected.path}, from the same "
             "machine and software: the arithmetic changed"
         ), ""
-    tolerance = STANDARD_ERRORS * batch_noise(expected.losses) / np.sqrt(steps)
+    tolerance = STANDARD_ERRORS * batch_noise(known) / np.sqrt(steps)
     difference = float((found - stored).mean())
-    how = f"mean difference {difference:+.2g} nats (tolerance {tolerance:.2g}) from {source}"
+    how = f"mean difference {difference:+.2g} (tolerance {tolerance:.2g}) from {source}"
     if abs(difference) <= tolerance:
         return "", how
-    return f"the losses are {'higher' if difference > 0 else 'lower'} than the stored ones: {how}", how
+    return f"the {name} is {'higher' if difference > 0 else 'lower'} than the stored one: {how}", how

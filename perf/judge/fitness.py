@@ -26,7 +26,7 @@ def session_refusal(session: Session) -> str:
             return f"has {len(runs)} runs at {size}, and {LEAST_RUNS} are needed; measure again with --perf-runs 6"
         if any(counter_differences(runs[0].counters, run.counters) for run in runs):
             return f"the runs at {size} do not do the same work in a step; measure again"
-        if any(run.losses != runs[0].losses for run in runs):
+        if any(run.curves != runs[0].curves for run in runs):
             return f"the runs at {size} do not have the same losses; measure again"
     return ""
 

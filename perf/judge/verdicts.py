@@ -193,15 +193,16 @@ def judge_losses(session: Session, size: int, expected: Expected | None) -> Judg
     """Return whether all runs have the same losses, and those of the stored curve."""
     runs = session.measurements[size].runs
     for number, run in enumerate(runs[1:], start=2):
-        if run.losses != runs[0].losses:
-            step = next(i for i, (a, b) in enumerate(zip(run.losses, runs[0].losses, strict=True), 1) if a != b)
-            losses = f"the loss is {runs[0].losses[step - 1]!r} in run 1 and {run.losses[step - 1]!r} in run {number}"
-            reason = f"runs differ from step {step} on: {losses}; this training is not repeatable"
-            return Judgement(claim="losses", holds=False, reason=reason)
+        for name, first in runs[0].curves.items():
+            if (curve := run.curves.get(name, ())) != first:
+                step = next((i for i, (a, b) in enumerate(zip(curve, first, strict=False), 1) if a != b), 1)
+                values = f"the {name} is {first[step - 1]!r} in run 1 and {[*curve, None][step - 1]!r} in run {number}"
+                reason = f"runs differ from step {step} on: {values}; this training is not repeatable"
+                return Judgement(claim="losses", holds=False, reason=reason)
     if expected is None:
         return _nothing_stored("losses", session)
     same_cut = expected.micro_batch_size == session.measurements[size].micro_batch_size
-    problem, how = loss_differences(runs[0].losses, expected, session.fingerprint if same_cut else None)
+    problem, how = loss_differences(runs[0].curves, expected, session.fingerprint if same_cut else None)
     return Judgement(claim="losses", holds=not problem, reason=problem or how)
 
 
@@ -246,7 +247,7 @@ def _no_baseline(claim: str, session: Session, baseline: Baseline | None) -> Jud
         if not baseline.promotions:
             advice = "name a file that has it"
         elif not set(baseline.session.measurements) <= set(session.measurements):
-            advice = "make one: measure all batch sizes, then python -m perf promote"
+            advice = "make one: measure all batch sizes, then stepmark promote"
         sizes = ", ".join(map(str, baseline.session.measurements))
         reason = f"{baseline.path} has no such batch size (it has {sizes}); {advice}"
     return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
@@ -263,7 +264,7 @@ def _how_to_store(claim: str, session: Session) -> str:
     if problem := session_refusal(session):
         return f"this session cannot become one: {problem}"
     # Only a session that measures rates leaves a result.
-    return f"make one: {'' if claim == 'rate' else 'measure rates, then '}python -m perf promote"
+    return f"make one: {'' if claim == 'rate' else 'measure rates, then '}stepmark promote"
 
 
 def _side_by_side(baseline: Baseline) -> str:

@@ -167,11 +167,17 @@ def _measured(run: _Run) -> MeasuredRun:
         counters = msgspec.convert(run.counted.counters, StepCounters)
     except msgspec.ValidationError as error:
         raise MeasureError(f"global batch size {run.size}: said 'counted' with {error}") from None
-    return MeasuredRun(
-        step_s=tuple(step_s),
-        warmup_steps=find_warmup(step_s),
-        losses=tuple(losses),
-        lines=(*(printable(line) for part in run.slices for line in part.lines), str(end)),
-        counters=counters,
-        scalars={name: tuple(v for part in run.slices for v in part.scalars[name]) for name in run.slices[0].scalars},
-    )
+    try:
+        return MeasuredRun(
+            step_s=tuple(step_s),
+            warmup_steps=find_warmup(step_s),
+            losses=tuple(losses),
+            lines=(*(printable(line) for part in run.slices for line in part.lines), str(end)),
+            counters=counters,
+            scalars={
+                name: tuple(v for part in run.slices for v in part.scalars.get(name, ()))
+                for name in run.slices[0].scalars
+            },
+        )
+    except ValueError as error:
+        raise MeasureError(f"global batch size {run.size}: its answers do not fit together: {error}") from None

@@ -16,7 +16,7 @@ from perf.measure.runners import TIMEOUT_S, Runner
 from perf.measure.sides import Side
 from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
 from perf.records.phases import PhaseTime
-from perf.records.wire import CaseSpec, Described, Request, SideWork, Waiting
+from perf.records.wire import CaseSpec, Request, SideWork, Waiting
 
 RUN_S = 0.8
 """About how long a side steps in a run."""
@@ -141,11 +141,6 @@ class Duet:
                         start_s=self.start_s, round_s=self._clock() - ready_s, budget_s=budget_s
                     )
         return pairs
-
-    def describe(self) -> tuple[Described, Described]:
-        """Return what both sides' machines and workloads are."""
-        with self._started() as runners:
-            return runners[0].describe(), runners[1].describe()
 
     def work(self) -> dict[int, tuple[SideWork, SideWork]]:
         """Return what both sides do in a step, by batch size; they count at the same time, since nothing is timed."""

@@ -17,7 +17,6 @@ from perf.records.wire import (
     Attributed,
     CaseSpec,
     Counted,
-    Described,
     Ended,
     Ready,
     Request,
@@ -80,13 +79,6 @@ class Runner:
                 raise MeasureError(f"cannot be asked to {request.do}; use a commit whose sides can")
         self.process.tell(msgspec.json.encode(request).decode())
 
-    def describe(self) -> Described:
-        """Return what the side's machine and workload are."""
-        self.request(Request(do="describe"))
-        described = self.answer("described", Described)
-        self.answer("ended", Ended)
-        return described
-
     def waiting(self) -> Waiting:
         """Return the run that was asked for, when it has been built and warmed up."""
         waiting = self.answer("waiting", Waiting)
@@ -129,15 +121,3 @@ class Runner:
         attributed = self.answer("attributed", Attributed)
         self.answer("ended", Ended)
         return attributed
-
-
-def describe(side: Side) -> Described:
-    """Return what a side's machine and workload are, from a runner started for it.
-
-    Raises:
-        MeasureError: the runner failed, or could not import the workload.
-    """
-    with ExitStack() as stack:
-        runner = Runner(stack, side)
-        runner.ready()
-        return runner.describe()

@@ -62,7 +62,7 @@ class Side:
     Attributes:
         name: "baseline", "candidate", or "" where there is one side only.
         text: what was asked for, and which commit that is.
-        workload: the id of what its runs train; "" for a runner that only describes its machine.
+        workload: the id of what its runs train.
         command: its runner.
         root: the checkout it runs in.
         environ: its whole environment.
@@ -171,12 +171,16 @@ def _side(
         )
     path = [] if home.name in ("site-packages", "dist-packages") else [str(home)]
     path += filter(None, [environ.get("PYTHONPATH")])
-    arguments = ["--workload", workload] if workload else []
+    arguments = ["--workload", workload]
     if there != root:
         arguments += ["--candidate-root", str(root)]
+    place = workload.rpartition(":")[0]
+    borrowed = place.endswith(".py") and not (there / place).exists()
     return Side(
         name=name,
-        text=f"{recipe.text} at {version}" if version else recipe.text,
+        text=recipe.text
+        + (f" at {version}" if version else "")
+        + (f", with the candidate's {place}" if borrowed else ""),
         workload=workload,
         # -P: a file of the project must not be taken for a module of ours, or of Python's.
         command=(str(python), "-P", "-m", "perf.runner", *arguments),

@@ -92,7 +92,7 @@ class Expected:
         path: the file.
         portable: whether it is meant for any machine; its losses then are never exact.
         micro_batch_size, seed, python, fingerprint: how it was measured, as in `Session`.
-        losses, counters: of each step, nats; of one step.
+        curves, counters: what each step returned, as in `MeasuredRun.curves`; what one step does.
     """
 
     path: Path
@@ -101,7 +101,7 @@ class Expected:
     seed: int
     counters: StepCounters
     python: str
-    losses: tuple[float, ...]
+    curves: Mapping[str, tuple[float, ...]]
     fingerprint: Fingerprint
 
 
@@ -149,7 +149,7 @@ class Baseline:
             seed=self.session.seed,
             counters=run.counters,
             python=self.session.python,
-            losses=run.losses,
+            curves=run.curves,
             fingerprint=self.session.fingerprint,
         )
 
@@ -191,7 +191,9 @@ def baseline_json(baseline: Baseline) -> dict[str, Any]:
     session = baseline.session
     if baseline.portable:
         measurements = {
-            size: replace(m, runs=(MeasuredRun(losses=m.runs[0].losses, counters=m.runs[0].counters),))
+            size: replace(
+                m, runs=(MeasuredRun(losses=m.runs[0].losses, scalars=m.runs[0].scalars, counters=m.runs[0].counters),)
+            )
             for size, m in session.measurements.items()
         }
         session = replace(session, measurements=measurements, times_unfit="")
@@ -262,7 +264,7 @@ def load_baseline(path: Path) -> Baseline | None:
         return None
     (found, *_) = load_result(path)
     if not found.promotions:
-        raise BaselineError(f"{path}: is a result, and a baseline is needed; move it away, then python -m perf promote")
+        raise BaselineError(f"{path}: is a result, and a baseline is needed; move it away, then stepmark promote")
     return found
 
 

@@ -43,6 +43,11 @@ class MeasuredRun:
             raise ValueError(f"{len(self.losses)} losses and {self.warmup_steps} steps of warm-up do not fit together")
 
     @property
+    def curves(self) -> dict[str, tuple[float, ...]]:
+        """What the steps returned, by name; "loss" comes first."""
+        return {"loss": self.losses, **self.scalars}
+
+    @property
     def timed_step_s(self) -> tuple[float, ...]:
         """Seconds of each step after the warm-up."""
         return self.step_s[self.warmup_steps :]

@@ -21,7 +21,7 @@ from perf.records.phases import PhaseTime
 VERSION = 3
 """Sides of this version and later ones can be compared with each other."""
 
-REQUESTS = ("describe", "run", "count", "attribute")
+REQUESTS = ("run", "count", "attribute")
 
 _MOST_VALUES = 100_000
 _INT64 = 2**63 - 1
@@ -54,14 +54,14 @@ class Request(Struct, frozen=True, kw_only=True):
 
     Attributes:
         do: one of `REQUESTS`.
-        case: of "run", "count" and "attribute".
+        case: of the workload.
         layout: seeds the layout of the fresh process's memory.
         num_threads: of a run on the CPU; 0 leaves what the environment says.
         warmup_steps: steps of a run before it says "waiting".
     """
 
     do: Name
-    case: CaseSpec = CaseSpec(global_batch_size=1)
+    case: CaseSpec
     layout: Count = 0
     num_threads: Count = 0
     warmup_steps: Count = 0
@@ -80,40 +80,6 @@ class Ready(Struct, frozen=True, kw_only=True):
 
     protocol: Annotated[int, Meta(ge=VERSION)]
     can: Names
-
-
-class WorkloadFacts(Struct, frozen=True, kw_only=True):
-    """A workload as a side understands it; fields as in `perf.seam.Workload`.
-
-    Attributes:
-        origin: the file that defines it, relative to its root if it lies there.
-    """
-
-    name: Name = ""
-    origin: str = ""
-    global_batch_sizes: Annotated[tuple[Count, ...], Meta(max_length=1000)] = ()
-    precision: Name = ""
-    threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
-    sample: Name = "samples"
-    about: Mapping[str, Any] = {}
-
-
-class Described(Struct, frozen=True, kw_only=True):
-    """A side's machine, and its workload.
-
-    Attributes:
-        fingerprint: the machine and the software of its processes.
-        python: the versions of Python and numpy, which counts of Python calls belong to.
-        device: what "auto" is there.
-        num_gpus: that it sees.
-        workload: None for a runner without one.
-    """
-
-    fingerprint: Fingerprint
-    python: Name = ""
-    device: Name = ""
-    num_gpus: Count = 0
-    workload: WorkloadFacts | None = None
 
 
 class Waiting(Struct, frozen=True, kw_only=True):

@@ -107,7 +107,7 @@ def result_note(result: Path, refusal: str) -> str:
     """Return how the result of a session becomes a baseline, or why it cannot."""
     if refusal:
         return f"result: {result}; it cannot become this machine's baseline: {refusal}"
-    return f"result: {result}; to make it this machine's baseline: python -m perf promote --reason TEXT"
+    return f"result: {result}; to make it this machine's baseline: stepmark promote --reason TEXT"
 
 
 def promotion_note(results: Sequence[Baseline], written: Sequence[Path]) -> str:

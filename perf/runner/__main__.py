@@ -29,12 +29,10 @@ from perf.records.wire import (
     VERSION,
     Attributed,
     Counted,
-    Described,
     Ready,
     Request,
     Stepped,
     Waiting,
-    WorkloadFacts,
 )
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step, python_and_numpy
@@ -42,7 +40,7 @@ from perf.runner.load import load, make_case
 from perf.runner.machine import fingerprint
 from perf.runner.slices import Slices
 from perf.seam import phases_heard
-from perf.train.devices import World, keep_freed_memory, resolve_device, resolve_precision, synchronize
+from perf.train.devices import World, keep_freed_memory, synchronize
 from perf.train.stepping import Stepping
 
 ATTRIBUTED_STEPS = 2
@@ -53,7 +51,7 @@ Say = Callable[..., None]
 def main() -> None:
     """Serve requests until the input ends."""
     parser = argparse.ArgumentParser(prog="perf.runner", allow_abbrev=False)
-    parser.add_argument("--workload", default="")
+    parser.add_argument("--workload", required=True)
     parser.add_argument("--candidate-root", type=Path)
     arguments = parser.parse_args()
     # What a library prints must not come between the answers; what is buffered must not be lost to a fork.
@@ -68,10 +66,8 @@ def main() -> None:
     keep_freed_memory()
     usual_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # an import that computes must not leave threads, which no fork inherits
-    loaded = None
     try:
-        if arguments.workload:
-            loaded = load(arguments.workload, Path.cwd(), arguments.candidate_root)
+        loaded = load(arguments.workload, Path.cwd(), arguments.candidate_root)
     except PerfError as error:
         say("failed", reason=str(error))
         return
@@ -84,7 +80,7 @@ def main() -> None:
         say("ended", exit_code=status)
 
 
-def _serve(line: bytes, loaded: Found | None, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
+def _serve(line: bytes, loaded: Found, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
     """Do one request in this fresh process, and end it."""
     code = 0
     try:
@@ -92,12 +88,8 @@ def _serve(line: bytes, loaded: Found | None, num_threads: int, requests: Binary
         request = msgspec.json.decode(line, type=Request)
         torch.set_num_threads(request.num_threads or num_threads)
         _kept.append(shuffled_memory(random.Random(request.layout)))
-        if request.do == "describe":
-            say("described", _describe(loaded))
-        elif loaded is None:
-            say("failed", reason=f"cannot {request.do} without a workload")
-        else:
-            {"run": _run, "count": _count, "attribute": _attribute}[request.do](request, loaded, requests, say)
+        serve = {"run": _run, "count": _count, "attribute": _attribute}[request.do]
+        serve(request, loaded, requests, say)
     except (PerfError, ValueError) as error:  # a ValueError names an argument that does not fit this side
         say("failed", reason=str(error))
     except BaseException as error:
@@ -118,29 +110,6 @@ def shuffled_memory(rng: random.Random) -> list[bytearray]:
     """
     blocks = [bytearray(rng.randrange(1, 200_000)) for _ in range(rng.randrange(1, 60))]
     return blocks[::2]
-
-
-def _describe(loaded: Found | None) -> Described:
-    device = resolve_device("auto")
-    facts = None
-    if loaded is not None:
-        workload, root = loaded.workload, Path.cwd()
-        facts = WorkloadFacts(
-            name=workload.name,
-            origin=str(loaded.origin.relative_to(root) if loaded.origin.is_relative_to(root) else loaded.origin),
-            global_batch_sizes=workload.global_batch_sizes,
-            precision=resolve_precision(workload.precision, device),
-            threshold=workload.threshold,
-            sample=workload.sample,
-            about=workload.about,
-        )
-    return Described(
-        fingerprint=fingerprint(),
-        python=python_and_numpy(),
-        device=device.type,
-        num_gpus=torch.cuda.device_count(),
-        workload=facts,
-    )
 
 
 def _run(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:

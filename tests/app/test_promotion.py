@@ -218,7 +218,7 @@ def test_the_report_advises_promotion_only_where_it_works(
         project.give = lambda session=session: here(session)
         found = project.run("-k", f"test_rate and {size}" if size else "test_rate")
         [line] = [line for line in found.outlines if line.startswith("result: ")]
-        advised = "to make it this machine's baseline: python -m perf promote" in line
+        advised = "to make it this machine's baseline: stepmark promote" in line
         capsys.readouterr()
         followed.append(main(["promote", "--reason", "TEXT"]) == EXIT_DONE)
         assert advised == followed[-1]
@@ -229,19 +229,19 @@ def test_the_report_advises_promotion_only_where_it_works(
 
 def test_a_verdict_advises_what_the_session_lacks() -> None:
     """Promotion, where the session has it; else what must be measured first."""
-    assert judge_rates(quiet(), None, threshold=0.05)[512].reason.endswith("make one: python -m perf promote")
+    assert judge_rates(quiet(), None, threshold=0.05)[512].reason.endswith("make one: stepmark promote")
     for judgement in (judge_scaling(quiet(), None, threshold=0.05)[512], judge_counters(quiet(), 512, None)):
-        assert judgement.reason.endswith("make one: measure rates, then python -m perf promote")
+        assert judgement.reason.endswith("make one: measure rates, then stepmark promote")
     few = judge_rates(quiet(num_runs=2), None, threshold=0.05)[512].reason
     assert "this session cannot become one: has 2 runs at 512, and 3 are needed" in few
     entry = {"date": "", "reason": "", "commit": "", "dirty": False, "replaces": ""}
     for promotions, says in (
         ([], "name a file that has it"),
-        ([entry], "measure all batch sizes, then python -m perf promote"),
+        ([entry], "measure all batch sizes, then stepmark promote"),
     ):
         baseline = dataclasses.replace(as_baseline(only(quiet(), 512)), promotions=promotions)
         assert judge_rates(only(quiet(), 1024), baseline, threshold=0.05)[1024].reason.endswith(says)
-    assert judge_rates(quiet(), baseline, threshold=0.05)[1024].reason.endswith("make one: python -m perf promote")
+    assert judge_rates(quiet(), baseline, threshold=0.05)[1024].reason.endswith("make one: stepmark promote")
 
 
 def test_text_of_files_is_shown_with_control_characters_escaped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from perf.judge.verdicts import (
 )
 from perf.records.baselines import Baseline, Expected
 from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import Session
+from perf.records.sessions import MeasuredRun, Session
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, STEP_S, session
 
 PATH = Path("baselines/somewhere/pico-cpu-fp32.json")
@@ -104,7 +105,7 @@ def test_without_a_baseline_there_is_no_verdict() -> None:
     for judge in (judge_rates, judge_scaling):
         found = judge(quiet(), None, threshold=0.05)
         assert {judgement.verdict for judgement in found.values()} == {Verdict.NO_BASELINE}
-        assert "python -m perf promote" in found[512].reason
+        assert "stepmark promote" in found[512].reason
 
 
 def test_a_batch_size_that_the_baseline_lacks_has_no_baseline() -> None:
@@ -249,7 +250,7 @@ def expected(fingerprint: Fingerprint = HERE, *, portable: bool = False) -> Expe
         seed=0,
         counters=COUNTERS,
         python="3.11",
-        losses=LOSSES,
+        curves={"loss": LOSSES},
         fingerprint=fingerprint,
     )
 
@@ -268,7 +269,7 @@ def test_on_the_same_machine_and_software_losses_are_equal_to_the_last_digit() -
     assert judge_losses(_with_losses(changed, changed), 512, expected(portable=True)).holds is True
 
 
-@pytest.mark.parametrize(("shift", "says"), [(0.05, "the losses are higher"), (-0.05, "the losses are lower")])
+@pytest.mark.parametrize(("shift", "says"), [(0.05, "the loss is higher"), (-0.05, "the loss is lower")])
 def test_elsewhere_losses_are_compared_statistically(shift: float, says: str) -> None:
     """A curve that lies off by more than the draw of batches explains fails, in either direction."""
     shifted = tuple(loss + shift for loss in LOSSES)
@@ -329,3 +330,32 @@ def test_counters_of_another_torch_are_not_compared() -> None:
 def test_sizes_are_those_of_the_default_workload() -> None:
     """The synthetic sessions have the batch sizes that the tests name."""
     assert SIZES == (512, 1024, 2048)
+
+
+def test_further_scalars_are_compared_like_losses() -> None:
+    """Equal in all runs and to the stored ones, named where they are not, and missing on neither side."""
+    norms = tuple(1.0 / step for step in range(1, 21))
+    session = _replaced_runs(quiet(), lambda run: dataclasses.replace(run, scalars={"norm": norms}))
+    known = dataclasses.replace(expected(), curves={"loss": session.measurements[512].runs[0].losses, "norm": norms})
+    assert judge_losses(session, 512, known).holds is True
+    other = dataclasses.replace(known, curves={**known.curves, "norm": (*norms[:3], 9.0, *norms[4:])})
+    found = judge_losses(session, 512, other)
+    assert found.holds is False
+    assert found.reason.startswith("Step=4: the norm is 0.25, and 9.0 in ")
+    without = judge_losses(session, 512, dataclasses.replace(known, curves={"loss": known.curves["loss"]}))
+    assert without.holds is False
+    assert "the steps return loss, norm, and loss in " in without.reason
+    runs = list(session.measurements[512].runs)
+    runs[1] = dataclasses.replace(runs[1], scalars={"norm": (*norms[:5], 0.0, *norms[6:])})
+    measurement = dataclasses.replace(session.measurements[512], runs=tuple(runs))
+    session = dataclasses.replace(session, measurements={512: measurement})
+    assert "runs differ from step 6 on: the norm is " in judge_losses(session, 512, known).reason
+
+
+def _replaced_runs(session: Session, change: Callable[[MeasuredRun], MeasuredRun]) -> Session:
+    return dataclasses.replace(
+        session,
+        measurements={
+            size: dataclasses.replace(m, runs=tuple(map(change, m.runs))) for size, m in session.measurements.items()
+        },
+    )

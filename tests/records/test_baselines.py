@@ -351,7 +351,7 @@ def test_a_promoted_result_is_the_machines_baseline(tmp_path: Path) -> None:
     assert found is not None
     assert set(found.session.measurements) == {512, 1024, 2048}
     expected = found.expected(512)
-    assert (expected.portable, expected.counters, expected.losses) == (True, COUNTERS, LOSSES)
+    assert (expected.portable, expected.counters, expected.curves) == (True, COUNTERS, {"loss": LOSSES})
     assert "step_s" not in json.dumps(json.loads(portable.read_text())).replace('"step_s": []', "")
     storage = FileStorage(str(tmp_path / "baselines"), logger=None)
     [(_, document)] = storage.load(str(machine))

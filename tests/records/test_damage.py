@@ -129,7 +129,7 @@ def test_a_mutated_result_is_refused_in_a_line_or_can_be_used(
         promoted += code == EXIT_DONE
         if code == EXIT_PROBLEM:
             assert len(error.splitlines()) == 1, seed
-            assert error.startswith("python -m perf promote: error: "), seed
+            assert error.startswith("stepmark promote: error: "), seed
             assert "result.json: " in error or "baselines/" in error, seed
             assert error.rstrip("\n").isprintable(), seed
         try:

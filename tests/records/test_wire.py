@@ -20,7 +20,6 @@ from perf.records.wire import (
     Attributed,
     CaseSpec,
     Counted,
-    Described,
     Ready,
     Request,
     SideWork,
@@ -34,13 +33,6 @@ from tests.report.test_duet import WORK, duet
 
 FINGERPRINT = {"hardware": {"cores": 2}, "software": {"torch": "2.13.0"}}
 READY: dict[str, Any] = {"event": "ready", "protocol": VERSION, "can": ["run", "count", "attribute"]}
-DESCRIBED: dict[str, Any] = {
-    "event": "described",
-    "fingerprint": FINGERPRINT,
-    "python": "3.11",
-    "device": "cpu",
-    "workload": {"name": "net", "global_batch_sizes": [32, 128], "threshold": 0.02, "about": {"width": 3}},
-}
 WAITING: dict[str, Any] = {"event": "waiting", "pid": 4711, "step_s": 0.1, "losses": [7.6, 7.5]}
 STEPPED: dict[str, Any] = {
     "event": "stepped",
@@ -58,10 +50,9 @@ COUNTED: dict[str, Any] = {
 }
 ROW: dict[str, Any] = {"phase": "forward", "operation": "aten::mm float32", "count": 26.0, "seconds": 0.01}
 ATTRIBUTED: dict[str, Any] = {"event": "attributed", "rows": [ROW]}
-ALL = [READY, DESCRIBED, WAITING, STEPPED, COUNTED, ATTRIBUTED]
+ALL = [READY, WAITING, STEPPED, COUNTED, ATTRIBUTED]
 KINDS: dict[str, type[msgspec.Struct]] = {
     "ready": Ready,
-    "described": Described,
     "waiting": Waiting,
     "stepped": Stepped,
     "counted": Counted,
@@ -79,7 +70,6 @@ def read(answer: dict[str, Any]) -> Any:
 def test_answers_are_read() -> None:
     """Each kind, whole."""
     assert read(READY).can == ("run", "count", "attribute")
-    assert read(DESCRIBED).workload.global_batch_sizes == (32, 128)
     assert read(WAITING).losses == (7.6, 7.5)
     assert read(STEPPED).marks == (1.0, 1.1, 1.2)
     assert read(STEPPED).scalars == {"grad_norm": (1.0, 0.9)}
@@ -94,8 +84,6 @@ def test_answers_are_read() -> None:
 def test_a_field_more_is_ignored(answer: dict[str, Any]) -> None:
     """A later commit may say more."""
     more = copy.deepcopy(answer) | {"later": {"field": [1, None]}}
-    if "workload" in more:
-        more["workload"]["later"] = 1
     if "fingerprint" in more:
         more["fingerprint"]["later"] = {}
     if "rows" in more:
@@ -123,7 +111,6 @@ def test_what_has_a_form_that_is_not_known_here_is_left_out() -> None:
         (STEPPED, {"marks": [1.0]}),
         (STEPPED, {"marks": [1.0, 1.0]}),
         (STEPPED, {"losses": ["7"]}),
-        (DESCRIBED, {"workload": {"threshold": 2.0}}),
         (ATTRIBUTED, {"rows": []}),
         (ATTRIBUTED, {"rows": [{**ROW, "phase": "\x1b[2J"}]}),
     ],

@@ -240,3 +240,12 @@ def test_a_calibration_tells_the_spreads_and_the_budgets() -> None:
 def test_a_rate_is_samples_over_seconds(size: int) -> None:
     """Whatever the batch size, both sides of a duet without effect show what was put in."""
     assert duet_report(duet({size: 0.0})).splitlines()[2].split()[1] == "4,000"
+
+
+def test_another_scalar_is_another_training() -> None:
+    """Beyond rounding, in relation to its size; the loss is compared first, and a scalar of one side only not at all."""
+    one = dataclasses.replace(WORK, scalars={"norm": (100.0,) * len(WORK.losses), "own": (1.0,) * len(WORK.losses)})
+    near = dataclasses.replace(WORK, scalars={"norm": (100.05,) * len(WORK.losses)})
+    far = dataclasses.replace(WORK, scalars={"norm": (101.0,) * len(WORK.losses)})
+    assert loss_problem((one, near)) == ""
+    assert loss_problem((one, far)).startswith("the norm of step 1 is 100.00000 on the baseline side and 101.00000 on")

@@ -86,7 +86,7 @@ def test_a_case_that_cannot_be_is_refused_and_the_next_run_runs(
 
 def test_a_request_that_nobody_understands_ends_its_own_process(runner: Runner) -> None:
     """The reason is an answer, and the next run runs."""
-    runner.process.tell('{"do": "dance"}')
+    runner.process.tell('{"do": "dance", "case": {"global_batch_size": 16}}')
     with pytest.raises(MeasureError, match="KeyError: 'dance'"):
         runner.waiting()
     runner.answer("ended", Ended)
@@ -96,7 +96,7 @@ def test_a_request_that_nobody_understands_ends_its_own_process(runner: Runner) 
 def test_a_side_is_asked_only_for_what_it_can_do(runner: Runner) -> None:
     """A later version's request is refused here, by name."""
     with pytest.raises(MeasureError, match="cannot be asked to dance; use a commit whose sides can"):
-        runner.request(Request(do="dance"))
+        runner.request(Request(do="dance", case=CASE))
 
 
 def test_counting_says_what_the_side_is(runner: Runner) -> None:
@@ -118,18 +118,14 @@ def test_where_the_time_goes_of_a_built_in_workload(runner: Runner) -> None:
 
 
 def test_a_workload_of_anyone_s() -> None:
-    """It describes itself, learns, returns further scalars, and names a phase of its own accord."""
+    """It learns, returns further scalars, and names a phase of its own accord."""
     with ExitStack() as stack:
         runner = made(stack, "tests/workloads.py:line")
-        workload = runner.describe().workload
-        assert workload is not None
-        assert dict(workload.about) == {"width": 3}
-        assert workload.global_batch_sizes == (4, 8)
-        assert (workload.threshold, workload.sample, workload.precision) == (0.03, "rows", "bf16")
-        assert workload.origin == "tests/workloads.py"
         runner.request(Request(do="count", case=CaseSpec(global_batch_size=4)))
         counted = runner.counted()
         assert counted.counters["parameters"] == 3
+        assert counted.facts["workload.width"] == 3
+        assert counted.facts["precision"] == "bf16"
         work = runner.work(CaseSpec(global_batch_size=4), counted, num_threads=1, num_steps=8)
         assert work.losses[-1] < work.losses[0]
         assert len(work.losses) == len(work.scalars["grad_norm"]) == 8
