@@ -275,3 +275,15 @@ def test_a_commit_needs_a_repository(tmp_path: Path) -> None:
         prepared(parse_recipe(["git:HEAD"]), "baseline", tmp_path, "pico", {}),
     ):
         pass
+
+
+def test_a_side_says_whose_workload_file_it_runs(repository: Path) -> None:
+    """The candidate's, where the commit has none; its own where it has one."""
+    (repository / "bench_net.py").write_text("net = 1")
+    for name, borrowed in (("bench_net.py:net", True), ("file:net", False), ("pico", False)):
+        with prepared(parse_recipe(["git:HEAD"]), "baseline", repository, name, {}) as side:
+            assert side.text.endswith(", with the candidate's bench_net.py") == borrowed
+    git(repository, "add", ".")
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", "bench")
+    with prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "bench_net.py:net", {}) as side:
+        assert "candidate's" not in side.text
