@@ -19,7 +19,8 @@ def run() -> NoReturn:
     """Run the command line and end the process; a rank among others without shutting down the interpreter.
 
     A thread of torch's may still be releasing what the last collective used. If it meets an interpreter that shuts
-    down, it aborts the process: "terminate called without an active exception" (torch 2.13, gloo, 2 of 15 runs on busy cores).
+    down, it aborts the process: "terminate called without an active exception" (torch 2.13, gloo, 2 of 15 runs on busy
+    cores).
     """
     code = main()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -69,7 +69,10 @@ def _known_trouble(error: BaseException) -> str | None:
 
 
 def _import(*modules: str) -> None:
-    """Import what takes seconds; there is nothing to clean up yet, so a signal ends the process at once, in one line."""
+    """Import what takes seconds.
+
+    There is nothing to clean up yet, so a signal ends the process at once, in one line.
+    """
     with exit_on_signals():
         for module in modules:
             importlib.import_module(module)

@@ -91,7 +91,7 @@ class Measuring:
         }
 
     def _threshold(self, item: pytest.Item, name: str) -> float:
-        """Return the smallest change that matters: the nearest mark's or the workload's own, else the configuration's."""
+        """Return the smallest change that matters: the nearest mark's, the workload's own, or the configuration's."""
         for node in reversed(item.listchain()):
             for mark in node.own_markers:
                 if mark.name == "perf" and "threshold" in mark.kwargs:
@@ -189,7 +189,8 @@ class Measuring:
         )
         hook.pytest_benchmark_update_json(config=config, benchmarks=timed.benchmarks, output_json=output)
         try:
-            write_json(config.rootpath / LATEST_RESULT, json.loads(safe_dumps(output)))  # type: ignore[no-untyped-call]
+            text = safe_dumps(output)  # type: ignore[no-untyped-call]  # pytest-benchmark: unannotated
+            write_json(config.rootpath / LATEST_RESULT, json.loads(text))
             self._saved = True
         except OSError as error:
             self._problem = f"the result could not be kept: {error}"
@@ -226,7 +227,7 @@ class Measuring:
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside pytest's own, whose short summary comes last
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-        """Print one line for each batch size, and what to do next: after pytest-benchmark, also when it fails the session."""
+        """Print one line for each batch size and what to do next, after pytest-benchmark, also when that fails."""
         try:
             return (yield)
         finally:

@@ -27,10 +27,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=tool(),
         allow_abbrev=False,
-        description="Train reference workloads, read training logs, compare two versions side by side, and promote what "
+        description="Train reference workloads, read training logs, compare two versions side by side, and "
+        "promote what "
         "pytest measured to a baseline.",
-        epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a problem with data "
-        "or state, 4 could not be decided (duet), 5 damaged lines (import-log), 6 rates that disagree (import-log), 130 "
+        epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a "
+        "problem with data "
+        "or state, 4 could not be decided (duet), 5 damaged lines (import-log), 6 rates that "
+        "disagree (import-log), 130 "
         "stopped by a signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
@@ -180,7 +183,8 @@ def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     calibrate = commands.add_parser(
         "calibrate",
         help="measure how small a change this machine can show",
-        description="Run the working tree against itself, and say how much runs spread here and what budget finds what.",
+        description="Run the working tree against itself, and say how much runs spread here and what budget "
+        "finds what.",
         allow_abbrev=False,
     )
     _add_common(calibrate, budget=60)

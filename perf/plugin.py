@@ -37,7 +37,8 @@ class State:
     """What is known of a session before anything is measured.
 
     Attributes:
-        compare, compare_fail: --benchmark-compare and -fail, held back from pytest-benchmark until it is known whose they are.
+        compare, compare_fail: --benchmark-compare and -fail, held back from pytest-benchmark until it is known whose
+            they are.
         seen: whether there are claims, also if none is to be run.
         measuring: the hooks of a session that measures; None in all others.
         here: this machine, once somebody asked.
@@ -77,7 +78,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option(
         "--perf-precision",
         choices=PRECISIONS,
-        help="default: the workload's; of a built-in one fp32 on a CPU, so that the portable baselines hold on every one",
+        help="default: the workload's; of a built-in one fp32 on a CPU, so that the portable baselines "
+        "hold on every one",
     )
     option("--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails")
     option("--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)")

@@ -11,7 +11,10 @@ MARKS = ("pyproject.toml", "setup.cfg", "tox.ini", ".git")
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Return the nearest folder from `start` (default: the current one) upward that has one of `MARKS`; else `start`."""
+    """Return the nearest folder from `start` (default: the current one) upward that has one of `MARKS`.
+
+    Else `start`.
+    """
     folder = (start or Path.cwd()).resolve()
     return next((path for path in (folder, *folder.parents) if any((path / mark).exists() for mark in MARKS)), folder)
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Step = Callable[[], Any]
-"""Make one optimizer step; return its loss, a tensor without dimensions or a float, or a dict of such scalars with "loss"."""
+"""Make one optimizer step.
+
+Return its loss, a tensor without dimensions or a float, or a dict of such scalars with "loss".
+"""
 
 Fact = str | int | float | bool | list[int | float] | None
 
@@ -45,7 +48,10 @@ class Case:
     world_size: int = 1
 
     def phase(self, name: str) -> AbstractContextManager[object]:
-        """Say which phase of the step the block belongs to, such as "data"; it costs nothing unless phases are timed."""
+        """Say which phase of the step the block belongs to, such as "data".
+
+        It costs nothing unless phases are timed.
+        """
         return _enter_phase(name)
 
 

@@ -61,7 +61,10 @@ def exit_on_signals() -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
-    """Let `handle` take INT, TERM and HUP; one that is ignored (``nohup``) stays so. Signals reach the main thread only."""
+    """Let `handle` take INT, TERM and HUP; one that is ignored (``nohup``) stays so.
+
+    Signals reach the main thread only.
+    """
     usual = {number: signal.getsignal(number) for number in STOPS}
     if threading.current_thread() is not threading.main_thread():
         usual = {}

@@ -1,4 +1,7 @@
-"""A training step of a tiny Llama of Hugging Face's, made from a config: nothing is downloaded. Needs: pip install transformers."""
+"""A training step of a tiny Llama of Hugging Face's, made from a config: nothing is downloaded.
+
+Needs: pip install transformers.
+"""
 
 import importlib.util
 import unittest

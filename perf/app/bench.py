@@ -174,7 +174,7 @@ class Bench:
         return self.baseline.session.measurements if self.baseline else {}
 
     def side_by_side(self) -> DuetResult | None:
-        """Return the comparison of the baseline's commit with the working tree, made now or before; None for no such one.
+        """Return the comparison of the baseline's commit with the working tree, made now or before; None without one.
 
         Raises:
             MeasureError: a side could not be made or run, now or before, or the baseline cannot be run again.

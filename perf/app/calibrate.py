@@ -10,7 +10,10 @@ from perf.signals import EXIT_STOPPED
 
 
 def calibrate(asked: What, *, json: Path | None = None) -> int:
-    """Run the working tree beside itself, say what budget finds what, and return the exit code; arguments as in `duet`."""
+    """Run the working tree beside itself, say what budget finds what, and return the exit code.
+
+    Arguments as in `duet`.
+    """
     from perf.judge.duets import loss_problem
     from perf.judge.sequential import LAST_SHARE
     from perf.judge.stats import FAMILY_ERROR

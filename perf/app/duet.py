@@ -1,4 +1,4 @@
-"""A duet from its beginning to its end: the work is compared, pairs are made until all is decided, a difference is located."""
+"""A duet from beginning to end: compare the work, make pairs until all is decided, locate a difference."""
 
 from __future__ import annotations
 

@@ -63,7 +63,10 @@ def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
 
 
 def _audits(files: Sequence[Path], findings: _Findings) -> Iterator[tuple[str, RunAudit]]:
-    """Yield the audit of each run with the name of its log, as the logs are read; add what else there is to `findings`."""
+    """Yield the audit of each run with the name of its log, as the logs are read.
+
+    Add what else there is to `findings`.
+    """
     for file in files:
         name = "standard input" if str(file) == "-" else str(file)
         is_log = False
@@ -99,7 +102,8 @@ def _opened(file: Path) -> Iterator[TextIO]:
         return
     if not stat.S_ISREG(file.stat().st_mode):
         raise DataError(
-            f"{printable(str(file))}: is a directory, a device or a pipe, which may never end; give a log file, or - to "
+            f"{printable(str(file))}: is a directory, a device or a pipe, which may never end; give a "
+            "log file, or - to "
             "read standard input"
         )
     with file.open(encoding="utf-8-sig", errors="replace") as stream:

@@ -34,7 +34,8 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
     """Make each session of a result the baseline of the machine it was measured on, and of its torch.
 
     Each file is replaced at once or not at all, and says in `promotions` what it replaced and why. Another promotion
-    into the same folder is waited for. Times that spread too much to compare with are promoted with a mark that says so.
+    into the same folder is waited for. Times that spread too much to compare with are promoted with a mark that says
+    so.
 
     Args:
         result: a file that ``pytest --benchmark-json`` wrote.

@@ -113,7 +113,8 @@ def _sizes(config: BertConfig, asked: Sequence[int] | None, model_dir: Path | No
     sizes = asked or config.global_batch_sizes
     if model_dir is not None and len(sizes) > 1:
         raise UsageError(
-            f"--model-dir {model_dir} is the directory of one run, and {len(sizes)} batch sizes make {len(sizes)} runs; "
+            f"--model-dir {model_dir} is the directory of one run, and "
+            f"{len(sizes)} batch sizes make {len(sizes)} runs; "
             "give one --global-batch-size, or no --model-dir for a directory each"
         )
     if len(set(sizes)) < len(sizes):

@@ -129,8 +129,8 @@ def _by_key(side: Sequence[Visit], keys: list[tuple[str, str]]) -> tuple[FloatAr
 def _median_error(seconds: FloatArray, matters: float) -> FloatArray:
     """Return the standard error of the median of each row (K, R), from its median absolute deviation.
 
-    Of a hundred spreads over a few visits some are small by chance. So each is at least the median relative spread of the
-    rows that are long enough to matter.
+    Of a hundred spreads over a few visits some are small by chance. So each is at least the median relative spread of
+    the rows that are long enough to matter.
     """
     medians = np.median(seconds, axis=1)
     # In a normal distribution the median varies 1.2533 times as much as the mean.

@@ -134,7 +134,8 @@ def loss_problem(work: tuple[SideWork, SideWork]) -> str:
             step = int(np.argmin(equal))
             return (
                 f"the {name} of step {step + 1} is {curves[0][step]:.5f} on the baseline side and "
-                f"{curves[1][step]:.5f} on the candidate side (rounding explains {rounding[step]:g}): not the same training"
+                f"{curves[1][step]:.5f} on the candidate side (rounding explains {rounding[step]:g}): "
+                "not the same training"
             )
     return ""
 

@@ -44,12 +44,14 @@ def loss_differences(
     """Return the first problem with what the steps returned ("" for none), and how their losses were compared.
 
     With the same machine and software (`here`; None if that does not apply) the curves must be equal to the last digit.
-    Otherwise rounding differs, and the mean difference over all steps must lie within `STANDARD_ERRORS` standard errors of
-    the mean that other draws of the batches would give, in either direction. Curves that one side lacks are a problem.
+    Otherwise rounding differs, and the mean difference over all steps must lie within `STANDARD_ERRORS` standard
+    errors of the mean that other draws of the batches would give, in either direction. Curves that one side lacks are
+    a problem.
     """
     if odd := sorted(curves.keys() ^ expected.curves.keys()):
         return (
-            f"the steps return {', '.join(curves)}, and {', '.join(expected.curves)} in {expected.path}: {odd[0]} is new or gone",
+            f"the steps return {', '.join(curves)}, and {', '.join(expected.curves)} in {expected.path}: "
+            f"{odd[0]} is new or gone",
             "",
         )
     exact = not expected.portable and here == expected.fingerprint

@@ -1,7 +1,8 @@
-"""Effects from pairs of runs at two levels: starts of the sides' processes, which are independent, and pairs within them.
+"""Effects from pairs of runs at two levels: starts of the sides' processes, which are independent, and their pairs.
 
-All runs of a start inherit the addresses of their parent process, so pairs of one start share an error (docs/decisions.md, 15).
-Inference is therefore on the means of starts (Student's t), as in Kalibera and Jones (2013) on their highest level.
+All runs of a start inherit the addresses of their parent process, so pairs of one start share an error
+(docs/decisions.md, 15). Inference is therefore on the means of starts (Student's t), as in Kalibera and Jones (2013)
+on their highest level.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from perf.records.pairs import FEWEST_STARTS
 from perf.robust import deviation
 
 OUTLIER = 5.0
-"""Pairs farther than this from the median, in standard deviations, are moved to it: one disturbed pair decides nothing."""
+"""Pairs farther from the median, in standard deviations, are moved to this limit."""
 
 FEWEST_TO_COMPARE = 8
 """With fewer pairs, none is treated as an outlier."""
@@ -27,8 +28,8 @@ FEWEST_TO_COMPARE = 8
 class DuetEffect(Effect):
     """How the candidate's rate relates to the baseline's, from pairs of runs in several starts.
 
-    `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone; `num_runs` is the
-    number of pairs.
+    `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone; `num_runs`
+    is the number of pairs.
 
     Attributes:
         significant_low, significant_high: the interval at `level`; the change is significant where it excludes zero.

@@ -27,7 +27,8 @@ class DuetJudgement:
         verdict: IMPROVED, UNCHANGED, REGRESSED or INCONCLUSIVE.
         effect: the comparison behind it.
         reason: why, in words.
-        needed_s: the budget for each batch size that about would have decided it, seconds; 0 if it is decided, or unknown.
+        needed_s: the budget for each batch size that about would have decided it, seconds; 0 if it is decided, or
+            unknown.
     """
 
     verdict: Verdict
@@ -41,7 +42,7 @@ class DuetJudgement:
 
 
 def spent(share: float) -> float:
-    """Return the share of the error that may be spent once `share` of the budget is: its square (Kim and DeMets 1987)."""
+    """Return what part of the error may be spent once `share` of the budget is: its square (Kim and DeMets 1987)."""
     return min(1.0, share) ** 2
 
 
@@ -52,9 +53,9 @@ LAST_SHARE = 1 - spent(INTERIM_LOOK)
 class Decisions:
     """The judgements so far of each batch size, and which are undecided; measures nothing.
 
-    There is a look when half of the budget is spent, and one at its end. The shares of the error are added as if the looks
-    were independent, so the actual error is smaller than the allowed one. A look at fewer than `FEWEST_STARTS` starts
-    decides nothing, and its share is left for the next.
+    There is a look when half of the budget is spent, and one at its end. The shares of the error are added as if the
+    looks were independent, so the actual error is smaller than the allowed one. A look at fewer than `FEWEST_STARTS`
+    starts decides nothing, and its share is left for the next.
 
     Args:
         sizes: the batch sizes; one family.

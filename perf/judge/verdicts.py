@@ -26,7 +26,7 @@ from perf.records.fingerprint import differences
 from perf.records.sessions import Measurement, Session
 
 CLAIMS = ("loss_decreases", "losses", "rate", "counters", "scaling")
-"""All claims, in the order in which failures are reported: first whether it is the same training, then how fast it is."""
+"""All claims, in the order in which failures are reported: first whether training is the same, then how fast it is."""
 
 DECREASE_SIGNIFICANCE = 0.001
 DECREASE_STEPS = 8
@@ -73,8 +73,9 @@ HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: Fal
 def decide(effect: Effect, *, p_in_family: float, threshold: float) -> Verdict:
     """Return the verdict on a comparison.
 
-    REGRESSED or IMPROVED: the change is significant within its family, and at least as large as `threshold`. UNCHANGED: the
-    whole interval lies within the threshold, and a change of that size would have shown. Otherwise INCONCLUSIVE.
+    REGRESSED or IMPROVED: the change is significant within its family, and at least as large as `threshold`.
+    UNCHANGED: the whole interval lies within the threshold, and a change of that size would have shown. Otherwise
+    INCONCLUSIVE.
 
     Args:
         effect: the comparison.
@@ -103,7 +104,7 @@ def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float
 
 
 def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
-    """Return by batch size whether its rate relative to the others' is that of the baseline; arguments as in `judge_rates`.
+    """Return by batch size whether its rate relative to the others' is the baseline's; arguments as in `judge_rates`.
 
     A batch size that is relatively slower only because others got faster is not REGRESSED: its own rate must have
     decreased too, by at least half the threshold.
@@ -181,7 +182,8 @@ def _obstacle(claim: str, session: Session, baseline: Baseline | None, size: int
 def judge_loss_decreases(measurement: Measurement) -> Judgement:
     """Return whether the loss decreases, in every run."""
     if len(measurement.runs[0].losses) < DECREASE_STEPS:
-        reason = f"{len(measurement.runs[0].losses)} steps are too few for a trend; measure at least --perf-steps {DECREASE_STEPS}"
+        found = len(measurement.runs[0].losses)
+        reason = f"{found} steps are too few for a trend; measure at least --perf-steps {DECREASE_STEPS}"
         return Judgement(claim="loss_decreases", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
     p = max(falls(run.losses) for run in measurement.runs)
     losses = measurement.runs[0].losses
@@ -304,7 +306,7 @@ def _release(version: str | int) -> str:
 
 
 def mean_rate(measurement: Measurement) -> float:
-    """Return the rate of a batch size, samples/sec: the geometric mean over its runs, whose ratios `judge_rates` compares."""
+    """Return the rate of a batch size, samples/sec: the geometric mean over its runs, as `judge_rates` compares."""
     return float(np.exp(np.mean(np.log(_rates(measurement)))))
 
 

@@ -257,7 +257,8 @@ def _check_total(end: EndLine, last: LogLine, start_step: int, size: int | None)
     if end.seconds >= seconds - error:
         return [], []
     rates = (
-        f"{samples} samples in {end.seconds:.3f} s are {samples / end.seconds:.2f} samples/sec, but the last GlobalRate "
+        f"{samples} samples in {end.seconds:.3f} s are {samples / end.seconds:.2f} samples/sec, but "
+        "the last GlobalRate "
         f"is {last.global_rate:.2f}"
     )
     if size is None:

@@ -40,7 +40,7 @@ def is_one_window(run: LoggedRun, line: LogLine, previous_step: int, window: int
 
 
 def find_start(run: LoggedRun) -> tuple[int, bool]:
-    """Return the step that a run with step lines began at: where its log says so, else 0 or within one log window before.
+    """Return the step that a run with step lines began at: as its log says, else 0 or within one log window before.
 
     Also return whether no other start fits the lines as well.
     """
@@ -51,8 +51,8 @@ def find_start(run: LoggedRun) -> tuple[int, bool]:
         # The moment at the start s is MOMENT_S over the batch size, which is samples / (last step - s).
         per_step = MOMENT_S / run.end.samples
         return _choose(run, _fitting_starts(run, per_step * run.last_line.global_step, per_step))
-    # The batch size is not known, and may be 1. Of the starts that most lines then agree with, one that most lines agree
-    # with by rounding alone comes first. It is certain only if there is no other.
+    # The batch size is not known, and may be 1. Of the starts that most lines then agree with, one that most lines
+    # agree with by rounding alone comes first. It is certain only if there is no other.
     generous = list(_fitting_starts(run, MOMENT_S, 0.0))
     start, _ = _choose(run, _fitting_starts(run, 0.0, 0.0), before=generous)
     return start, _choose(run, generous) == (start, True)
@@ -95,7 +95,10 @@ def _fitting_starts(run: LoggedRun, moment: float, moment_per_step: float) -> It
 
 
 def _at_most(*inequalities: tuple[float, float]) -> tuple[float, float]:
-    """Return the interval of s in which ``slope * s <= bound`` for each (slope, bound); its ends cross if it is empty."""
+    """Return the interval of s in which ``slope * s <= bound`` for each (slope, bound).
+
+    Its ends cross if it is empty.
+    """
     low, high = -math.inf, math.inf
     for slope, bound in inequalities:
         if slope > 0:

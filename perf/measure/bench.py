@@ -1,4 +1,4 @@
-"""Runs in fresh processes, several batch sizes in turns: rounds, slices in random order, one process at work at a time."""
+"""Runs in fresh processes, several batch sizes in turns: rounds, slices in random order, one process at a time."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def measure(
 ) -> Session:
     """Measure each batch size in `num_rounds` fresh processes.
 
-    A round starts one process for each batch size and lets them step in turns: slice by slice, in random order, one at a
-    time. So each batch size meets every phase of the machine's speed, and nothing else runs while one is timed.
+    A round starts one process for each batch size and lets them step in turns: slice by slice, in random order, one at
+    a time. So each batch size meets every phase of the machine's speed, and nothing else runs while one is timed.
 
     Args:
         side: what is measured.

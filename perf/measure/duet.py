@@ -215,8 +215,10 @@ class Duet:
             effect = alternating_effect(*slices)
         if not np.isfinite(effect):
             raise MeasureError(
-                f"{self.sides[0].text} and {self.sides[1].text}: were never stepping at the same time, by their own clocks; one "
-                "was stalled for a whole run, or does not report the times of its steps; try again on a less busy machine"
+                f"{self.sides[0].text} and {self.sides[1].text}: were never stepping at the same "
+                "time, by their own clocks; one "
+                "was stalled for a whole run, or does not report the times of its steps; try again "
+                "on a less busy machine"
             )
         for i in BOTH:
             runners[i].end_run()

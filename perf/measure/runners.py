@@ -69,7 +69,8 @@ class Runner:
                 if "protocol" not in str(error):
                     raise
                 raise MeasureError(
-                    f"speaks another version of the wire, and {VERSION} or later is needed; use a later commit ({error})"
+                    f"speaks another version of the wire, and {VERSION} or later is needed; "
+                    f"use a later commit ({error})"
                 ) from None
 
     def request(self, request: Request) -> None:

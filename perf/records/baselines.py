@@ -249,7 +249,8 @@ def load_session(path: Path) -> Baseline:
     if len(found) > 1 or found[0].portable:
         names = ", ".join(one.session.configuration for one in found)
         raise BaselineError(
-            f"{path}: has {names}{' without times' if found[0].portable else ''}, and the times of one workload are needed; name another file"
+            f"{path}: has {names}{' without times' if found[0].portable else ''}, and the times of "
+            "one workload are needed; name another file"
         )
     return found[0]
 

@@ -122,7 +122,8 @@ def decode(document: Mapping[str, Any], kind: type[T], path: Path, key: str) -> 
         key: of the part that is ours.
 
     Raises:
-        BaselineError: a field is missing, unknown or not what it should be, or of another version; the message names it.
+        BaselineError: a field is missing, unknown or not what it should be, or of another version; the message names
+            it.
     """
     version = document[key].get("schema") if isinstance(document[key], dict) else None
     if type(version) is int and version != SCHEMA:

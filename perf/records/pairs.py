@@ -69,8 +69,8 @@ def alternating_effect(baseline: Sequence[Marks], candidate: Sequence[Marks]) ->
 def pairs_per_start(*, start_s: float, round_s: float, budget_s: float) -> int:
     """Return how many pairs of each batch size a start should have, so that the budget shows the smallest effect.
 
-    The best number is the root of the ratio of the costs times the ratio of the variances (Kalibera and Jones 2013); fewer
-    where `FEWEST_STARTS` would not fit into the budget.
+    The best number is the root of the ratio of the costs times the ratio of the variances (Kalibera and Jones 2013);
+    fewer where `FEWEST_STARTS` would not fit into the budget.
 
     Args:
         start_s: what starting the sides' processes takes.

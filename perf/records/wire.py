@@ -1,7 +1,7 @@
 """The messages between this side and a runner process: JSON lines, decoded into typed records where they arrive.
 
-A runner may be of another commit. Fields that a reader does not know are ignored; fields that are missing are not known,
-and what needs them is reported as not compared. A request or an answer keeps its meaning in all versions.
+A runner may be of another commit. Fields that a reader does not know are ignored; fields that are missing are not
+known, and what needs them is reported as not compared. A request or an answer keeps its meaning in all versions.
 """
 
 from __future__ import annotations

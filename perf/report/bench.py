@@ -37,7 +37,8 @@ def warmup_note(session: Session) -> str:
     """Return how many steps at the front of the runs are not in the times, and why."""
     dropped = [run.warmup_steps for m in session.measurements.values() for run in m.runs]
     return (
-        f"warm-up: {sum(dropped)} steps are not in the times (at most {max(dropped)} of a run): they were slower than the "
+        f"warm-up: {sum(dropped)} steps are not in the times (at most {max(dropped)} of a run): they "
+        "were slower than the "
         "later half of their run"
     )
 

@@ -99,7 +99,7 @@ def _because(result: DuetResult, size: int) -> str:
 
 
 def _largest_part(result: DuetResult, size: int) -> str:
-    """Return the operation that explains most of a changed rate: it and its phase differ in the direction of the rate."""
+    """Return the operation that explains most of a changed rate: it and its phase differ in its direction."""
     if result.verdict(size) not in CHANGED:
         return ""
     slower = result.judgements[size].effect.effect_size < 0
@@ -211,7 +211,8 @@ def calibration(result: DuetResult, budgets: Mapping[float, float]) -> str:
     cost = f"a start of both sides takes {result.start_s:.1f} s, a pair {np.median(between or [np.nan]):.1f} s"
     header = ("batch size", "step ms", "steps", "pairs", "starts", "change", "standard error")
     notes = [
-        f"to show a slowdown of {percent(slowdown)} ({POWER:.0%} power): {DUET_BUDGET.format(seconds)} for each batch size"
+        f"to show a slowdown of {percent(slowdown)} ({POWER:.0%} power): "
+        f"{DUET_BUDGET.format(seconds)} for each batch size"
         for slowdown, seconds in budgets.items()
     ]
     legend = {"steps": "standard deviation within a run", "pairs": "within a start", "starts": "beyond that of pairs"}

@@ -71,7 +71,10 @@ def as_markdown(sections: Sequence[Section]) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[str] = ()) -> str:
-    """Return a table; columns in `left` are aligned to the left, and lose the middle of long cells to keep to `WIDTH`."""
+    """Return a table.
+
+    Columns in `left` are aligned to the left, and lose the middle of long cells to keep to `WIDTH`.
+    """
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for index in sorted((i for i, name in enumerate(header) if name in left), key=lambda i: -widths[i]):
         excess = max(0, sum(widths) + 2 * (len(widths) - 1) - WIDTH)

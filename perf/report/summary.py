@@ -36,7 +36,7 @@ def summary(
 
 
 def first_line(session: Session, judgements: Judgements, duet: DuetResult | None, problem: str) -> str:
-    """Return the most important result: a failed claim, in the order of `CLAIMS`, what is unknown, or that all is well."""
+    """Return the most important result: a failed claim (`CLAIMS`), what is unknown, or that all is well."""
     failed = [(claim, size) for claim, size in judgements if judgements[claim, size].holds is False]
     if failed:
         claim, size = min(failed, key=lambda key: (CLAIMS.index(key[0]), _effect_size(judgements[key])))

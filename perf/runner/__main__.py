@@ -1,7 +1,7 @@
 """``python -m perf.runner``: a process that imports a workload once, and does each request in a fresh fork.
 
-Importing torch takes seconds and a run less than one. What a fork inherits is the layout of its parent's memory, which makes
-a process faster or slower for as long as it lives; each run therefore shuffles its own (docs/decisions.md, 15).
+Importing torch takes seconds and a run less than one. What a fork inherits is the layout of its parent's memory, which
+makes a process faster or slower for as long as it lives; each run therefore shuffles its own (docs/decisions.md, 15).
 Requests are JSON lines, and a run's commands are numbers of steps; answers are JSON lines.
 """
 

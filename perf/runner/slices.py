@@ -22,11 +22,12 @@ class RunOverError(Exception):
 class Slices:
     """The clock of a run and its marks, slice by slice.
 
-    On a CPU there is a mark after each step. On a GPU the steps are marked by events, which do not wait for it; the first
-    and the last mark of a slice are read from the clock after the device has finished.
+    On a CPU there is a mark after each step. On a GPU the steps are marked by events, which do not wait for it; the
+    first and the last mark of a slice are read from the clock after the device has finished.
 
     Args:
-        next_slice: is given the slice that has ended, or None before the first, and returns the next one's steps; 0 ends.
+        next_slice: is given the slice that has ended, or None before the first, and returns the next one's steps; 0
+            ends.
         stepping: what is advanced.
         device: where it computes.
     """

@@ -1,7 +1,7 @@
 """One checkpoint: its tensors and its facts, written with digests, verified before use, never executed.
 
-A checkpoint is a folder with the tensors (``state.safetensors``) and ``checkpoint.json``: the step, the data position, the
-configuration that wrote it, and the digests that reveal damage.
+A checkpoint is a folder with the tensors (``state.safetensors``) and ``checkpoint.json``: the step, the data position,
+the configuration that wrote it, and the digests that reveal damage.
 """
 
 from __future__ import annotations

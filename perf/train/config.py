@@ -104,8 +104,8 @@ class RunPlan:
 def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
     """Find out where a run starts and how far it goes, so that one that cannot run is reported before any starts.
 
-    Damaged checkpoints are set aside, a missing directory is made, and what interrupted saves left is deleted if the run
-    has finished; nothing else changes.
+    Damaged checkpoints are set aside, a missing directory is made, and what interrupted saves left is deleted if the
+    run has finished; nothing else changes.
 
     Raises:
         ValueError: the batch size cannot be divided, or the limits contradict each other.
@@ -143,7 +143,8 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
     except RunFinishedError as error:
         assert resumed is not None  # a run from step 0 cannot have finished
         if config.keep_checkpoints > 0:
-            # A claim deletes what interrupted saves left; while another run holds the directory, it is that run's to do.
+            # A claim deletes what interrupted saves left; while another run holds the directory, it is that run's to
+            # do.
             with suppress(CheckpointError), config.store().claim():
                 pass
         raise _refusal(error, config, source, resumed) from None
@@ -173,7 +174,7 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
 
 
 def recorded_config(plan: RunPlan, source: Source, world: World) -> dict[str, Any]:
-    """Return what a checkpoint records: `identity`, which a resumed run must match, and `environment`, which it need not."""
+    """Return what a checkpoint records: `identity`, which a resumed run must match, and `environment`."""
     return {
         "identity": _identity(plan.config, source),
         "environment": {
@@ -251,7 +252,8 @@ def _refusal(error: RunFinishedError, config: RunConfig, source: Source, checkpo
     unlike = f" That is another configuration than this run's: {different}." if different else ""
     details = (
         f"That run is already finished: {checkpoint.path} was written at step {checkpoint.global_step} by "
-        f"{wrote.get('workload')} with global batch size {wrote.get('global_batch_size')}.{unlike} Three ways on: another "
+        f"{wrote.get('workload')} with global batch size {wrote.get('global_batch_size')}.{unlike} "
+        "Three ways on: another "
         "directory (--model-dir DIR), a higher target for the same configuration (--max-steps N), or a fresh start "
         "(--fresh)."
     )

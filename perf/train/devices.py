@@ -41,7 +41,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Return "fp32" or "bf16". "auto" is bf16 on a GPU that multiplies it natively; on a CPU it is fp32, which all have.
+    """Return "fp32" or "bf16". "auto" is bf16 on a GPU that multiplies it natively, and fp32 on a CPU.
 
     So a CPU's portable baselines hold on every other one, and training and measuring compute alike.
     """

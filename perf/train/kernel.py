@@ -27,7 +27,7 @@ def make_optimizer(model: nn.Module, workload: BertConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(workload: BertConfig, step: int) -> float:
-    """Return the learning rate of the update that completes `step` (1, 2, ...): a linear rise, then a linear fall to 0."""
+    """Return the learning rate of the update that completes `step` (1, 2, ...): a linear rise, then a fall to 0."""
     warmup, end = workload.lr_warmup_steps, workload.lr_end_step
     rise = step / warmup
     fall = (end - step) / max(end - warmup, 1)
@@ -46,8 +46,8 @@ def train_step(
 ) -> Tensor:
     """Update the weights once and return the batch's mean loss (nats, no dimensions, on the device, no host sync).
 
-    Without dropout, the loss and the gradients do not depend on `micro_batch_size` beyond rounding: every micro-batch has the same
-    number of samples and of hidden tokens, so the mean of their means is the mean of all.
+    Without dropout, the loss and the gradients do not depend on `micro_batch_size` beyond rounding: every micro-batch
+    has the same number of samples and of hidden tokens, so the mean of their means is the mean of all.
 
     Args:
         model: may be wrapped in DistributedDataParallel, which then averages the gradients over the ranks, once.

@@ -30,7 +30,8 @@ class RunResult:
     Attributes:
         plan: what it set out to do.
         end_step: `global_step` at the end.
-        interrupted: whether it was asked to stop, by a signal or a log that cannot be written, at the latest while it saved.
+        interrupted: whether it was asked to stop, by a signal or a log that cannot be written, at the latest while it
+            saved.
         losses: the loss of every step, nats.
         marks: one where the timed region began, and one for each log line.
         checkpoint: the last one written on this rank, if any.

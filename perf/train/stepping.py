@@ -92,6 +92,7 @@ def _by_name(returned: Any, step: int) -> dict[str, Tensor | float]:
         is_scalar = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
         if not isinstance(name, str) or not is_scalar:
             raise PerfError(
-                f"Step={step}: returned {type(value).__name__} as {name!r:.40}, and a tensor of one number or a float is needed"
+                f"Step={step}: returned {type(value).__name__} as {name!r:.40}, and a tensor of one "
+                "number or a float is needed"
             )
     return {name: value.reshape(()) if isinstance(value, Tensor) else value for name, value in values.items()}

@@ -47,7 +47,8 @@ class TextCorpus(Source):
         if len(self._places) < 2:
             raise DataError(
                 f"{', '.join(map(str, paths))}: {len(self._tokens)} tokens in {len(sentences)} sentences, too few for "
-                f"samples of {workload.seq_len} tokens; give more text, with sentences that end in . ! ? or an empty line"
+                f"samples of {workload.seq_len} tokens; give more text, with sentences that end in . "
+                "! ? or an empty line"
             )
         self.samples_per_epoch = len(self._places)
         self._orders: dict[int, IntArray] = {}
@@ -84,7 +85,10 @@ def _read(path: Path) -> str:
 
 
 def _encode(sentences: list[str], vocab_size: int) -> tuple[list[list[int]], str]:
-    """Train a lower-case WordPiece vocabulary on `sentences`; return the tokens of each, and the vocabulary's digest."""
+    """Train a lower-case WordPiece vocabulary on `sentences`.
+
+    Return the tokens of each, and the vocabulary's digest.
+    """
     try:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     except ImportError:

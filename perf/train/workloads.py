@@ -10,7 +10,7 @@ from perf.seam import Case, Step, Workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BertConfig:
-    """What one built-in workload trains. Sizes follow BERT (Devlin et al. 2018); a sample is a sentence pair of `seq_len` tokens.
+    """What one built-in workload trains. Sizes follow BERT (Devlin et al. 2018); a sample is a pair of sentences.
 
     Attributes:
         name: what the command line calls it.
@@ -78,7 +78,8 @@ _BERT_MSL128: dict[str, Any] = {
     "seq_len": 128,
     "masked_per_sample": 20,
     "dropout": 0.1,
-    # Ramp, end and peak of the example's published configuration; its peak is 1e-4 * sqrt(batch / 256) / 2, here at 1024.
+    # Ramp, end and peak of the example's published configuration; its peak is 1e-4 * sqrt(batch / 256) / 2, here at
+    # 1024.
     "learning_rate": 1e-4,
     "lr_warmup_steps": 3200,
     "lr_end_step": 80_800,
