@@ -144,7 +144,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from perf.app.calibrate import calibrate
     from perf.app.side_by_side import what
 
-    return calibrate(what(**_what(arguments)), json=arguments.json)
+    return calibrate(what(**_what(arguments))[0], json=arguments.json)
 
 
 def _what(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,17 +13,30 @@ from typing import Any, NoReturn, TypeVar
 import pytest
 from pytest_benchmark.utils import safe_dumps
 
-from perf.app.bench import SUMMARY, Bench, Settings, stored_file, stored_json, terminal_summary, write_summary
+from perf.app.bench import (
+    SUMMARY,
+    WITH_BASELINE,
+    Bench,
+    Settings,
+    answer,
+    details,
+    stored_file,
+    stored_json,
+    write_summary,
+)
 from perf.app.promotion import refusal
 from perf.arguments import fraction, seconds
 from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
+from perf.measure.sides import parse_recipe
 from perf.plugin import ENVIRON, WorkloadNode, batch_size, known_here, parsed, target_of
 from perf.project import shown
 from perf.records.baselines import KEY, LATEST_RESULT, Provenance
 from perf.records.documents import write_json
 from perf.records.published import load_published
+from perf.records.sessions import Session
 from perf.report.bench import published_note, result_note
+from perf.report.sections import wrapped
 from perf.signals import EXIT_STOPPED
 
 T = TypeVar("T")
@@ -63,9 +76,8 @@ class Measuring:
                 num_runs=config.getoption("perf_runs"),
                 num_steps=config.getoption("perf_steps"),
                 compare=file,
-                duet_budget_s=parsed("perf_duet_budget", config.getini("perf_duet_budget"), seconds)
-                if config.getoption("perf_duet")
-                else None,
+                duet=_duet_mode(config.getoption("perf_duet"), compares=compare not in ([], None)),
+                duet_budget_s=parsed("perf_duet_budget", config.getini("perf_duet_budget"), seconds),
             )
             self.benches = self._benches(items)
             self._published = load_published(self._settings.baselines)
@@ -130,6 +142,13 @@ class Measuring:
                 problem = str(error)
         pytest.fail(problem, pytrace=False)
 
+    def measured(self, bench: Bench) -> Session:
+        """Return what was measured of a workload, now or before; a signal ends the session with what there is."""
+        session = self.shown(bench.measure)
+        if bench.is_stopped:
+            self._stop()
+        return session
+
     def _stop(self) -> NoReturn:
         """End the session with its summary, which pytest leaves out for a code of our own; that is set afterwards."""
         self._stopped = True
@@ -138,10 +157,10 @@ class Measuring:
     def settle(self, item: pytest.Item, bench: Bench, claim: str, size: int) -> None:
         """Turn what becomes of a claim into the test's outcome."""
         config = self._config
-        if claim not in ("loss_decreases", "counters") and bench.wants_duet:
-            self._save()  # what was measured must survive a duet that is stopped
         ini = "perf_scaling_threshold" if claim == "scaling" else "perf_threshold"
         threshold = self._threshold(item, ini)
+        if bench.wants_duet(claim, threshold):
+            self._save()  # what was measured must survive a duet that is stopped
         judgement = self.shown(lambda: bench.judge(claim, size, threshold=threshold))
         if bench.duet and bench.duet.interrupted:  # what its pairs show is in the summary
             self._stop()
@@ -216,7 +235,8 @@ class Measuring:
         """Return which comparison was asked for and not made, or nothing."""
         rates = [found for bench in self.benches.values() for (c, _), found in bench.judgements.items() if c == "rate"]
         named = self._settings.compare
-        looked = [rate for rate in rates if rate.effect or (not named and rate.verdict is Verdict.NO_BASELINE)]
+        expected = [Verdict.LOSSES_DIFFER] if named else [Verdict.LOSSES_DIFFER, Verdict.NO_BASELINE]
+        looked = [rate for rate in rates if rate.effect or rate.verdict in expected]
         if self._asked and not looked:
             return f"{self._asked[0]}: no rate was compared in this session, so it fails"
         for bench in self.benches.values() if self._config.getoption("perf_strict") else ():
@@ -241,16 +261,19 @@ class Measuring:
         for bench in measured:
             assert bench.session is not None
             terminalreporter.section(f"stepmark: {bench.session.configuration}")
-            terminalreporter.write_line(terminal_summary(bench))
-        if self._published:
+            found = answer(bench, self._problem)
+            is_bad = any(judgement.holds is False for judgement in bench.judgements.values())
+            terminalreporter.write_line(wrapped(found.line), bold=True, red=is_bad)
+            terminalreporter.write_line(wrapped(f"Next: {found.next_step}"))
+            terminalreporter.write_line(f"\n{details(bench)}")
+        if self._published and any(":" not in bench.target.id for bench in measured):  # the reference's own workloads
             terminalreporter.write_line(published_note(self._published))
         if self._saved:
             refused = refusal(shown(root / LATEST_RESULT), self._settings.baselines)
             terminalreporter.write_line(result_note(LATEST_RESULT, refused))
         about = self._provenance(config.hook.pytest_benchmark_generate_commit_info(config=config))
-        headlines = []
         try:
-            headlines = write_summary(measured, about, self._problem, root)
+            write_summary(measured, about, self._problem, root)
         except OSError as error:
             terminalreporter.write_line(f"the summary could not be written: {error}", red=True)
         for bench in measured if "GITHUB_ACTIONS" in os.environ else ():
@@ -258,5 +281,22 @@ class Measuring:
                 if judgement.verdict is Verdict.INCONCLUSIVE and claim == "rate":
                     where = f"{bench.target.id}: global batch size {size}"
                     terminalreporter.write_line(f"::warning::{where}: {judgement.reason}")
-        for headline in headlines:
-            terminalreporter.write_line(headline, bold=True)
+
+
+def _duet_mode(asked: str | None, *, compares: bool) -> str:
+    """Return when to compare side by side, as in `Settings.duet`.
+
+    Raises:
+        UsageError: it is neither a word nor a SPEC.
+    """
+    if asked in WITH_BASELINE:
+        return asked
+    if asked is None:
+        return "auto" if compares else "never"
+    try:
+        recipe = parse_recipe(asked.split())
+    except ValueError as error:
+        raise UsageError(f"--perf-duet: {error}") from None
+    if recipe.is_baseline:
+        raise UsageError("--perf-duet=baseline: is --perf-duet=always")
+    return asked

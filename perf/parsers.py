@@ -19,7 +19,10 @@ SPECS = """each SPEC is one or more of:
   baseline:             the promoted baseline's commit, torch and numpy
 such as: --baseline git:HEAD~1 --candidate self env:MALLOC_ARENA_MAX=1"""
 
-WORKLOAD = "a built-in name, FILE.py:NAME or MODULE:NAME; default: pico on CPU, bert-large-msl128 on CUDA"
+WORKLOAD = (
+    "a built-in name, FILE.py:NAME or MODULE:NAME (default: all in the project's bench_*.py; without any, pico on a "
+    "CPU, bert-large-msl128 on a GPU)"
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -171,8 +174,11 @@ def _add_duet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    duet.add_argument("--baseline", nargs="+", required=True, metavar="SPEC", help="what to compare with")
-    duet.add_argument("--candidate", nargs="+", required=True, metavar="SPEC", help="what to judge")
+    duet.add_argument(
+        "--baseline", nargs="+", metavar="SPEC",
+        help="what to compare with (default: git:HEAD; git:HEAD~1 where nothing has changed since)",
+    )  # fmt: skip
+    duet.add_argument("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
     duet.add_argument(
         "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
     )

@@ -27,7 +27,7 @@ ENVIRON = dict(os.environ)  # of the measuring processes: as the user gave it, b
 OWN_FIXTURE = "perf_bench"
 """What every test of ours needs, directly or not; foreign tests may have our marks and our other names."""
 
-OWN = ("require-baseline", "strict", "duet")
+OWN = ("require-baseline", "strict")
 
 IN_PARALLEL = "not timed under -n, where tests disturb each other; run: pytest without -n"
 
@@ -70,9 +70,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option(
         "--perf-runs",
         type=positive,
-        default=6,
         metavar="N",
-        help="fresh processes for each batch size (default: 6); more find smaller changes",
+        help="fresh processes for each batch size (default: 6, or 3 where --perf-duet can decide); more find "
+        "smaller changes",
     )
     option("--perf-steps", type=_steps, default=20, metavar="N", help="steps of each run (default: 20)")
     option(
@@ -85,8 +85,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)")
     option(
         "--perf-duet",
-        action="store_true",
-        help="judge times by running the baseline's commit again, side by side, and not by stored numbers",
+        metavar="WHEN",
+        nargs="?",
+        const="always",
+        help="compare side by side with the baseline's commit: never, always (without a value), or auto: where stored "
+        "times do not decide (default with --benchmark-compare); or with a SPEC, such as git:main, without a baseline",
     )
     parser.addini("perf_duet_budget", "time of --perf-duet for each batch size, such as 90s or 5m", default="60s")
     parser.addini("perf_duet_threshold", "smallest change of a rate that matters side by side", default="2%")
@@ -123,6 +126,7 @@ def _asked(config: pytest.Config, *prefixes: str) -> list[str]:
     """Return the given options that make a session without a comparison a failure."""
     state = config.stash[STATE]
     own = {f"--perf-{name}": config.getoption(f"perf_{name.replace('-', '_')}") for name in OWN}
+    own["--perf-duet"] = config.getoption("perf_duet") not in (None, "auto", "never")
     given = {"--benchmark-compare": state.compare, "--benchmark-compare-fail": state.compare_fail, **own}
     return [name for name, value in given.items() if value not in (None, [], False) and name[2:].startswith(prefixes)]
 
@@ -311,7 +315,7 @@ def measured(perf_bench: Bench, request: pytest.FixtureRequest) -> Session:
     """Everything measured of the test's workload: each batch size that a selected test asks for."""
     measuring = request.config.stash[STATE].measuring
     assert measuring is not None
-    return measuring.shown(perf_bench.measure)
+    return measuring.measured(perf_bench)
 
 
 @pytest.fixture

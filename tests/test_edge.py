@@ -65,7 +65,12 @@ class Project:
         self.measured.append((side.workload, list(cases)))
         self.measured_sizes = list(cases)
         whole = self.give()
-        kept = {size: m for size, m in whole.measurements.items() if size in self.measured_sizes}
+        runs = options["num_rounds"]
+        kept = {
+            size: dataclasses.replace(m, runs=m.runs[:runs])
+            for size, m in whole.measurements.items()
+            if size in self.measured_sizes
+        }
         workload = side.workload if self.is_named_by_side else whole.workload
         return dataclasses.replace(whole, measurements=kept, workload=workload)
 
@@ -443,20 +448,100 @@ def test_side_by_side_times_are_judged_by_the_duet(
     step_summary = project.pytester.path / "step.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(step_summary))
     found = project.run("--benchmark-compare", "--perf-duet")
-    found.assert_outcomes(passed=13, failed=2)
+    found.assert_outcomes(passed=13, failed=1, skipped=1)  # its rate explains its scaling
     assert found.ret == pytest.ExitCode.TESTS_FAILED
     (asked,) = side_by_side
     assert asked["recipes"][0].commit == PROVENANCE["commit"]
     assert asked["recipes"][1].text == "self"
     assert asked["sizes"] == list(SIZES)
     assert asked["budget_s"] == 60.0
-    found.stdout.fnmatch_lines(["REGRESSED: side by side with *", "*1024*REGRESSED*3 hold"])
+    found.stdout.fnmatch_lines(["REGRESSED: side by side with *", "REGRESSED: 9.5% slower*", "*1024*REGRESSED*3 hold"])
     first = step_summary.read_text().splitlines()[0]
-    assert first.startswith("**REGRESSED: global batch size 1024: samples/sec -9.5% (95% interval ")
+    assert first.startswith("**REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024 (512 UNCHANGED")
     assert (project.pytester.path / "runs" / "summary.md").read_text() == step_summary.read_text()
     result = project.pytester.path / "runs" / "bench.json"
     assert len(json.loads(result.read_text())[KEY]["duets"]["pico"]["pairs"]) == 90
     load_session(result)  # it can be promoted all the same
+
+
+def test_a_comparison_decides_side_by_side_where_stored_times_cannot(
+    project: Project, side_by_side: list[dict[str, Any]]
+) -> None:
+    """Without a word about duets: of noisy times a duet is made, of decided ones none, and --perf-duet=never makes none."""
+    project.give = lambda: here(quiet(spread=0.08, seed=1))
+    found = project.run("--benchmark-compare", "-k", "test_rate")
+    found.assert_outcomes(passed=2, failed=1)
+    (asked,) = side_by_side
+    assert asked["sizes"] == list(SIZES)
+    found.stdout.fnmatch_lines(["pico at 512, 1024, 2048: 3 fresh processes each, *", "REGRESSED: 9.5% slower*"])
+    for arguments in (("--benchmark-compare", "--perf-duet=never"), ()):
+        project.run(*arguments, "-k", "test_rate").assert_outcomes(skipped=3)
+    project.give = lambda: here(quiet(seed=1))
+    project.run("--benchmark-compare", "-k", "test_rate").assert_outcomes(passed=3)
+    assert len(side_by_side) == 1
+
+
+def test_only_the_batch_sizes_that_are_undecided_are_compared_again(
+    project: Project, side_by_side: list[dict[str, Any]]
+) -> None:
+    """What stored times decided stays so; where the losses are others, the times do not matter."""
+
+    def give() -> Session:
+        whole, noisy = here(quiet(seed=1)), quiet(spread=0.08, seed=1)
+        kept = {**whole.measurements, 512: noisy.measurements[512], 2048: noisy.measurements[2048]}
+        runs = tuple(dataclasses.replace(run, losses=tuple(loss + 1 for loss in run.losses)) for run in kept[2048].runs)
+        return dataclasses.replace(whole, measurements={**kept, 2048: dataclasses.replace(kept[2048], runs=runs)})
+
+    project.give = give
+    found = project.run("--benchmark-compare", "-k", "test_rate or test_losses")
+    assert [asked["sizes"] for asked in side_by_side] == [[512]]
+    found.assert_outcomes(passed=4, failed=1, skipped=1)
+    found.stdout.fnmatch_lines(["FAILED: losses at 2048: *"])
+
+
+def test_a_commit_is_compared_with_without_any_baseline(project: Project, side_by_side: list[dict[str, Any]]) -> None:
+    """--perf-duet=SPEC: rates, losses and counters are judged side by side; a SPEC that is none is wrong usage."""
+    baseline_path(project.baselines, "pico-cpu-fp32", fingerprint()).unlink()
+    found = project.run("--perf-duet=git:main", "--perf-strict")
+    assert [asked["recipes"][0].commit for asked in side_by_side] == ["main"]
+    found.assert_outcomes(passed=13, failed=2)  # strict: scaling at 1024, which its rate explains
+    for wrong in ("sometimes", "git:", "baseline:"):
+        found = project.run(f"--perf-duet={wrong}")
+        assert found.ret == pytest.ExitCode.USAGE_ERROR
+        found.stderr.fnmatch_lines(["*--perf-duet*"])
+
+
+def test_a_comparison_that_cannot_be_made_leaves_the_stored_verdict(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asked for a duet in so many words: the rate is INCONCLUSIVE with the reason; with --perf-duet it fails."""
+    project.write(here(quiet()))
+    project.give = lambda: here(quiet(spread=0.08, seed=1))
+
+    def compared(*arguments: object, **options: object) -> DuetResult:
+        raise MeasureError("baseline side: found no commit 'aaaa' here")
+
+    monkeypatch.setattr("perf.app.bench.compared", compared)
+    found = project.run("--benchmark-compare", "-k", "test_rate")
+    found.assert_outcomes(skipped=3)
+    found.stdout.fnmatch_lines(["SKIPPED *INCONCLUSIVE: --perf-duet: baseline side: found no commit*"])
+    project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate").assert_outcomes(failed=3)
+
+
+def test_a_stop_while_measuring_keeps_the_whole_rounds(project: Project) -> None:
+    """Their rates are shown and their result is kept; the session ends with exit code 130."""
+
+    def give() -> Session:
+        whole = here(quiet(seed=1))
+        kept = {s: dataclasses.replace(m, runs=m.runs[:2]) for s, m in whole.measurements.items()}
+        return dataclasses.replace(whole, measurements=kept)
+
+    project.give = give
+    found = project.run("-k", "test_rate")
+    assert found.ret == EXIT_STOPPED
+    found.stdout.fnmatch_lines(["*512 *6,8*not judged*"])
+    kept = load_session(project.pytester.path / "runs" / "bench.json").session
+    assert [len(m.runs) for m in kept.measurements.values()] == [2, 2, 2]
 
 
 def test_side_by_side_without_a_baseline_says_so(project: Project, side_by_side: list[dict[str, Any]]) -> None:
@@ -503,7 +588,9 @@ def test_sides_that_learn_otherwise_fail_the_losses(project: Project, monkeypatc
     )
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "(test_losses or test_rate) and 512")
     found.assert_outcomes(passed=1, failed=1)
-    found.stdout.fnmatch_lines(["LOSSES_DIFFER: side by side with *not the same training", "LOSSES_DIFFER: global *"])
+    found.stdout.fnmatch_lines(
+        ["LOSSES_DIFFER: side by side with *not the same training", "LOSSES_DIFFER: at 512 it is not *"]
+    )
 
 
 def test_a_duet_that_is_stopped_shows_what_is_known(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,7 +605,7 @@ def test_a_duet_that_is_stopped_shows_what_is_known(project: Project, monkeypatc
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
     assert found.ret == 130
     found.stdout.fnmatch_lines(
-        ["stopped by a signal: what is missing was not measured", "*INCONCLUSIVE *2", "ended after 15 pairs: *"]
+        ["stopped by a signal: what is missing was not measured", "*512 *INCONCLUSIVE", "ended after 15 pairs: *"]
     )
     assert "no rate was compared" not in found.stdout.str()
 

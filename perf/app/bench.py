@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,8 +24,15 @@ if TYPE_CHECKING:
     from perf.judge.verdicts import Judgement
     from perf.records.baselines import Baseline, Provenance
     from perf.records.sessions import MeasuredRun, Session
+    from perf.report.answers import Answer
 
 SUMMARY = Path("runs") / "summary.md"
+
+RUNS, RUNS_BEFORE_DUET = 6, 3
+"""Fresh processes of each batch size; the fewest that can become a baseline where a duet compares the times."""
+
+WITH_BASELINE = ("never", "auto", "always")
+"""What --perf-duet takes beside a SPEC."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,20 +44,23 @@ class Settings:
         here: this machine.
         environ: of the measuring processes: as the user gave it, before tests set theirs.
         precision: what was asked for; None for the workload's.
-        num_runs: fresh processes of each batch size.
+        num_runs: fresh processes of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide.
         num_steps: steps of each run.
         compare: a file to compare with; None for this machine's baselines.
-        duet_budget_s: of a comparison side by side, for each batch size; None for no such comparison.
+        duet: when the working tree is compared side by side: "never"; "auto": where stored times do not decide;
+            "always"; or the SPEC of what to compare it with.
+        duet_budget_s: of such a comparison, for each batch size.
     """
 
     root: Path
     here: Here
     environ: Mapping[str, str]
     precision: str | None
-    num_runs: int
+    num_runs: int | None
     num_steps: int
     compare: Path | None
-    duet_budget_s: float | None
+    duet: str
+    duet_budget_s: float
 
     @property
     def baselines(self) -> Path:
@@ -71,6 +82,7 @@ class Bench:
         session: what was measured, once it is.
         duet: the comparison side by side, once there is one.
         judgements: by claim and batch size.
+        is_stopped: whether a signal ended the measuring; the session has the runs until then.
 
     Raises:
         BaselineError: its baseline, or a portable one, is damaged.
@@ -83,6 +95,7 @@ class Bench:
         self.session: Session | None = None
         self.duet: DuetResult | None = None
         self.judgements: dict[tuple[str, int], Judgement] = {}
+        self.is_stopped = False
         self._problems: dict[str, str] = {}
 
     def _find_baseline(self) -> Baseline | None:
@@ -124,15 +137,19 @@ class Bench:
         from perf.judge.fitness import with_fitness
         from perf.judge.stats import run_rate
         from perf.measure.bench import SLICE_STEPS, measure
+        from perf.measure.busy import busy_share, load_note
         from perf.measure.sides import own_side
         from perf.records.wire import CaseSpec
         from perf.report.bench import log_blocks, warmup_note
+        from perf.report.sections import duration
 
-        rounds, steps = self._settings.num_runs, self._settings.num_steps
-        sizes = ", ".join(map(str, self.sizes))
+        rounds = self._settings.num_runs or (RUNS_BEFORE_DUET if self._can_duet() else RUNS)
+        steps, sizes = self._settings.num_steps, ", ".join(map(str, self.sizes))
         # A log in a file must show that it goes on, too.
         print(f"\n{self.target.id} at {sizes}: {rounds} fresh processes each, {steps} steps, in turns", flush=True)
-        num_done = 0
+        if note := load_note(busy_share()):
+            print(note, flush=True)
+        num_done, began_s = 0, time.monotonic()
         num_slices = rounds * len(self.sizes) * steps // SLICE_STEPS
         # None: only on a terminal
         with tqdm(total=num_slices, unit="slice", leave=False, delay=1, disable=None) as bar, stopped_by_signals():
@@ -141,7 +158,9 @@ class Bench:
                 nonlocal num_done
                 num_done += 1
                 rates = (f"{size}: {run_rate(run.timed_step_s, size):,.0f}" for size, run in runs.items())
-                bar.write(f"run {num_done} of {rounds}: {', '.join(rates)} samples/sec", file=sys.stdout)
+                left_s = (rounds - num_done) * (time.monotonic() - began_s) / num_done
+                left = f" (about {duration(left_s)} left)" if num_done < rounds else ""
+                bar.write(f"run {num_done} of {rounds}{left}: {', '.join(rates)} samples/sec", file=sys.stdout)
                 sys.stdout.flush()
 
             session = measure(
@@ -153,48 +172,76 @@ class Bench:
                 on_slice=bar.update,
                 on_round=on_round,
             )
+        self.is_stopped = min(len(m.runs) for m in session.measurements.values()) < rounds
         print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
         workload = self.target.workload
         return replace(
             with_fitness(session), sample=workload.sample, about=dict(workload.about), threshold=workload.threshold
         )
 
-    @property
-    def wants_duet(self) -> bool:
-        """Whether a comparison side by side was asked for, can be made, and has not been."""
-        from perf.judge.verdicts import incomparable
+    def _can_duet(self) -> bool:
+        """Return whether there is anything to compare with side by side."""
+        if self._settings.duet in ("auto", "always"):
+            return self.baseline is not None and not self.baseline.rerun_problem
+        return self._settings.duet != "never"
 
-        asked = self._settings.duet_budget_s is not None and self.duet is None
-        return asked and bool(self.baseline and not incomparable(self.measure(), self.baseline) and self._common())
+    def _sizes_to_duet(self, threshold: float) -> list[int]:
+        """Return the batch sizes to compare side by side."""
+        from perf.judge.verdicts import Verdict, incomparable, judge_rates
 
-    def _common(self) -> list[int]:
-        return [size for size in self.measure().measurements if size in self._stored()]
+        session, mode = self.measure(), self._settings.duet
+        if mode not in WITH_BASELINE:
+            return list(session.measurements)
+        if mode == "never" or self.baseline is None or incomparable(session, self.baseline):
+            return []
+        common = [size for size in session.measurements if size in self._stored()]
+        if mode == "always":
+            return common
+        if self.baseline.rerun_problem:
+            return []
+        rates = judge_rates(session, self.baseline, threshold=threshold)
+        # Of another training the times do not matter.
+        open_ = (Verdict.INCONCLUSIVE, Verdict.NO_BASELINE)
+        return [
+            size for size in common if rates[size].verdict in open_ and self._exact("losses", size).holds is not False
+        ]
+
+    def wants_duet(self, claim: str, threshold: float) -> bool:
+        """Return whether a claim needs a comparison side by side that has not been made."""
+        return claim in ("rate", "scaling") and self.duet is None and bool(self._sizes_to_duet(threshold))
 
     def _stored(self) -> Mapping[int, object]:
         return self.baseline.session.measurements if self.baseline else {}
 
-    def side_by_side(self) -> DuetResult | None:
-        """Return the comparison of the baseline's commit with the working tree, made now or before; None without one.
+    def side_by_side(self, threshold: float) -> DuetResult | None:
+        """Return the comparison with the working tree, made now or before; None where there is none.
+
+        Args:
+            threshold: the smallest change of a stored rate that matters, a fraction.
 
         Raises:
             MeasureError: a side could not be made or run, now or before, or the baseline cannot be run again.
         """
         from perf.measure.sides import parse_recipe
 
-        budget_s, settings = self._settings.duet_budget_s, self._settings
-        if self.wants_duet and self.baseline and budget_s is not None:
+        settings = self._settings
+        if self.duet is None and (sizes := self._sizes_to_duet(threshold)):
             self._raise_again("duet")
             asked = What(
                 root=settings.root,
                 here=settings.here,
                 target=self.target,
-                sizes=self._common(),
+                sizes=sizes,
                 precision=self._precision,
-                budget_s=budget_s,
+                budget_s=settings.duet_budget_s,
                 environ=settings.environ,
             )
             try:
-                first = baseline_recipe(parse_recipe(["baseline:"]), self.baseline, settings.here)
+                if settings.duet in WITH_BASELINE:
+                    assert self.baseline is not None
+                    first = baseline_recipe(parse_recipe(["baseline:"]), self.baseline, settings.here)
+                else:
+                    first = parse_recipe(settings.duet.split())
                 self.duet = compared((first, parse_recipe(["self"])), asked, threshold=self._duet_threshold)
             except (MeasureError, BaselineError) as error:
                 self._problems["duet"] = f"--perf-duet: {error}"
@@ -208,26 +255,43 @@ class Bench:
             PerfError: nothing can be said: what is needed could not be measured, or is damaged.
         """
         from perf.judge import verdicts
-        from perf.judge.duets import as_claims
-        from perf.records.baselines import find_expected
 
         session = self.measure()
         if claim == "loss_decreases":
             found = verdicts.judge_loss_decreases(session.measurements[size])
+        elif claim in ("losses", "counters"):
+            found = self._exact(claim, size)
+            if found.verdict is verdicts.Verdict.NO_BASELINE and self._settings.duet not in WITH_BASELINE:
+                found = self._by_duet(claim, size, threshold) or found
         else:
-            expected = find_expected(session, size, self.baseline, self._settings.baselines)
-            duet = None if claim == "counters" else self.side_by_side()
-            claims = as_claims(duet, size) if duet and size in duet.work else {}
-            if claim in claims:
-                found = claims[claim]
-            elif claim in ("losses", "counters"):
-                judge_exact = verdicts.judge_losses if claim == "losses" else verdicts.judge_counters
-                found = judge_exact(session, size, expected)
-            else:
-                judge = verdicts.judge_rates if claim == "rate" else verdicts.judge_scaling
-                found = judge(session, self.baseline, threshold=threshold)[size]
+            judge = verdicts.judge_rates if claim == "rate" else verdicts.judge_scaling
+            found = self._by_duet(claim, size, threshold) or judge(session, self.baseline, threshold=threshold)[size]
         self.judgements[claim, size] = found
         return found
+
+    def _exact(self, claim: str, size: int) -> Judgement:
+        """Return what becomes of the losses or the counters, compared with stored ones."""
+        from perf.judge.verdicts import judge_counters, judge_losses
+        from perf.records.baselines import find_expected
+
+        expected = find_expected(self.measure(), size, self.baseline, self._settings.baselines)
+        return (judge_losses if claim == "losses" else judge_counters)(self.measure(), size, expected)
+
+    def _by_duet(self, claim: str, size: int, threshold: float) -> Judgement | None:
+        """Return what becomes of a claim side by side; None where it is not compared so.
+
+        A duet that was not asked for in so many words does not fail a claim because it cannot be made.
+        """
+        from perf.judge.duets import as_claims
+        from perf.judge.verdicts import Judgement, Verdict
+
+        try:
+            duet = self.side_by_side(threshold)
+        except MeasureError as error:
+            if self._settings.duet != "auto" or size not in self._sizes_to_duet(threshold):
+                raise
+            return Judgement(claim=claim, holds=None, verdict=Verdict.INCONCLUSIVE, reason=str(error))
+        return as_claims(duet, size)[claim] if duet and size in duet.work else None
 
     def lost_sizes(self) -> list[int]:
         """Return the batch sizes that the baseline has and the workload no longer does."""
@@ -270,39 +334,47 @@ def stored_json(benches: Sequence[Bench], provenance: Provenance) -> dict[str, A
     return result_json(sessions, provenance, {bench.target.id: bench.duet.as_json() for bench in benches if bench.duet})
 
 
-def terminal_summary(bench: Bench) -> str:
-    """Return one line for each batch size of a workload, what it was compared with, and the duet."""
-    from perf.judge.duets import SESSION_BUDGET
-    from perf.report.bench import baseline_note, verdict_table
-    from perf.report.duet import duet_report
+def answer(bench: Bench, problem: str) -> Answer:
+    """Return the most important result of a workload; `problem` is why the session fails although no claim does."""
+    from perf.report.answers import of_session
 
     assert bench.session is not None
-    parts = [verdict_table(bench.session, bench.judgements)]
+    return of_session(bench.session, bench.judgements, bench.baseline, bench.duet, problem)
+
+
+def details(bench: Bench) -> str:
+    """Return one line for each batch size of a workload, what it was compared with, and the duet."""
+    from perf.judge.duets import SESSION_BUDGET
+    from perf.report.bench import baseline_note, verdict_section
+    from perf.report.duet import duet_sections
+    from perf.report.sections import as_text
+
+    assert bench.session is not None
+    duet = duet_sections(bench.duet, budget_option=SESSION_BUDGET) if bench.duet else []
+    parts = [as_text([verdict_section(bench.session, bench.judgements), *duet])]
     parts += [f"baseline: {baseline_note(bench.baseline, bench.session)}"] if bench.baseline else []
-    parts += [f"\n{duet_report(bench.duet, budget_option=SESSION_BUDGET)}\n"] if bench.duet else []
     return "\n".join(parts)
 
 
-def write_summary(benches: Sequence[Bench], provenance: Mapping[str, Any], problem: str, root: Path) -> list[str]:
-    """Write a sitting as Markdown beside its result, and for GitHub where that asks for it; return the headlines.
+def write_summary(benches: Sequence[Bench], provenance: Mapping[str, Any], problem: str, root: Path) -> None:
+    """Write a session as Markdown beside its result, and for GitHub where that asks for it; what failed comes first.
 
     Raises:
         OSError: it cannot be written.
     """
     from perf.report.summary import summary
 
-    parts = []
-    for bench in benches:
-        if bench.session:
-            first, *rest = summary(bench.session, provenance, bench.judgements, bench.baseline, bench.duet, problem)
-            failed = any(judgement.holds is False for judgement in bench.judgements.values())
-            parts.append((not failed, first, "\n".join([first, *rest]) + "\n"))
-    parts.sort(key=lambda part: part[0])  # what failed comes first
-    text = "\n".join(part for _, _, part in parts)
+    def is_fine(bench: Bench) -> bool:
+        return all(judgement.holds is not False for judgement in bench.judgements.values())
+
+    text = "\n".join(
+        summary(bench.session, provenance, bench.judgements, bench.baseline, bench.duet, answer(bench, problem))
+        for bench in sorted(benches, key=is_fine)
+        if bench.session
+    )
     path = root / SUMMARY
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     if to := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(to).open("a", encoding="utf-8") as file:
             file.write(text)
-    return [first.removeprefix("**").removesuffix("**") for _, first, _ in parts]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from perf.errors import MeasureError
 from perf.judge.attribution import attribute_difference, phase_totals
-from perf.judge.duets import DuetResult, size_to_attribute
+from perf.judge.duets import DuetResult, loss_problem, size_to_attribute
 from perf.judge.sequential import Decisions
 from perf.measure.duet import Duet
 from perf.records.pairs import Pair
@@ -35,7 +35,10 @@ def run_duet(
         MeasureError: a side failed before there was a pair.
     """
     work = duet.work()
-    decisions = Decisions(list(work), threshold=threshold, budget_s=budget_s)
+    # Where losses differ it is not the same training, and its times do not matter.
+    alike = [size for size in work if not loss_problem(work[size])]
+    budget_s *= len(alike) / len(work)
+    decisions = Decisions(alike, threshold=threshold, budget_s=budget_s)
     pairs: list[Pair] = []
     phases, contributions = {}, {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perf.app.machine import Here, here
+from perf.app.workloads import own_workloads
 from perf.errors import BaselineError, MeasureError, UsageError
 from perf.finding import Found, find
 from perf.project import find_root, shown, tool
@@ -64,35 +66,50 @@ def what(
     precision: str | None = None,
     budget_s: float,
     mode: str | None = None,
-) -> What:
+) -> list[What]:
     """Return what a command's arguments ask for; None means what the workload or the machine says.
 
+    Without a workload, that is each of those in the project's own ``bench_*.py``, or else the default one.
+
     Raises:
-        UsageError: there is no such workload.
+        UsageError: there is no such workload, or a file of workloads cannot be imported.
     """
     root, facts = find_root(), here(os.environ)
-    target = find(workload or facts.default_workload, root)
-    return What(
-        root=root,
-        here=facts,
-        target=target,
-        sizes=sorted(set(global_batch_sizes or target.workload.global_batch_sizes)),
-        precision=precision or target.workload.precision,
-        budget_s=budget_s,
-        mode=mode,
-        environ=os.environ,
-    )
+    if workload:
+        targets = [find(workload, root)]
+    else:
+        targets, problems = own_workloads(root)
+        if problems:
+            raise UsageError("; ".join(problems))
+    return [
+        What(
+            root=root,
+            here=facts,
+            target=target,
+            sizes=sorted(set(global_batch_sizes or target.workload.global_batch_sizes)),
+            precision=precision or target.workload.precision,
+            budget_s=budget_s,
+            mode=mode,
+            environ=os.environ,
+        )
+        for target in targets or [find(facts.default_workload, root)]
+    ]
 
 
 def duet(
-    asked: What, *, baseline: Sequence[str], candidate: Sequence[str], threshold: float | None, json: Path | None = None
+    asked: Sequence[What],
+    *,
+    baseline: Sequence[str] | None = None,
+    candidate: Sequence[str] | None = None,
+    threshold: float | None = None,
+    json: Path | None = None,
 ) -> int:
     """Compare two sides, say what differs, and return the exit code: 0 fine, 1 REGRESSED, 4 INCONCLUSIVE.
 
     Args:
-        asked: what both train.
-        baseline: the parts of its SPEC.
-        candidate: the parts of its SPEC.
+        asked: what both train, one workload after the other.
+        baseline: the parts of its SPEC; None for the last commit, or where the working tree is that, the one before.
+        candidate: the parts of its SPEC; None for the working tree.
         threshold: the smallest change that matters, a fraction; None for the workload's own, or 2 %.
         json: where to keep the raw values.
 
@@ -100,14 +117,29 @@ def duet(
         UsageError: a SPEC is not understood, or `json` cannot be a file.
         PerfError: a side cannot be made or run.
     """
-    from perf.measure.sides import parse_recipe
-    from perf.report.duet import duet_report, headline
+    from perf.measure.sides import last_other_commit, parse_recipe
 
     require_file(json)
+    if json and len(asked) > 1:
+        names = ", ".join(what.target.id for what in asked)
+        raise UsageError(f"--json {json}: is for one workload, and there are {names}; name one: --workload")
     try:
-        recipes = parse_recipe(baseline), parse_recipe(candidate)
+        specs = baseline or [f"git:{last_other_commit(asked[0].root, candidate is None)}"], candidate or ["self"]
+        recipes = parse_recipe(specs[0]), parse_recipe(specs[1])
     except ValueError as error:
         raise UsageError(error) from None
+    codes = []
+    for what_ in asked:
+        codes.append(_duet(what_, recipes, threshold, json))
+        if codes[-1] == EXIT_STOPPED:
+            break
+    return min(codes, key=[EXIT_STOPPED, EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE, 0].index)
+
+
+def _duet(asked: What, recipes: tuple[Recipe, Recipe], threshold: float | None, json: Path | None) -> int:
+    """Compare two sides on one workload, and return the exit code."""
+    from perf.report.duet import duet_report
+
     promoted = _promoted(asked) if any(recipe.is_baseline for recipe in recipes) else None
     is_upgrade = recipes[0].is_baseline and not recipes[1].is_baseline
     first, second = (
@@ -115,7 +147,7 @@ def duet(
         for recipe in recipes
     )
     result = compared((first, second), asked, threshold=threshold or asked.target.workload.threshold or THRESHOLD)
-    keep(json, result, asked.target, f"{duet_report(result)}\n\n{headline(result)}")
+    keep(json, result, asked.target, duet_report(result))
     if promoted and is_upgrade and not result.problem:
         print(_how_to_promote(second, promoted))
     return exit_code(result)
@@ -231,6 +263,7 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
     from tqdm import tqdm
 
     from perf.app.duet import run_duet
+    from perf.measure.busy import busy_share, load_note
     from perf.measure.duet import Duet, choose_mode
     from perf.measure.sides import prepared
     from perf.records.pairs import Mode
@@ -249,6 +282,8 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
             stack.enter_context(prepared(recipe, name, asked.root, asked.target.id, asked.environ))
             for recipe, name in zip(recipes, ("baseline", "candidate"), strict=True)
         )
+        if note := load_note(busy_share()):
+            print(note)
         heading = duet_heading(asked.target.id, asked.sizes, (first, second), mode, reason, asked.budget_s)
         print(f"\n{heading}", flush=True)
         duet = Duet(
@@ -262,9 +297,16 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         total_s = asked.budget_s * len(asked.sizes)
         # None: only on a terminal
         with tqdm(total=round(total_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
-            return run_duet(
+            result = run_duet(
                 duet, mode_reason=reason, threshold=threshold, budget_s=total_s, on_pair=_PairsShown(bar, total_s)
             )
+        commits = " ".join(_short(recipe.commit) for recipe in recipes if recipe.commit)
+        return replace(result, show_change=f"git diff {commits}" if commits else "")
+
+
+def _short(commit: str) -> str:
+    """Return a revision as it is written; of a whole hash the front."""
+    return commit[:12] if re.fullmatch(r"[0-9a-f]{40,64}", commit) else commit
 
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
@@ -283,6 +325,8 @@ class _PairsShown:
     def __call__(self, pair: Pair) -> None:
         import numpy as np
 
+        from perf.report.sections import duration
+
         self._effects.setdefault(pair.global_batch_size, []).append(pair.effect)
         self._bar.update(min(pair.ended_s, self._total_s) - self._bar.n)
         if pair.ended_s < self._total_s * self._report / REPORTS:
@@ -292,5 +336,6 @@ class _PairsShown:
             f"{size}: {np.expm1(np.median(effects)):+.1%} in {len(effects)} pairs"
             for size, effects in sorted(self._effects.items())
         )
-        self._bar.write(f"after {pair.ended_s:.0f} of {self._total_s:.0f} s: {'; '.join(so_far)}", file=sys.stdout)
+        left = duration(max(0.0, self._total_s - pair.ended_s))
+        self._bar.write(f"at most {left} left: {'; '.join(so_far)}", file=sys.stdout)
         sys.stdout.flush()

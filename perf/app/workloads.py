@@ -11,10 +11,10 @@ from perf.project import find_root, shown
 from perf.train.workloads import WORKLOADS
 
 
-def list_workloads(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
-    """Return the built-in workloads and those in files (default: ``bench_*.py`` at the root), and what went wrong."""
-    root = find_root()
-    known, problems = [find(name, root) for name in WORKLOADS], []
+def own_workloads(root: Path, files: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
+    """Return the workloads in files (default: ``bench_*.py`` at the root), and what went wrong."""
+    known: list[Found] = []
+    problems = []
     for file in files or sorted(root.glob("bench_*.py")):
         try:
             if not file.is_file():
@@ -26,3 +26,10 @@ def list_workloads(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
         except UsageError as error:
             problems.append(str(error))
     return known, problems
+
+
+def list_workloads(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
+    """Return the built-in workloads and those in files, as in `own_workloads`, and what went wrong."""
+    root = find_root()
+    own, problems = own_workloads(root, files)
+    return [*(find(name, root) for name in WORKLOADS), *own], problems

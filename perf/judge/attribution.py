@@ -46,6 +46,7 @@ class Contribution(PhaseDifference):
         baseline_count, candidate_count: dispatches per step; medians over the visits.
         standard_error_s: of the difference of the seconds.
         is_significant: whether the count differs, or the time by more than chance explains and by enough to matter.
+        line: the source line of the candidate that calls it more often than the baseline's does; "" if not known.
     """
 
     operation: str
@@ -53,6 +54,7 @@ class Contribution(PhaseDifference):
     candidate_count: float
     standard_error_s: float
     is_significant: bool
+    line: str = ""
 
 
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:

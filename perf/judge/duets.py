@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.exact import count_differences
-from perf.judge.sequential import DuetJudgement
-from perf.judge.verdicts import HOLDS, Judgement, Verdict
+from perf.judge.sequential import DuetJudgement, judge_scaling
+from perf.judge.verdicts import HOLDS, ONLY_OTHERS_FASTER, Judgement, Verdict
 from perf.records.fingerprint import differences
 from perf.records.pairs import Mode, Pair
 
@@ -44,6 +44,7 @@ class DuetResult:
         problem: why it ended before all was decided; "" if it did not.
         attribution_problem: why `phases` and `contributions` are missing although a difference was to be located.
         interrupted: whether a signal ended it.
+        show_change: the command that shows what changed between the sides; "" if no commit is compared.
     """
 
     sides: tuple[str, str]
@@ -60,6 +61,7 @@ class DuetResult:
     problem: str = ""
     attribution_problem: str = ""
     interrupted: bool = False
+    show_change: str = ""
 
     def verdict(self, size: int) -> Verdict:
         """Return the verdict on a batch size; where losses differ, the times do not matter."""
@@ -93,31 +95,45 @@ def size_to_attribute(
     work: Mapping[int, tuple[SideWork, SideWork]], judgements: Mapping[int, DuetJudgement]
 ) -> int | None:
     """Return the batch size with the largest effect among those whose time or work differs; None if there is none."""
-    differing = [size for size in work if judgements[size].verdict in CHANGED or work_differences(work[size])]
+    differing = [size for size in judgements if judgements[size].verdict in CHANGED or work_differences(work[size])]
     return max(differing, key=lambda size: abs(judgements[size].effect.effect_size), default=None)
 
 
 def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
-    """Return the claims "rate" and "scaling" of one batch size, and "losses" if they differ.
-
-    In a duet every batch size is compared with itself, so the claim "scaling" follows from the rate.
-    """
+    """Return what becomes of the claims "losses", "counters", "rate" and "scaling" at one batch size."""
+    beside = f"side by side with {result.sides[0]}"
+    problem, work = loss_problem(result.work[size]), work_differences(result.work[size])
+    exact = {"losses": problem, "counters": f"{', '.join(work)} per step" if work else ""}
+    claims = {
+        claim: Judgement(claim=claim, holds=not found, reason=f"{beside}: {found or 'no difference'}")
+        for claim, found in exact.items()
+    }
     found = result.judgements.get(size)
-    verdict = found.verdict if found else Verdict.INCONCLUSIVE
+    verdict = result.verdict(size)
     ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
-    reason = found.advice(SESSION_BUDGET) if found and not ended_early else result.problem
+    reason = problem or (found.advice(SESSION_BUDGET) if found and not ended_early else result.problem)
     rate = Judgement(
         claim="rate",
-        holds=False if ended_early else HOLDS.get(verdict),
+        holds=False if problem or ended_early else HOLDS.get(verdict),
         verdict=verdict,
         effect=found.effect if found else None,
-        reason=f"side by side with {result.sides[0]}: {reason}",
+        reason=f"{beside}: {reason}",
     )
-    claims = {"rate": rate, "scaling": replace(rate, claim="scaling", reason="judged by its rate, side by side")}
-    if problem := loss_problem(result.work[size]):
-        reason = f"side by side with {result.sides[0]}: {problem}"
-        claims["losses"] = Judgement(claim="losses", holds=False, verdict=Verdict.LOSSES_DIFFER, reason=reason)
-    return claims
+    return {**claims, "rate": rate, "scaling": _scaling(result, size, rate)}
+
+
+def _scaling(result: DuetResult, size: int, rate: Judgement) -> Judgement:
+    """Return the claim "scaling" of one batch size: one slowdown fails the rate, and not this claim as well."""
+    elapsed_s = result.pairs[-1].ended_s if result.pairs else 0.0
+    found = judge_scaling(result.pairs, threshold=result.threshold, elapsed_s=elapsed_s).get(size)
+    verdict, effect = (found.verdict, found.effect) if found else (Verdict.INCONCLUSIVE, None)
+    reason = found.reason if found else "scaling needs two batch sizes in one comparison"
+    holds = HOLDS.get(verdict)
+    if rate.holds is False:
+        holds, reason = None, "the rate of this batch size fails, which explains it"
+    elif verdict is Verdict.REGRESSED and (rate.effect is None or rate.effect.effect_size > -result.threshold / 2):
+        holds, verdict, reason = None, Verdict.INCONCLUSIVE, ONLY_OTHERS_FASTER
+    return Judgement(claim="scaling", holds=holds, verdict=verdict, effect=effect, reason=f"side by side: {reason}")
 
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:

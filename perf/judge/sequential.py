@@ -118,6 +118,34 @@ class Decisions:
         return estimate(self._starts[size], level=FAMILY_ERROR * share / family, elapsed_s=self._ended_s / family)
 
 
+def judge_scaling(pairs: Sequence[Pair], *, threshold: float, elapsed_s: float) -> dict[int, DuetJudgement]:
+    """Return by batch size whether its rate relative to the others' is the baseline's; none if there is one size.
+
+    A value is a start: the effect at one batch size less the mean of the effects at the others. Only starts that have
+    all batch sizes count. A duet ends at one of its two looks, so each may spend half of the error.
+
+    Args:
+        pairs: of the whole duet.
+        threshold: the smallest change that matters, a fraction.
+        elapsed_s: seconds of the duet.
+    """
+    sizes = sorted({pair.global_batch_size for pair in pairs})
+    effects: dict[int, dict[int, list[float]]] = {}
+    for pair in pairs:
+        effects.setdefault(pair.start, {}).setdefault(pair.global_batch_size, []).append(pair.effect)
+    whole = [[float(np.mean(start[size])) for size in sizes] for start in effects.values() if len(start) == len(sizes)]
+    if len(sizes) < 2 or not whole:
+        return {}
+    means = np.array(whole)
+    contrasts = means - (means.sum(axis=1, keepdims=True) - means) / (len(sizes) - 1)
+    level = FAMILY_ERROR / 2 / len(sizes)
+    found = [estimate([[v] for v in column], level=level, elapsed_s=elapsed_s / len(sizes)) for column in contrasts.T]
+    return {
+        size: judge(effect, threshold=threshold, share=0.5, last_level=level)
+        for size, effect in zip(sizes, found, strict=True)
+    }
+
+
 def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: float) -> DuetJudgement:
     """Return the verdict on one batch size at a look.
 

@@ -67,6 +67,8 @@ class Judgement:
     effect: Effect | None = None
 
 
+ONLY_OTHERS_FASTER = "slower only relative to the others, which got faster; its own rate did not decrease"
+
 HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False}
 
 
@@ -123,8 +125,7 @@ def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: flo
         own = np.mean(np.log(_rates(session.measurements[size])))
         own -= np.mean(np.log(_rates(baseline.session.measurements[size])))
         if found[size].verdict is Verdict.REGRESSED and np.expm1(own) > -threshold / 2:
-            reason = "slower only relative to the others, which got faster; its own rate did not decrease"
-            found[size] = replace(found[size], holds=None, verdict=Verdict.INCONCLUSIVE, reason=reason)
+            found[size] = replace(found[size], holds=None, verdict=Verdict.INCONCLUSIVE, reason=ONLY_OTHERS_FASTER)
     return found
 
 

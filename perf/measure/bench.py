@@ -59,8 +59,11 @@ def measure(
         on_slice: called after each slice.
         on_round: called after each round with its runs, by batch size.
 
+    A signal ends it with the rounds so far, if there is one.
+
     Raises:
         MeasureError: no batch size could be measured, or the software changed between two runs.
+        KeyboardInterrupt: a signal came in the first round.
     """
     if num_steps < SLICE_STEPS or num_steps % SLICE_STEPS:
         raise ValueError(f"num_steps={num_steps}: a multiple of {SLICE_STEPS} is needed, the steps of a slice")
@@ -68,9 +71,15 @@ def measure(
     micro_batch_sizes: dict[int, int] = {}
     failures: dict[int, str] = {}
     software: dict[int, tuple[Fingerprint | None, str]] = {}
+    whole: list[_Run] = []
     for number in range(1, num_rounds + 1):
         todo = {size: case for size, case in cases.items() if size not in failures}
-        done = _round(side, todo, num_steps, rng, on_slice)
+        try:
+            done = _round(side, todo, num_steps, rng, on_slice)
+        except KeyboardInterrupt:
+            if not whole:
+                raise
+            break
         failures |= {run.size: f"run {number}: {run.failure}" for run in done if run.failure}
         if len(failures) == len(cases):
             raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))

@@ -126,6 +126,28 @@ def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
     return replace(recipe, environ={name: setting for name, _, setting in settings})
 
 
+def last_other_commit(root: Path, tree_is_candidate: bool) -> str:
+    """Return the revision that the working tree is to be compared with: the last one that is not the same.
+
+    Args:
+        root: the project's folder.
+        tree_is_candidate: whether the candidate is the working tree, which may be the last commit itself.
+
+    Raises:
+        MeasureError: there is no git repository, or no such commit.
+    """
+    git = ["git", "-C", str(root)]
+    where = "the commit to compare with"
+    _tool(
+        where, [*git, "rev-parse", "--verify", "HEAD"], f"{root} has no commit; name two sides: --baseline, --candidate"
+    )
+    if not tree_is_candidate or _tool(where, [*git, "status", "--porcelain", "--untracked-files=no"]).strip():
+        return "HEAD"
+    one = "nothing has changed since the only commit; change something, or name another side: --baseline"
+    _tool(where, [*git, "rev-parse", "--verify", "HEAD~1"], one)
+    return "HEAD~1"
+
+
 def own_side(root: Path, workload: str, environ: Mapping[str, str]) -> Side:
     """Return the working tree as the only side; arguments as in `prepared`."""
     return _side(Recipe(text="self"), "", Path(sys.executable), root, root, workload, environ)

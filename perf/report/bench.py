@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from perf.judge.levels import DuetEffect
-from perf.judge.verdicts import CLAIMS, Judgement, Verdict, mean_rate
+from perf.judge.verdicts import CLAIMS, Verdict, mean_rate
 from perf.printable import printable
 from perf.records.baselines import Baseline
 from perf.records.fingerprint import differences
 from perf.records.published import PublishedRun
 from perf.records.sessions import Session
+from perf.report.answers import PROMOTE, Judgements
 from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Section, as_text, by_text, effect_cells, number
-
-Judgements = Mapping[tuple[str, int], Judgement]
-"""By claim and batch size."""
 
 
 def log_blocks(session: Session) -> str:
@@ -76,9 +74,9 @@ def verdict_section(session: Session, judgements: Judgements) -> Section:
             and not (judgement is rate and (by_duet or rate.verdict is Verdict.UNCHANGED))
         ]
     rows += [(str(size), *[NONE] * 4, "NOT MEASURED", NONE) for size in session.failures]
-    rate_is = "at the lower quartile of a run's step times, geometric mean over runs"
+    rate_is = "lower quartile of a run's steps, geometric mean over runs"
     return Section(
-        header=("batch size", "samples/sec", *EFFECT_HEADER, "verdict", "other claims"),
+        header=("size", "samples/sec", *EFFECT_HEADER, "verdict", "other claims"),
         rows=sorted(rows, key=lambda row: int(row[0])),
         notes=by_text(reasons),
         legend={"samples/sec": rate_is, "detectable": DETECTABLE},
@@ -108,7 +106,7 @@ def result_note(result: Path, refusal: str) -> str:
     """Return how the result of a session becomes a baseline, or why it cannot."""
     if refusal:
         return f"result: {result}; it cannot become this machine's baseline: {refusal}"
-    return f"result: {result}; to make it this machine's baseline: stepmark promote --reason TEXT"
+    return f"result: {result}; to make it this machine's baseline: {PROMOTE}"
 
 
 def promotion_note(results: Sequence[Baseline], written: Sequence[Path]) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 
 from perf.judge.attribution import PhaseDifference
 from perf.judge.duets import (
-    CHANGED,
     DUET_BUDGET,
     DuetResult,
     loss_problem,
@@ -19,10 +18,10 @@ from perf.judge.duets import (
     software_differences,
     work_differences,
 )
-from perf.judge.levels import DuetEffect, levels
+from perf.judge.levels import levels
 from perf.judge.stats import POWER
-from perf.judge.verdicts import Verdict
 from perf.records.phases import STEP_PHASES
+from perf.report.answers import of_duet
 from perf.report.sections import (
     DETECTABLE,
     EFFECT_HEADER,
@@ -30,10 +29,11 @@ from perf.report.sections import (
     Section,
     as_text,
     by_text,
-    change_text,
+    duration,
     effect_cells,
     number,
     percent,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -42,81 +42,22 @@ if TYPE_CHECKING:
 CONTRIBUTIONS = 8
 """The most operations that are shown."""
 
-_WORST_FIRST = (Verdict.LOSSES_DIFFER, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.UNCHANGED)
-
 
 def duet_heading(
     workload: str, sizes: Sequence[int], sides: tuple[Side, Side], mode: str, mode_reason: str, budget_s: float
 ) -> str:
-    """Return what is about to be compared, and how."""
-    return (
-        f"{workload} at {', '.join(map(str, sizes))}: at most {budget_s:.0f} s for each batch size\n"
-        f"  baseline:  {sides[0].text}\n  candidate: {sides[1].text}\n  {mode}: {mode_reason}"
+    """Return what is about to be compared, how, and how long it takes."""
+    at_most = f"at most {duration(budget_s)} each" if len(sizes) > 1 else "at most"
+    return wrapped(
+        f"{workload} at {', '.join(map(str, sizes))}: {at_most}, {duration(budget_s * len(sizes))} in all, and about "
+        f"15 s around it\n  baseline:  {sides[0].text}\n  candidate: {sides[1].text}\n  {mode}: {mode_reason}"
     )
-
-
-def headline(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> str:
-    """Return the worst of a duet in one line: which batch size, how much, how significant, and why."""
-    size = worst(result)
-    verdict, judgement = result.verdict(size), result.judgements.get(size)
-    if judgement is None:
-        return f"{verdict}: global batch size {size}: {loss_problem(result.work[size]) or result.problem}"
-    effect = judgement.effect
-    change = f"global batch size {size}: samples/sec {change_text(effect, _pairs(effect))}"
-    if verdict is Verdict.UNCHANGED:
-        change = f"every batch size within {percent(result.threshold)}; the largest change: {change}"
-    advice = result.problem or judgement.advice(budget_option)
-    reason = advice if verdict is Verdict.INCONCLUSIVE else _because(result, size)
-    return f"{verdict}: {change}; {loss_problem(result.work[size]) or reason}"
-
-
-def worst(result: DuetResult) -> int:
-    """Return the batch size with the worst verdict, and of these the one with the largest effect."""
-
-    def badness(size: int) -> tuple[int, float]:
-        found = result.judgements.get(size)
-        return _WORST_FIRST.index(result.verdict(size)), -abs(found.effect.effect_size) if found else 0.0
-
-    return min(result.work, key=badness)
-
-
-def _pairs(effect: DuetEffect) -> str:
-    return f"{effect.num_runs} pairs in {effect.num_starts} starts"
-
-
-def _because(result: DuetResult, size: int) -> str:
-    """Return where the time differs, and the first difference that may explain it."""
-    part = _largest_part(result, size)
-    if work := work_differences(result.work[size]):
-        return f"{part}work differs: {', '.join(work[:3])} per step"
-    if part:
-        return part.removesuffix("; ")
-    if software := software_differences(result.work):
-        return f"software differs: {', '.join(software[:3])}"
-    if missing := not_compared(result.work[size]):
-        return f"no difference in what was compared; not compared: {', '.join(missing[:3])}"
-    return "same work, same software"
-
-
-def _largest_part(result: DuetResult, size: int) -> str:
-    """Return the operation that explains most of a changed rate: it and its phase differ in its direction."""
-    if result.verdict(size) not in CHANGED:
-        return ""
-    slower = result.judgements[size].effect.effect_size < 0
-    alike = {
-        total.phase
-        for total in result.phases.get(size, [])
-        if total.difference_s and (total.difference_s > 0) == slower
-    }
-    for row in result.contributions.get(size, []):
-        if row.is_significant and row.phase in alike & {*STEP_PHASES} and (row.difference_s > 0) == slower:
-            return f"largest part in {row.phase}: {row.operation}, {1e3 * row.difference_s:+.2f} ms per step; "
-    return ""
 
 
 def duet_report(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> str:
     """Return all of a duet as text; `budget_option` is the form in which the tool at hand takes a budget."""
-    return as_text(duet_sections(result, budget_option=budget_option))
+    first = Section(title=str(of_duet(result, budget_option=budget_option)))
+    return as_text([first, *duet_sections(result, budget_option=budget_option)])
 
 
 def duet_sections(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> list[Section]:
@@ -125,18 +66,15 @@ def duet_sections(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> li
     for size in result.work:
         verdict, judgement, rates = result.verdict(size), result.judgements.get(size), result.rates(size)
         cells = [number(rate) for rate in rates] if rates else [NONE, NONE]
-        effect = judgement.effect if judgement else None
-        starts = str(effect.num_starts) if effect else NONE
-        rows.append((str(size), *cells, *effect_cells(effect), str(verdict), starts))
-        plain = verdict is Verdict.UNCHANGED and judgement and not judgement.effect.is_significant
-        reasons[size] = [judgement.advice(budget_option)] if judgement and not plain else []
+        rows.append((str(size), *cells, *effect_cells(judgement.effect if judgement else None), str(verdict)))
+        reasons[size] = [judgement.advice(budget_option)] if judgement else []
     sections = [
         Section(
-            header=("batch size", "baseline", "candidate", *EFFECT_HEADER, "verdict", "starts"),
+            header=("size", "baseline", "candidate", *EFFECT_HEADER, "verdict"),
             rows=rows,
-            notes=[*by_text(reasons), *_work_notes(result)],
+            notes=[*_work_notes(result), *by_text(reasons)],
             legend={
-                "candidate": "samples/sec, as the baseline; mean rate of a run, median over runs",
+                "baseline, candidate": "samples/sec, mean of a run, median over runs",
                 "change": "in pairs of runs, mean over starts",
                 "detectable": DETECTABLE,
             },
@@ -158,7 +96,7 @@ def _work_notes(result: DuetResult) -> list[str]:
             more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""
             texts.append(f"work differs: {', '.join(differing[:8])}{more} per step")
         if problem := loss_problem(work):
-            texts.append(f"losses differ: {problem}")
+            texts.append(f"losses differ: {problem}; not timed")
         if missing := not_compared(work):
             texts.append(f"not compared, because a side lacks it: {', '.join(missing)}")
     return notes + (by_text(found) or ["work: the same operations, and the same losses up to rounding"])
@@ -170,17 +108,20 @@ def _attribution_section(result: DuetResult, size: int) -> Section:
     named = significant[:CONTRIBUTIONS]
     rows = []
     for phase in result.phases[size]:
+        if phase.phase not in STEP_PHASES and phase.phase not in {row.phase for row in named}:
+            continue
         rows.append((phase.phase, "(all)", NONE, *_ms(phase)))
         for row in [row for row in named if row.phase == phase.phase]:
             counts = dict.fromkeys((row.baseline_count, row.candidate_count))
             rows.append(("", row.operation, " -> ".join(number(count, "g") for count in counts), *_ms(row)))
     rest = f"({len(significant) - len(named) or 'no'} other operations differ significantly)"
+    lines = [f"{row.operation} in {row.phase}: {row.line}" for row in named if row.line]
     return Section(
-        title=f"Where a step at {size} differs, each operation timed alone (logging, checkpoint: one of each)",
-        header=("phase", "operation", "count", "baseline ms", "candidate ms", "difference ms"),
+        title=f"Where a step at {size} differs: milliseconds, each operation timed alone",
+        header=("phase", "operation", "count", "baseline", "candidate", "difference"),
         rows=rows,
         left={"phase", "operation"},
-        notes=[rest if named else "No operation differs by more than chance explains."],
+        notes=[rest, *lines] if named else ["No operation differs by more than chance explains."],
     )
 
 

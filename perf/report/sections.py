@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from perf.judge.stats import POWER, Effect
 
-WIDTH = 100
+WIDTH = 80
 """Columns of a terminal that tables and wrapped lines use."""
 
 NONE = "-"
@@ -39,7 +39,7 @@ class Section:
         """Return the header and the rows without the columns that have no value, and the notes with the legend."""
         columns = [i for i in range(len(self.header)) if any(row[i] != NONE for row in self.rows)]
         header = [self.header[i] for i in columns]
-        legend = "; ".join(f"{name}: {text}" for name, text in self.legend.items() if name in header)
+        legend = "; ".join(f"{names}: {text}" for names, text in self.legend.items() if names.split(", ")[0] in header)
         return (
             header,
             [[row[i] for i in columns] for row in self.rows],
@@ -124,10 +124,10 @@ def effect_cells(effect: Effect | None) -> tuple[str, str, str]:
     )
 
 
-def change_text(effect: Effect, repeats: str) -> str:
-    """Return a change with its interval and its p-value in words; `repeats` is what they come from."""
-    change, interval, _ = effect_cells(effect)
-    return f"{change} (95% interval {interval}, p = {effect.p_value:.1g}, {repeats})"
+def duration(seconds: float) -> str:
+    """Return a time in words: ``45 s``, ``2 min``, ``2 min 30 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes and rest else f"{minutes} min" if minutes else f"{rest} s"
 
 
 def by_text(notes: Mapping[int, Sequence[str]]) -> list[str]:

@@ -99,7 +99,7 @@ def test_a_duet_prints_and_keeps_what_it_found(
     assert (what.sizes, asked["threshold"], what.budget_s, what.mode) == ([32, 64], 0.02, 120.0, None)
     assert what.precision in ("fp32", "auto")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith("REGRESSED: global batch size 1024: ")
+    assert lines[1].startswith("REGRESSED: 9.5% slower ")
     assert lines[-1] == f"raw values: {file}"
     found = json.loads(file.read_text())["stepmark"]
     assert (found["kind"], found["workload"], len(found["pairs"])) == ("duet", "nano", 90)
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_written_after_all_costs_the_file_only(
     file = tmp_path / "duet.json"
     assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(file)]) == EXIT_PROBLEM
     captured = capsys.readouterr()
-    assert "REGRESSED: global batch size 1024" in captured.out
+    assert "REGRESSED: 9.5% slower" in captured.out
     assert "no space left" in captured.err
 
 

@@ -14,8 +14,9 @@ from perf.judge.sequential import Decisions
 from perf.judge.verdicts import Judgement, Verdict
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import SideWork
-from perf.report.duet import calibration, duet_report, headline
-from perf.report.summary import first_line, summary
+from perf.report.answers import of_duet, of_session
+from perf.report.duet import calibration, duet_report
+from perf.report.summary import summary
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
 
 WORK = SideWork(
@@ -36,6 +37,7 @@ EXTRA_PRODUCTS = Contribution(
     candidate_s=0.015,
     standard_error_s=0.0001,
     is_significant=True,
+    line="kernel.py:81",
 )
 
 
@@ -81,43 +83,50 @@ def _pair(size: int, effect: float, number: int) -> Pair:
     )
 
 
+def row_of(result: DuetResult, size: int) -> list[str]:
+    """Return the cells of a batch size in the table of a report."""
+    return next(line.split() for line in duet_report(result).splitlines() if line.split()[:1] == [str(size)])
+
+
 SLOWER = duet({512: 0.0, 1024: -0.1, 2048: -0.05}, EXTRA)
 
 
-def test_the_first_line_names_the_worst_batch_size_how_much_how_significant_and_why() -> None:
-    """Of two that are slower it is the slower one."""
-    assert headline(SLOWER).startswith(
-        "REGRESSED: global batch size 1024: samples/sec -9.5% (95% interval -9.6% to -9."
+def test_the_first_sentence_names_the_worst_batch_size_how_much_and_why() -> None:
+    """Of two that are slower the slower one comes first, with its range; then the operation, its phase and its line."""
+    found = of_duet(SLOWER)
+    assert found.line == (
+        "REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024, 4.9% slower at 2048 (512 UNCHANGED): "
+        "5 more aten::mm float32 per step in forward (kernel.py:81)"
     )
-    assert (
-        "15 pairs in 5 starts); largest part in forward: aten::mm float32, +5.00 ms per step; "
-        "work differs: +5 aten::mm per step" in headline(SLOWER)
-    )
+    assert found.next_step == "if the change is meant: stepmark promote --reason TEXT"
+    assert of_duet(dataclasses.replace(SLOWER, show_change="git diff HEAD")).next_step.startswith("git diff HEAD; if ")
 
 
-def test_without_a_difference_the_first_line_says_so() -> None:
+def test_without_a_difference_the_first_sentence_says_so() -> None:
     """UNCHANGED with its interval: looked, and fine."""
     same = duet(dict.fromkeys(SIZES, 0.0))
-    assert headline(same).startswith("UNCHANGED: every batch size within 2.0%; the largest change: global batch size ")
-    assert headline(same).endswith("same work, same software")
+    found = of_duet(same)
+    assert found.line.startswith("UNCHANGED: no change of 2.0% or more at 512, 1024, 2048; 0.0% ")
+    assert found.next_step == "nothing to do"
     assert "work: the same operations, and the same losses up to rounding" in duet_report(same)
 
 
 def test_too_few_pairs_are_not_green() -> None:
-    """INCONCLUSIVE has an exit code of its own, and its line says what it would take."""
+    """INCONCLUSIVE has an exit code of its own, and what to do next is to give it more time."""
     few = duet({512: 0.0}, num_pairs=5)
-    assert headline(few).startswith("INCONCLUSIVE: global batch size 512")
-    assert "only 2 of the 4 starts that a verdict needs; use about --budget 10s" in headline(few)
+    assert of_duet(few).line.startswith("INCONCLUSIVE: cannot tell at 512: between ")
+    assert of_duet(few).next_step == "give it more time: --budget 10s"
+    assert "only 2 of the 4 starts that a verdict needs; use about --budget 10s" in duet_report(few)
     assert "; use about -o perf_duet_budget=10" in as_claims(few, 512)["rate"].reason
 
 
 def test_the_report_has_a_line_for_each_batch_size_and_says_where_the_time_goes() -> None:
     """Rates of both sides, the verdicts, what a step does otherwise, and the operation it is spent in."""
     lines = duet_report(SLOWER).splitlines()
-    rows = {line.split()[0]: line for line in lines if line.split()[:1] and line.split()[0] in ("512", "1024", "2048")}
-    assert "UNCHANGED" in rows["512"]
-    assert "REGRESSED" in rows["1024"]
-    assert "4,000" in rows["1024"]
+    assert max(map(len, lines)) <= 80
+    assert row_of(SLOWER, 512)[-1] == "UNCHANGED"
+    assert row_of(SLOWER, 1024)[-1] == "REGRESSED"
+    assert row_of(SLOWER, 1024)[1] == "4,000"
     assert any(line == "512, 1024, 2048: work differs: +5 aten::mm per step" for line in lines)
     assert any(line.split() == ["forward", "(all)", "-", "40.000", "45.000", "+5.000"] for line in lines)
     assert any(line.split()[:4] == ["aten::mm", "float32", "26", "->"] for line in lines)
@@ -142,14 +151,14 @@ def test_sides_whose_losses_differ_have_a_verdict_of_their_own() -> None:
     other = duet({512: 0.0}, far)
     assert other.judgements[512].verdict is Verdict.UNCHANGED
     assert other.verdict(512) is Verdict.LOSSES_DIFFER
-    assert headline(other).startswith("LOSSES_DIFFER: global batch size 512: ")
-    assert headline(other).endswith("not the same training")
-    assert "LOSSES_DIFFER" in duet_report(other).splitlines()[2]
-    claim = as_claims(other, 512)["losses"]
-    assert (claim.holds, claim.verdict) == (False, Verdict.LOSSES_DIFFER)
+    assert of_duet(other).line.startswith("LOSSES_DIFFER: at 512 it is not the same training: the loss of step 3 is ")
+    assert row_of(other, 512)[-1] == "LOSSES_DIFFER"
+    claims = as_claims(other, 512)
+    assert [claims[name].holds for name in ("losses", "rate", "scaling")] == [False, False, None]
+    assert claims["rate"].verdict is Verdict.LOSSES_DIFFER
     night = session(step_times(np.random.default_rng(1)))
-    assert first_line(night, judged(other), other, "") == headline(other)
-    assert "losses" not in as_claims(duet({512: 0.0}), 512)
+    assert of_session(night, judged(other), None, other, "").line.startswith("FAILED: losses at 512: side by side ")
+    assert as_claims(duet({512: 0.0}), 512)["losses"].holds
 
 
 def test_what_one_side_lacks_is_not_called_equal() -> None:
@@ -161,7 +170,8 @@ def test_what_one_side_lacks_is_not_called_equal() -> None:
     assert work_differences((older, EXTRA)) == ["+5 aten::mm"]
     found = dataclasses.replace(duet({512: 0.0}), work={512: (older, WORK)})
     assert "512: not compared, because a side lacks it: losses, host_syncs" in duet_report(found)
-    assert headline(found).endswith("no difference in what was compared; not compared: losses, host_syncs")
+    slower = dataclasses.replace(duet({512: -0.1}), work={512: (older, WORK)})
+    assert of_duet(slower).line.endswith("no difference in what was compared; not compared: losses, host_syncs")
     silent = dataclasses.replace(WORK, software={}, python="", counters={})
     assert not_compared((silent, silent)) == ["software", "counters"]
     nothing = dataclasses.replace(duet({512: 0.0}), work={512: (silent, silent)})
@@ -177,7 +187,7 @@ def test_a_duet_that_ended_early_shows_what_is_known() -> None:
     report = duet_report(early)
     assert "+0." in report
     assert report.endswith("candidate side (self): ended by SIGKILL")
-    assert headline(early).endswith("candidate side (self): ended by SIGKILL")
+    assert of_duet(early).line.endswith("candidate side (self): ended by SIGKILL")
     for size in SIZES:
         assert as_claims(early, size)["rate"].holds is False
     found = dataclasses.replace(duet({512: -0.1}), attribution_problem="where the time differs is not known: x")
@@ -185,11 +195,32 @@ def test_a_duet_that_ended_early_shows_what_is_known() -> None:
 
 
 def test_claims_of_a_session_follow_from_its_duet() -> None:
-    """REGRESSED fails both claims on times, UNCHANGED holds."""
+    """REGRESSED fails the rate and, since that explains it, not the scaling as well; UNCHANGED holds."""
     claims = as_claims(SLOWER, 1024)
-    assert [claim.holds for claim in claims.values()] == [False, False]
+    assert {name: claim.holds for name, claim in claims.items()} == {
+        "losses": True,
+        "counters": False,
+        "rate": False,
+        "scaling": None,
+    }
     assert claims["rate"].reason.startswith("side by side with baseline: 0123456789ab")
-    assert [claim.holds for claim in as_claims(SLOWER, 512).values()] == [True, True]
+    assert claims["scaling"].verdict is Verdict.REGRESSED
+    assert as_claims(SLOWER, 512)["rate"].holds is True
+
+
+def test_scaling_is_judged_from_the_pairs() -> None:
+    """All slower by the same is no change of scaling; one that is slower than the others is, by its own start means."""
+    level = as_claims(duet(dict.fromkeys(SIZES, -0.1)), 512)["scaling"]
+    assert (level.verdict, level.holds) == (Verdict.UNCHANGED, None)  # its rate fails
+    alike = as_claims(duet(dict.fromkeys(SIZES, 0.0)), 512)["scaling"]
+    assert (alike.verdict, alike.holds) == (Verdict.UNCHANGED, True)
+    assert alike.effect is not None
+    assert abs(alike.effect.effect_size) < 1e-3
+    others = as_claims(duet({512: 0.0, 1024: 0.1, 2048: 0.1}), 512)["scaling"]
+    assert others.holds is None
+    assert others.reason.endswith("its own rate did not decrease")
+    alone = as_claims(duet({512: 0.0}), 512)["scaling"]
+    assert (alone.holds, alone.verdict) == (None, Verdict.INCONCLUSIVE)
 
 
 def judged(result: DuetResult) -> dict[tuple[str, int], Judgement]:
@@ -201,21 +232,23 @@ def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
     """A regression with its batch size and cause; tables are Markdown; without a duet the claims speak."""
     night = session(step_times(np.random.default_rng(1)))
     about = {"date": "2026-11-24T01:02:03+00:00", "commit": "0123456789abcdef", "dirty": True}
-    lines = summary(night, about, judged(SLOWER), None, SLOWER, "")
-    assert lines[0] == f"**{headline(SLOWER)}**"
-    assert lines[2].endswith("`, 2026-11-24T01:02:03+00:00, commit 0123456789ab with uncommitted changes")
-    text = "\n".join(lines)
+    judgements = {key: found for key, found in judged(SLOWER).items() if key[0] != "counters"}
+    text = summary(night, about, judgements, None, SLOWER, of_session(night, judgements, None, SLOWER, ""))
+    lines = text.splitlines()
+    assert lines[0] == f"**{of_duet(SLOWER).line}**"
+    assert lines[4].endswith("`, 2026-11-24T01:02:03+00:00, commit 0123456789ab with uncommitted changes")
     assert "| 1024 | 4,000 | 3,6" in text
     assert "|  | aten::mm float32 | 26 -> 31 |" in text
     counters = Judgement(claim="counters", holds=False, reason="+1 host_syncs per step")
-    assert first_line(night, {("counters", 512): counters}, None, "") == (
-        "FAILED: global batch size 512: counters: +1 host_syncs per step"
-    )
     unknown = Judgement(claim="rate", holds=None, reason="make one", verdict=Verdict.NO_BASELINE)
-    assert first_line(night, {("rate", 512): unknown}, None, "") == "NO_BASELINE: global batch size 512: make one"
-    assert first_line(night, {("rate", 512): unknown}, None, "nothing compared") == "FAILED: nothing compared"
     broken = dataclasses.replace(night, failures={512: "run 1: out of memory"})
-    assert first_line(broken, {}, None, "") == "NOT MEASURED: global batch size 512: run 1: out of memory"
+    for of, found, problem, line in (
+        (night, {("counters", 512): counters}, "", "FAILED: counters at 512: +1 host_syncs per step"),
+        (night, {("rate", 512): unknown}, "", "NO_BASELINE: rate at 512: make one"),
+        (night, {("rate", 512): unknown}, "nothing compared", "FAILED: nothing compared"),
+        (broken, {}, "", "NOT MEASURED: 512: run 1: out of memory"),
+    ):
+        assert of_session(of, found, None, None, problem).line == line
 
 
 def test_the_file_has_all_raw_values_and_no_infinity() -> None:
@@ -239,7 +272,7 @@ def test_a_calibration_tells_the_spreads_and_the_budgets() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_rate_is_samples_over_seconds(size: int) -> None:
     """Whatever the batch size, both sides of a duet without effect show what was put in."""
-    assert duet_report(duet({size: 0.0})).splitlines()[2].split()[1] == "4,000"
+    assert row_of(duet({size: 0.0}), size)[1:3] == ["4,000", "4,000"]
 
 
 def test_another_scalar_is_another_training() -> None:

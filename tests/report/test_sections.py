@@ -23,11 +23,11 @@ from perf.logs.runlog import LoggedRun, parse_log, read_lines
 from perf.records.pairs import Pair
 from perf.records.phases import PHASES
 from perf.records.sessions import Session
+from perf.report.answers import of_duet, of_session
 from perf.report.audit import audit_report
 from perf.report.bench import verdict_section, verdict_table
-from perf.report.duet import calibration, duet_report, duet_sections, headline
+from perf.report.duet import calibration, duet_report, duet_sections
 from perf.report.sections import NONE, WIDTH, Section, as_markdown, as_text, text_table, wrapped
-from perf.report.summary import first_line
 from perf.report.training import run_table
 from tests.judge.noise import SIZES, session
 from tests.judge.test_verdicts import as_baseline, quiet
@@ -148,7 +148,7 @@ def test_claims_have_one_order() -> None:
     night = dataclasses.replace(quiet(), measurements={512: quiet().measurements[512]})
     for index, claim in enumerate(CLAIMS):
         judgements = {(claim, 512): failed(claim) for claim in reversed(CLAIMS[index:])}
-        assert first_line(night, judgements, None, "").startswith(f"FAILED: global batch size 512: {claim}")
+        assert of_session(night, judgements, None, None, "").line.startswith(f"FAILED: {claim} at 512: ")
     judgements = {(claim, 512): failed(claim) for claim in reversed(CLAIMS)}
     notes = verdict_section(night, judgements).notes
     shown = [note.removeprefix("512: ").split()[0].rstrip(":") for note in notes]
@@ -164,8 +164,8 @@ def test_what_is_unknown_is_not_said_to_hold() -> None:
         ("rate", size): Judgement(claim="rate", holds=True, reason="", verdict=Verdict.UNCHANGED) for size in SIZES
     }
     unknown = {("counters", 512): Judgement(claim="counters", holds=None, reason="", verdict=Verdict.NO_BASELINE)}
-    assert first_line(quiet(), rates, None, "") == "UNCHANGED: no claim fails"
-    assert first_line(quiet(), {**rates, **unknown}, None, "") == "UNCHANGED: no claim fails; unknown: counters"
+    assert of_session(quiet(), rates, None, None, "").line == "UNCHANGED: no claim fails at 512, 1024, 2048"
+    assert of_session(quiet(), {**rates, **unknown}, None, None, "").line.endswith("2048; unknown: counters")
     assert "1 unknown" in verdict_table(quiet(), {**rates, **unknown})
 
 
@@ -175,7 +175,7 @@ def test_a_stored_rate_does_not_stand_beside_the_change_of_a_duet() -> None:
     claims = {(name, size): claim for size in (512, 1024) for name, claim in as_claims(SLOWER, size).items()}
     section = verdict_section(night, claims)
     header, rows, notes = section.shown()
-    assert header == ["batch size", "samples/sec", "verdict", "other claims"]
+    assert header == ["size", "samples/sec", "verdict", "other claims"]
     assert [row[2] for row in rows] == ["UNCHANGED", "REGRESSED", "not judged"]
     assert not any("significantly slower" in note for note in notes)
 
@@ -199,10 +199,10 @@ def contribution(operation: str, difference_s: float, phase: str = "forward") ->
 @pytest.mark.parametrize(
     ("rows", "forward_s", "named"),
     [
-        ([contribution("a", 0.005)], 0.004, "largest part in forward: a, +5.00 ms per step"),
+        ([contribution("a", 0.005)], 0.004, "5 more a per step in forward (kernel.py:81)"),
         ([contribution("a", 0.005)], -0.0004, None),  # the phase is faster
         ([contribution("a", -0.005)], -0.004, None),  # faster, and the rate is slower
-        ([contribution("a", -0.006), contribution("b", 0.005)], 0.004, "largest part in forward: b, +5.00 ms per step"),
+        ([contribution("a", -0.006), contribution("b", 0.005)], 0.004, "5 more b per step in forward (kernel.py:81)"),
         ([contribution("a", 0.005, "checkpoint")], 0.004, None),  # no part of a step
     ],
 )
@@ -215,7 +215,7 @@ def test_the_headline_does_not_contradict_the_phases(
         for phase in ("forward", "checkpoint")
     ]
     found = dataclasses.replace(duet({1024: -0.1}), phases={1024: phases}, contributions={1024: rows})
-    assert headline(found).endswith(f"; {named or 'same work, same software'}")
+    assert of_duet(found).line.endswith(f": {named or 'same work, same software'}")
 
 
 def test_a_change_that_is_none_has_no_largest_part() -> None:
@@ -224,7 +224,7 @@ def test_a_change_that_is_none_has_no_largest_part() -> None:
     found = dataclasses.replace(
         duet({1024: -0.005}), phases={1024: phases}, contributions={1024: [contribution("a", 0.01)]}
     )
-    assert "largest part" not in headline(found)
+    assert "kernel.py" not in of_duet(found).line
 
 
 def test_importing_reports_imports_neither_torch_nor_scipy() -> None:

@@ -1,0 +1,221 @@
+"""What a reader needs first: one sentence that says what happened, and what to do next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from perf.judge.attribution import Contribution
+from perf.judge.duets import (
+    CHANGED,
+    DUET_BUDGET,
+    DuetResult,
+    loss_problem,
+    not_compared,
+    software_differences,
+    work_differences,
+)
+from perf.judge.stats import Effect
+from perf.judge.verdicts import CLAIMS, Judgement, Verdict
+from perf.records.baselines import Baseline
+from perf.records.phases import STEP_PHASES
+from perf.records.sessions import Session
+from perf.report.sections import number, percent
+
+Judgements = Mapping[tuple[str, int], Judgement]
+"""By claim and batch size."""
+
+NOTHING_TO_DO = "nothing to do"
+PROMOTE = "stepmark promote --reason TEXT"
+
+_WORST_FIRST = (Verdict.LOSSES_DIFFER, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.UNCHANGED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """The most important result of a duet or a session.
+
+    Attributes:
+        verdict: a `Verdict`, or "FAILED", "NOT MEASURED" or "MEASURED".
+        sentence: what happened, without the verdict.
+        next_step: what to do: a command where there is one.
+    """
+
+    verdict: str
+    sentence: str
+    next_step: str
+
+    @property
+    def line(self) -> str:
+        """The verdict and the sentence."""
+        return f"{self.verdict}: {self.sentence}"
+
+    def __str__(self) -> str:
+        return f"{self.line}\nNext: {self.next_step}"
+
+
+def of_duet(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> Answer:
+    """Return the worst verdict of a duet; `budget_option` is the form in which the tool at hand takes a budget."""
+    first = worst(result)
+    verdict = result.verdict(first)
+    alike = [size for size in result.work if result.verdict(size) is verdict]
+    others = ", ".join(f"{size} {result.verdict(size)}" for size in result.work if size not in alike)
+    rest = f" ({others})" if others else ""
+    judgement = result.judgements.get(first)
+    if verdict is Verdict.LOSSES_DIFFER:
+        sentence = f"at {_list(alike)} it is not the same training: {loss_problem(result.work[first])}"
+        return Answer(verdict=verdict, sentence=f"{sentence}{rest}", next_step=_if_meant(result.show_change))
+    if judgement is None or (verdict is Verdict.INCONCLUSIVE and result.problem):
+        sentence = f"cannot tell at {_list(alike)}: {result.problem or 'nothing was measured'}{rest}"
+        return Answer(verdict=verdict, sentence=sentence, next_step="run it again")
+    if verdict is Verdict.INCONCLUSIVE:
+        sentence = f"cannot tell at {_list(alike)}: {_between(judgement.effect)}{rest}"
+        needed_s = max(result.judgements[size].needed_s for size in alike if size in result.judgements)
+        more = f"give it more time: {budget_option.format(needed_s)}" if needed_s else "run it again"
+        return Answer(verdict=verdict, sentence=sentence, next_step=more)
+    if verdict is Verdict.UNCHANGED:
+        sentence = f"no change of {percent(result.threshold)} or more at {_list(alike)}; {_changes(result, alike)}"
+        return Answer(verdict=verdict, sentence=sentence, next_step=NOTHING_TO_DO)
+    sentence = f"{_changes(result, sorted(alike, key=lambda size: size != first))}{rest}: {_because(result, first)}"
+    keep = f"nothing to do; to keep it, {PROMOTE}" if verdict is Verdict.IMPROVED else _if_meant(result.show_change)
+    return Answer(verdict=verdict, sentence=sentence, next_step=keep)
+
+
+def of_session(
+    session: Session, judgements: Judgements, baseline: Baseline | None, duet: DuetResult | None, problem: str
+) -> Answer:
+    """Return the most important result of a session: a failed claim (`CLAIMS`), what is unknown, or that all is well.
+
+    Args:
+        session: what was measured.
+        judgements: of its claims.
+        baseline: what they were compared with, if there was anything.
+        duet: what was compared side by side.
+        problem: why the session fails although no claim does.
+    """
+    from perf.judge.duets import SESSION_BUDGET
+
+    commit = baseline.provenance["commit"][:12] if baseline and not baseline.rerun_problem else ""
+    show_change = f"git diff {commit}" if commit else ""
+    failed = [(claim, size) for claim, size in judgements if judgements[claim, size].holds is False]
+    if failed:
+        claim, size = min(failed, key=lambda key: (CLAIMS.index(key[0]), _effect_size(judgements[key])))
+        judgement = judgements[claim, size]
+        if duet and size in duet.work and (claim == "rate" or judgement.verdict is Verdict.LOSSES_DIFFER):
+            return of_duet(duet, budget_option=SESSION_BUDGET)
+        sizes = [other for name, other in failed if name == claim]
+        change = f"{_change(judgement.effect, with_range=True)}; " if judgement.effect else ""
+        sentence = f"{claim} at {_list(sizes)}: {change}{judgement.reason}"
+        return Answer(verdict=str(judgement.verdict or "FAILED"), sentence=sentence, next_step=_if_meant(show_change))
+    if session.failures:
+        size, reason = next(iter(session.failures.items()))
+        return Answer(verdict="NOT MEASURED", sentence=f"{size}: {reason}", next_step="mend that, and measure again")
+    if problem:
+        return Answer(verdict="FAILED", sentence=problem, next_step="measure again")
+    rates = {size: judgement for (claim, size), judgement in judgements.items() if claim == "rate"}
+    if duet and all(size in duet.work for size in rates):
+        return of_duet(duet, budget_option=SESSION_BUDGET)
+    return _of_rates(rates, judgements)
+
+
+def _of_rates(rates: Mapping[int, Judgement], judgements: Judgements) -> Answer:
+    """Return the answer of a session in which no claim failed and stored times were compared, if any were."""
+    for verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE, Verdict.INCONCLUSIVE, Verdict.IMPROVED):
+        if found := [size for size, judgement in rates.items() if judgement.verdict is verdict]:
+            effect = rates[found[0]].effect
+            if effect is None:
+                sentence = f"rate at {_list(found)}: {rates[found[0]].reason}"
+            else:
+                what = _between(effect) if verdict is Verdict.INCONCLUSIVE else _change(effect, with_range=True)
+                sentence = f"rate at {_list(found)}: {what}; {rates[found[0]].reason}"
+            step = {Verdict.NO_BASELINE: PROMOTE, Verdict.IMPROVED: PROMOTE}.get(verdict, "see the reason")
+            return Answer(verdict=verdict, sentence=sentence, next_step=step)
+    unknown = [claim for claim in CLAIMS if any(j.holds is None for (c, _), j in judgements.items() if c == claim)]
+    rest = f"; unknown: {', '.join(unknown)}" if unknown else ""
+    if not rates:
+        return Answer(
+            verdict="MEASURED", sentence=f"no rate was judged, and no claim fails{rest}", next_step=NOTHING_TO_DO
+        )
+    return Answer(
+        verdict=Verdict.UNCHANGED, sentence=f"no claim fails at {_list(rates)}{rest}", next_step=NOTHING_TO_DO
+    )
+
+
+def worst(result: DuetResult) -> int:
+    """Return the batch size with the worst verdict, and of these the one with the largest effect."""
+
+    def badness(size: int) -> tuple[int, float]:
+        found = result.judgements.get(size)
+        return _WORST_FIRST.index(result.verdict(size)), -abs(found.effect.effect_size) if found else 0.0
+
+    return min(result.work, key=badness)
+
+
+def explaining_row(result: DuetResult, size: int) -> Contribution | None:
+    """Return the operation that explains most of a changed rate: it and its phase differ in its direction."""
+    if result.verdict(size) not in CHANGED:
+        return None
+    slower = result.judgements[size].effect.effect_size < 0
+    alike = {
+        total.phase
+        for total in result.phases.get(size, [])
+        if total.difference_s and (total.difference_s > 0) == slower
+    }
+    for row in result.contributions.get(size, []):
+        if row.is_significant and row.phase in alike & {*STEP_PHASES} and (row.difference_s > 0) == slower:
+            return row
+    return None
+
+
+def _because(result: DuetResult, size: int) -> str:
+    """Return where the time differs, or the first difference that may explain it."""
+    if row := explaining_row(result, next(iter(result.contributions), size)):
+        change = row.candidate_count - row.baseline_count
+        more = f"{number(abs(change), ',g')} {'more' if change > 0 else 'fewer'} {row.operation} per step"
+        took = f"{row.operation} takes {number(1e3 * row.difference_s, '+.2f')} ms per step"
+        return f"{more if change else took} in {row.phase}{f' ({row.line})' if row.line else ''}"
+    if work := work_differences(result.work[size]):
+        return f"work differs: {', '.join(work[:3])} per step"
+    if software := software_differences(result.work):
+        return f"software differs: {', '.join(software[:3])}"
+    if missing := not_compared(result.work[size]):
+        return f"no difference in what was compared; not compared: {', '.join(missing[:3])}"
+    return "same work, same software"
+
+
+def _if_meant(show_change: str) -> str:
+    return f"{show_change + '; ' if show_change else ''}if the change is meant: {PROMOTE}"
+
+
+def _changes(result: DuetResult, sizes: Sequence[int]) -> str:
+    """Return the change at each batch size; of the first with its interval."""
+    effects = [(size, result.judgements[size].effect) for size in sizes]
+    return ", ".join(f"{_change(effect, with_range=not i)} at {size}" for i, (size, effect) in enumerate(effects))
+
+
+def _change(effect: Effect, *, with_range: bool) -> str:
+    direction = "slower" if effect.effect_size < 0 else "faster"
+    near, far = sorted((effect.low, effect.high), key=abs)
+    shown = f"{percent(abs(effect.effect_size))} {direction}"
+    if not with_range:
+        return shown
+    if near * far > 0:
+        return f"{shown} (between {percent(abs(near))} and {percent(abs(far))})"
+    return f"{shown} ({_between(effect)})"
+
+
+def _between(effect: Effect) -> str:
+    """Return the interval of a change in words."""
+    if not math.isfinite(effect.low + effect.high):
+        return "too little was measured to say anything"
+    ends = [f"{percent(abs(bound))} {'slower' if bound < 0 else 'faster'}" for bound in (effect.low, effect.high)]
+    return f"between {' and '.join(ends)}"
+
+
+def _list(sizes: Sequence[int] | Mapping[int, object]) -> str:
+    return ", ".join(map(str, sizes))
+
+
+def _effect_size(judgement: Judgement) -> float:
+    return judgement.effect.effect_size if judgement.effect else 0.0
