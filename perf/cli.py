@@ -173,7 +173,28 @@ def _workloads(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from perf.app.init import init
+
+    return init(arguments.file)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from perf.app.demo import demo
+
+    return demo()
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from perf.app.doctor import doctor
+
+    return doctor()
+
+
 COMMANDS = {
+    "init": _init,
+    "demo": _demo,
+    "doctor": _doctor,
     "train": _train,
     "workloads": _workloads,
     "import-log": _import_log,

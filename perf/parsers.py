@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_first(commands)
     _add_train(commands)
     _add_workloads(commands)
     _add_import_log(commands)
@@ -48,6 +49,24 @@ def make_parser() -> argparse.ArgumentParser:
     _add_duet(commands)
     _add_calibrate(commands)
     return parser
+
+
+def _add_first(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = commands.add_parser(
+        "init",
+        help="write a template of a training step, and check it",
+        description="Write a template of a training step, unless the file is there, and check its step: whether it is "
+        "repeatable, what it does, and where it waits for the device.",
+        allow_abbrev=False,
+    )
+    init.add_argument(
+        "file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE", help="default: bench_step.py"
+    )
+    for name, about in (
+        ("demo", "plant a slowdown and another training in a copy, and find both: about a minute"),
+        ("doctor", "say what this machine can show, and what to do about it"),
+    ):
+        commands.add_parser(name, help=about, description=f"{about.capitalize()}.", allow_abbrev=False)
 
 
 def _add_workloads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -264,13 +264,13 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
 
     from perf.app.duet import run_duet
     from perf.measure.busy import busy_share, load_note
-    from perf.measure.duet import Duet, choose_mode
+    from perf.measure.duet import Duet, choose_mode, usable_cores
     from perf.measure.sides import prepared
     from perf.records.pairs import Mode
     from perf.records.wire import CaseSpec
     from perf.report.duet import duet_heading
 
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = usable_cores()
     num_gpus = int(asked.here.fingerprint.hardware["num_gpus"])
     mode, reason = choose_mode([{**recipe.environ} for recipe in recipes], num_gpus=num_gpus, cores=cores)
     if asked.mode not in (None, mode):

@@ -103,7 +103,8 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     """Return what becomes of the claims "losses", "counters", "rate" and "scaling" at one batch size."""
     beside = f"side by side with {result.sides[0]}"
     problem, work = loss_problem(result.work[size]), work_differences(result.work[size])
-    exact = {"losses": problem, "counters": f"{', '.join(work)} per step" if work else ""}
+    other = f"not the same training: {problem}" if problem else ""
+    exact = {"losses": other, "counters": f"{', '.join(work)} per step" if work else ""}
     claims = {
         claim: Judgement(claim=claim, holds=not found, reason=f"{beside}: {found or 'no difference'}")
         for claim, found in exact.items()
@@ -111,7 +112,7 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     found = result.judgements.get(size)
     verdict = result.verdict(size)
     ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
-    reason = problem or (found.advice(SESSION_BUDGET) if found and not ended_early else result.problem)
+    reason = other or (found.advice(SESSION_BUDGET) if found and not ended_early else result.problem)
     rate = Judgement(
         claim="rate",
         holds=False if problem or ended_early else HOLDS.get(verdict),
@@ -150,8 +151,7 @@ def loss_problem(work: tuple[SideWork, SideWork]) -> str:
             step = int(np.argmin(equal))
             return (
                 f"the {name} of step {step + 1} is {curves[0][step]:.5f} on the baseline side and "
-                f"{curves[1][step]:.5f} on the candidate side (rounding explains {rounding[step]:g}): "
-                "not the same training"
+                f"{curves[1][step]:.5f} on the candidate side (rounding explains {rounding[step]:g})"
             )
     return ""
 

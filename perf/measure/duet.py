@@ -38,6 +38,11 @@ WARMUP_STEPS = 2
 BOTH = (0, 1)
 
 
+def usable_cores() -> set[int]:
+    """Return the numbers of the cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def choose_mode(sides: Sequence[Mapping[str, str]], *, num_gpus: int, cores: Collection[int]) -> tuple[Mode, str]:
     """Return how two sides are to share this machine, and why.
 

@@ -137,14 +137,13 @@ def last_other_commit(root: Path, tree_is_candidate: bool) -> str:
         MeasureError: there is no git repository, or no such commit.
     """
     git = ["git", "-C", str(root)]
-    where = "the commit to compare with"
-    _tool(
-        where, [*git, "rev-parse", "--verify", "HEAD"], f"{root} has no commit; name two sides: --baseline, --candidate"
-    )
-    if not tree_is_candidate or _tool(where, [*git, "status", "--porcelain", "--untracked-files=no"]).strip():
+    verify = [*git, "rev-parse", "--verify", "--quiet"]
+    if not _tool("", [*verify, "HEAD"], may_fail=True):
+        raise MeasureError(f"{root}: has no commit to compare with; name two sides: --baseline and --candidate")
+    if not tree_is_candidate or _tool("", [*git, "status", "--porcelain", "--untracked-files=no"]).strip():
         return "HEAD"
-    one = "nothing has changed since the only commit; change something, or name another side: --baseline"
-    _tool(where, [*git, "rev-parse", "--verify", "HEAD~1"], one)
+    if not _tool("", [*verify, "HEAD~1"], may_fail=True):
+        raise MeasureError(f"{root}: nothing has changed since its only commit; change something, or name a --baseline")
     return "HEAD~1"
 
 

@@ -64,18 +64,22 @@ def of_duet(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> Answer:
     rest = f" ({others})" if others else ""
     judgement = result.judgements.get(first)
     if verdict is Verdict.LOSSES_DIFFER:
-        sentence = f"at {_list(alike)} it is not the same training: {loss_problem(result.work[first])}"
+        sentence = f"not the same training at {_list(alike)}: {loss_problem(result.work[first])}"
         return Answer(verdict=verdict, sentence=f"{sentence}{rest}", next_step=_if_meant(result.show_change))
     if judgement is None or (verdict is Verdict.INCONCLUSIVE and result.problem):
         sentence = f"cannot tell at {_list(alike)}: {result.problem or 'nothing was measured'}{rest}"
         return Answer(verdict=verdict, sentence=sentence, next_step="run it again")
     if verdict is Verdict.INCONCLUSIVE:
-        sentence = f"cannot tell at {_list(alike)}: {_between(judgement.effect)}{rest}"
+        too = [size for size in alike if size != first]
+        undecided = f"; {_list(too)} {'is' if len(too) == 1 else 'are'} undecided, too" if too else ""
+        sentence = f"{_unsure(judgement.effect, str(first))}{undecided}{rest}"
         needed_s = max(result.judgements[size].needed_s for size in alike if size in result.judgements)
         more = f"give it more time: {budget_option.format(needed_s)}" if needed_s else "run it again"
         return Answer(verdict=verdict, sentence=sentence, next_step=more)
     if verdict is Verdict.UNCHANGED:
-        sentence = f"no change of {percent(result.threshold)} or more at {_list(alike)}; {_changes(result, alike)}"
+        found = sorted(result.judgements[size].effect.effect_size for size in alike)
+        measured = " to ".join(dict.fromkeys(percent(change, "+") for change in (found[0], found[-1])))
+        sentence = f"no change of {percent(result.threshold)} or more at {_list(alike)} (measured {measured})"
         return Answer(verdict=verdict, sentence=sentence, next_step=NOTHING_TO_DO)
     sentence = f"{_changes(result, sorted(alike, key=lambda size: size != first))}{rest}: {_because(result, first)}"
     keep = f"nothing to do; to keep it, {PROMOTE}" if verdict is Verdict.IMPROVED else _if_meant(result.show_change)
@@ -123,14 +127,14 @@ def _of_rates(rates: Mapping[int, Judgement], judgements: Judgements) -> Answer:
     """Return the answer of a session in which no claim failed and stored times were compared, if any were."""
     for verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE, Verdict.INCONCLUSIVE, Verdict.IMPROVED):
         if found := [size for size, judgement in rates.items() if judgement.verdict is verdict]:
-            effect = rates[found[0]].effect
+            effect, (reason, _, advice) = rates[found[0]].effect, rates[found[0]].reason.partition("; ")
             if effect is None:
-                sentence = f"rate at {_list(found)}: {rates[found[0]].reason}"
+                sentence = f"rate at {_list(found)}: {reason}"
+            elif verdict is Verdict.INCONCLUSIVE:
+                sentence = _unsure(effect, _list(found[:1])) + (f" (and at {_list(found[1:])})" if found[1:] else "")
             else:
-                what = _between(effect) if verdict is Verdict.INCONCLUSIVE else _change(effect, with_range=True)
-                sentence = f"rate at {_list(found)}: {what}; {rates[found[0]].reason}"
-            step = {Verdict.NO_BASELINE: PROMOTE, Verdict.IMPROVED: PROMOTE}.get(verdict, "see the reason")
-            return Answer(verdict=verdict, sentence=sentence, next_step=step)
+                sentence = f"{_change(effect, with_range=True)} at {_list(found)}: {reason}"
+            return Answer(verdict=verdict, sentence=sentence, next_step=advice or "see the reason below")
     unknown = [claim for claim in CLAIMS if any(j.holds is None for (c, _), j in judgements.items() if c == claim)]
     rest = f"; unknown: {', '.join(unknown)}" if unknown else ""
     if not rates:
@@ -203,6 +207,13 @@ def _change(effect: Effect, *, with_range: bool) -> str:
     if near * far > 0:
         return f"{shown} (between {percent(abs(near))} and {percent(abs(far))})"
     return f"{shown} ({_between(effect)})"
+
+
+def _unsure(effect: Effect, where: str) -> str:
+    """Return in words what is known of a change that is not decided."""
+    if effect.low * effect.high > 0:
+        return f"perhaps {_change(effect, with_range=True)} at {where}, and not certain yet"
+    return f"cannot tell at {where}: {_between(effect)}"
 
 
 def _between(effect: Effect) -> str:

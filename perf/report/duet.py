@@ -20,6 +20,7 @@ from perf.judge.duets import (
 )
 from perf.judge.levels import levels
 from perf.judge.stats import POWER
+from perf.judge.verdicts import Verdict
 from perf.records.phases import STEP_PHASES
 from perf.report.answers import of_duet
 from perf.report.sections import (
@@ -47,10 +48,10 @@ def duet_heading(
     workload: str, sizes: Sequence[int], sides: tuple[Side, Side], mode: str, mode_reason: str, budget_s: float
 ) -> str:
     """Return what is about to be compared, how, and how long it takes."""
-    at_most = f"at most {duration(budget_s)} each" if len(sizes) > 1 else "at most"
+    each = f"{duration(budget_s)} each, " if len(sizes) > 1 else ""
     return wrapped(
-        f"{workload} at {', '.join(map(str, sizes))}: {at_most}, {duration(budget_s * len(sizes))} in all, and about "
-        f"15 s around it\n  baseline:  {sides[0].text}\n  candidate: {sides[1].text}\n  {mode}: {mode_reason}"
+        f"{workload} at {', '.join(map(str, sizes))}: at most {each}{duration(budget_s * len(sizes))} in all, "
+        f"and about 15 s around it\n  baseline:  {sides[0].text}\n  candidate: {sides[1].text}\n  {mode}: {mode_reason}"
     )
 
 
@@ -67,7 +68,8 @@ def duet_sections(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> li
         verdict, judgement, rates = result.verdict(size), result.judgements.get(size), result.rates(size)
         cells = [number(rate) for rate in rates] if rates else [NONE, NONE]
         rows.append((str(size), *cells, *effect_cells(judgement.effect if judgement else None), str(verdict)))
-        reasons[size] = [judgement.advice(budget_option)] if judgement else []
+        plain = verdict is Verdict.UNCHANGED and judgement and not judgement.effect.is_significant
+        reasons[size] = [judgement.advice(budget_option)] if judgement and not plain else []
     sections = [
         Section(
             header=("size", "baseline", "candidate", *EFFECT_HEADER, "verdict"),

@@ -106,7 +106,7 @@ def test_without_a_difference_the_first_sentence_says_so() -> None:
     """UNCHANGED with its interval: looked, and fine."""
     same = duet(dict.fromkeys(SIZES, 0.0))
     found = of_duet(same)
-    assert found.line.startswith("UNCHANGED: no change of 2.0% or more at 512, 1024, 2048; 0.0% ")
+    assert found.line.startswith("UNCHANGED: no change of 2.0% or more at 512, 1024, 2048 (measured +0.0%")
     assert found.next_step == "nothing to do"
     assert "work: the same operations, and the same losses up to rounding" in duet_report(same)
 
@@ -151,7 +151,7 @@ def test_sides_whose_losses_differ_have_a_verdict_of_their_own() -> None:
     other = duet({512: 0.0}, far)
     assert other.judgements[512].verdict is Verdict.UNCHANGED
     assert other.verdict(512) is Verdict.LOSSES_DIFFER
-    assert of_duet(other).line.startswith("LOSSES_DIFFER: at 512 it is not the same training: the loss of step 3 is ")
+    assert of_duet(other).line.startswith("LOSSES_DIFFER: not the same training at 512: the loss of step 3 is ")
     assert row_of(other, 512)[-1] == "LOSSES_DIFFER"
     claims = as_claims(other, 512)
     assert [claims[name].holds for name in ("losses", "rate", "scaling")] == [False, False, None]

@@ -1,0 +1,97 @@
+"""Write a template of a training step, and check a step: is it repeatable, and what does it do?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perf.app.workloads import own_workloads
+from perf.errors import MeasureError, UsageError
+from perf.project import find_root, shown
+from perf.signals import stopped_by_signals
+
+if TYPE_CHECKING:
+    from perf.finding import Found
+    from perf.records.wire import SideWork
+
+EXIT_PROBLEM = 3
+
+TEMPLATE = Path(__file__).with_name("template.py")
+"""A workload like a user's own; it is copied, and never imported here."""
+
+
+def init(file: Path) -> int:
+    """Write the template to a file, or leave the file that is there, and check its workloads; return the exit code.
+
+    Raises:
+        UsageError: it is no Python file, or has no workload.
+        MeasureError: a step cannot be built, or fails.
+    """
+    if file.suffix != ".py":
+        raise UsageError(f"{file}: a Python file is needed, such as bench_step.py")
+    if file.exists():
+        print(f"{file} is there already, and is left as it is.")
+    else:
+        file.write_text(TEMPLATE.read_text(encoding="utf-8").replace("FILE", str(file)), encoding="utf-8")
+        print(f"{file} is written: put your own model and data in its step.")
+    found, problems = own_workloads(find_root(), [file])
+    if problems:
+        raise UsageError("; ".join(problems))
+    fine = [check(target) for target in found]
+    is_fine = all(fine)
+    print(f"Next: {f'pytest {shown(file)}' if is_fine else 'mend what is NOT as needed'}")
+    return 0 if is_fine else EXIT_PROBLEM
+
+
+def check(target: Found) -> bool:
+    """Build a step in two processes and print what it does; return whether it can be measured.
+
+    Raises:
+        MeasureError: it cannot be built, or fails.
+    """
+    import numpy as np
+
+    from perf.measure.duet import Duet
+    from perf.measure.sides import own_side
+    from perf.records.pairs import Mode
+    from perf.records.wire import CaseSpec
+
+    size = min(target.workload.global_batch_sizes)
+    side = own_side(find_root(), target.id, os.environ)
+    cases = {size: CaseSpec(global_batch_size=size, precision=target.workload.precision)}
+    print(f"Checking {target.id} at {size} in two processes ...", flush=True)
+    with stopped_by_signals():
+        duet = Duet((side, side), cases, mode=Mode.ALTERNATING, cores=(), rng=np.random.default_rng())
+        first, second = duet.work()[size]
+    if not first.losses:
+        raise MeasureError(f"{target.id}: made no step")
+    is_repeatable = (first.losses, first.scalars) == (second.losses, second.scalars)
+    print("\n".join(f"  {line}" for line in [*_losses(first, is_repeatable), *_work(first, second)]))
+    return is_repeatable and first.counters == second.counters
+
+
+def _losses(work: SideWork, is_repeatable: bool) -> list[str]:
+    """Return how the losses are."""
+    shown_losses = ", ".join(f"{loss:.4f}" for loss in work.losses[:3])
+    same = "two processes have the same losses"
+    other = "NOT repeatable: two processes have other losses; seed weights, data and all else from case.seed"
+    return [f"losses of the first steps: {shown_losses}, ... (finite)", same if is_repeatable else other]
+
+
+def _work(work: SideWork, other: SideWork) -> list[str]:
+    """Return what a step does."""
+    counters = work.counters
+    syncs, updates = counters["host_syncs"], counters["optimizer_updates"]
+    lines = [
+        f"a step: {sum(counters['ops'].values()):,} operations, {counters['flops'] / 1e9:.3g} GFLOP, "
+        f"{counters['peak_bytes'] / 2**20:.3g} MiB at its peak",
+        f"{syncs} host syncs a step: .item(), bool() and the like make Python wait for the device; leave them out"
+        if syncs
+        else "no host syncs",
+    ]
+    if counters != other.counters:
+        lines.append("NOT the same work: two processes count other operations in a step")
+    if updates != 1:
+        lines.append(f"{updates} optimizer updates in a step, where one is usual (torch.optim's are counted)")
+    return lines

@@ -1,0 +1,135 @@
+"""The first five minutes: a template that can be measured at once, a demonstration, and what a machine can show."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from perf.app import demo
+from perf.app.init import TEMPLATE
+from perf.app.workloads import own_workloads
+from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
+from perf.errors import MeasureError
+from perf.measure.busy import busy_share, load_note
+from perf.measure.sides import last_other_commit
+from tests.repositories import git
+
+UNSEEDED = TEMPLATE.read_text(encoding="utf-8").replace("torch.manual_seed(case.seed)", "torch.seed()")
+WAITS = TEMPLATE.read_text(encoding="utf-8").replace("loss.backward()", "loss.backward(); loss.item()")
+
+
+@pytest.fixture
+def here(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with two commits, in which commands are given."""
+    monkeypatch.chdir(repository)
+    return repository
+
+
+def test_the_template_can_be_measured_as_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is repeatable, has no host syncs and one update; the file that is there is not written again."""
+    assert main(["init"]) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert "two processes have the same losses" in out
+    assert "no host syncs" in out
+    assert out.endswith("Next: pytest bench_step.py\n")
+    assert "pytest bench_step.py --benchmark-compare" in (here / "bench_step.py").read_text()
+    assert own_workloads(here)[0][0].id == "bench_step.py:classifier"
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "code"),
+    [(UNSEEDED, "NOT repeatable: two processes have other losses; seed", EXIT_PROBLEM), (WAITS, "1 host syncs a", 0)],
+    ids=["unseeded", "waits"],
+)
+def test_a_step_is_checked(here: Path, capsys: pytest.CaptureFixture[str], text: str, says: str, code: int) -> None:
+    """A file that is there is left as it is; what keeps its step from being measured is said."""
+    file = here / "bench_own.py"
+    file.write_text(text)
+    assert main(["init", "bench_own.py"]) == code
+    assert says in capsys.readouterr().out
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize(("name", "says"), [("step.txt", "a Python file is needed"), ("empty.py", "has no workload")])
+def test_what_is_no_file_of_workloads_is_wrong_usage(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str, says: str
+) -> None:
+    """Nothing is written over."""
+    (here / "empty.py").write_text("")
+    assert main(["init", name]) == EXIT_USAGE
+    assert says in capsys.readouterr().err
+    assert (here / "empty.py").read_text() == ""
+
+
+def test_the_demonstration_finds_what_it_plants(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each fault is in the file when its duet runs; of the two, the other losses are found here, exactly."""
+    run, seen = demo._run, []
+
+    def is_slower(command: Sequence[str], root: Path, *, may_differ: bool = False) -> int:
+        if "duet" in command:
+            seen.append((root / demo.FILE).read_text())
+            if len(seen) == 1:
+                return 1
+        return run(command, root, may_differ=may_differ)
+
+    monkeypatch.setattr(demo, "_run", is_slower)
+    assert main(["demo"]) == EXIT_DONE
+    assert [demo.SLOWER in text for text in seen] == [True, False]
+    assert [demo.OTHER_RATE in text for text in seen] == [False, True]
+    out = capfd.readouterr().out
+    assert "+        with torch.no_grad():" in out
+    assert "LOSSES_DIFFER: not the same training at 1024: the loss of step 2" in out
+    assert "Both were found" in out
+    seen.clear()
+    monkeypatch.setattr(demo, "_run", lambda command, root, **options: 4 if "duet" in command else 0)
+    with pytest.raises(MeasureError, match="0 of 2 planted faults"):
+        demo.demo()
+
+
+def test_the_doctor_says_what_there_is_and_what_to_do(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each; what is not as it should be is marked, and has advice."""
+    (here / "bench_step.py").write_text(TEMPLATE.read_text(encoding="utf-8"))
+    assert main(["doctor"]) == EXIT_DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(("ok    ", "NOTE  ")) for line in lines)
+    assert any("cores, " in line for line in lines)
+    (baseline,) = [line for line in lines if "classifier" in line]
+    assert baseline.endswith("has no baseline on this machine: measure with pytest, then stepmark promote")
+
+
+def test_a_duet_without_sides_takes_the_last_other_commit(here: Path, tmp_path: Path) -> None:
+    """HEAD if something has changed since, else the one before; one commit alone and no repository are told."""
+    assert last_other_commit(here, True) == "HEAD~1"
+    assert last_other_commit(here, False) == "HEAD"
+    (here / "file").write_text("third")
+    assert last_other_commit(here, True) == "HEAD"
+    git(here, "checkout", "--quiet", "--orphan", "alone")
+    git(here, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "--all", "-m", "only")
+    with pytest.raises(MeasureError, match="nothing has changed since its only commit"):
+        last_other_commit(here, True)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(MeasureError, match="has no commit to compare with"):
+        last_other_commit(tmp_path / "bare", True)
+
+
+def test_load_of_other_programs_is_said() -> None:
+    """From a tenth on; where it is not known, nothing is said."""
+    assert load_note(0.05) == load_note(None) == ""
+    assert load_note(0.5).startswith("Other programs use 50% of the cores")
+    share = busy_share(0.01)
+    assert share is None or 0 <= share <= 1
+
+
+def test_the_template_is_all_that_a_user_needs(tmp_path: Path) -> None:
+    """It imports nothing from inside perf."""
+    (tmp_path / "bench_step.py").write_text(TEMPLATE.read_text(encoding="utf-8"))
+    code = "import bench_step; print(bench_step.classifier.global_batch_sizes)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout == "(256, 1024)\n"
+    assert "perf." not in TEMPLATE.read_text().replace("perf.workload", "")

@@ -1,0 +1,74 @@
+"""What a person reads, as whole texts: each begins with one sentence and what to do next, and fits 80 columns.
+
+``STEPMARK_GOLDEN=write python -m pytest tests/report/test_golden.py`` writes the texts anew; review the change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from perf.judge.duets import DuetResult
+from perf.judge.verdicts import judge_rates
+from perf.report.answers import of_session
+from perf.report.bench import verdict_table
+from perf.report.duet import duet_report
+from perf.report.summary import summary
+from tests.judge.noise import SIZES
+from tests.judge.test_verdicts import as_baseline, quiet
+from tests.report.test_duet import SLOWER, WORK, duet, judged
+
+GOLDEN = Path(__file__).with_name("golden")
+LOSSES = dataclasses.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
+DUETS: dict[str, DuetResult] = {
+    "regressed": dataclasses.replace(SLOWER, show_change="git diff 0123456789ab"),
+    "unchanged": duet(dict.fromkeys(SIZES, 0.0)),
+    "improved": duet({512: 0.05}),
+    "inconclusive": duet({512: 0.0, 1024: -0.1}, num_pairs=5),
+    "losses-differ": dataclasses.replace(
+        duet({512: 0.0}, LOSSES), pairs=[], judgements={}, show_change="git diff HEAD"
+    ),
+    "stopped": dataclasses.replace(
+        duet({512: 0.0}, num_pairs=5), problem="ended after 5 pairs: stopped by a signal", interrupted=True
+    ),
+}
+
+
+def check(name: str, text: str) -> None:
+    """Compare a text with the stored one, or store it where that was asked for."""
+    path = GOLDEN / name
+    if os.environ.get("STEPMARK_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{text}\n", encoding="utf-8")
+    assert f"{text}\n" == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", DUETS)
+def test_the_report_of_a_duet(name: str) -> None:
+    """Every verdict, and a duet that was stopped."""
+    text = duet_report(DUETS[name])
+    assert max(map(len, text.splitlines())) <= 80
+    check(f"duet-{name}.txt", text)
+
+
+@pytest.mark.parametrize("name", ["slower", "noisy", "first"])
+def test_the_summary_of_a_session(name: str) -> None:
+    """Stored times that show a slowdown, that cannot tell, and a first session without a baseline."""
+    now = {"slower": quiet(0.0, 0.3, 0.0, seed=1), "noisy": quiet(spread=0.08, seed=1), "first": quiet()}[name]
+    baseline = None if name == "first" else as_baseline(quiet(spread=0.08 if name == "noisy" else 0.01))
+    rates = judge_rates(now, baseline, threshold=0.05)
+    judgements = {("rate", size): judgement for size, judgement in rates.items()}
+    answer = of_session(now, judgements, baseline, None, "")
+    check(f"session-{name}.txt", f"{answer}\n\n{verdict_table(now, judgements)}")
+
+
+def test_the_summary_of_a_night_in_markdown() -> None:
+    """A regression found side by side."""
+    night = quiet()
+    about = {"date": "2026-11-24T01:02:03+00:00", "commit": "0123456789abcdef", "dirty": False}
+    judgements = judged(SLOWER)
+    answer = of_session(night, judgements, None, SLOWER, "")
+    check("night.md", summary(night, about, judgements, None, SLOWER, answer))
