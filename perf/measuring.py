@@ -25,13 +25,14 @@ from perf.app.bench import (
     write_summary,
 )
 from perf.app.promotion import refusal
+from perf.app.side_by_side import What
 from perf.arguments import fraction, seconds
 from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
 from perf.measure.sides import parse_recipe
 from perf.plugin import ENVIRON, WorkloadNode, batch_size, known_here, parsed, target_of
 from perf.project import shown
-from perf.records.baselines import KEY, LATEST_RESULT, Provenance
+from perf.records.baselines import BASELINES_DIR, KEY, LATEST_RESULT, Provenance
 from perf.records.documents import write_json
 from perf.records.published import load_published
 from perf.records.sessions import Session
@@ -60,27 +61,23 @@ class Measuring:
 
     def __init__(self, config: pytest.Config, items: list[pytest.Item], compare: Any, asked: list[str]) -> None:
         self._config, self._asked = config, asked
+        self._baselines = shown(config.rootpath / BASELINES_DIR)
         self._times_rates = any("benchmark" in getattr(item, "fixturenames", ()) for item in items)
         self._saved = self._stopped = False
-        self._problem = self._table_note = ""
+        self._problem = ""
         saved_to = config.option.benchmark_json
         if saved_to and not Path(saved_to).parent.is_dir():
             raise pytest.UsageError(f"--benchmark-json={saved_to}: there is no folder {Path(saved_to).parent}")
         try:
             file = stored_file(compare, config.option.benchmark_storage) if isinstance(compare, str) else None
             self._settings = Settings(
-                root=config.rootpath,
-                here=known_here(config),
-                environ=ENVIRON,
-                precision=config.getoption("perf_precision"),
                 num_runs=config.getoption("perf_runs"),
                 num_steps=config.getoption("perf_steps"),
                 compare=file,
                 duet=_duet_mode(config.getoption("perf_duet"), compares=compare not in ([], None)),
-                duet_budget_s=parsed("perf_duet_budget", config.getini("perf_duet_budget"), seconds),
             )
             self.benches = self._benches(items)
-            self._published = load_published(self._settings.baselines)
+            self._published = load_published(self._baselines)
             (config.rootpath / SUMMARY).unlink(missing_ok=True)  # what is there afterwards is this session's
         except (PerfError, UsageError) as error:
             raise pytest.UsageError(str(error)) from None
@@ -92,15 +89,21 @@ class Measuring:
         for item in items:
             if batch_size(item):
                 by_id.setdefault(target_of(item).id, []).append(item)
-        return {
-            name: Bench(
-                target_of(some[0]),
-                sorted({batch_size(item) or 0 for item in some}),
-                self._settings,
-                min(self._threshold(item, "perf_duet_threshold") for item in some),
-            )
-            for name, some in by_id.items()
-        }
+        return {name: self._bench(some) for name, some in by_id.items()}
+
+    def _bench(self, items: list[pytest.Item]) -> Bench:
+        """Return what the tests of one workload need."""
+        config, target = self._config, target_of(items[0])
+        what = What(
+            root=config.rootpath,
+            here=known_here(config),
+            target=target,
+            sizes=sorted({batch_size(item) or 0 for item in items}),
+            precision=config.getoption("perf_precision") or target.workload.precision,
+            budget_s=parsed("perf_duet_budget", config.getini("perf_duet_budget"), seconds),
+            environ=ENVIRON,
+        )
+        return Bench(what, self._settings, min(self._threshold(item, "perf_duet_threshold") for item in items))
 
     def _threshold(self, item: pytest.Item, name: str) -> float:
         """Return the smallest change that matters: the nearest mark's, the workload's own, or the configuration's."""
@@ -111,24 +114,6 @@ class Measuring:
             if isinstance(node, WorkloadNode) and node.target.workload.threshold:
                 return node.target.workload.threshold
         return target_of(item).workload.threshold or parsed(name, self._config.getini(name), fraction)
-
-    def compare_in_table(self, compare_fail: Any) -> None:
-        """Let pytest-benchmark compare with the baselines that it can compare with, and say what then counts."""
-        timed = self._config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
-        mapping: dict[str, Any] = {}
-        problems = []
-        for bench in self.benches.values():
-            if problem := bench.table_problem():
-                problems.append(problem)
-            elif bench.baseline:
-                timed.compare = str(bench.baseline.path)
-                timed.handle_loading()
-                mapping |= timed.compared_mapping
-        timed.compared_mapping = mapping
-        if mapping:  # with nothing to compare it would only fail the summary
-            timed.compare_fail = compare_fail
-        if problems and compare_fail:
-            self._table_note = f"--benchmark-compare-fail does not count: {'; '.join(problems)}; the verdicts count"
 
     def shown(self, act: Callable[[], T]) -> T:
         """Do what takes minutes: its output is shown, an error of ours fails the test, a signal ends the session."""
@@ -176,7 +161,7 @@ class Measuring:
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
         """Leave in pytest-benchmark's file only what makes times incomparable; the rest is in our part of it."""
         machine_info.clear()
-        machine_info.update(self._settings.here.fingerprint.hardware)
+        machine_info.update(known_here(self._config).fingerprint.hardware)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
@@ -251,8 +236,8 @@ class Measuring:
         try:
             return (yield)
         finally:
-            for note in filter(None, (self._problem, self._table_note)):
-                terminalreporter.write_line(note, red=True)
+            if self._problem:
+                terminalreporter.write_line(self._problem, red=True)
             if measured := self._measured():
                 self._summarize(terminalreporter, measured)
 
@@ -269,7 +254,7 @@ class Measuring:
         if self._published and any(":" not in bench.target.id for bench in measured):  # the reference's own workloads
             terminalreporter.write_line(published_note(self._published))
         if self._saved:
-            refused = refusal(shown(root / LATEST_RESULT), self._settings.baselines)
+            refused = refusal(shown(root / LATEST_RESULT), self._baselines)
             terminalreporter.write_line(result_note(LATEST_RESULT, refused))
         about = self._provenance(config.hook.pytest_benchmark_generate_commit_info(config=config))
         try:

@@ -260,6 +260,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if items and not config.option.collectonly:
         if not config.pluginmanager.hasplugin("benchmark"):
             raise pytest.UsageError(f"{items[0].nodeid}: needs pytest-benchmark; leave -p no:benchmark out")
+        if state.compare_fail:
+            raise pytest.UsageError(
+                "--benchmark-compare-fail: the verdicts judge here; leave it out, see perf_threshold"
+            )
         from perf.measuring import Measuring
 
         timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
@@ -269,8 +273,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             timed.json = timed.save = timed.autosave = None  # there is nothing to save, which it would warn of
             raise
         config.pluginmanager.register(state.measuring, "stepmark-measuring")
-        if state.compare or state.compare_fail:  # it asks the hooks that were just registered
-            state.measuring.compare_in_table(state.compare_fail)
     elif not items and not in_parallel(config) and (state.compare or state.compare_fail):
         timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
         config.option.benchmark_compare = timed.compare = state.compare

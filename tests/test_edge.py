@@ -343,16 +343,17 @@ def test_the_result_is_offered_for_promotion_only_if_there_is_one(project: Proje
     project.run("-k", "test_rate").stdout.fnmatch_lines(["result: runs/bench.json; *promote --reason TEXT"])
 
 
-def test_pytest_benchmarks_own_gate_does_not_hide_the_verdicts(project: Project) -> None:
-    """With --benchmark-compare-fail the session fails as there, and the table is printed all the same."""
-    project.run("--benchmark-autosave")
-    project.give = lambda: here(quiet(0.5, 0.5, 0.5, seed=1))
-    found = project.run("--benchmark-compare=0001", "--benchmark-compare-fail=min:5%")
-    assert found.ret != 0
-    found.stdout.fnmatch_lines(["*512*REGRESSED*"])
-    found = project.run("--benchmark-compare-fail=min:5%", "-k", "test_rate")
-    found.assert_outcomes(skipped=3)
-    found.stdout.fnmatch_lines(["*512*NO_BASELINE*"])
+def test_there_is_one_judge(project: Project) -> None:
+    """Where claims are judged, pytest-benchmark compares nothing in its table, and its own gate is wrong usage."""
+    project.write(here(quiet()))
+    found = project.run("--benchmark-compare")
+    found.assert_outcomes(passed=15)
+    assert "Comparing against benchmarks" not in found.stdout.str() + found.stderr.str()
+    found.stdout.no_fnmatch_line("*(NOW)*")
+    project.give = lambda: pytest.fail("nothing may be measured")
+    found = project.run("--benchmark-compare", "--benchmark-compare-fail=min:5%")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*--benchmark-compare-fail: the verdicts judge here; leave it out*"])
 
 
 def test_a_damaged_portable_baseline_is_told_before_anything_is_measured(project: Project) -> None:

@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perf.app.machine import Here
 from perf.app.side_by_side import What, baseline_recipe, compared
 from perf.errors import BaselineError, MeasureError, UsageError
-from perf.finding import Found
 from perf.project import shown
 from perf.signals import stopped_by_signals
 
@@ -37,47 +35,32 @@ WITH_BASELINE = ("never", "auto", "always")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What all workloads of a sitting have in common.
+    """How the workloads of a session are measured and compared.
 
     Attributes:
-        root: of the project.
-        here: this machine.
-        environ: of the measuring processes: as the user gave it, before tests set theirs.
-        precision: what was asked for; None for the workload's.
         num_runs: fresh processes of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide.
         num_steps: steps of each run.
         compare: a file to compare with; None for this machine's baselines.
         duet: when the working tree is compared side by side: "never"; "auto": where stored times do not decide;
             "always"; or the SPEC of what to compare it with.
-        duet_budget_s: of such a comparison, for each batch size.
     """
 
-    root: Path
-    here: Here
-    environ: Mapping[str, str]
-    precision: str | None
     num_runs: int | None
     num_steps: int
     compare: Path | None
     duet: str
-    duet_budget_s: float
-
-    @property
-    def baselines(self) -> Path:
-        """The folder of baselines, by the path that a reader has from here."""
-        return shown(self.root / "baselines")
 
 
 class Bench:
-    """One workload in a sitting: measured when the first test needs it, and compared side by side likewise.
+    """One workload in a session: measured when the first test needs it, and compared side by side likewise.
 
     Args:
-        target: the workload.
-        sizes: the global batch sizes that tests ask for.
-        settings: of the sitting.
+        what: the workload, the batch sizes that tests ask for, and how they are run.
+        settings: of the session.
         duet_threshold: the smallest change that matters side by side, a fraction.
 
     Attributes:
+        target: the workload.
         baseline: what times are compared with, if there is anything.
         session: what was measured, once it is.
         duet: the comparison side by side, once there is one.
@@ -88,9 +71,12 @@ class Bench:
         BaselineError: its baseline, or a portable one, is damaged.
     """
 
-    def __init__(self, target: Found, sizes: Sequence[int], settings: Settings, duet_threshold: float) -> None:
-        self.target, self.sizes, self._settings, self._duet_threshold = target, sizes, settings, duet_threshold
-        self._precision = settings.precision or target.workload.precision
+    def __init__(self, what: What, settings: Settings, duet_threshold: float) -> None:
+        from perf.records.baselines import BASELINES_DIR
+
+        self._what, self._settings, self._duet_threshold = what, settings, duet_threshold
+        self.target = what.target
+        self._baselines = shown(what.root / BASELINES_DIR)
         self.baseline = self._find_baseline()
         self.session: Session | None = None
         self.duet: DuetResult | None = None
@@ -99,16 +85,11 @@ class Bench:
         self._problems: dict[str, str] = {}
 
     def _find_baseline(self) -> Baseline | None:
-        from perf.records.baselines import PORTABLE, baseline_path, load_baseline, load_result, load_session
-        from perf.records.sessions import configuration
+        from perf.records.baselines import PORTABLE, load_result, load_session
 
-        here, folder = self._settings.here, self._settings.baselines
-        for path in (folder / PORTABLE).glob("**/*.json"):
+        for path in (self._baselines / PORTABLE).glob("**/*.json"):
             load_result(path)
-        name = configuration(self.target.id, here.device, here.resolved(self._precision))
-        if self._settings.compare:
-            return load_session(self._settings.compare)
-        return load_baseline(baseline_path(folder, name, here.fingerprint))
+        return load_session(self._settings.compare) if self._settings.compare else self._what.load_baseline()
 
     def measure(self) -> Session:
         """Return what was measured, now or before.
@@ -143,14 +124,15 @@ class Bench:
         from perf.report.bench import log_blocks, warmup_note
         from perf.report.sections import duration
 
+        what = self._what
         rounds = self._settings.num_runs or (RUNS_BEFORE_DUET if self._can_duet() else RUNS)
-        steps, sizes = self._settings.num_steps, ", ".join(map(str, self.sizes))
+        steps, sizes = self._settings.num_steps, ", ".join(map(str, what.sizes))
         # A log in a file must show that it goes on, too.
         print(f"\n{self.target.id} at {sizes}: {rounds} fresh processes each, {steps} steps, in turns", flush=True)
         if note := load_note(busy_share()):
             print(note, flush=True)
         num_done, began_s = 0, time.monotonic()
-        num_slices = rounds * len(self.sizes) * steps // SLICE_STEPS
+        num_slices = rounds * len(what.sizes) * steps // SLICE_STEPS
         # None: only on a terminal
         with tqdm(total=num_slices, unit="slice", leave=False, delay=1, disable=None) as bar, stopped_by_signals():
 
@@ -164,8 +146,8 @@ class Bench:
                 sys.stdout.flush()
 
             session = measure(
-                own_side(self._settings.root, self.target.id, self._settings.environ),
-                {size: CaseSpec(global_batch_size=size, precision=self._precision) for size in self.sizes},
+                own_side(what.root, what.target.id, what.environ),
+                {size: CaseSpec(global_batch_size=size, precision=what.precision) for size in what.sizes},
                 num_rounds=rounds,
                 num_steps=steps,
                 rng=np.random.default_rng(),
@@ -224,24 +206,16 @@ class Bench:
         """
         from perf.measure.sides import parse_recipe
 
-        settings = self._settings
+        spec, what = self._settings.duet, self._what
         if self.duet is None and (sizes := self._sizes_to_duet(threshold)):
             self._raise_again("duet")
-            asked = What(
-                root=settings.root,
-                here=settings.here,
-                target=self.target,
-                sizes=sizes,
-                precision=self._precision,
-                budget_s=settings.duet_budget_s,
-                environ=settings.environ,
-            )
             try:
-                if settings.duet in WITH_BASELINE:
+                if spec in WITH_BASELINE:
                     assert self.baseline is not None
-                    first = baseline_recipe(parse_recipe(["baseline:"]), self.baseline, settings.here)
+                    first = baseline_recipe(parse_recipe(["baseline:"]), self.baseline, what.here)
                 else:
-                    first = parse_recipe(settings.duet.split())
+                    first = parse_recipe(spec.split())
+                asked = replace(what, sizes=sizes)
                 self.duet = compared((first, parse_recipe(["self"])), asked, threshold=self._duet_threshold)
             except (MeasureError, BaselineError) as error:
                 self._problems["duet"] = f"--perf-duet: {error}"
@@ -274,7 +248,7 @@ class Bench:
         from perf.judge.verdicts import judge_counters, judge_losses
         from perf.records.baselines import find_expected
 
-        expected = find_expected(self.measure(), size, self.baseline, self._settings.baselines)
+        expected = find_expected(self.measure(), size, self.baseline, self._baselines)
         return (judge_losses if claim == "losses" else judge_counters)(self.measure(), size, expected)
 
     def _by_duet(self, claim: str, size: int, threshold: float) -> Judgement | None:
@@ -296,15 +270,6 @@ class Bench:
     def lost_sizes(self) -> list[int]:
         """Return the batch sizes that the baseline has and the workload no longer does."""
         return sorted(set(self._stored()) - set(self.target.workload.global_batch_sizes))
-
-    def table_problem(self) -> str:
-        """Return why pytest-benchmark cannot compare with the baseline in its own table; "" where it can."""
-        if self.baseline is None:
-            return f"{self.target.id} has no baseline here"
-        if self.baseline.times_unfit:
-            return f"{self.baseline.path} has no times fit to compare with ({self.baseline.times_unfit})"
-        same = self.baseline.session.fingerprint.hardware == self._settings.here.fingerprint.hardware
-        return "" if same else f"{self.baseline.path} is of another machine"
 
 
 def stored_file(name: str, storage: str) -> Path:

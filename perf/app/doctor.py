@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from perf.app.machine import here
-from perf.app.workloads import own_workloads
+from perf.app.machine import Here
+from perf.app.side_by_side import What, what
 from perf.errors import PerfError
-from perf.finding import find
-from perf.project import find_root, shown
-
-if TYPE_CHECKING:
-    from perf.app.machine import Here
-    from perf.finding import Found
 
 Fact = tuple[bool, str, str]
 """Whether it is as it should be, what it is, and what to do about it."""
@@ -24,11 +16,9 @@ Fact = tuple[bool, str, str]
 
 def doctor() -> int:
     """Print the facts, and return 0: none of them keeps anybody from measuring."""
-    root, facts = find_root(), here(os.environ)
-    found = [_cores(), _load(), _precision(), *_gpus(facts), _git(root)]
-    targets, problems = own_workloads(root)
-    found += [(False, "workloads", problem) for problem in problems]
-    found += [_baseline(root, facts, target) for target in targets or [find(facts.default_workload, root)]]
+    asked = what(budget_s=0.0)
+    first = asked[0]
+    found = [_cores(), _load(), _precision(), *_gpus(first.here), _git(first.root), *map(_baseline, asked)]
     for is_fine, fact, advice in found:
         print(f"{'ok  ' if is_fine else 'NOTE'}  {fact}{f': {advice}' if advice else ''}")
     return 0
@@ -88,15 +78,11 @@ def _git(root: Path) -> Fact:
         return False, "stepmark duet needs a commit to compare with", str(error)
 
 
-def _baseline(root: Path, facts: Here, target: Found) -> Fact:
+def _baseline(what: What) -> Fact:
     """Return whether a workload has a baseline here, and what can be compared with it."""
-    from perf.records.baselines import BASELINES_DIR, baseline_path, load_baseline
-    from perf.records.sessions import configuration
-
-    name = configuration(target.id, facts.device, facts.resolved(target.workload.precision))
-    path = baseline_path(shown(root / BASELINES_DIR), name, facts.fingerprint)
+    name = what.target.id
     try:
-        found = load_baseline(path)
+        found = what.load_baseline()
     except PerfError as error:
         return False, f"the baseline of {name} cannot be read", str(error)
     if found is None:

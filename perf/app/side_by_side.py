@@ -58,6 +58,25 @@ class What:
     mode: str | None = None
     environ: Mapping[str, str]
 
+    @property
+    def baseline_path(self) -> Path:
+        """Where this machine's baseline is, or would be, as a reader has it from here."""
+        from perf.records.baselines import BASELINES_DIR, baseline_path
+        from perf.records.sessions import configuration
+
+        name = configuration(self.target.id, self.here.device, self.here.resolved(self.precision))
+        return baseline_path(shown(self.root / BASELINES_DIR), name, self.here.fingerprint)
+
+    def load_baseline(self) -> Baseline | None:
+        """Read this machine's baseline; None where there is none.
+
+        Raises:
+            BaselineError: it is damaged.
+        """
+        from perf.records.baselines import load_baseline
+
+        return load_baseline(self.baseline_path)
+
 
 def what(
     *,
@@ -215,16 +234,11 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline, facts: Here | None = Non
 
 
 def _promoted(asked: What) -> Baseline:
-    from perf.records.baselines import BASELINES_DIR, baseline_path, load_baseline
-    from perf.records.sessions import configuration
-
-    name = configuration(asked.target.id, asked.here.device, asked.here.resolved(asked.precision))
-    path = baseline_path(shown(asked.root / BASELINES_DIR), name, asked.here.fingerprint)
-    found = load_baseline(path)
+    found = asked.load_baseline()
     if found is None:
         raise BaselineError(
-            f"{path}: is not there: this machine has no baseline of {name}; measure one: python -m pytest "
-            f"{_tests(asked.target.id)} --perf-precision {asked.precision}, then {tool()} promote"
+            f"{asked.baseline_path}: is not there: this machine has no baseline of {asked.target.id}; measure one: "
+            f"python -m pytest {_tests(asked.target.id)} --perf-precision {asked.precision}, then {tool()} promote"
         )
     return found
 

@@ -50,11 +50,6 @@ class Effect:
     minimal_detectable_effect: float
     num_runs: int
 
-    def runs_for(self, effect_size: float) -> int:
-        """Return about how many runs on each side would show `effect_size`; errors shrink with their square root."""
-        detectable = min(self.minimal_detectable_effect, 1 - 1e-12)
-        return int(np.ceil(self.num_runs * (np.log1p(-detectable) / np.log1p(-effect_size)) ** 2))
-
 
 def run_rate(step_s: Sequence[float], global_batch_size: int) -> float:
     """Return the rate of one run, samples/sec, at its `RUN_QUANTILE` of step times (seconds)."""

@@ -32,9 +32,6 @@ DECREASE_SIGNIFICANCE = 0.001
 DECREASE_STEPS = 8
 """The fewest steps that show a trend at that significance, with a pair or two out of order."""
 
-MOST_RUNS = 1000
-"""Where more runs would be needed, no number is recommended."""
-
 
 class Verdict(StrEnum):
     """The outcome of a comparison with a baseline."""
@@ -282,14 +279,11 @@ def _explain(
     verdict: Verdict, effect: Effect, threshold: float, session: Session, baseline: Baseline, size: int
 ) -> str:
     """Return the first reason that applies to a verdict."""
-    if verdict is Verdict.INCONCLUSIVE and effect.minimal_detectable_effect <= threshold:
-        more = f"measure more, such as --perf-runs {2 * effect.num_runs}, or compare {_side_by_side(baseline)}"
-        return f"the interval contains both no change and one of {threshold:.1%}; {more}"
     if verdict is Verdict.INCONCLUSIVE:
-        vary = f"the runs vary too much: only slowdowns above {effect.minimal_detectable_effect:.1%} would have shown"
-        runs = effect.runs_for(threshold)
-        many = f", or measure baseline and candidate with about --perf-runs {runs}" if runs < MOST_RUNS else ""
-        return f"{vary}; to see {threshold:.1%}, compare {_side_by_side(baseline)}{many}"
+        detectable = effect.minimal_detectable_effect
+        vary = f"the runs vary too much: only slowdowns above {detectable:.1%} would have shown"
+        both = f"the interval contains both no change and one of {threshold:.1%}"
+        return f"{both if detectable <= threshold else vary}; compare {_side_by_side(baseline)}"
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.1%}"
     advice = "; promote it, or a slowdown back to the old rate will pass" if verdict is Verdict.IMPROVED else ""
