@@ -6,7 +6,7 @@ import dataclasses
 import os
 import signal
 from contextlib import ExitStack
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -229,3 +229,22 @@ def test_a_runner_without_its_workload_is_one_error() -> None:
             match=r"^tests\.nowhere: cannot be imported: ModuleNotFoundError: No module named 'tests.nowhere'$",
         ):
             runner.ready()
+
+
+def test_a_signal_ends_the_measuring_with_the_whole_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop in the second round leaves the first; one in the first round is an interrupt as ever."""
+    rounds = iter(range(3))
+    original = bench._round
+
+    def stopped_in_the_second(*arguments: Any) -> Any:
+        if next(rounds) == 1:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(bench, "_round", stopped_in_the_second)
+    options: dict[str, Any] = {"num_steps": 4, "rng": np.random.default_rng(0)}
+    found = measure(side("tests.workloads:line"), cases(8), num_rounds=3, **options)
+    assert [len(measurement.runs) for measurement in found.measurements.values()] == [1]
+    rounds = iter([1])
+    with pytest.raises(KeyboardInterrupt):
+        measure(side("tests.workloads:line"), cases(8), num_rounds=3, **options)
