@@ -8,18 +8,13 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any
 
-from perf.errors import BaselineError, MainRankError, NothingToDoError, PerfError, UsageError
+from perf.errors import MainRankError, NothingToDoError, PerfError, UsageError
 from perf.parsers import make_parser
 from perf.printable import printable
-from perf.project import find_root, shown
 from perf.signals import EXIT_STOPPED, exit_on_signals
 
 EXIT_DONE, EXIT_USAGE, EXIT_PROBLEM = 0, 2, 3
-MOST_REASON = 1000
-"""Characters of the reason for a promotion; files that have more are refused when they are read."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A log is read while it grows, and a name that a terminal cannot show must not end a run.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        return COMMANDS[arguments.command](arguments)
+        return _run(arguments)
     except MainRankError:
         return EXIT_PROBLEM
     except UsageError as error:
@@ -68,137 +63,12 @@ def _known_trouble(error: BaseException) -> str | None:
     return None
 
 
-def _import(*modules: str) -> None:
-    """Import what takes seconds.
-
-    There is nothing to clean up yet, so a signal ends the process at once, in one line.
-    """
-    with exit_on_signals():
-        for module in modules:
-            importlib.import_module(module)
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    _import("perf.train.loop", "perf.report.training")
-    from perf.app.train import train
-
-    finished = train(
-        workload=arguments.workload,
-        global_batch_sizes=arguments.global_batch_size,
-        text=arguments.text,
-        seed=arguments.seed,
-        max_steps=arguments.max_steps,
-        num_steps=arguments.num_steps,
-        num_epochs=arguments.num_epochs,
-        log_steps=arguments.log_steps,
-        checkpoint_steps=arguments.checkpoint_steps,
-        keep_checkpoints=arguments.keep_checkpoints,
-        model_dir=arguments.model_dir,
-        start="fresh" if arguments.fresh else (arguments.load or "resume"),
-        device=arguments.device,
-        precision=arguments.precision,
-        micro_batch_size=arguments.micro_batch_size,
-        compile_model=arguments.compile,
-    )
-    return EXIT_DONE if finished else EXIT_STOPPED
-
-
-def _import_log(arguments: argparse.Namespace) -> int:
-    from perf.app.import_log import import_log
-
-    return import_log(arguments.files, as_json=arguments.json)
-
-
-def _promote(arguments: argparse.Namespace) -> int:
-    from perf.app.promotion import promote
-    from perf.records.baselines import BASELINES_DIR, LATEST_RESULT, load_result
-    from perf.report.bench import promotion_note
-
-    root = shown(find_root())
-    result = arguments.from_ or root / LATEST_RESULT
-    if len(arguments.reason) > MOST_REASON:
-        raise UsageError(f"--reason: has {len(arguments.reason):,} characters, and at most {MOST_REASON:,} are kept")
-    if not result.exists():
-        raise BaselineError(f"{result}: is not there; measure first with pytest, or name a result: --from")
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    written = promote(result, root / BASELINES_DIR, reason=arguments.reason, date=date)
-    print(promotion_note(load_result(result), written))
-    return EXIT_DONE
-
-
-def _duet(arguments: argparse.Namespace) -> int:
-    _import("perf.train.devices", "perf.app.duet", "perf.report.duet")
-    from perf.app.side_by_side import duet, what
-
-    return duet(
-        what(**_what(arguments)),
-        baseline=arguments.baseline,
-        candidate=arguments.candidate,
-        threshold=arguments.threshold,
-        json=arguments.json,
-    )
-
-
-def _calibrate(arguments: argparse.Namespace) -> int:
-    _import("perf.train.devices", "perf.app.duet", "perf.report.duet")
-    from perf.app.calibrate import calibrate
-    from perf.app.side_by_side import what
-
-    return calibrate(what(**_what(arguments))[0], json=arguments.json)
-
-
-def _what(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "workload": arguments.workload,
-        "global_batch_sizes": arguments.global_batch_size,
-        "precision": arguments.precision,
-        "budget_s": arguments.budget,
-        "mode": arguments.mode,
-    }
-
-
-def _workloads(arguments: argparse.Namespace) -> int:
-    from perf.app.workloads import list_workloads
-
-    targets, problems = list_workloads(arguments.files)
-    for target in targets:
-        sizes = ", ".join(map(str, target.workload.global_batch_sizes))
-        print(
-            printable(f"{target.id} ({shown(target.origin) if ':' in target.id else 'built in'}), batch sizes {sizes}")
-        )
-        if target.workload.why:
-            print(printable(f"    {target.workload.why}"))
-    if problems:
-        raise BaselineError("; ".join(problems))
-    return EXIT_DONE
-
-
-def _init(arguments: argparse.Namespace) -> int:
-    from perf.app.init import init
-
-    return init(arguments.file)
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from perf.app.demo import demo
-
-    return demo()
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from perf.app.doctor import doctor
-
-    return doctor()
-
-
-COMMANDS = {
-    "init": _init,
-    "demo": _demo,
-    "doctor": _doctor,
-    "train": _train,
-    "workloads": _workloads,
-    "import-log": _import_log,
-    "promote": _promote,
-    "duet": _duet,
-    "calibrate": _calibrate,
-}
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the function of a command with its arguments, and return its exit code."""
+    values = {**vars(arguments)}
+    module, name = values.pop("run").split(":")
+    del values["command"]
+    with exit_on_signals():  # nothing is to be cleaned up while it imports what takes seconds
+        for needed in (*values.pop("imports"), module):
+            importlib.import_module(needed)
+    return int(getattr(sys.modules[module], name)(**values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from perf import __version__
@@ -26,91 +27,127 @@ WORKLOAD = (
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+    """Return the parser of all commands.
+
+    What it returns has, besides a command's arguments, `run`: the function that takes them, as ``module:name``; and
+    `imports`: modules that take seconds to import.
+    """
     parser = argparse.ArgumentParser(
         prog=tool(),
         allow_abbrev=False,
-        description="Train reference workloads, read training logs, compare two versions side by side, and "
-        "promote what "
-        "pytest measured to a baseline.",
-        epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a "
-        "problem with data "
-        "or state, 4 could not be decided (duet), 5 damaged lines (import-log), 6 rates that "
-        "disagree (import-log), 130 "
-        "stopped by a signal.",
+        description="Measure and judge training steps, train reference workloads, and read training logs.",
+        epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a problem with "
+        "data or state, 4 could not be decided (duet), 5 damaged lines (import-log), 6 rates that disagree "
+        "(import-log), 130 stopped by a signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_first(commands)
-    _add_train(commands)
-    _add_workloads(commands)
-    _add_import_log(commands)
-    _add_promote(commands)
-    _add_duet(commands)
-    _add_calibrate(commands)
-    return parser
 
+    def command(
+        name: str, run: str, about: str, description: str = "", epilog: str = "", imports: Sequence[str] = ()
+    ) -> argparse.ArgumentParser:
+        """Add a command; an epilog keeps its lines."""
+        added = commands.add_parser(
+            name,
+            help=about,
+            description=description or f"{about.capitalize()}.",
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
+        )
+        added.set_defaults(run=run, imports=imports)
+        return added
 
-def _add_first(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    init = commands.add_parser(
-        "init",
-        help="write a template of a training step, and check it",
-        description="Write a template of a training step, unless the file is there, and check its step: whether it is "
-        "repeatable, what it does, and where it waits for the device.",
-        allow_abbrev=False,
-    )
+    command("demo", "perf.app.demo:demo", "plant a slowdown and another training in a copy, and find both: a minute")
+    command("doctor", "perf.app.doctor:doctor", "say what this machine can show, and what to do about it")
+    init = command("init", "perf.app.init:init", "write a template of a training step, and check it")
     init.add_argument(
-        "file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE", help="default: bench_step.py"
-    )
-    for name, about in (
-        ("demo", "plant a slowdown and another training in a copy, and find both: about a minute"),
-        ("doctor", "say what this machine can show, and what to do about it"),
-    ):
-        commands.add_parser(name, help=about, description=f"{about.capitalize()}.", allow_abbrev=False)
-
-
-def _add_workloads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    workloads = commands.add_parser(
-        "workloads",
-        help="list what can be measured",
-        description="List the built-in workloads and those of this project: id, file, batch sizes, and why.",
-        allow_abbrev=False,
-    )
+        "file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE",
+        help="a file that is there is only checked (default: bench_step.py)",
+    )  # fmt: skip
+    workloads = command("workloads", "perf.app.workloads:workloads", "list what can be measured")
     workloads.add_argument(
         "files", type=Path, nargs="*", metavar="FILE", help="Python files (default: bench_*.py at the project's root)"
     )
-
-
-def _add_import_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    import_log = commands.add_parser(
-        "import-log",
-        help="read training logs and audit their rates",
-        description="Find the runs in each log, recompute each Rate from the GlobalRate column, and say where they "
-        "disagree by more than rounding and a millisecond between two readings of the clock explain.",
-        epilog="Exit codes: 0 no rate disagrees and no line is damaged, 3 a log cannot be read or has no such lines, "
-        "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal. Of several that apply: 3, then 6, "
-        "then 5.",
-        allow_abbrev=False,
+    promote = command(
+        "promote", "perf.app.promotion:promote_result", "make a benchmark result the baseline of its machine",
+        "Make a benchmark result the baseline of the machine it was measured on, and of its torch. Nothing else writes "
+        "under baselines/. Review the change and commit it.",
+    )  # fmt: skip
+    promote.add_argument(
+        "--from", dest="result", type=Path, metavar="FILE",
+        help="what pytest wrote (default: runs/bench.json of the project, the latest session's)",
+    )  # fmt: skip
+    promote.add_argument("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
+    duet_imports = ("perf.train.devices", "perf.app.duet", "perf.report.duet")
+    duet = command(
+        "duet", "perf.app.side_by_side:duet", "compare two versions side by side",
+        "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
+        "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
+        f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
+        "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.", duet_imports,
+    )  # fmt: skip
+    duet.add_argument(
+        "--baseline", nargs="+", metavar="SPEC",
+        help="what to compare with (default: git:HEAD; git:HEAD~1 where nothing has changed since)",
+    )  # fmt: skip
+    duet.add_argument("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
+    duet.add_argument(
+        "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
     )
+    _add_measured(duet, budget=120)
+    calibrate = command(
+        "calibrate", "perf.app.calibrate:calibrate", "measure how small a change this machine can show",
+        "Run the working tree against itself, and say how much runs spread here and what budget finds what.",
+        imports=duet_imports,
+    )  # fmt: skip
+    _add_measured(calibrate, budget=60)
+    _add_train(command)
+    import_log = command(
+        "import-log", "perf.app.import_log:import_log", "read training logs and audit their rates",
+        "Find the runs in each log, recompute each Rate from the GlobalRate column, and say where they\n"
+        "disagree by more than rounding and a millisecond between two readings of the clock explain.",
+        "Exit codes: 0 no rate disagrees and no line is damaged, 3 a log cannot be read or has no such lines,\n"
+        "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal.\n"
+        "Of several that apply: 3, then 6, then 5.",
+    )  # fmt: skip
     import_log.add_argument(
         "files", type=Path, nargs="+", metavar="FILE",
         help="a log with lines like 'Step=100, Loss=..., Rate=...'; - for standard input",
     )  # fmt: skip
     import_log.add_argument("--json", action="store_true", help="print what was found as JSON")
+    return parser
 
 
-def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_measured(parser: argparse.ArgumentParser, *, budget: int) -> None:
+    """Add what is measured, and for how long."""
+    parser.add_argument("--workload", metavar="W", help=WORKLOAD)
+    parser.add_argument("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS,
+        help="default: the workload's; of a built-in one fp32 on a CPU, as in the bench, and auto on a GPU",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", type=seconds, default=float(budget), metavar="S",
+        help=f"time for each batch size, such as 90s or 5m (default: {budget}s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mode", choices=("simultaneous", "alternating"), metavar="M",
+        help="simultaneous (half the cores each) or alternating (default: what suits the machine)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
+
+
+def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
     from perf.train.workloads import WORKLOADS
 
     names = "\n".join(f"  {name:18} {workload.why}" for name, workload in WORKLOADS.items())
-    train = commands.add_parser(
-        "train",
-        help="train a workload at one or more global batch sizes",
-        description="Train a workload at each global batch size, log its rates, keep a checkpoint of each run.",
-        epilog=f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    train = command(
+        "train", "perf.app.train:train", "train a workload at one or more global batch sizes",
+        "Train a workload at each global batch size, log its rates, keep a checkpoint of each run.",
+        f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
+        ("perf.train.loop", "perf.report.training"),
+    )  # fmt: skip
     what = train.add_argument_group("what to train")
     what.add_argument("--workload", metavar="W", help="a built-in one; default: pico on CPU, bert-large-msl128 on CUDA")
     what.add_argument(
@@ -164,71 +201,3 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--micro-batch-size", type=positive, metavar="B", help="samples per forward pass (default: the workload's)"
     )
     where.add_argument("--compile", action="store_true", help="use torch.compile (needs a C++ compiler on CPU)")
-
-
-def _add_promote(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    promote_ = commands.add_parser(
-        "promote",
-        help="make a benchmark result the baseline of its machine",
-        description="Make a benchmark result the baseline of the machine it was measured on, and of its torch. Nothing "
-        "else writes under baselines/. Review the change and commit it.",
-        allow_abbrev=False,
-    )
-    promote_.add_argument(
-        "--from", dest="from_", type=Path, metavar="FILE",
-        help="what pytest wrote (default: runs/bench.json of the project, the latest session's)",
-    )  # fmt: skip
-    promote_.add_argument("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
-
-
-def _add_duet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    duet = commands.add_parser(
-        "duet",
-        help="compare two versions side by side",
-        description="Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
-        "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
-        epilog=f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
-        "3 a side cannot be run, "
-        "4 INCONCLUSIVE, 130 stopped.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    duet.add_argument(
-        "--baseline", nargs="+", metavar="SPEC",
-        help="what to compare with (default: git:HEAD; git:HEAD~1 where nothing has changed since)",
-    )  # fmt: skip
-    duet.add_argument("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
-    duet.add_argument(
-        "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
-    )
-    _add_common(duet, budget=120)
-
-
-def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    calibrate = commands.add_parser(
-        "calibrate",
-        help="measure how small a change this machine can show",
-        description="Run the working tree against itself, and say how much runs spread here and what budget "
-        "finds what.",
-        allow_abbrev=False,
-    )
-    _add_common(calibrate, budget=60)
-
-
-def _add_common(parser: argparse.ArgumentParser, *, budget: int) -> None:
-    parser.add_argument("--workload", metavar="W", help=WORKLOAD)
-    parser.add_argument("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="default: the workload's; of a built-in one fp32 on a CPU, as in the bench, and auto on a GPU",
-    )
-    parser.add_argument(
-        "--budget", type=seconds, default=float(budget), metavar="S",
-        help=f"time for each batch size, such as 90s or 5m (default: {budget}s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--mode", choices=("simultaneous", "alternating"), metavar="M",
-        help="simultaneous (half the cores each) or alternating (default: what suits the machine)",
-    )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep all raw values in this file")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
-from perf.app.side_by_side import EXIT_PROBLEM, What, compared, keep, require_file
+from perf.app.side_by_side import EXIT_PROBLEM, compared, keep, require_file, what
 from perf.signals import EXIT_STOPPED
 
 
-def calibrate(asked: What, *, json: Path | None = None) -> int:
+def calibrate(*, json: Path | None = None, **asked_for: Any) -> int:
     """Run the working tree beside itself, say what budget finds what, and return the exit code.
 
-    Arguments as in `duet`.
+    Arguments as in `duet`, of the first workload only.
     """
     from perf.judge.duets import loss_problem
     from perf.judge.sequential import LAST_SHARE
@@ -21,6 +22,7 @@ def calibrate(asked: What, *, json: Path | None = None) -> int:
     from perf.report.duet import calibration
 
     require_file(json)
+    asked = what(**asked_for)[0]
     own = parse_recipe(["self"])
     # A threshold that nothing is within: unless chance finds a difference, the whole budget is spent.
     result = compared((own, own), asked, threshold=1e-9)

@@ -16,7 +16,7 @@ Fact = tuple[bool, str, str]
 
 def doctor() -> int:
     """Print the facts, and return 0: none of them keeps anybody from measuring."""
-    asked = what(budget_s=0.0)
+    asked = what(budget=0.0)
     first = asked[0]
     found = [_cores(), _load(), _precision(), *_gpus(first.here), _git(first.root), *map(_baseline, asked)]
     for is_fine, fact, advice in found:

@@ -39,19 +39,19 @@ class _Findings:
             self.damaged.append((name, line))
 
 
-def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
+def import_log(files: Sequence[Path], *, json: bool = False) -> int:
     """Print what is found in logs, and return the exit code: 0 all agree, 5 damaged lines, 6 rates disagree.
 
     Args:
         files: logs; ``-`` is standard input.
-        as_json: whether to print JSON and no tables.
+        json: whether to print JSON and no tables.
 
     Raises:
         DataError: a log cannot be read or has no line of a run; the other logs were printed before.
     """
     findings = _Findings()
     audits = _audits(files, findings)
-    if as_json:
+    if json:
         _print_json(audits, findings)
     else:
         _print_text(audits, findings, several=len(files) > 1)

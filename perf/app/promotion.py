@@ -6,20 +6,25 @@ import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perf.errors import BaselineError
+from perf.errors import BaselineError, UsageError
 from perf.judge.exact import counter_differences, loss_differences
 from perf.judge.fitness import session_refusal
+from perf.project import find_root, shown
 from perf.records.baselines import (
+    BASELINES_DIR,
     KEY,
+    LATEST_RESULT,
     Baseline,
     Expected,
     Promotion,
     baseline_json,
     baseline_path,
     load_baseline,
+    load_result,
     portable_path,
     sessions_of,
 )
@@ -28,6 +33,31 @@ from perf.records.sessions import Session
 
 LOCK = ".lock"
 """The file in the folder of baselines that a promotion locks; a baseline itself is replaced, and its lock with it."""
+
+
+MOST_REASON = 1000
+"""Characters of the reason for a promotion; files that have more are refused when they are read."""
+
+
+def promote_result(*, result: Path | None, reason: str) -> int:
+    """Promote a result, by default the latest session's, say what was written, and return the exit code.
+
+    Raises:
+        UsageError: the reason is too long.
+        BaselineError, OSError: as for `promote`.
+    """
+    from perf.report.bench import promotion_note
+
+    root = shown(find_root())
+    result = result or root / LATEST_RESULT
+    if len(reason) > MOST_REASON:
+        raise UsageError(f"--reason: has {len(reason):,} characters, and at most {MOST_REASON:,} are kept")
+    if not result.exists():
+        raise BaselineError(f"{result}: is not there; measure first with pytest, or name a result: --from")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    written = promote(result, root / BASELINES_DIR, reason=reason, date=date)
+    print(promotion_note(load_result(result), written))
+    return 0
 
 
 def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Path]:

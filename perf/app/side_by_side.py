@@ -81,12 +81,12 @@ class What:
 def what(
     *,
     workload: str | None = None,
-    global_batch_sizes: Sequence[int] | None = None,
+    global_batch_size: Sequence[int] | None = None,
     precision: str | None = None,
-    budget_s: float,
+    budget: float,
     mode: str | None = None,
 ) -> list[What]:
-    """Return what a command's arguments ask for; None means what the workload or the machine says.
+    """Return what a command's options ask for; None means what the workload or the machine says.
 
     Without a workload, that is each of those in the project's own ``bench_*.py``, or else the default one.
 
@@ -105,9 +105,9 @@ def what(
             root=root,
             here=facts,
             target=target,
-            sizes=sorted(set(global_batch_sizes or target.workload.global_batch_sizes)),
+            sizes=sorted(set(global_batch_size or target.workload.global_batch_sizes)),
             precision=precision or target.workload.precision,
-            budget_s=budget_s,
+            budget_s=budget,
             mode=mode,
             environ=os.environ,
         )
@@ -116,21 +116,21 @@ def what(
 
 
 def duet(
-    asked: Sequence[What],
     *,
     baseline: Sequence[str] | None = None,
     candidate: Sequence[str] | None = None,
     threshold: float | None = None,
     json: Path | None = None,
+    **asked_for: Any,
 ) -> int:
     """Compare two sides, say what differs, and return the exit code: 0 fine, 1 REGRESSED, 4 INCONCLUSIVE.
 
     Args:
-        asked: what both train, one workload after the other.
         baseline: the parts of its SPEC; None for the last commit, or where the working tree is that, the one before.
         candidate: the parts of its SPEC; None for the working tree.
         threshold: the smallest change that matters, a fraction; None for the workload's own, or 2 %.
         json: where to keep the raw values.
+        asked_for: what both train, one workload after the other, as in `what`.
 
     Raises:
         UsageError: a SPEC is not understood, or `json` cannot be a file.
@@ -139,8 +139,9 @@ def duet(
     from perf.measure.sides import last_other_commit, parse_recipe
 
     require_file(json)
+    asked = what(**asked_for)
     if json and len(asked) > 1:
-        names = ", ".join(what.target.id for what in asked)
+        names = ", ".join(one.target.id for one in asked)
         raise UsageError(f"--json {json}: is for one workload, and there are {names}; name one: --workload")
     try:
         specs = baseline or [f"git:{last_other_commit(asked[0].root, candidate is None)}"], candidate or ["self"]
@@ -148,8 +149,8 @@ def duet(
     except ValueError as error:
         raise UsageError(error) from None
     codes = []
-    for what_ in asked:
-        codes.append(_duet(what_, recipes, threshold, json))
+    for one in asked:
+        codes.append(_duet(one, recipes, threshold, json))
         if codes[-1] == EXIT_STOPPED:
             break
     return min(codes, key=[EXIT_STOPPED, EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE, 0].index)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from perf.errors import UsageError
+from perf.errors import BaselineError, UsageError
 from perf.finding import Found, find, import_file, workloads_in
+from perf.printable import printable
 from perf.project import find_root, shown
 from perf.train.workloads import WORKLOADS
 
@@ -28,8 +29,20 @@ def own_workloads(root: Path, files: Sequence[Path] = ()) -> tuple[list[Found], 
     return known, problems
 
 
-def list_workloads(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
-    """Return the built-in workloads and those in files, as in `own_workloads`, and what went wrong."""
+def workloads(files: Sequence[Path]) -> int:
+    """Print the built-in workloads and those in files, as in `own_workloads`, and return the exit code.
+
+    Raises:
+        BaselineError: a file has none or cannot be imported; the others were printed before.
+    """
     root = find_root()
     own, problems = own_workloads(root, files)
-    return [*(find(name, root) for name in WORKLOADS), *own], problems
+    for target in (*(find(name, root) for name in WORKLOADS), *own):
+        sizes = ", ".join(map(str, target.workload.global_batch_sizes))
+        origin = shown(target.origin) if ":" in target.id else "built in"
+        print(printable(f"{target.id} ({origin}), batch sizes {sizes}"))
+        if target.workload.why:
+            print(printable(f"    {target.workload.why}"))
+    if problems:
+        raise BaselineError("; ".join(problems))
+    return 0
