@@ -25,7 +25,7 @@ from perf.app.bench import (
     write_summary,
 )
 from perf.app.promotion import refusal
-from perf.app.side_by_side import What
+from perf.app.what import What
 from perf.arguments import fraction, seconds
 from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict

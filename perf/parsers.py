@@ -79,9 +79,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="what pytest wrote (default: runs/bench.json of the project, the latest session's)",
     )  # fmt: skip
     promote.add_argument("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
-    duet_imports = ("perf.train.devices", "perf.app.duet", "perf.report.duet")
+    duet_imports = ("perf.train.devices", "perf.measure.duet", "perf.report.duet")
     duet = command(
-        "duet", "perf.app.side_by_side:duet", "compare two versions side by side",
+        "duet", "perf.app.duet:duet", "compare two versions side by side",
         "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
         "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
         f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_measured(duet, budget=120)
     calibrate = command(
-        "calibrate", "perf.app.calibrate:calibrate", "measure how small a change this machine can show",
+        "calibrate", "perf.app.duet:calibrate", "measure how small a change this machine can show",
         "Run the working tree against itself, and say how much runs spread here and what budget finds what.",
         imports=duet_imports,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from perf.seam import PRECISIONS, Workload
 
 if TYPE_CHECKING:
     from perf.app.bench import Bench
-    from perf.app.machine import Here
+    from perf.app.what import Here
     from perf.claims import Judge
     from perf.finding import Found
     from perf.measuring import Measuring
@@ -162,7 +162,7 @@ def known_here(config: pytest.Config) -> Here:
     """Return what is known of this machine."""
     state = config.stash[STATE]
     if state.here is None:
-        from perf.app.machine import here
+        from perf.app.what import here
 
         state.here = here(ENVIRON)
     return state.here

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perf.app.promotion import promote
-from perf.app.side_by_side import What
+from perf.app.what import What
 from perf.judge.duets import DuetResult
 from perf.measure.sides import Recipe
 from perf.records.baselines import load_result, load_session

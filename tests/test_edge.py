@@ -19,7 +19,7 @@ import pytest
 import perf.app.bench
 import perf.measure.bench
 import perf.measuring  # noqa: F401  # pytester drops what is first imported in a test, and what is patched must stay
-from perf.app.side_by_side import What
+from perf.app.what import What
 from perf.errors import MeasureError
 from perf.judge.duets import DuetResult
 from perf.measure.sides import Recipe, Side

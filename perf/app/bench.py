@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perf.app.side_by_side import What, baseline_recipe, compared
+from perf.app.side_by_side import baseline_recipe, compared
+from perf.app.what import What
 from perf.errors import BaselineError, MeasureError, UsageError
 from perf.project import shown
 from perf.signals import stopped_by_signals

@@ -32,7 +32,7 @@ def demo() -> int:
     Raises:
         MeasureError: git is missing, or the planted faults were not found.
     """
-    from perf.app.side_by_side import EXIT_DIFFERS
+    from perf.app.duet import EXIT_DIFFERS
 
     began_s = time.monotonic()
     whole = TEMPLATE.read_text(encoding="utf-8").replace("FILE", FILE)

@@ -6,8 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from perf.app.machine import Here
-from perf.app.side_by_side import What, what
+from perf.app.what import Here, What, what
 from perf.errors import PerfError
 
 Fact = tuple[bool, str, str]

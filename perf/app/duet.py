@@ -1,81 +1,188 @@
-"""A duet from beginning to end: compare the work, make pairs until all is decided, locate a difference."""
+"""The commands that compare two versions side by side, and a version with itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from perf.errors import MeasureError
-from perf.judge.attribution import attribute_difference, phase_totals
-from perf.judge.duets import DuetResult, loss_problem, size_to_attribute
-from perf.judge.sequential import Decisions
-from perf.measure.duet import Duet
-from perf.records.pairs import Pair
+from perf.app.side_by_side import baseline_recipe, compared
+from perf.app.what import What, what
+from perf.errors import BaselineError, UsageError
+from perf.project import tool
+from perf.signals import EXIT_STOPPED
+
+if TYPE_CHECKING:
+    from perf.finding import Found
+    from perf.judge.duets import DuetResult
+    from perf.measure.sides import Recipe
+    from perf.records.baselines import Baseline
+
+EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE = 1, 3, 4
+
+THRESHOLD = 0.02
+"""The smallest change that matters side by side, where neither the command nor the workload says."""
 
 
-def run_duet(
-    duet: Duet,
+def duet(
     *,
-    mode_reason: str,
-    threshold: float,
-    budget_s: float,
-    on_pair: Callable[[Pair], object] = lambda pair: None,
-) -> DuetResult:
-    """Compare two sides until every batch size is decided or the budget is spent.
-
-    A side that fails after the first pair, or Ctrl-C, ends the duet; the result has the pairs so far.
+    baseline: Sequence[str] | None = None,
+    candidate: Sequence[str] | None = None,
+    threshold: float | None = None,
+    json: Path | None = None,
+    **asked_for: Any,
+) -> int:
+    """Compare two sides, say what differs, and return the exit code: 0 fine, 1 REGRESSED, 4 INCONCLUSIVE.
 
     Args:
-        duet: what to measure.
-        mode_reason: why the duet has its mode.
-        threshold: the smallest change that matters, a fraction.
-        budget_s: for all batch sizes together, seconds; comparing the work and locating a difference come on top.
-        on_pair: called after each pair.
+        baseline: the parts of its SPEC; None for the last commit, or where the working tree is that, the one before.
+        candidate: the parts of its SPEC; None for the working tree.
+        threshold: the smallest change that matters, a fraction; None for the workload's own, or 2 %.
+        json: where to keep the raw values.
+        asked_for: what both train, one workload after the other, as in `what`.
 
     Raises:
-        MeasureError: a side failed before there was a pair.
+        UsageError: a SPEC is not understood, or `json` cannot be a file.
+        PerfError: a side cannot be made or run.
     """
-    work = duet.work()
-    # Where losses differ it is not the same training, and its times do not matter.
-    alike = [size for size in work if not loss_problem(work[size])]
-    budget_s *= len(alike) / len(work)
-    decisions = Decisions(alike, threshold=threshold, budget_s=budget_s)
-    pairs: list[Pair] = []
-    phases, contributions = {}, {}
+    from perf.measure.sides import last_other_commit, parse_recipe
 
-    def keep(pair: Pair) -> None:
-        pairs.append(pair)
-        on_pair(pair)
-
-    problem = attribution_problem = ""
-    interrupted = False
+    require_file(json)
+    asked = what(**asked_for)
+    if json and len(asked) > 1:
+        names = ", ".join(one.target.id for one in asked)
+        raise UsageError(f"--json {json}: is for one workload, and there are {names}; name one: --workload")
     try:
-        while sizes := decisions.undecided:
-            decisions.add(duet.start(sizes, budget_s=budget_s, on_pair=keep), ended_s=duet.elapsed_s)
-        if (size := size_to_attribute(work, decisions.judgements)) is not None:
-            visits = duet.attribution(size)
-            phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
-    except (KeyboardInterrupt, MeasureError) as error:
-        if not pairs:
-            raise
-        interrupted = isinstance(error, KeyboardInterrupt)
-        reason = "stopped by a signal" if interrupted else str(error)
-        if decisions.undecided:
-            problem = f"ended after {len(pairs)} pairs: {reason}"
-        else:
-            attribution_problem = f"where the time differs is not known: {reason}"
-    return DuetResult(
-        sides=(duet.sides[0].text, duet.sides[1].text),
-        mode=duet.mode,
-        mode_reason=mode_reason,
-        threshold=threshold,
-        budget_s=budget_s,
-        work=work,
-        pairs=pairs,
-        judgements=decisions.judgements,
-        phases=phases,
-        contributions=contributions,
-        start_s=duet.start_s,
-        problem=problem,
-        attribution_problem=attribution_problem,
-        interrupted=interrupted,
+        specs = baseline or [f"git:{last_other_commit(asked[0].root, candidate is None)}"], candidate or ["self"]
+        recipes = parse_recipe(specs[0]), parse_recipe(specs[1])
+    except ValueError as error:
+        raise UsageError(error) from None
+    codes = []
+    for one in asked:
+        codes.append(_duet(one, recipes, threshold, json))
+        if codes[-1] == EXIT_STOPPED:
+            break
+    return min(codes, key=[EXIT_STOPPED, EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE, 0].index)
+
+
+def _duet(asked: What, recipes: tuple[Recipe, Recipe], threshold: float | None, json: Path | None) -> int:
+    """Compare two sides on one workload, and return the exit code."""
+    from perf.report.duet import duet_report
+
+    promoted = _promoted(asked) if any(recipe.is_baseline for recipe in recipes) else None
+    is_upgrade = recipes[0].is_baseline and not recipes[1].is_baseline
+    first, second = (
+        baseline_recipe(recipe, promoted, asked.here) if promoted and recipe.is_baseline else recipe
+        for recipe in recipes
     )
+    result = compared((first, second), asked, threshold=threshold or asked.target.workload.threshold or THRESHOLD)
+    keep(json, result, asked.target, duet_report(result))
+    if promoted and is_upgrade and not result.problem:
+        print(_how_to_promote(second, promoted))
+    return exit_code(result)
+
+
+def calibrate(*, json: Path | None = None, **asked_for: Any) -> int:
+    """Run the working tree beside itself, say what budget finds what, and return the exit code.
+
+    Arguments as in `duet`, of the first workload only.
+    """
+    from perf.judge.duets import loss_problem
+    from perf.judge.sequential import LAST_SHARE
+    from perf.judge.stats import FAMILY_ERROR
+    from perf.measure.sides import parse_recipe
+    from perf.report.duet import calibration
+
+    require_file(json)
+    asked = what(**asked_for)[0]
+    own = parse_recipe(["self"])
+    # A threshold that nothing is within: unless chance finds a difference, the whole budget is spent.
+    result = compared((own, own), asked, threshold=1e-9)
+    effects = [judgement.effect for judgement in result.judgements.values()]
+    level = FAMILY_ERROR * LAST_SHARE / len(asked.sizes)
+    budgets = {
+        change: max((effect.budget_for(change, level=level) for effect in effects), default=math.inf)
+        for change in (0.01, 0.02, 0.05)
+    }
+    if not all(map(math.isfinite, budgets.values())):
+        budgets = {}
+        print("too few pairs to say what budget finds what; give a larger --budget")
+    notes = [calibration(result, budgets), result.problem, *map(loss_problem, result.work.values())]
+    keep(json, result, asked.target, "\n".join(filter(None, notes)))
+    if result.interrupted:
+        return EXIT_STOPPED
+    return EXIT_PROBLEM if result.problem else 0
+
+
+def exit_code(result: DuetResult) -> int:
+    """Return what the command's exit code says of what was found: a signal first, then the worst verdict."""
+    verdicts = {str(result.verdict(size)) for size in result.work}
+    if result.interrupted:
+        return EXIT_STOPPED
+    if verdicts & {"REGRESSED", "LOSSES_DIFFER"}:
+        return EXIT_DIFFERS
+    if result.problem:
+        return EXIT_PROBLEM
+    return EXIT_INCONCLUSIVE if "INCONCLUSIVE" in verdicts else 0
+
+
+def require_file(path: Path | None) -> None:
+    """Raise a UsageError if raw values could not be written to `path`."""
+    if path and path.is_dir():
+        raise UsageError(f"--json {path}: is a folder; name a file")
+    above = next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None) if path else None
+    if above:
+        raise UsageError(f"--json {path}: {above} is a file, and a folder is needed; name another place")
+
+
+def keep(path: Path | None, result: DuetResult, target: Found, report: str) -> None:
+    """Write the raw values where they were asked for, and print the report, whichever of the two fails."""
+    from perf.records.documents import write_json
+
+    try:
+        if path:
+            write_json(path, duet_json(result, target.id))
+    finally:
+        print(f"\n{report}")
+    if path:
+        print(f"raw values: {path}")
+
+
+def duet_json(result: DuetResult, workload: str) -> dict[str, dict[str, Any]]:
+    """Return a duet of a workload, by its id, as a file's content."""
+    from perf.records.baselines import KEY
+
+    date, command = datetime.now(UTC).isoformat(timespec="seconds"), shlex.join(sys.argv)
+    return {KEY: {**result.as_json(), "workload": workload, "date": date, "command": command}}
+
+
+def _promoted(asked: What) -> Baseline:
+    found = asked.load_baseline()
+    if found is None:
+        raise BaselineError(
+            f"{asked.baseline_path}: is not there: this machine has no baseline of {asked.target.id}; measure one: "
+            f"python -m pytest {_tests(asked.target.id)} --perf-precision {asked.precision}, then {tool()} promote"
+        )
+    return found
+
+
+def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:
+    """Return the commands that make the candidate the baseline."""
+    steps = [f"git checkout {candidate.commit}"] if candidate.commit else []
+    steps += [f"python -m pip install {shlex.join(candidate.packages)}"] if candidate.packages else []
+    environ = "".join(f"{name}={shlex.quote(value)} " for name, value in candidate.environ.items())
+    python, session = shlex.quote(str(candidate.python or "python")), baseline.session
+    steps.append(f"{environ}{python} -m pytest {_tests(session.workload)} --perf-precision {session.precision}")
+    reason = f"{candidate.text} instead of {baseline.provenance['commit'][:12]}"
+    steps.append(f"{python} -m perf promote --reason {shlex.quote(reason)}")
+    return "To make the candidate the baseline:\n" + "\n".join(f"  {step}" for step in steps)
+
+
+def _tests(workload: str) -> str:
+    """Return the arguments of pytest that measure a workload."""
+    file, _, name = workload.rpartition(":")
+    return f"{file}::{name}" if file.endswith(".py") else f"tests/benchmarks --perf-workload {workload}"

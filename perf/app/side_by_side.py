@@ -1,221 +1,31 @@
-"""Compare two sides: make them, run the duet with its progress shown, and say what differs."""
+"""Compare two sides: make them, make pairs until all is decided, show the progress, locate a difference."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perf.app.machine import Here, here
-from perf.app.workloads import own_workloads
-from perf.errors import BaselineError, MeasureError, UsageError
-from perf.finding import Found, find
-from perf.project import find_root, shown, tool
-from perf.signals import EXIT_STOPPED, stopped_by_signals
+from perf.app.what import Here, What
+from perf.errors import BaselineError, MeasureError
+from perf.project import tool
+from perf.signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from perf.judge.duets import DuetResult
+    from perf.measure.duet import Duet
     from perf.measure.sides import Recipe
     from perf.records.baselines import Baseline
     from perf.records.pairs import Pair
 
-EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE = 1, 3, 4
 
-THRESHOLD = 0.02
-"""The smallest change that matters side by side, where neither the command nor the workload says."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class What:
-    """What two sides train.
-
-    Attributes:
-        root: of the project.
-        here: this machine.
-        target: the workload.
-        sizes: the global batch sizes.
-        precision: "fp32", "bf16", or "auto" to let each side choose.
-        budget_s: for each batch size, seconds.
-        mode: "simultaneous" or "alternating"; None for what suits the machine.
-        environ: what the sides' environments are built on.
-    """
-
-    root: Path
-    here: Here
-    target: Found
-    sizes: Sequence[int]
-    precision: str
-    budget_s: float
-    mode: str | None = None
-    environ: Mapping[str, str]
-
-    @property
-    def baseline_path(self) -> Path:
-        """Where this machine's baseline is, or would be, as a reader has it from here."""
-        from perf.records.baselines import BASELINES_DIR, baseline_path
-        from perf.records.sessions import configuration
-
-        name = configuration(self.target.id, self.here.device, self.here.resolved(self.precision))
-        return baseline_path(shown(self.root / BASELINES_DIR), name, self.here.fingerprint)
-
-    def load_baseline(self) -> Baseline | None:
-        """Read this machine's baseline; None where there is none.
-
-        Raises:
-            BaselineError: it is damaged.
-        """
-        from perf.records.baselines import load_baseline
-
-        return load_baseline(self.baseline_path)
-
-
-def what(
-    *,
-    workload: str | None = None,
-    global_batch_size: Sequence[int] | None = None,
-    precision: str | None = None,
-    budget: float,
-    mode: str | None = None,
-) -> list[What]:
-    """Return what a command's options ask for; None means what the workload or the machine says.
-
-    Without a workload, that is each of those in the project's own ``bench_*.py``, or else the default one.
-
-    Raises:
-        UsageError: there is no such workload, or a file of workloads cannot be imported.
-    """
-    root, facts = find_root(), here(os.environ)
-    if workload:
-        targets = [find(workload, root)]
-    else:
-        targets, problems = own_workloads(root)
-        if problems:
-            raise UsageError("; ".join(problems))
-    return [
-        What(
-            root=root,
-            here=facts,
-            target=target,
-            sizes=sorted(set(global_batch_size or target.workload.global_batch_sizes)),
-            precision=precision or target.workload.precision,
-            budget_s=budget,
-            mode=mode,
-            environ=os.environ,
-        )
-        for target in targets or [find(facts.default_workload, root)]
-    ]
-
-
-def duet(
-    *,
-    baseline: Sequence[str] | None = None,
-    candidate: Sequence[str] | None = None,
-    threshold: float | None = None,
-    json: Path | None = None,
-    **asked_for: Any,
-) -> int:
-    """Compare two sides, say what differs, and return the exit code: 0 fine, 1 REGRESSED, 4 INCONCLUSIVE.
-
-    Args:
-        baseline: the parts of its SPEC; None for the last commit, or where the working tree is that, the one before.
-        candidate: the parts of its SPEC; None for the working tree.
-        threshold: the smallest change that matters, a fraction; None for the workload's own, or 2 %.
-        json: where to keep the raw values.
-        asked_for: what both train, one workload after the other, as in `what`.
-
-    Raises:
-        UsageError: a SPEC is not understood, or `json` cannot be a file.
-        PerfError: a side cannot be made or run.
-    """
-    from perf.measure.sides import last_other_commit, parse_recipe
-
-    require_file(json)
-    asked = what(**asked_for)
-    if json and len(asked) > 1:
-        names = ", ".join(one.target.id for one in asked)
-        raise UsageError(f"--json {json}: is for one workload, and there are {names}; name one: --workload")
-    try:
-        specs = baseline or [f"git:{last_other_commit(asked[0].root, candidate is None)}"], candidate or ["self"]
-        recipes = parse_recipe(specs[0]), parse_recipe(specs[1])
-    except ValueError as error:
-        raise UsageError(error) from None
-    codes = []
-    for one in asked:
-        codes.append(_duet(one, recipes, threshold, json))
-        if codes[-1] == EXIT_STOPPED:
-            break
-    return min(codes, key=[EXIT_STOPPED, EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE, 0].index)
-
-
-def _duet(asked: What, recipes: tuple[Recipe, Recipe], threshold: float | None, json: Path | None) -> int:
-    """Compare two sides on one workload, and return the exit code."""
-    from perf.report.duet import duet_report
-
-    promoted = _promoted(asked) if any(recipe.is_baseline for recipe in recipes) else None
-    is_upgrade = recipes[0].is_baseline and not recipes[1].is_baseline
-    first, second = (
-        baseline_recipe(recipe, promoted, asked.here) if promoted and recipe.is_baseline else recipe
-        for recipe in recipes
-    )
-    result = compared((first, second), asked, threshold=threshold or asked.target.workload.threshold or THRESHOLD)
-    keep(json, result, asked.target, duet_report(result))
-    if promoted and is_upgrade and not result.problem:
-        print(_how_to_promote(second, promoted))
-    return exit_code(result)
-
-
-def exit_code(result: DuetResult) -> int:
-    """Return what the command's exit code says of what was found: a signal first, then the worst verdict."""
-    verdicts = {str(result.verdict(size)) for size in result.work}
-    if result.interrupted:
-        return EXIT_STOPPED
-    if verdicts & {"REGRESSED", "LOSSES_DIFFER"}:
-        return EXIT_DIFFERS
-    if result.problem:
-        return EXIT_PROBLEM
-    return EXIT_INCONCLUSIVE if "INCONCLUSIVE" in verdicts else 0
-
-
-def require_file(path: Path | None) -> None:
-    """Raise a UsageError if raw values could not be written to `path`."""
-    if path and path.is_dir():
-        raise UsageError(f"--json {path}: is a folder; name a file")
-    above = next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None) if path else None
-    if above:
-        raise UsageError(f"--json {path}: {above} is a file, and a folder is needed; name another place")
-
-
-def keep(path: Path | None, result: DuetResult, target: Found, report: str) -> None:
-    """Write the raw values where they were asked for, and print the report, whichever of the two fails."""
-    from perf.records.documents import write_json
-
-    try:
-        if path:
-            write_json(path, duet_json(result, target.id))
-    finally:
-        print(f"\n{report}")
-    if path:
-        print(f"raw values: {path}")
-
-
-def duet_json(result: DuetResult, workload: str) -> dict[str, dict[str, Any]]:
-    """Return a duet of a workload, by its id, as a file's content."""
-    from perf.records.baselines import KEY
-
-    date, command = datetime.now(UTC).isoformat(timespec="seconds"), shlex.join(sys.argv)
-    return {KEY: {**result.as_json(), "workload": workload, "date": date, "command": command}}
-
-
-def baseline_recipe(recipe: Recipe, baseline: Baseline, facts: Here | None = None) -> Recipe:
+def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
     """Return a recipe with the commit and the packages of a promoted baseline, as far as they differ from here.
 
     Raises:
@@ -227,39 +37,11 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline, facts: Here | None = Non
             f"commit, measure again, then {tool()} promote"
         )
     commit = baseline.provenance["commit"]
-    installed, then = (facts or here(os.environ)).fingerprint.software, baseline.session.fingerprint.software
+    installed, then = here.fingerprint.software, baseline.session.fingerprint.software
     packages = [
         f"{name}=={str(then[name]).partition('+')[0]}" for name in ("torch", "numpy") if then[name] != installed[name]
     ]
     return replace(recipe, text=f"{recipe.text} {commit[:12]}", commit=commit, packages=tuple(packages))
-
-
-def _promoted(asked: What) -> Baseline:
-    found = asked.load_baseline()
-    if found is None:
-        raise BaselineError(
-            f"{asked.baseline_path}: is not there: this machine has no baseline of {asked.target.id}; measure one: "
-            f"python -m pytest {_tests(asked.target.id)} --perf-precision {asked.precision}, then {tool()} promote"
-        )
-    return found
-
-
-def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:
-    """Return the commands that make the candidate the baseline."""
-    steps = [f"git checkout {candidate.commit}"] if candidate.commit else []
-    steps += [f"python -m pip install {shlex.join(candidate.packages)}"] if candidate.packages else []
-    environ = "".join(f"{name}={shlex.quote(value)} " for name, value in candidate.environ.items())
-    python, session = shlex.quote(str(candidate.python or "python")), baseline.session
-    steps.append(f"{environ}{python} -m pytest {_tests(session.workload)} --perf-precision {session.precision}")
-    reason = f"{candidate.text} instead of {baseline.provenance['commit'][:12]}"
-    steps.append(f"{python} -m perf promote --reason {shlex.quote(reason)}")
-    return "To make the candidate the baseline:\n" + "\n".join(f"  {step}" for step in steps)
-
-
-def _tests(workload: str) -> str:
-    """Return the arguments of pytest that measure a workload."""
-    file, _, name = workload.rpartition(":")
-    return f"{file}::{name}" if file.endswith(".py") else f"tests/benchmarks --perf-workload {workload}"
 
 
 def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -> DuetResult:
@@ -277,7 +59,6 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
     import numpy as np
     from tqdm import tqdm
 
-    from perf.app.duet import run_duet
     from perf.measure.busy import busy_share, load_note
     from perf.measure.duet import Duet, choose_mode, usable_cores
     from perf.measure.sides import prepared
@@ -354,3 +135,76 @@ class _PairsShown:
         left = duration(max(0.0, self._total_s - pair.ended_s))
         self._bar.write(f"at most {left} left: {'; '.join(so_far)}", file=sys.stdout)
         sys.stdout.flush()
+
+
+def run_duet(
+    duet: Duet,
+    *,
+    mode_reason: str,
+    threshold: float,
+    budget_s: float,
+    on_pair: Callable[[Pair], object] = lambda pair: None,
+) -> DuetResult:
+    """Compare two sides until every batch size is decided or the budget is spent.
+
+    A side that fails after the first pair, or Ctrl-C, ends the duet; the result has the pairs so far.
+
+    Args:
+        duet: what to measure.
+        mode_reason: why the duet has its mode.
+        threshold: the smallest change that matters, a fraction.
+        budget_s: for all batch sizes together, seconds; comparing the work and locating a difference come on top.
+        on_pair: called after each pair.
+
+    Raises:
+        MeasureError: a side failed before there was a pair.
+    """
+    from perf.judge.attribution import attribute_difference, phase_totals
+    from perf.judge.duets import DuetResult, loss_problem, size_to_attribute
+    from perf.judge.sequential import Decisions
+
+    work = duet.work()
+    # Where losses differ it is not the same training, and its times do not matter.
+    alike = [size for size in work if not loss_problem(work[size])]
+    budget_s *= len(alike) / len(work)
+    decisions = Decisions(alike, threshold=threshold, budget_s=budget_s)
+    pairs: list[Pair] = []
+    phases, contributions = {}, {}
+
+    def keep(pair: Pair) -> None:
+        pairs.append(pair)
+        on_pair(pair)
+
+    problem = attribution_problem = ""
+    interrupted = False
+    try:
+        while sizes := decisions.undecided:
+            decisions.add(duet.start(sizes, budget_s=budget_s, on_pair=keep), ended_s=duet.elapsed_s)
+        if (size := size_to_attribute(work, decisions.judgements)) is not None:
+            visits = duet.attribution(size)
+            phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
+    except (KeyboardInterrupt, MeasureError) as error:
+        if not pairs:
+            raise
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = "stopped by a signal" if interrupted else str(error)
+        if decisions.undecided:
+            problem = f"ended after {len(pairs)} pairs: {reason}"
+        else:
+            attribution_problem = f"where the time differs is not known: {reason}"
+    return DuetResult(
+        sides=(duet.sides[0].text, duet.sides[1].text),
+        mode=duet.mode,
+        mode_reason=mode_reason,
+        threshold=threshold,
+        budget_s=budget_s,
+        work=work,
+        pairs=pairs,
+        judgements=decisions.judgements,
+        phases=phases,
+        contributions=contributions,
+        start_s=duet.start_s,
+        problem=problem,
+        attribution_problem=attribution_problem,
+        interrupted=interrupted,
+    )

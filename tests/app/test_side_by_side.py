@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perf.app.duet import run_duet
-from perf.app.machine import here
-from perf.app.side_by_side import What, baseline_recipe, exit_code
+from perf.app.duet import exit_code
+from perf.app.side_by_side import baseline_recipe, run_duet
+from perf.app.what import What, here
 from perf.cli import EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError, MeasureError
 from perf.judge import duets
@@ -70,7 +70,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         asked.append({"recipes": recipes, "what": what, "threshold": threshold})
         return SLOWER
 
-    monkeypatch.setattr("perf.app.side_by_side.compared", compared)
+    monkeypatch.setattr("perf.app.duet.compared", compared)
     return asked
 
 
@@ -109,7 +109,7 @@ def test_an_upgrade_ends_with_the_commands_that_promote_it(
     shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Install what the candidate has, measure, promote; and the baseline side is the promoted commit."""
-    monkeypatch.setattr("perf.app.side_by_side._promoted", lambda what: promoted())
+    monkeypatch.setattr("perf.app.duet._promoted", lambda what: promoted())
     assert main(["duet", "--baseline", "baseline:", "--candidate", "pip:numpy==9.9"]) == 1
     assert shown[0]["recipes"][0].commit == "a" * 40
     out = capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_a_baseline_as_the_candidate_is_no_upgrade(
     shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody is told to promote what is promoted already."""
-    monkeypatch.setattr("perf.app.side_by_side._promoted", lambda what: promoted())
+    monkeypatch.setattr("perf.app.duet._promoted", lambda what: promoted())
     assert main(["duet", "--baseline", "self", "--candidate", "baseline:"]) == 1
     assert shown[0]["recipes"][1].commit == "a" * 40
     assert "To make the candidate the baseline" not in capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_a_calibration_prints_what_budget_finds_what(
     """Both sides are the working tree; smaller changes need larger budgets; too few pairs say so."""
     few = duet({512: 0.0}, num_pairs=3)
     answers = iter([duet({512: 0.0}), few])
-    monkeypatch.setattr("perf.app.calibrate.compared", lambda recipes, *rest, **options: next(answers))
+    monkeypatch.setattr("perf.app.duet.compared", lambda recipes, *rest, **options: next(answers))
     assert main(["calibrate", "--global-batch-size", "512"]) == 0
     out = capsys.readouterr().out
     budgets = [float(line.split("--budget ")[1].split("s ")[0]) for line in out.splitlines() if "--budget" in line]
@@ -166,7 +166,7 @@ def test_a_calibration_that_ended_early_says_so(
 ) -> None:
     """What its pairs show is printed, and the exit code is not 0."""
     early = dataclasses.replace(duet({512: 0.0}), problem="ended after 7 pairs: x", **change)
-    monkeypatch.setattr("perf.app.calibrate.compared", lambda recipes, *rest, **options: early)
+    monkeypatch.setattr("perf.app.duet.compared", lambda recipes, *rest, **options: early)
     assert main(["calibrate", "--global-batch-size", "512"]) == code
     out = capsys.readouterr().out
     assert "standard error" in out

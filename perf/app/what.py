@@ -1,0 +1,135 @@
+"""What is to be measured: which workload, at which batch sizes, on which machine, and for how long."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perf.app.workloads import own_workloads
+from perf.errors import UsageError
+from perf.finding import Found, find
+from perf.project import find_root, shown
+from perf.records.fingerprint import Fingerprint
+
+if TYPE_CHECKING:
+    from perf.records.baselines import Baseline
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Here:
+    """This machine, its software and what they choose where nobody says.
+
+    Attributes:
+        fingerprint: machine and software.
+        device: the type of device: "cpu" or "cuda".
+        auto_precision: what precision "auto" is here.
+        default_workload: what to measure and train unless told otherwise.
+    """
+
+    fingerprint: Fingerprint
+    device: str
+    auto_precision: str
+    default_workload: str
+
+    def resolved(self, precision: str) -> str:
+        """Return "fp32" or "bf16" for a precision that may be "auto"."""
+        return self.auto_precision if precision == "auto" else precision
+
+
+def here(environ: Mapping[str, str]) -> Here:
+    """Return the facts of this machine for processes with the environment `environ`."""
+    from perf.runner.machine import fingerprint
+    from perf.train.devices import resolve_device, resolve_precision
+    from perf.train.workloads import default_workload
+
+    device = resolve_device("auto")
+    return Here(
+        fingerprint=fingerprint(),
+        device=device.type,
+        auto_precision=resolve_precision("auto", device),
+        default_workload=default_workload(device.type),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class What:
+    """What two sides train.
+
+    Attributes:
+        root: of the project.
+        here: this machine.
+        target: the workload.
+        sizes: the global batch sizes.
+        precision: "fp32", "bf16", or "auto" to let each side choose.
+        budget_s: for each batch size, seconds.
+        mode: "simultaneous" or "alternating"; None for what suits the machine.
+        environ: what the sides' environments are built on.
+    """
+
+    root: Path
+    here: Here
+    target: Found
+    sizes: Sequence[int]
+    precision: str
+    budget_s: float
+    mode: str | None = None
+    environ: Mapping[str, str]
+
+    @property
+    def baseline_path(self) -> Path:
+        """Where this machine's baseline is, or would be, as a reader has it from here."""
+        from perf.records.baselines import BASELINES_DIR, baseline_path
+        from perf.records.sessions import configuration
+
+        name = configuration(self.target.id, self.here.device, self.here.resolved(self.precision))
+        return baseline_path(shown(self.root / BASELINES_DIR), name, self.here.fingerprint)
+
+    def load_baseline(self) -> Baseline | None:
+        """Read this machine's baseline; None where there is none.
+
+        Raises:
+            BaselineError: it is damaged.
+        """
+        from perf.records.baselines import load_baseline
+
+        return load_baseline(self.baseline_path)
+
+
+def what(
+    *,
+    workload: str | None = None,
+    global_batch_size: Sequence[int] | None = None,
+    precision: str | None = None,
+    budget: float,
+    mode: str | None = None,
+) -> list[What]:
+    """Return what a command's options ask for; None means what the workload or the machine says.
+
+    Without a workload, that is each of those in the project's own ``bench_*.py``, or else the default one.
+
+    Raises:
+        UsageError: there is no such workload, or a file of workloads cannot be imported.
+    """
+    root, facts = find_root(), here(os.environ)
+    if workload:
+        targets = [find(workload, root)]
+    else:
+        targets, problems = own_workloads(root)
+        if problems:
+            raise UsageError("; ".join(problems))
+    return [
+        What(
+            root=root,
+            here=facts,
+            target=target,
+            sizes=sorted(set(global_batch_size or target.workload.global_batch_sizes)),
+            precision=precision or target.workload.precision,
+            budget_s=budget,
+            mode=mode,
+            environ=os.environ,
+        )
+        for target in targets or [find(facts.default_workload, root)]
+    ]
