@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 
 def printable(text: str) -> str:
     r"""Return text with everything that does not print escaped, such as ``\n`` and ``\x1b``.
@@ -10,3 +13,13 @@ def printable(text: str) -> str:
     write.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def emphasized(text: str, *, is_bad: bool) -> str:
+    """Return text in bold, and in red where it is bad, on a terminal that shows colours; else as it is.
+
+    NO_COLOR and a dumb terminal turn colours off (no-color.org).
+    """
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[1{';31' if is_bad else ''}m{text}\x1b[0m"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, what
 from perf.errors import BaselineError, UsageError
+from perf.printable import emphasized
 from perf.project import tool
 from perf.signals import EXIT_STOPPED
 
@@ -80,7 +81,9 @@ def _duet(asked: What, recipes: tuple[Recipe, Recipe], threshold: float | None, 
         for recipe in recipes
     )
     result = compared((first, second), asked, threshold=threshold or asked.target.workload.threshold or THRESHOLD)
-    keep(json, result, asked.target, duet_report(result))
+    sentence, _, rest = duet_report(result).partition("\nNext: ")
+    is_bad = exit_code(result) not in (0, EXIT_INCONCLUSIVE)
+    keep(json, result, asked.target, f"{emphasized(sentence, is_bad=is_bad)}\nNext: {rest}")
     if promoted and is_upgrade and not result.problem:
         print(_how_to_promote(second, promoted))
     return exit_code(result)

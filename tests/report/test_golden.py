@@ -13,6 +13,7 @@ import pytest
 
 from perf.judge.duets import DuetResult
 from perf.judge.verdicts import judge_rates
+from perf.printable import emphasized
 from perf.report.answers import of_session
 from perf.report.bench import verdict_table
 from perf.report.duet import duet_report
@@ -72,3 +73,14 @@ def test_the_summary_of_a_night_in_markdown() -> None:
     judgements = judged(SLOWER)
     answer = of_session(night, judgements, None, SLOWER, "")
     check("night.md", summary(night, about, judgements, None, SLOWER, answer))
+
+
+def test_colours_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a file or a pipe, and not where NO_COLOR is set."""
+    assert emphasized("text", is_bad=True) == "text"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert emphasized("text", is_bad=True) == "\x1b[1;31mtext\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert emphasized("text", is_bad=True) == "text"
