@@ -160,12 +160,12 @@ def run_duet(
         MeasureError: a side failed before there was a pair.
     """
     from perf.judge.attribution import attribute_difference, phase_totals
-    from perf.judge.duets import DuetResult, loss_problem, size_to_attribute
+    from perf.judge.duets import DuetResult, loss_problem, size_to_attribute, software_differences
     from perf.judge.sequential import Decisions
 
     work = duet.work()
-    # Where losses differ it is not the same training, and its times do not matter.
-    alike = [size for size in work if not loss_problem(work[size])]
+    # Where the same software gives other losses it is another training, whose times do not matter.
+    alike = [size for size in work if not loss_problem(work[size]) or software_differences({size: work[size]})]
     budget_s *= len(alike) / len(work)
     decisions = Decisions(alike, threshold=threshold, budget_s=budget_s)
     pairs: list[Pair] = []

@@ -98,7 +98,8 @@ def _work_notes(result: DuetResult) -> list[str]:
             more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""
             texts.append(f"work differs: {', '.join(differing[:8])}{more} per step")
         if problem := loss_problem(work):
-            texts.append(f"losses differ: {problem}; not timed")
+            timed = "" if size in result.judgements else "; not timed"
+            texts.append(f"losses differ: {problem}{timed}")
         if missing := not_compared(work):
             texts.append(f"not compared, because a side lacks it: {', '.join(missing)}")
     return notes + (by_text(found) or ["work: the same operations, and the same losses up to rounding"])

@@ -97,7 +97,9 @@ def test_the_mark_is_of_the_latest_promotion(tmp_path: Path) -> None:
 def test_a_noisy_baseline_can_be_run_again(tmp_path: Path) -> None:
     """The side of a duet that stands for it is its commit."""
     (machine, *_) = promoted(tmp_path, dataclasses.replace(noisy(), fingerprint=fingerprint()))
-    assert baseline_recipe(parse_recipe(["baseline:"]), load_session(machine), this_machine(os.environ)).commit == "a" * 40
+    assert (
+        baseline_recipe(parse_recipe(["baseline:"]), load_session(machine), this_machine(os.environ)).commit == "a" * 40
+    )
 
 
 def test_a_night_works_from_a_noisy_baseline(

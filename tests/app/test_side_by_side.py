@@ -268,6 +268,17 @@ def test_why_is_asked_where_something_differs(
     assert duets.work_differences(work) == (["+5 aten::mm"] if work[1] is EXTRA else [])
 
 
+@pytest.mark.parametrize(("software", "timed"), [({}, False), ({"torch": "9.9"}, True)])
+def test_another_training_is_timed_only_with_other_software(software: dict[str, str], timed: bool) -> None:
+    """A change of code that alters the losses is told at once; an upgrade is timed all the same. Both are LOSSES_DIFFER."""
+    other = dataclasses.replace(
+        WORK, losses=tuple(loss + 0.01 for loss in WORK.losses), software={**WORK.software, **software}
+    )
+    found = run_duet(Scripted({512: -0.1}, (WORK, other)), mode_reason="", threshold=0.02, budget_s=60.0)
+    assert bool(found.pairs) == (512 in found.judgements) == timed
+    assert found.verdict(512) is Verdict.LOSSES_DIFFER
+
+
 @pytest.mark.parametrize("failure", [MeasureError("candidate side (self): ended by SIGKILL"), KeyboardInterrupt()])
 def test_what_was_measured_survives_what_comes_after(failure: BaseException) -> None:
     """A side that fails, or Ctrl-C, after some pairs or in the attribution costs only what was not yet known."""
