@@ -43,7 +43,7 @@ def run_table(results: Sequence[RunResult]) -> str:
     rate_of = {result.plan.config.global_batch_size: _rate(result) for result in results}
     smallest = rate_of[min(rate_of)]
     header = (
-        "batch size", "steps", "samples", "seconds", "global rate", f"vs {min(rate_of)}", "first loss", "last loss"
+        "size", "steps", "samples", "seconds", "global rate", f"vs {min(rate_of)}", "first loss", "last loss"
     )  # fmt: skip
     rows = [
         (
