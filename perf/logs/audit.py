@@ -10,8 +10,10 @@ A tracker reads the clock for Rate, again for GlobalRate, and again for the tota
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
 
 from perf.logs.rates import LAST_DIGIT, MOMENT_S, SMOOTHING
 from perf.logs.runlog import EndLine, LoggedRun, LogLine
@@ -39,10 +41,9 @@ class RateCheck:
     problem: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the check as plain JSON values; null for what is not a finite number."""
+        """Return the check as JSON values, not all of them finite; rates in samples/sec."""
         printed = {name: getattr(self.line, name) for name in ("global_step", "loss", "rate", "global_rate")}
-        checked = {name: getattr(self, name) for name in ("recomputed_rate", "explained", "agrees")}
-        return {name: _finite(value) for name, value in (printed | checked).items()}
+        return printed | {name: getattr(self, name) for name in ("recomputed_rate", "explained", "agrees")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,18 +71,19 @@ class RunAudit:
 
     def as_json(self) -> dict[str, Any]:
         """Return the audit as plain JSON values; rates in samples/sec, null for what is not a finite number."""
-        return {
+        found = {
             "first_line_number": self.run.first_line_number,
             "start_step": self.start_step,
             "start_is_certain": self.start_is_certain,
             "global_batch_size": self.global_batch_size,
             "lines": [check.as_json() for check in self.checks],
             "evaluation_lines": self.run.num_evaluation_lines,
-            "end": {k: _finite(v) for k, v in asdict(self.run.end).items()} if self.run.end else None,
-            "refused": asdict(self.run.refused) if self.run.refused else None,
+            "end": self.run.end,
+            "refused": self.run.refused,
             "problems": self.problems,
             "notes": self.notes,
         }
+        return msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Any])  # a number not finite becomes null
 
 
 def audit_run(run: LoggedRun) -> RunAudit:
@@ -104,16 +106,14 @@ def audit_run(run: LoggedRun) -> RunAudit:
         moment = MOMENT_S / size
     elif samples:
         moment = MOMENT_S * 2 * num_steps / samples  # the steps without a line are at most as many as the others
-    checks, notes = _checked_rates(run, start_step, moment)
     audit = RunAudit(
         run=run,
         start_step=start_step,
         start_is_certain=is_certain,
-        checks=checks,
+        checks=_checks(run, start_step, moment),
         global_batch_size=size,
-        problems=[check.problem for check in checks if check.problem],
-        notes=notes,
     )
+    _judge_checks(audit)
     if run.end:
         _check_total(audit, run.end, run.last_line)
     if by_end not in (None, size):
@@ -121,27 +121,27 @@ def audit_run(run: LoggedRun) -> RunAudit:
     return audit
 
 
-def _checked_rates(run: LoggedRun, start_step: int, moment: float | None) -> tuple[list[RateCheck], list[str]]:
-    """Check every line, and say once for the run what the checks have in common."""
-    checks = _checks(run, start_step, moment)
-    notes = []
+def _judge_checks(audit: RunAudit) -> None:
+    """Add the problems of the checks, and say once for the run what the checks have in common."""
+    run, checks, notes = audit.run, audit.checks, audit.notes
     if unsure := sum(check.recomputed_rate is not None and check.agrees is None for check in checks):
         notes.append(
             f"{unsure} of its rates differ by more than rounding explains; whether the moments between readings of the "
             "clock explain it depends on the batch size, which the log does not give"
         )
-    strange = sum(bool(check.problem) for check in checks)
-    if run.has_tails and strange:
-        checks = [replace(check, agrees=None, problem="") if check.problem else check for check in checks]
+    problems = [check.problem for check in checks if check.problem]
+    if problems and any(line.has_tail for line in run.lines):
+        checks[:] = [replace(check, agrees=None, problem="") if check.problem else check for check in checks]
         notes.append(
-            f"{strange} of its {len(checks)} rates do not follow the published smoothing; its lines end in a remaining "
-            "time, and the releases that print one smooth in another way"
+            f"{len(problems)} of its {len(checks)} rates do not follow the published smoothing; its lines end in a "
+            "remaining time, and the releases that print one smooth in another way"
         )
+    else:
+        audit.problems.extend(problems)
     if all(check.agrees is None for check in checks):
         notes.append("none of its rates could be checked")
     if run.num_left_out:
         notes.append(f"only its first {len(checks):,} step lines were checked; {run.num_left_out:,} more were left out")
-    return checks, notes
 
 
 def _checks(run: LoggedRun, start_step: int, moment: float | None) -> list[RateCheck]:
@@ -226,7 +226,3 @@ def _check_total(audit: RunAudit, end: EndLine, last: LogLine) -> None:
             audit.notes.append(f"{rates}; its last steps may have no line")
         elif end.seconds < seconds - error:
             audit.problems.append(f"{rates}: one of them is false")
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
