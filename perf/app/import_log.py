@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -92,22 +90,15 @@ def _found(files: Sequence[Path], unread: list[str]) -> Iterator[tuple[str, Logg
             unread.append(str(error))
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[TextIO]:
+def _opened(file: Path) -> TextIO:
     """Open a log, which collects the output of many programs: a byte that is not UTF-8 must not hide other lines."""
-    if str(file) != "-":
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise DataError(
-                f"{printable(str(file))}: is a directory, a device or a pipe, which may never end; give a log file, "
-                "or - to read standard input"
-            )
-        with file.open(encoding="utf-8-sig", errors="replace") as stream:
-            yield stream
-    elif sys.stdin is None:
-        raise DataError("standard input: is closed; give a log file, or pipe a log in")
-    else:
-        stream = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace")
-        try:
-            yield stream
-        finally:
-            stream.detach()  # standard input stays open
+    if str(file) == "-":
+        if sys.stdin is None:
+            raise DataError("standard input: is closed; give a log file, or pipe a log in")
+        return open(sys.stdin.fileno(), encoding="utf-8-sig", errors="replace", closefd=False)
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise DataError(
+            f"{printable(str(file))}: is a directory, a device or a pipe, which may never end; give a log file, "
+            "or - to read standard input"
+        )
+    return file.open(encoding="utf-8-sig", errors="replace")

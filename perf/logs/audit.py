@@ -179,28 +179,28 @@ def _checks(run: LoggedRun, start_step: int, moment: float | None) -> list[RateC
 def _check(line: LogLine, gap: Gap, moment: float | None, before: tuple[float, float] | None) -> RateCheck:
     """Compare a line's Rate with what one log window makes of the rate before, or with the window's rate alone."""
     weight, (past, past_error) = (1.0, (0.0, 0.0)) if before is None else (SMOOTHING, before)
-    error = gap.rounding + (moment or 0.0)
-    if gap.seconds <= error:
-        return RateCheck(line=line)
-    rate = weight * gap.steps / gap.seconds + (1 - weight) * past
 
-    def explained_by(error: float) -> float:
+    def explained_by(moment: float) -> float:
+        error = gap.rounding + moment
         if gap.seconds <= error:
             return math.inf
         of_window = weight * gap.steps * error / gap.seconds / (gap.seconds - error)
         return float(of_window + (1 - weight) * past_error + LAST_DIGIT)
 
-    difference, explained = abs(line.rate - rate), explained_by(error)
-    check = RateCheck(line=line, recomputed_rate=rate, explained=explained, agrees=True)
-    if difference <= explained * (1 + 1e-9):
-        return check
-    if moment is None and difference <= explained_by(gap.rounding + MOMENT_S):
-        return replace(check, agrees=None)
-    problem = (
-        f"Step={line.global_step}: Rate={line.rate:.2f} printed, {rate:.2f} recomputed "
-        f"(rounding and the moments between readings of the clock explain {explained:.2f})"
-    )
-    return replace(check, agrees=False, problem=problem)
+    explained = explained_by(moment or 0.0)
+    if explained == math.inf:
+        return RateCheck(line=line)
+    rate = weight * gap.steps / gap.seconds + (1 - weight) * past
+    difference, problem = abs(line.rate - rate), ""
+    agrees: bool | None = difference <= explained * (1 + 1e-9)
+    if not agrees and moment is None and difference <= explained_by(MOMENT_S):
+        agrees = None
+    if agrees is False:
+        problem = (
+            f"Step={line.global_step}: Rate={line.rate:.2f} printed, {rate:.2f} recomputed "
+            f"(rounding and the moments between readings of the clock explain {explained:.2f})"
+        )
+    return RateCheck(line=line, recomputed_rate=rate, explained=explained, agrees=agrees, problem=problem)
 
 
 def _check_total(audit: RunAudit, end: EndLine, last: LogLine) -> None:
