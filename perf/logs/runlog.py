@@ -12,29 +12,6 @@ _NUMBER = r"[-+]?+(?i:(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[-+]?+\d++)?+|nan|inf)"
 _COUNT = r"\d{1,15}+"
 _BEFORE = r"(?<![\w.])"  # whatever stands before a line, it must not run into it
 _AFTER = r"(?![\w.])"
-_FIGURES = (
-    rf"Loss=(?P<loss>{_NUMBER}), Rate=(?P<rate>{_NUMBER}) samples/sec, "
-    rf"GlobalRate=(?P<global_rate>{_NUMBER}) samples/sec{_AFTER}"
-)
-_STEP_LINE = re.compile(
-    rf"{_BEFORE}Step=(?P<global_step>{_COUNT}), {_FIGURES}(?P<has_tail>, (?:Loop)?TimeRemaining[=>])?", re.ASCII
-)
-_EVALUATION_LINE = re.compile(
-    rf"\|\s*+(?i:eval)\b(?:(?!(?:Global)?Step=).){{0,100}}+{_BEFORE}"
-    rf"(?:Global)?Step=(?P<global_step>{_COUNT}), (?:Batch=(?P<batch>{_COUNT}), )?{_FIGURES}",
-    re.ASCII,
-)
-_END_LINE = re.compile(
-    rf"{_BEFORE}Processed (?P<samples>{_COUNT}) (?:training )?sample\(s\) in (?P<seconds>{_NUMBER}) seconds\.", re.ASCII
-)
-_START_LINE = re.compile(
-    rf"{_BEFORE}Global batch size (?P<global_batch_size>{_COUNT}), "
-    rf"steps (?P<first_step>{_COUNT}) to (?P<last_step>{_COUNT})\b",
-    re.ASCII,
-)
-_REFUSED_LINE = re.compile(
-    rf"Initial global step (?P<global_step>{_COUNT}) already exceeds max step (?P<max_steps>{_COUNT})\.", re.ASCII
-)
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*+[A-Za-z]")
 
 LONGEST_LINE = 2**20
@@ -108,15 +85,26 @@ class RefusedStart:
 
 AnyLine = StartLine | LogLine | EvaluationLine | EndLine | RefusedStart
 
-_FORMATS: dict[re.Pattern[str], Callable[..., AnyLine]] = {
-    _REFUSED_LINE: RefusedStart,
-    _START_LINE: StartLine,
-    _EVALUATION_LINE: EvaluationLine,
-    _STEP_LINE: LogLine,
-    _END_LINE: EndLine,
+_FIGURES = (
+    rf"Loss=(?P<loss>{_NUMBER}), Rate=(?P<rate>{_NUMBER}) samples/sec, "
+    rf"GlobalRate=(?P<global_rate>{_NUMBER}) samples/sec{_AFTER}"
+)
+_FORMATS: dict[Callable[..., AnyLine], str] = {
+    RefusedStart: rf"Initial global step (?P<global_step>{_COUNT}) already exceeds max step (?P<max_steps>{_COUNT})\.",
+    StartLine: (
+        rf"{_BEFORE}Global batch size (?P<global_batch_size>{_COUNT}), "
+        rf"steps (?P<first_step>{_COUNT}) to (?P<last_step>{_COUNT})\b"
+    ),
+    EvaluationLine: (
+        rf"\|\s*+(?i:eval)\b(?:(?!(?:Global)?Step=).){{0,100}}+{_BEFORE}"
+        rf"(?:Global)?Step=(?P<global_step>{_COUNT}), (?:Batch=(?P<batch>{_COUNT}), )?{_FIGURES}"
+    ),
+    LogLine: rf"{_BEFORE}Step=(?P<global_step>{_COUNT}), {_FIGURES}(?P<has_tail>, (?:Loop)?TimeRemaining[=>])?",
+    EndLine: rf"{_BEFORE}Processed (?P<samples>{_COUNT}) (?:training )?sample\(s\) in (?P<seconds>{_NUMBER}) seconds\.",
 }
 """What a line may say: of the patterns that match, the first. A pattern's groups are named after the fields."""
 
+_KINDS = {re.compile(pattern, re.ASCII): kind for kind, pattern in _FORMATS.items()}
 _NO_COUNTS: dict[str, type] = {"loss": float, "rate": float, "global_rate": float, "seconds": float, "has_tail": bool}
 
 
@@ -132,7 +120,7 @@ def parse_line(text: str) -> AnyLine | None:
     if len(text) > LONGEST_LINE:
         raise ValueError(f"longer than {LONGEST_LINE:,} characters, so it was not read: {text[:120]!r}")
     text = _COLOUR.sub("", text).strip()
-    match = next(filter(None, (pattern.search(text) for pattern in _FORMATS)), None)
+    match = next(filter(None, (pattern.search(text) for pattern in _KINDS)), None)
     is_step = "Step=" in text and ("Loss=" in text or "Rate=" in text)
     is_end = "Processed " in text and " sample(s)" in text
     if text.count("Step=") + text.count("Processed ") > 1 if match else is_step or is_end:
@@ -140,7 +128,7 @@ def parse_line(text: str) -> AnyLine | None:
     if match is None:
         return None
     found = {name: said for name, said in match.groupdict().items() if said is not None}
-    return _FORMATS[match.re](**{name: _NO_COUNTS.get(name, int)(said) for name, said in found.items()})
+    return _KINDS[match.re](**{name: _NO_COUNTS.get(name, int)(said) for name, said in found.items()})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -221,10 +209,9 @@ def parse_log(lines: Iterable[str]) -> Iterator[LoggedRun | DamagedLine]:
         if found is None or found == previous:
             continue
         previous = found
-        if current is not None and current.ends_before(found):
-            yield current
-            current = None
-        if current is None:
+        if current is None or current.ends_before(found):
+            if current is not None:
+                yield current
             current = LoggedRun(first_line_number=number)
         current.add(found, after_gap=gap)
         if not isinstance(found, EvaluationLine):

@@ -203,7 +203,7 @@ def test_no_line_makes_the_parser_backtrack(head: str, repeated: str, length: in
 
 def test_every_repetition_in_the_patterns_is_possessive() -> None:
     """What a pattern took it never gives back, so a search cannot try the same digits again and again."""
-    patterns = [value for value in vars(runlog).values() if isinstance(value, re.Pattern)]
+    patterns = [*runlog._KINDS, *(value for value in vars(runlog).values() if isinstance(value, re.Pattern))]
     assert len(patterns) == 6
     for pattern in patterns:
         for repetition in re.finditer(r"(?<!\\)(?:\\d|\]|\\s)(?:[*+?]|\{\d+,\d+\})(.?)", pattern.pattern):
