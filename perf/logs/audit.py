@@ -98,14 +98,11 @@ def audit_run(run: LoggedRun) -> RunAudit:
     start_step, is_certain = find_start(run)
     num_steps = run.last_line.global_step - start_step
     samples = run.end.samples if run.end and num_steps > 0 else 0
-    # Where the samples make no whole number for each step, the last steps have no line.
     by_end = samples // num_steps if samples and samples % num_steps == 0 else None
     size = run.start.global_batch_size or None if run.start else by_end
-    moment = None
-    if size is not None:
-        moment = MOMENT_S / size
-    elif samples:
-        moment = MOMENT_S * 2 * num_steps / samples  # the steps without a line are at most as many as the others
+    # Samples that make no whole number for each step: the last steps have no line, and are at most as many as the rest.
+    least_size = size or samples / 2 / max(num_steps, 1)
+    moment = MOMENT_S / least_size if least_size else None
     audit = RunAudit(
         run=run,
         start_step=start_step,

@@ -96,8 +96,7 @@ def find_start(run: LoggedRun) -> tuple[int, bool]:
     starts = np.unique(np.append(np.arange(earliest, min(first, earliest + _MOST_STARTS)), 0))
     moment: Any = MOMENT_S  # the batch size is not known, and may be 1
     whole: Any = False
-    if run.end is not None and run.end.samples > 0:
-        assert run.last_line is not None
+    if run.end and run.last_line and run.end.samples > 0:
         steps = run.last_line.global_step - starts
         moment = MOMENT_S * steps / run.end.samples
         whole = (steps > 0) & (run.end.samples % np.maximum(steps, 1) == 0)
