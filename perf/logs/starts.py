@@ -67,19 +67,16 @@ def gaps(run: LoggedRun, start: Any, window: int | None) -> Iterator[tuple[LogLi
     latest_start = int(np.max(start))
     before: tuple[Any, Any, Any] | None = (start, 0.0, 0.0)  # step, time, and how far rounding lets the time be off
     for line in run.lines:
-        if not is_possible(line, start_step=latest_start):
-            before = None
-            yield line, None
-            continue
-        time = (line.global_step - start) / line.global_rate
-        rounding = time * LAST_DIGIT / 2 / line.global_rate
-        if before is None:
-            yield line, None
-        else:
-            steps = line.global_step - before[0]
-            is_window = line.global_step not in run.after_gap and (window is None or steps <= window)
-            yield line, Gap(steps=steps, seconds=time - before[1], rounding=rounding + before[2], is_window=is_window)
-        before = (line.global_step, time, rounding)
+        gap = here = None
+        if is_possible(line, start_step=latest_start):
+            time = (line.global_step - start) / line.global_rate
+            here = (line.global_step, time, time * LAST_DIGIT / 2 / line.global_rate)
+            if before is not None:
+                steps, seconds, rounding = here[0] - before[0], here[1] - before[1], here[2] + before[2]
+                is_window = line.global_step not in run.after_gap and (window is None or steps <= window)
+                gap = Gap(steps=steps, seconds=seconds, rounding=rounding, is_window=is_window)
+        yield line, gap
+        before = here
 
 
 def find_start(run: LoggedRun) -> tuple[int, bool]:
