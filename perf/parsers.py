@@ -115,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
         "files", type=Path, nargs="+", metavar="FILE",
         help="a log with lines like 'Step=100, Loss=..., Rate=...'; - for standard input",
     )  # fmt: skip
-    import_log.add_argument("--json", action="store_true", help="print what was found as JSON")
+    import_log.add_argument("--json", dest="as_json", action="store_true", help="print what was found as JSON")
     return parser
 
 

@@ -32,6 +32,14 @@ def hold_signals() -> Iterator[None]:
 
 
 @contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Turn the first INT, TERM or HUP into a request to stop; the next of its kind acts as usual."""
+    stop = threading.Event()
+    with _handled_by(lambda number: stop.set(), once=True):
+        yield stop
+
+
+@contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """Let the first INT, TERM or HUP raise KeyboardInterrupt; later ones do nothing, so that all is cleaned up."""
     stopping = False
@@ -60,10 +68,10 @@ def exit_on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
+def _handled_by(handle: Callable[[int], None], *, once: bool = False) -> Iterator[None]:
     """Let `handle` take INT, TERM and HUP; one that is ignored (``nohup``) stays so.
 
-    Signals reach the main thread only.
+    Signals reach the main thread only. With `once`, each acts as usual after it came.
     """
     usual = {number: signal.getsignal(number) for number in STOPS}
     if threading.current_thread() is not threading.main_thread():
@@ -72,8 +80,9 @@ def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
     over = False
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if over:  # a handler that was restored before this one has raised
+        if once or over:
             signal.signal(number, usual[signal.Signals(number)])
+        if over:  # a handler that was restored before this one has raised
             signal.raise_signal(number)
         else:
             handle(number)

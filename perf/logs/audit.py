@@ -10,12 +10,14 @@ A tracker reads the clock for Rate, again for GlobalRate, and again for the tota
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
 
 from perf.logs.rates import LAST_DIGIT, MOMENT_S, SMOOTHING
 from perf.logs.runlog import EndLine, LoggedRun, LogLine
-from perf.logs.starts import find_start, is_one_window, is_possible, log_window
+from perf.logs.starts import Gap, find_start, gaps, is_possible, log_window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,16 +41,9 @@ class RateCheck:
     problem: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the check as plain JSON values; null for what is not a finite number."""
-        return {
-            "global_step": self.line.global_step,
-            "loss": _finite(self.line.loss),
-            "rate": _finite(self.line.rate),
-            "global_rate": _finite(self.line.global_rate),
-            "recomputed_rate": _finite(self.recomputed_rate),
-            "explained": _finite(self.explained),
-            "agrees": self.agrees,
-        }
+        """Return the check as JSON values, not all of them finite; rates in samples/sec."""
+        printed = {name: getattr(self.line, name) for name in ("global_step", "loss", "rate", "global_rate")}
+        return printed | {name: getattr(self, name) for name in ("recomputed_rate", "explained", "agrees")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,27 +62,28 @@ class RunAudit:
     """
 
     run: LoggedRun
-    start_step: int
-    start_is_certain: bool
-    checks: list[RateCheck]
-    global_batch_size: int | None
-    problems: list[str]
-    notes: list[str]
+    start_step: int = 0
+    start_is_certain: bool = False
+    checks: list[RateCheck] = field(default_factory=list)
+    global_batch_size: int | None = None
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the audit as plain JSON values; rates in samples/sec, null for what is not a finite number."""
-        return {
+        found = {
             "first_line_number": self.run.first_line_number,
             "start_step": self.start_step,
             "start_is_certain": self.start_is_certain,
             "global_batch_size": self.global_batch_size,
             "lines": [check.as_json() for check in self.checks],
             "evaluation_lines": self.run.num_evaluation_lines,
-            "end": {k: _finite(v) for k, v in asdict(self.run.end).items()} if self.run.end else None,
-            "refused": asdict(self.run.refused) if self.run.refused else None,
+            "end": self.run.end,
+            "refused": self.run.refused,
             "problems": self.problems,
             "notes": self.notes,
         }
+        return msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Any])  # a number not finite becomes null
 
 
 def audit_run(run: LoggedRun) -> RunAudit:
@@ -96,73 +92,53 @@ def audit_run(run: LoggedRun) -> RunAudit:
     Time and memory are proportional to the number of lines.
     """
     if run.last_line is None:
-        return RunAudit(
-            run=run,
-            start_step=0,
-            start_is_certain=False,
-            checks=[],
-            global_batch_size=run.start.global_batch_size if run.start else None,
-            problems=[],
-            notes=["an end line without step lines before it"] if run.end else [],
-        )
+        size = run.start.global_batch_size if run.start else None
+        notes = ["an end line without step lines before it"] if run.end else []
+        return RunAudit(run=run, global_batch_size=size, notes=notes)
     start_step, is_certain = find_start(run)
-    size = by_end = _size_by_end(run, start_step)
-    problems: list[str] = []
-    if run.start:
-        size = run.start.global_batch_size or None
-        if by_end not in (None, size):
-            problems.append(f"its end line makes {by_end} samples a step, and its start {size}")
-    checks, rate_notes = _checked_rates(run, start_step, _moment(run, start_step, size))
-    total_problems, total_notes = _check_total(run.end, run.last_line, start_step, size) if run.end else ([], [])
-    return RunAudit(
+    num_steps = run.last_line.global_step - start_step
+    samples = run.end.samples if run.end and num_steps > 0 else 0
+    by_end = samples // num_steps if samples and samples % num_steps == 0 else None
+    size = run.start.global_batch_size or None if run.start else by_end
+    # Samples that make no whole number for each step: the last steps have no line, and are at most as many as the rest.
+    least_size = size or samples / 2 / max(num_steps, 1)
+    moment = MOMENT_S / least_size if least_size else None
+    audit = RunAudit(
         run=run,
         start_step=start_step,
         start_is_certain=is_certain,
-        checks=checks,
+        checks=_checks(run, start_step, moment),
         global_batch_size=size,
-        problems=[check.problem for check in checks if check.problem] + total_problems + problems,
-        notes=rate_notes + total_notes,
     )
+    _judge_checks(audit)
+    if run.end:
+        _check_total(audit, run.end, run.last_line)
+    if by_end not in (None, size):
+        audit.problems.append(f"its end line makes {by_end} samples a step, and its start {size}")
+    return audit
 
 
-def _size_by_end(run: LoggedRun, start_step: int) -> int | None:
-    if run.end is None or run.last_line is None or run.last_line.global_step <= start_step:
-        return None
-    size, rest = divmod(run.end.samples, run.last_line.global_step - start_step)
-    return size if size and not rest else None
-
-
-def _moment(run: LoggedRun, start_step: int, size: int | None) -> float | None:
-    """Return MOMENT_S in seconds per sample of a step, or None where the log does not give the batch size."""
-    if size is not None:
-        return MOMENT_S / size
-    if run.end is None or run.last_line is None or not run.end.samples:
-        return None
-    # No whole number: the last steps have no line. They are at most as many as those with lines.
-    return MOMENT_S * 2 * max(run.last_line.global_step - start_step, 1) / run.end.samples
-
-
-def _checked_rates(run: LoggedRun, start_step: int, moment: float | None) -> tuple[list[RateCheck], list[str]]:
-    """Check every line, and say once for the run what the checks have in common."""
-    checks = _checks(run, start_step, moment)
-    notes = []
+def _judge_checks(audit: RunAudit) -> None:
+    """Add the problems of the checks, and say once for the run what the checks have in common."""
+    run, checks, notes = audit.run, audit.checks, audit.notes
     if unsure := sum(check.recomputed_rate is not None and check.agrees is None for check in checks):
         notes.append(
             f"{unsure} of its rates differ by more than rounding explains; whether the moments between readings of the "
             "clock explain it depends on the batch size, which the log does not give"
         )
-    strange = sum(bool(check.problem) for check in checks)
-    if run.has_tails and strange:
-        checks = [replace(check, agrees=None, problem="") if check.problem else check for check in checks]
+    problems = [check.problem for check in checks if check.problem]
+    if problems and any(line.has_tail for line in run.lines):
+        checks[:] = [replace(check, agrees=None, problem="") if check.problem else check for check in checks]
         notes.append(
-            f"{strange} of its {len(checks)} rates do not follow the published smoothing; its lines end in a remaining "
-            "time, and the releases that print one smooth in another way"
+            f"{len(problems)} of its {len(checks)} rates do not follow the published smoothing; its lines end in a "
+            "remaining time, and the releases that print one smooth in another way"
         )
+    else:
+        audit.problems.extend(problems)
     if all(check.agrees is None for check in checks):
         notes.append("none of its rates could be checked")
     if run.num_left_out:
         notes.append(f"only its first {len(checks):,} step lines were checked; {run.num_left_out:,} more were left out")
-    return checks, notes
 
 
 def _checks(run: LoggedRun, start_step: int, moment: float | None) -> list[RateCheck]:
@@ -170,28 +146,26 @@ def _checks(run: LoggedRun, start_step: int, moment: float | None) -> list[RateC
 
     Smoothing goes on from the recomputed rate before, so that a false rate does not make the next look false; where
     that one could not be checked, from the printed rate.
+
+    Args:
+        run: a run with step lines.
+        start_step: from `find_start`.
+        moment: what is allowed between readings of the clock, seconds per sample of a step; None where it is unknown.
     """
     window = log_window(run)
     checks: list[RateCheck] = []
-    previous: tuple[int, float, float] | None = (start_step, 0.0, 0.0)  # step, time, error of the time
     before: tuple[float, float] | None = None  # the rate before and its error
-    for line in run.lines:
+    for line, gap in gaps(run, start_step, window):
         check = RateCheck(line=line)
-        steps = line.global_step - start_step
-        if steps <= 0 or not is_possible(line):
-            check, previous = _impossible(line), None
-        else:
-            time = steps / line.global_rate
-            error = time * LAST_DIGIT / 2 / line.global_rate
-            if previous is not None:
-                seconds, seconds_error = time - previous[1], error + previous[2]
-                if seconds < -seconds_error - (MOMENT_S if moment is None else moment):
-                    check = _impossible(line)
-                elif is_one_window(run, line, previous[0], window):
-                    check = _check(line, line.global_step - previous[0], seconds, seconds_error, moment, before)
-                if window is None and not checks and check.agrees is False:
-                    check = RateCheck(line=line)  # it need not be the first of its run
-            previous = (line.global_step, time, error)
+        if not is_possible(line, start_step=start_step) or (
+            gap and gap.seconds < -gap.rounding - (MOMENT_S if moment is None else moment)
+        ):
+            problem = f"Step={line.global_step}: GlobalRate={line.global_rate} cannot be, after the lines before it"
+            check = RateCheck(line=line, problem=problem)
+        elif gap and gap.is_window:
+            check = _check(line, gap, moment, before)
+            if window is None and not checks and check.agrees is False:
+                check = RateCheck(line=line)  # it need not be the first of its run
         before = (line.rate, LAST_DIGIT)
         if check.recomputed_rate is not None and check.explained is not None and check.agrees is not None:
             before = (check.recomputed_rate, check.explained)
@@ -199,72 +173,53 @@ def _checks(run: LoggedRun, start_step: int, moment: float | None) -> list[RateC
     return checks
 
 
-def _check(
-    line: LogLine,
-    steps: int,
-    seconds: float,
-    rounding: float,
-    moment: float | None,
-    before: tuple[float, float] | None,
-) -> RateCheck:
-    """Compare a line's Rate with what `steps` in `seconds` make of the rate before, or with that alone."""
+def _check(line: LogLine, gap: Gap, moment: float | None, before: tuple[float, float] | None) -> RateCheck:
+    """Compare a line's Rate with what one log window makes of the rate before, or with the window's rate alone."""
     weight, (past, past_error) = (1.0, (0.0, 0.0)) if before is None else (SMOOTHING, before)
-    error = rounding + (moment or 0.0)
-    if seconds <= error:
-        return RateCheck(line=line)
-    rate = weight * steps / seconds + (1 - weight) * past
 
-    def explained_by(error: float) -> float:
-        if seconds <= error:
+    def explained_by(moment: float) -> float:
+        error = gap.rounding + moment
+        if gap.seconds <= error:
             return math.inf
-        return weight * steps * error / seconds / (seconds - error) + (1 - weight) * past_error + LAST_DIGIT
+        of_window = weight * gap.steps * error / gap.seconds / (gap.seconds - error)
+        return float(of_window + (1 - weight) * past_error + LAST_DIGIT)
 
-    difference, explained = abs(line.rate - rate), explained_by(error)
-    check = RateCheck(line=line, recomputed_rate=rate, explained=explained, agrees=True)
-    if difference <= explained * (1 + 1e-9):
-        return check
-    if moment is None and difference <= explained_by(rounding + MOMENT_S):
-        return replace(check, agrees=None)
-    problem = (
-        f"Step={line.global_step}: Rate={line.rate:.2f} printed, {rate:.2f} recomputed "
-        f"(rounding and the moments between readings of the clock explain {explained:.2f})"
-    )
-    return replace(check, agrees=False, problem=problem)
-
-
-def _impossible(line: LogLine) -> RateCheck:
-    return RateCheck(
-        line=line,
-        problem=f"Step={line.global_step}: GlobalRate={line.global_rate} cannot be, after the lines before it",
-    )
+    explained = explained_by(moment or 0.0)
+    if explained == math.inf:
+        return RateCheck(line=line)
+    rate = weight * gap.steps / gap.seconds + (1 - weight) * past
+    difference, problem = abs(line.rate - rate), ""
+    agrees: bool | None = difference <= explained * (1 + 1e-9)
+    if not agrees and moment is None and difference <= explained_by(MOMENT_S):
+        agrees = None
+    if agrees is False:
+        problem = (
+            f"Step={line.global_step}: Rate={line.rate:.2f} printed, {rate:.2f} recomputed "
+            f"(rounding and the moments between readings of the clock explain {explained:.2f})"
+        )
+    return RateCheck(line=line, recomputed_rate=rate, explained=explained, agrees=agrees, problem=problem)
 
 
-def _check_total(end: EndLine, last: LogLine, start_step: int, size: int | None) -> tuple[list[str], list[str]]:
-    """Return what is wrong with the total time, and what is to be said about it."""
+def _check_total(audit: RunAudit, end: EndLine, last: LogLine) -> None:
+    """Add what is wrong with the total time, and what is to be said about it."""
+    size = audit.global_batch_size
     if not 0 < end.seconds < math.inf:
-        return [f"Processed {end.samples} sample(s) in {end.seconds} seconds: the time must be positive"], []
-    if not is_possible(last):
-        return [], []
-    samples = end.samples if size is None else size * (last.global_step - start_step)
-    seconds = samples / last.global_rate
-    # Two moments: the last line is written between the readings for its GlobalRate and for the total.
-    error = 1.5 * LAST_DIGIT * seconds / last.global_rate + 2 * MOMENT_S
-    if end.seconds > seconds + error:
-        return [], [
-            f"its total time of {end.seconds:.3f} s is {end.seconds - seconds:.3f} s longer than its lines explain "
-            "(compilation, checkpoints and evaluation lie outside the lines)"
-        ]
-    if end.seconds >= seconds - error:
-        return [], []
-    rates = (
-        f"{samples} samples in {end.seconds:.3f} s are {samples / end.seconds:.2f} samples/sec, but "
-        "the last GlobalRate "
-        f"is {last.global_rate:.2f}"
-    )
-    if size is None:
-        return [], [f"{rates}; its last steps may have no line"]
-    return [f"{rates}: one of them is false"], []
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        audit.problems.append(f"Processed {end.samples} sample(s) in {end.seconds} seconds: the time must be positive")
+    elif is_possible(last):
+        samples = end.samples if size is None else size * (last.global_step - audit.start_step)
+        seconds = samples / last.global_rate
+        # Two moments: the last line is written between the readings for its GlobalRate and for the total.
+        error = 1.5 * LAST_DIGIT * seconds / last.global_rate + 2 * MOMENT_S
+        rates = (
+            f"{samples} samples in {end.seconds:.3f} s are {samples / end.seconds:.2f} samples/sec, but the last "
+            f"GlobalRate is {last.global_rate:.2f}"
+        )
+        if end.seconds > seconds + error:
+            audit.notes.append(
+                f"its total time of {end.seconds:.3f} s is {end.seconds - seconds:.3f} s longer than its lines explain "
+                "(compilation, checkpoints and evaluation lie outside the lines)"
+            )
+        elif end.seconds < seconds - error and size is None:
+            audit.notes.append(f"{rates}; its last steps may have no line")
+        elif end.seconds < seconds - error:
+            audit.problems.append(f"{rates}: one of them is false")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -12,27 +12,7 @@ _NUMBER = r"[-+]?+(?i:(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[-+]?+\d++)?+|nan|inf)"
 _COUNT = r"\d{1,15}+"
 _BEFORE = r"(?<![\w.])"  # whatever stands before a line, it must not run into it
 _AFTER = r"(?![\w.])"
-_FIGURES = (
-    rf"Loss=(?P<loss>{_NUMBER}), Rate=(?P<rate>{_NUMBER}) samples/sec, "
-    rf"GlobalRate=(?P<global_rate>{_NUMBER}) samples/sec{_AFTER}"
-)
-_STEP_LINE = re.compile(
-    rf"{_BEFORE}Step=(?P<step>{_COUNT}), {_FIGURES}(?P<tail>, (?:Loop)?TimeRemaining[=>])?", re.ASCII
-)
-_EVALUATION_LINE = re.compile(
-    rf"{_BEFORE}(?:Global)?Step=(?P<step>{_COUNT}), (?:Batch=(?P<batch>{_COUNT}), )?{_FIGURES}", re.ASCII
-)
-_END_LINE = re.compile(
-    rf"{_BEFORE}Processed (?P<samples>{_COUNT}) (?:training )?sample\(s\) in (?P<seconds>{_NUMBER}) seconds\.", re.ASCII
-)
-_START_LINE = re.compile(
-    rf"{_BEFORE}Global batch size (?P<size>{_COUNT}), steps (?P<first>{_COUNT}) to (?P<last>{_COUNT})\b", re.ASCII
-)
-_REFUSED_LINE = re.compile(
-    rf"Initial global step (?P<step>{_COUNT}) already exceeds max step (?P<max>{_COUNT})\.", re.ASCII
-)
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*+[A-Za-z]")
-_EVALUATION = re.compile(r"\|\s*+(?i:eval)\b")
 
 LONGEST_LINE = 2**20
 """Characters of a line that are read; a longer line counts as damaged."""
@@ -78,7 +58,7 @@ class EvaluationLine:
     """One line of an evaluation; rates in samples/sec, `batch` None where the line does not name it."""
 
     global_step: int
-    batch: int | None
+    batch: int | None = None
     loss: float
     rate: float
     global_rate: float
@@ -105,6 +85,28 @@ class RefusedStart:
 
 AnyLine = StartLine | LogLine | EvaluationLine | EndLine | RefusedStart
 
+_FIGURES = (
+    rf"Loss=(?P<loss>{_NUMBER}), Rate=(?P<rate>{_NUMBER}) samples/sec, "
+    rf"GlobalRate=(?P<global_rate>{_NUMBER}) samples/sec{_AFTER}"
+)
+_FORMATS: dict[Callable[..., AnyLine], str] = {
+    RefusedStart: rf"Initial global step (?P<global_step>{_COUNT}) already exceeds max step (?P<max_steps>{_COUNT})\.",
+    StartLine: (
+        rf"{_BEFORE}Global batch size (?P<global_batch_size>{_COUNT}), "
+        rf"steps (?P<first_step>{_COUNT}) to (?P<last_step>{_COUNT})\b"
+    ),
+    EvaluationLine: (
+        rf"\|\s*+(?i:eval)\b(?:(?!(?:Global)?Step=).){{0,100}}+{_BEFORE}"
+        rf"(?:Global)?Step=(?P<global_step>{_COUNT}), (?:Batch=(?P<batch>{_COUNT}), )?{_FIGURES}"
+    ),
+    LogLine: rf"{_BEFORE}Step=(?P<global_step>{_COUNT}), {_FIGURES}(?P<has_tail>, (?:Loop)?TimeRemaining[=>])?",
+    EndLine: rf"{_BEFORE}Processed (?P<samples>{_COUNT}) (?:training )?sample\(s\) in (?P<seconds>{_NUMBER}) seconds\.",
+}
+"""What a line may say: of the patterns that match, the first. A pattern's groups are named after the fields."""
+
+_KINDS = {re.compile(pattern, re.ASCII): kind for kind, pattern in _FORMATS.items()}
+_NO_COUNTS: dict[str, type] = {"loss": float, "rate": float, "global_rate": float, "seconds": float, "has_tail": bool}
+
 
 def parse_line(text: str) -> AnyLine | None:
     """Return what one line of a log says, or None for a line that says nothing about training steps.
@@ -118,26 +120,15 @@ def parse_line(text: str) -> AnyLine | None:
     if len(text) > LONGEST_LINE:
         raise ValueError(f"longer than {LONGEST_LINE:,} characters, so it was not read: {text[:120]!r}")
     text = _COLOUR.sub("", text).strip()
-    if match := _REFUSED_LINE.search(text):
-        return RefusedStart(global_step=int(match["step"]), max_steps=int(match["max"]))
-    if match := _START_LINE.search(text):
-        return StartLine(
-            global_batch_size=int(match["size"]), first_step=int(match["first"]), last_step=int(match["last"])
-        )
+    match = next(filter(None, (pattern.search(text) for pattern in _KINDS)), None)
     is_step = "Step=" in text and ("Loss=" in text or "Rate=" in text)
     is_end = "Processed " in text and " sample(s)" in text
-    if not is_step and not is_end:
-        return None
-    is_evaluation = is_step and _EVALUATION.search(text, 0, text.index("Step=")) is not None
-    match = (_EVALUATION_LINE if is_evaluation else _STEP_LINE).search(text) or _END_LINE.search(text)
-    if match is None or text.count("Step=") + text.count("Processed ") > 1:
+    if text.count("Step=") + text.count("Processed ") > 1 if match else is_step or is_end:
         raise ValueError(f"looks like a line of a training log but is not one whole line: {text[:120]!r}")
-    if match.re is _END_LINE:
-        return EndLine(samples=int(match["samples"]), seconds=float(match["seconds"]))
-    step, figures = int(match["step"]), {name: float(match[name]) for name in ("loss", "rate", "global_rate")}
-    if is_evaluation:
-        return EvaluationLine(global_step=step, batch=int(match["batch"]) if match["batch"] else None, **figures)
-    return LogLine(global_step=step, has_tail=match["tail"] is not None, **figures)
+    if match is None:
+        return None
+    found = {name: said for name, said in match.groupdict().items() if said is not None}
+    return _KINDS[match.re](**{name: _NO_COUNTS.get(name, int)(said) for name, said in found.items()})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -151,7 +142,6 @@ class LoggedRun:
         last_line: its last step line, also where that is not kept.
         num_left_out: how many step lines are not kept.
         num_evaluation_lines: how many lines of evaluations stand among them.
-        has_tails: whether a step line says how much time remains.
         after_gap: the steps of those lines before which a line was damaged.
         end: its end line, if it got there.
         refused: its refusal to start, which then is all there is of it.
@@ -163,39 +153,33 @@ class LoggedRun:
     last_line: LogLine | None = None
     num_left_out: int = 0
     num_evaluation_lines: int = 0
-    has_tails: bool = False
     after_gap: set[int] = field(default_factory=set)
     end: EndLine | None = None
     refused: RefusedStart | None = None
 
     def add(self, found: AnyLine, *, after_gap: bool) -> None:
         """Add what the next line of the run says; `after_gap` where damaged lines stand before it."""
-        match found:
-            case StartLine():
-                self.start = found
-            case EvaluationLine():
-                self.num_evaluation_lines += 1
-            case EndLine():
-                self.end = found
-            case RefusedStart():
-                self.refused = found
-            case LogLine():
-                self.last_line = found
-                self.has_tails |= found.has_tail
-                if len(self.lines) == MOST_LINES:
-                    self.num_left_out += 1
-                    return
-                self.lines.append(found)
-                if after_gap:
-                    self.after_gap.add(found.global_step)
+        if isinstance(found, LogLine):
+            self.last_line = found
+            if len(self.lines) == MOST_LINES:
+                self.num_left_out += 1
+                return
+            self.lines.append(found)
+            if after_gap:
+                self.after_gap.add(found.global_step)
+        elif isinstance(found, EvaluationLine):
+            self.num_evaluation_lines += 1
+        elif isinstance(found, StartLine):
+            self.start = found
+        elif isinstance(found, EndLine):
+            self.end = found
+        else:
+            self.refused = found
 
     def ends_before(self, found: AnyLine) -> bool:
         """Tell whether `found` belongs to another run."""
-        if self.end or self.refused or isinstance(found, StartLine | RefusedStart):
-            return True
-        if isinstance(found, LogLine):
-            return self.last_line is not None and found.global_step <= self.last_line.global_step
-        return False
+        is_next = isinstance(found, LogLine) and self.last_line and found.global_step <= self.last_line.global_step
+        return bool(self.end or self.refused or isinstance(found, StartLine | RefusedStart) or is_next)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,10 +209,9 @@ def parse_log(lines: Iterable[str]) -> Iterator[LoggedRun | DamagedLine]:
         if found is None or found == previous:
             continue
         previous = found
-        if current is not None and current.ends_before(found):
-            yield current
-            current = None
-        if current is None:
+        if current is None or current.ends_before(found):
+            if current is not None:
+                yield current
             current = LoggedRun(first_line_number=number)
         current.add(found, after_gap=gap)
         if not isinstance(found, EvaluationLine):

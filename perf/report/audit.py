@@ -35,29 +35,19 @@ def audit_report(audit: RunAudit, *, where: str = "") -> str:
 
 
 def _audit_title(audit: RunAudit) -> str:
-    size = f"global batch size {audit.global_batch_size}" if audit.global_batch_size else ""
-    if audit.start_is_certain:
-        start = f"begun at step {audit.start_step}"
-    else:
-        start = f"assumed to begin at step {audit.start_step}"
-    return f"{size}, {start}, " if size and audit.start_is_certain else f"{size} {start}, ".lstrip()
+    begun = "begun" if audit.start_is_certain else "assumed to begin"
+    size = f"global batch size {audit.global_batch_size}, " if audit.global_batch_size else ""
+    return f"{size}{begun} at step {audit.start_step}, "
 
 
 def _audit_row(check: RateCheck) -> tuple[str, ...]:
-    line = check.line
-    known = (
-        number(line.global_step, "d"),
-        *map(number, (line.loss, line.global_rate, line.rate), (".5f", ".2f", ".2f")),
-    )
-    if check.recomputed_rate is None or check.explained is None:
-        return (*known, "-", "-", "-", "?")
-    return (
-        *known,
-        number(check.recomputed_rate, ".2f"),
-        number(line.rate - check.recomputed_rate, "+.3f"),
-        number(check.explained, ".3f"),
-        {True: "yes", False: "NO", None: "?"}[check.agrees],
-    )
+    line, rate = check.line, check.recomputed_rate
+    printed = [number(line.loss, ".5f"), number(line.global_rate, ".2f"), number(line.rate, ".2f")]
+    compared = ["-", "-", "-", "?"]
+    if rate is not None and check.explained is not None:
+        agrees = {True: "yes", False: "NO", None: "?"}[check.agrees]
+        compared = [number(rate, ".2f"), number(line.rate - rate, "+.3f"), number(check.explained, ".3f"), agrees]
+    return (number(line.global_step, "d"), *printed, *compared)
 
 
 def _audit_verdict(audit: RunAudit) -> str:

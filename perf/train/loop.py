@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from perf.errors import CheckpointError
 from perf.logs.rates import Mark, Rates
 from perf.logs.runlog import EndLine, LogLine
+from perf.signals import stop_requests
 from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunPlan
 from perf.train.data import Source
@@ -180,7 +179,7 @@ def timed_region(
     finish()
     marks = [Mark(samples=0, time_s=clock())]
     rates = Rates.since(marks[0])
-    with _stop_requests() as stop:
+    with stop_requests() as stop:
         say = _Listener(on_line, stop) if world.is_main else _ignore
         last_step = region.last_step
         while stepping.global_step < last_step:
@@ -224,28 +223,3 @@ class _Listener:
             self._on_line(line)
         except OSError:
             self._stop.set()
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop; the next of its kind acts as usual.
-
-    A signal that is ignored (``nohup``) stays so. Signals reach the main thread only.
-    """
-    stop = threading.Event()
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    if threading.current_thread() is not threading.main_thread():
-        usual = {}
-    usual = {number: handler for number, handler in usual.items() if handler not in (signal.SIG_IGN, None)}
-
-    def request(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, usual[signal.Signals(number)])
-
-    for number in usual:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from pathlib import Path
@@ -89,13 +88,13 @@ def test_standard_input_is_read_until_it_ends(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`-` is standard input, which is still open afterwards; it may be empty."""
-    stdin = io.TextIOWrapper(io.BytesIO("\n".join(run_log(1024)).encode()))
-    monkeypatch.setattr("sys.stdin", stdin)
-    assert main(["import-log", "-"]) == EXIT_AGREE
-    assert "Run from line 1: global batch size 1024, begun at step 0, 10 lines" in capsys.readouterr().out
-    assert not stdin.buffer.closed
-    assert main(["import-log", "-"]) == EXIT_PROBLEM
-    assert "standard input: has no line like" in capsys.readouterr().err
+    with Path(write("piped.log", run_log(1024))).open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert main(["import-log", "-"]) == EXIT_AGREE
+        assert "Run from line 1: global batch size 1024, begun at step 0, 10 lines" in capsys.readouterr().out
+        os.fstat(stdin.fileno())
+        assert main(["import-log", "-"]) == EXIT_PROBLEM
+        assert "standard input: has no line like" in capsys.readouterr().err
 
 
 def test_a_special_file_is_refused_unread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tracemalloc
-from types import ModuleType
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -231,23 +231,26 @@ def long_run(num_lines: int) -> LoggedRun:
 
 
 def test_the_work_of_an_audit_is_proportional_to_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many starts are possible, each line is checked once and tells once which of them it agrees with."""
-    calls = {"_check": 0, "_at_most": 0}
+    """However many starts are possible, each line is checked once, and the starts are tried with the first lines."""
+    num_checked = num_tried = 0
+    real_check, real_gaps = audit_module._check, starts_module.gaps
 
-    def counted(module: ModuleType, name: str) -> None:
-        real = getattr(module, name)
+    def check(*arguments: Any) -> Any:
+        nonlocal num_checked
+        num_checked += 1
+        return real_check(*arguments)
 
-        def count(*arguments: Any) -> Any:
-            calls[name] += 1
-            return real(*arguments)
+    def gaps(*arguments: Any) -> Iterator[Any]:
+        nonlocal num_tried
+        for found in real_gaps(*arguments):
+            num_tried += 1
+            yield found
 
-        monkeypatch.setattr(module, name, count)
-
-    counted(audit_module, "_check")
-    counted(starts_module, "_at_most")
+    monkeypatch.setattr(audit_module, "_check", check)
+    monkeypatch.setattr(starts_module, "gaps", gaps)
     found = audit_run(long_run(3000))
     assert (found.start_step, found.problems) == (1_000_000, [])
-    assert calls == {"_check": 3000, "_at_most": 3000}
+    assert (num_checked, num_tried) == (3000, 2 * 100)
 
 
 def test_an_audit_keeps_one_check_for_each_line() -> None:
@@ -264,7 +267,7 @@ def test_an_audit_keeps_one_check_for_each_line() -> None:
 
 
 def test_a_huge_log_window_costs_no_more_than_a_small_one() -> None:
-    """A window of 10**14 steps has as many possible starts; none of them is tried one by one."""
+    """A window of 10**14 steps has as many possible starts; only a bounded number of them is tried."""
     lines = [
         f"Step={number * 10**14}, Loss=1.0, Rate=100.00 samples/sec, GlobalRate=100.00 samples/sec"
         for number in (3, 4, 5)
@@ -296,6 +299,21 @@ def test_a_start_that_the_lines_do_not_tell_is_said_to_be_uncertain() -> None:
     (found,) = audit(true_log(500, [1000], [2.0], 1024))
     assert found.problems == []
     assert not found.start_is_certain
+    (found,) = audit(["Step=500, Loss=1.0, Rate=4000.00 samples/sec, GlobalRate=5000.00 samples/sec"])
+    assert (found.start_step, found.start_is_certain, found.problems) == (0, False, [])
+
+
+def test_a_start_that_the_samples_of_the_end_line_fit_comes_first() -> None:
+    """One line fits many starts; 510,500 samples are a whole number for each step first if it began at step 500."""
+    (found,) = audit(true_log(500, [1000], [2.0], 1021))
+    assert (found.start_step, found.global_batch_size, found.start_is_certain) == (500, 1021, False)
+
+
+def test_a_start_is_uncertain_where_not_all_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a window of 50 steps ten starts are tried, and the first of them fits best."""
+    monkeypatch.setattr(starts_module, "_MOST_STARTS", 10)
+    (found,) = audit(true_log(1000, [1050, 1100, 1150, 1200], [1.0, 1.5, 0.6, 1.8], 1024))
+    assert (found.start_step, found.start_is_certain, found.problems) == (1000, False, [])
 
 
 @pytest.mark.parametrize("index", range(1, 10))
@@ -334,7 +352,8 @@ def test_a_missing_line_leaves_the_others_checked(missing: int) -> None:
 def test_a_damaged_line_between_two_is_enough_to_know_of_a_gap() -> None:
     """With one step between lines there is no usual one to compare with; the damaged line itself tells."""
     lines = [str(line) for line in published.log_lines(1024)[:3]]
-    (found,) = audit([lines[0], lines[1][:40], lines[2]])
+    end = EndLine(samples=300 * 1024, seconds=300 * 1024 / published.log_lines(1024)[2].global_rate)
+    (found,) = audit([lines[0], lines[1][:40], lines[2], str(end)])
     assert found.problems == []
     assert [check.agrees for check in found.checks] == [True, None]
 
