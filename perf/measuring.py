@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
-from pytest_benchmark.utils import safe_dumps
 
 from perf.app.bench import (
     SUMMARY,
@@ -62,7 +60,6 @@ class Measuring:
     def __init__(self, config: pytest.Config, items: list[pytest.Item], compare: Any, asked: list[str]) -> None:
         self._config, self._asked = config, asked
         self._baselines = shown(config.rootpath / BASELINES_DIR)
-        self._times_rates = any("benchmark" in getattr(item, "fixturenames", ()) for item in items)
         self._saved = self._stopped = False
         self._problem = ""
         saved_to = config.option.benchmark_json
@@ -129,7 +126,10 @@ class Measuring:
 
     def measured(self, bench: Bench) -> Session:
         """Return what was measured of a workload, now or before; a signal ends the session with what there is."""
+        is_new = bench.session is None
         session = self.shown(bench.measure)
+        if is_new:
+            self._save()  # what was measured must survive what comes after
         if bench.is_stopped:
             self._stop()
         return session
@@ -144,8 +144,6 @@ class Measuring:
         config = self._config
         ini = "perf_scaling_threshold" if claim == "scaling" else "perf_threshold"
         threshold = self._threshold(item, ini)
-        if bench.wants_duet(claim, threshold):
-            self._save()  # what was measured must survive a duet that is stopped
         judgement = self.shown(lambda: bench.judge(claim, size, threshold=threshold))
         if bench.duet and bench.duet.interrupted:  # what its pairs show is in the summary
             self._stop()
@@ -181,20 +179,12 @@ class Measuring:
         }
 
     def _save(self) -> None:
-        """Keep the session's result whole or not at all, as pytest-benchmark would write it."""
-        config, hook = self._config, self._config.hook
-        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
-        output = hook.pytest_benchmark_generate_json(
-            config=config,
-            benchmarks=timed.benchmarks,
-            include_data=True,
-            machine_info=timed.get_machine_info(),
-            commit_info=hook.pytest_benchmark_generate_commit_info(config=config),
-        )
-        hook.pytest_benchmark_update_json(config=config, benchmarks=timed.benchmarks, output_json=output)
+        """Keep the session's result, whole or not at all."""
+        commit = self._config.hook.pytest_benchmark_generate_commit_info(config=self._config)
+        part = stored_json(self._measured(), self._provenance(commit))
+        machine = known_here(self._config).fingerprint.hardware
         try:
-            text = safe_dumps(output)  # type: ignore[no-untyped-call]  # pytest-benchmark: unannotated
-            write_json(config.rootpath / LATEST_RESULT, json.loads(text))
+            write_json(self._config.rootpath / LATEST_RESULT, {"machine_info": machine, "benchmarks": [], KEY: part})
             self._saved = True
         except OSError as error:
             self._problem = f"the result could not be kept: {error}"
@@ -203,7 +193,7 @@ class Measuring:
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         """Fail a session that was asked to compare and did not: green must mean that somebody looked."""
         timed = self._config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
-        if self._times_rates and self._measured():
+        if self._measured():
             self._save()
         if not timed.benchmarks:
             timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of

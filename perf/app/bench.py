@@ -189,10 +189,6 @@ class Bench:
             size for size in common if rates[size].verdict in open_ and self._exact("losses", size).holds is not False
         ]
 
-    def wants_duet(self, claim: str, threshold: float) -> bool:
-        """Return whether a claim needs a comparison side by side that has not been made."""
-        return claim in ("rate", "scaling") and self.duet is None and bool(self._sizes_to_duet(threshold))
-
     def _stored(self) -> Mapping[int, object]:
         return self.baseline.session.measurements if self.baseline else {}
 

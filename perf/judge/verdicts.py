@@ -240,7 +240,7 @@ def incomparable(session: Session, baseline: Baseline) -> list[str]:
 
 
 def _no_baseline(claim: str, session: Session, baseline: Baseline | None) -> Judgement:
-    advice = _how_to_store(claim, session)
+    advice = _how_to_store(session)
     if baseline is None:
         reason = f"no baseline of {session.configuration} for this machine; {advice}"
     else:
@@ -255,16 +255,15 @@ def _no_baseline(claim: str, session: Session, baseline: Baseline | None) -> Jud
 
 def _nothing_stored(claim: str, session: Session) -> Judgement:
     torch = session.fingerprint.software["torch"]
-    reason = f"no baseline has {claim} of {session.configuration} with torch {torch}; {_how_to_store(claim, session)}"
+    reason = f"no baseline has {claim} of {session.configuration} with torch {torch}; {_how_to_store(session)}"
     return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
 
 
-def _how_to_store(claim: str, session: Session) -> str:
+def _how_to_store(session: Session) -> str:
     """Return how to make a baseline that a claim can be compared with."""
     if problem := session_refusal(session):
         return f"this session cannot become one: {problem}"
-    # Only a session that measures rates leaves a result.
-    return f"make one: {'' if claim == 'rate' else 'measure rates, then '}stepmark promote"
+    return "make one: stepmark promote"
 
 
 def _side_by_side(baseline: Baseline) -> str:

@@ -235,9 +235,9 @@ def test_the_report_advises_promotion_only_where_it_works(
 
 def test_a_verdict_advises_what_the_session_lacks() -> None:
     """Promotion, where the session has it; else what must be measured first."""
-    assert judge_rates(quiet(), None, threshold=0.05)[512].reason.endswith("make one: stepmark promote")
-    for judgement in (judge_scaling(quiet(), None, threshold=0.05)[512], judge_counters(quiet(), 512, None)):
-        assert judgement.reason.endswith("make one: measure rates, then stepmark promote")
+    rate, scaling = (judge(quiet(), None, threshold=0.05)[512] for judge in (judge_rates, judge_scaling))
+    for judgement in (rate, scaling, judge_counters(quiet(), 512, None)):
+        assert judgement.reason.endswith("make one: stepmark promote")
     few = judge_rates(quiet(num_runs=2), None, threshold=0.05)[512].reason
     assert "this session cannot become one: has 2 runs at 512, and 3 are needed" in few
     entry = {"date": "", "reason": "", "commit": "", "dirty": False, "replaces": ""}
