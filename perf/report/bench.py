@@ -13,7 +13,7 @@ from perf.records.fingerprint import differences
 from perf.records.published import PublishedRun
 from perf.records.sessions import Session
 from perf.report.answers import PROMOTE, Judgements
-from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Section, as_text, by_text, effect_cells, number
+from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Section, by_text, effect_cells, number
 
 
 def log_blocks(session: Session) -> str:
@@ -39,11 +39,6 @@ def warmup_note(session: Session) -> str:
         "were slower than the "
         "later half of their run"
     )
-
-
-def verdict_table(session: Session, judgements: Judgements) -> str:
-    """Return the verdict of each batch size as text."""
-    return as_text([verdict_section(session, judgements)])
 
 
 def verdict_section(session: Session, judgements: Judgements) -> Section:

@@ -15,8 +15,9 @@ from perf.judge.duets import DuetResult
 from perf.judge.verdicts import judge_rates
 from perf.printable import emphasized
 from perf.report.answers import of_session
-from perf.report.bench import verdict_table
+from perf.report.bench import verdict_section
 from perf.report.duet import duet_report
+from perf.report.sections import as_text
 from perf.report.summary import summary
 from tests.judge.noise import SIZES
 from tests.judge.test_verdicts import as_baseline, quiet
@@ -63,7 +64,7 @@ def test_the_summary_of_a_session(name: str) -> None:
     rates = judge_rates(now, baseline, threshold=0.05)
     judgements = {("rate", size): judgement for size, judgement in rates.items()}
     answer = of_session(now, judgements, baseline, None, "")
-    check(f"session-{name}.txt", f"{answer}\n\n{verdict_table(now, judgements)}")
+    check(f"session-{name}.txt", f"{answer}\n\n{as_text([verdict_section(now, judgements)])}")
 
 
 def test_the_summary_of_a_night_in_markdown() -> None:

@@ -25,7 +25,7 @@ from perf.records.phases import PHASES
 from perf.records.sessions import Session
 from perf.report.answers import of_duet, of_session
 from perf.report.audit import audit_report
-from perf.report.bench import verdict_section, verdict_table
+from perf.report.bench import verdict_section
 from perf.report.duet import calibration, duet_report, duet_sections
 from perf.report.sections import NONE, WIDTH, Section, as_markdown, as_text, text_table, wrapped
 from perf.report.training import run_table
@@ -53,7 +53,7 @@ def test_a_benchs_table_fits_a_terminal(factor: float) -> None:
         for size, judgement in judge_rates(wild, as_baseline(quiet(num_runs=2)), threshold=0.05).items()
     }
     wild = dataclasses.replace(wild, failures={4096: "run 1: " + "out of memory " * 20})
-    assert widest(verdict_table(wild, judgements)) <= WIDTH
+    assert widest(as_text([verdict_section(wild, judgements)])) <= WIDTH
 
 
 @pytest.mark.parametrize(("effect", "noise"), [(-0.05, 0.001), (-20.0, 5.0), (20.0, 0.0), (0.0, 3.0)])
@@ -166,7 +166,7 @@ def test_what_is_unknown_is_not_said_to_hold() -> None:
     unknown = {("counters", 512): Judgement(claim="counters", holds=None, reason="", verdict=Verdict.NO_BASELINE)}
     assert of_session(quiet(), rates, None, None, "").line == "UNCHANGED: no claim fails at 512, 1024, 2048"
     assert of_session(quiet(), {**rates, **unknown}, None, None, "").line.endswith("2048; unknown: counters")
-    assert "1 unknown" in verdict_table(quiet(), {**rates, **unknown})
+    assert "1 unknown" in as_text([verdict_section(quiet(), {**rates, **unknown})])
 
 
 def test_a_stored_rate_does_not_stand_beside_the_change_of_a_duet() -> None:
