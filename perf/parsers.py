@@ -200,4 +200,6 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
     where.add_argument(
         "--micro-batch-size", type=positive, metavar="B", help="samples per forward pass (default: the workload's)"
     )
-    where.add_argument("--compile", action="store_true", help="use torch.compile (needs a C++ compiler on CPU)")
+    where.add_argument(
+        "--compile", dest="compile_model", action="store_true", help="use torch.compile (needs a C++ compiler on CPU)"
+    )

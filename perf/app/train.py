@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from perf.errors import UsageError
 from perf.finding import near
 from perf.project import find_root, shown
+from perf.signals import EXIT_STOPPED
 from perf.train.workloads import BERT_CONFIGS, BertConfig, default_workload
 
 if TYPE_CHECKING:
@@ -22,24 +23,23 @@ if TYPE_CHECKING:
 
 def train(
     *,
-    workload: str | None = None,
-    global_batch_sizes: Sequence[int] | None = None,
-    text: Sequence[Path] | None = None,
-    seed: int = 0,
-    max_steps: int | None = None,
-    num_steps: int | None = None,
-    num_epochs: int | None = None,
-    log_steps: int | None = None,
-    checkpoint_steps: int | None = None,
-    keep_checkpoints: int = 2,
-    model_dir: Path | None = None,
-    start: Literal["resume", "fresh", "weights"] = "resume",
-    device: str = "auto",
-    precision: str = "auto",
-    micro_batch_size: int | None = None,
-    compile_model: bool = False,
-) -> bool:
-    """Train, log and save each run; return whether none was stopped. None means what the workload says.
+    workload: str | None,
+    global_batch_size: Sequence[int] | None,
+    text: Sequence[Path] | None,
+    max_steps: int | None,
+    num_steps: int | None,
+    num_epochs: int | None,
+    log_steps: int | None,
+    model_dir: Path | None,
+    fresh: bool,
+    load: Literal["weights"] | None,
+    device: str,
+    precision: str,
+    **options: Any,
+) -> int:
+    """Train, log and save each run, and return the exit code; None means what the workload says.
+
+    Args are those of the command line; `options` go to `RunConfig` as they are.
 
     Raises:
         UsageError: the arguments cannot work, or not together.
@@ -58,8 +58,11 @@ def train(
             on = resolve_device(device)
             world = group.enter_context(process_group(on))
             config = _config(workload, on.type)
-            sizes = _sizes(config, global_batch_sizes, model_dir)
+            sizes = _sizes(config, global_batch_size, model_dir)
             parent = shown(find_root()) / "runs" / (config.name + ("-text" if text else ""))
+            limits: dict[str, Any] = {"max_steps": max_steps, "num_steps": num_steps, "num_epochs": num_epochs}
+            if not any(limits.values()):
+                limits["max_steps"] = config.max_steps
             runs = [
                 RunConfig(
                     workload=config,
@@ -67,19 +70,14 @@ def train(
                     model_dir=model_dir or parent / f"gbs-{size}",
                     device=on,
                     precision=resolve_precision(precision, on),
-                    micro_batch_size=micro_batch_size,
-                    seed=seed,
-                    max_steps=max_steps if max_steps or num_steps or num_epochs else config.max_steps,
-                    num_steps=num_steps,
-                    num_epochs=num_epochs,
                     log_steps=log_steps or config.log_steps,
-                    checkpoint_steps=checkpoint_steps,
-                    keep_checkpoints=keep_checkpoints,
-                    start=start,
-                    compile_model=compile_model,
+                    start="fresh" if fresh else load or "resume",
+                    **limits,
+                    **options,
                 )
                 for size in sizes
             ]
+            seed = runs[0].seed
             source = TextCorpus(list(text), config, seed=seed) if text else SyntheticLanguage(config, seed=seed)
             # All are planned before the first one starts: a run that cannot start is told at once.
             plans = [plan_run(run, source, world) for run in runs]
@@ -99,7 +97,7 @@ def train(
                 print(f"\n{run_table(results)}")
         if results[-1].interrupted and world.is_main:
             print(stop_note(results[-1], plans[len(results) :]))
-        return not results[-1].interrupted
+        return EXIT_STOPPED if results[-1].interrupted else 0
 
 
 def _config(name: str | None, device: str) -> BertConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -72,11 +73,17 @@ class BertConfig:
             raise ValueError(f"workload {self.name}: global_batch_sizes is empty; name at least one")
 
 
-_BERT_MSL128: dict[str, Any] = {
-    "vocab_size": 30522,
+def _bert(name: str, why: str, *, hidden_size: int, seq_len: int, **more: Any) -> BertConfig:
+    """Return a configuration with BERT's proportions: four times the width inside, 15 % of the tokens to predict."""
+    masked, sizes = math.ceil(0.15 * seq_len), {"intermediate_size": 4 * hidden_size, "seq_len": seq_len}
+    return BertConfig(name=name, why=why, hidden_size=hidden_size, masked_per_sample=masked, **sizes, **more)
+
+
+_BERT: dict[str, Any] = {"vocab_size": 30522, "max_positions": 128, "seq_len": 128}
+_SMALL: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "lr_warmup_steps": 20, "lr_end_step": 4000}
+_REFERENCE: dict[str, Any] = {
+    **_BERT,
     "max_positions": 512,
-    "seq_len": 128,
-    "masked_per_sample": 20,
     "dropout": 0.1,
     # Ramp, end and peak of the example's published configuration; its peak is 1e-4 * sqrt(batch / 256) / 2, here at
     # 1024.
@@ -88,107 +95,38 @@ _BERT_MSL128: dict[str, Any] = {
     "log_steps": 100,
 }
 
-BERT_CONFIGS = {
-    workload.name: workload
-    for workload in (
-        BertConfig(
-            name="pico",
-            why="the whole experiment, three batch sizes that learn, in two minutes on two CPU cores",
-            num_layers=2,
-            hidden_size=32,
-            num_heads=2,
-            intermediate_size=128,
-            vocab_size=1024,
-            max_positions=32,
-            seq_len=32,
-            masked_per_sample=5,
-            learning_rate=4e-3,
-            lr_warmup_steps=20,
-            lr_end_step=4000,
-            micro_batch_size=512,
-            global_batch_sizes=(512, 1024, 2048),
-            max_steps=200,
-            log_steps=20,
-        ),
-        BertConfig(
-            name="nano",
-            why="four times the words and twice the width of pico: matrix products begin to matter",
-            num_layers=2,
-            hidden_size=64,
-            num_heads=2,
-            intermediate_size=256,
-            vocab_size=4096,
-            max_positions=64,
-            seq_len=64,
-            masked_per_sample=10,
-            learning_rate=3e-3,
-            lr_warmup_steps=20,
-            lr_end_step=4000,
-            micro_batch_size=64,
-            global_batch_sizes=(512, 1024, 2048),
-            max_steps=200,
-            log_steps=20,
-        ),
-        BertConfig(
-            name="tiny",
-            why="BERT's own vocabulary and sequence length at BERT-tiny's width: the vocabulary projection dominates",
-            num_layers=2,
-            hidden_size=128,
-            num_heads=2,
-            intermediate_size=512,
-            vocab_size=30522,
-            max_positions=128,
-            seq_len=128,
-            masked_per_sample=20,
-            learning_rate=2e-3,
-            lr_warmup_steps=20,
-            lr_end_step=4000,
-            micro_batch_size=16,
-            global_batch_sizes=(64, 128, 256),
-            max_steps=100,
-            log_steps=10,
-        ),
-        BertConfig(
-            name="mini",
-            why="BERT-mini: the largest whose three batch sizes a CPU can train while one waits",
-            num_layers=4,
-            hidden_size=256,
-            num_heads=4,
-            intermediate_size=1024,
-            vocab_size=30522,
-            max_positions=128,
-            seq_len=128,
-            masked_per_sample=20,
-            learning_rate=1e-3,
-            lr_warmup_steps=20,
-            lr_end_step=4000,
-            micro_batch_size=16,
-            global_batch_sizes=(32, 64, 128),
-            max_steps=100,
-            log_steps=10,
-        ),
-        BertConfig(
-            name="bert-base-msl128",
-            why="the reference example at BERT-base size, for accelerators too small for BERT-large",
-            num_layers=12,
-            hidden_size=768,
-            num_heads=12,
-            intermediate_size=3072,
-            micro_batch_size=256,
-            **_BERT_MSL128,
-        ),
-        BertConfig(
-            name="bert-large-msl128",
-            why="the reference example in full, as published for three batch sizes on another accelerator",
-            num_layers=24,
-            hidden_size=1024,
-            num_heads=16,
-            intermediate_size=4096,
-            micro_batch_size=128,
-            **_BERT_MSL128,
-        ),
-    )
-}
+_CONFIGS = (
+    _bert(
+        "pico", "the whole experiment, three batch sizes that learn, in two minutes on two CPU cores", **_SMALL,
+        hidden_size=32, vocab_size=1024, max_positions=32, seq_len=32, learning_rate=4e-3, micro_batch_size=512,
+        global_batch_sizes=(512, 1024, 2048), max_steps=200, log_steps=20,
+    ),
+    _bert(
+        "nano", "four times the words and twice the width of pico: matrix products begin to matter", **_SMALL,
+        hidden_size=64, vocab_size=4096, max_positions=64, seq_len=64, learning_rate=3e-3, micro_batch_size=64,
+        global_batch_sizes=(512, 1024, 2048), max_steps=200, log_steps=20,
+    ),
+    _bert(
+        "tiny", "BERT's own vocabulary and sequence length at BERT-tiny's width: the vocabulary projection dominates",
+        **_SMALL, **_BERT, hidden_size=128, learning_rate=2e-3, micro_batch_size=16,
+        global_batch_sizes=(64, 128, 256), max_steps=100, log_steps=10,
+    ),
+    _bert(
+        "mini", "BERT-mini: the largest whose three batch sizes a CPU can train while one waits",
+        **{**_SMALL, "num_layers": 4, "num_heads": 4}, **_BERT, hidden_size=256, learning_rate=1e-3,
+        micro_batch_size=16, global_batch_sizes=(32, 64, 128), max_steps=100, log_steps=10,
+    ),
+    _bert(
+        "bert-base-msl128", "the reference example at BERT-base size, for accelerators too small for BERT-large",
+        **_REFERENCE, num_layers=12, hidden_size=768, num_heads=12, micro_batch_size=256,
+    ),
+    _bert(
+        "bert-large-msl128", "the reference example in full, as published for three batch sizes on another accelerator",
+        **_REFERENCE, num_layers=24, hidden_size=1024, num_heads=16, micro_batch_size=128,
+    ),
+)  # fmt: skip
+
+BERT_CONFIGS = {config.name: config for config in _CONFIGS}
 
 
 def default_workload(device_type: str) -> str:
