@@ -75,8 +75,8 @@ class BertConfig:
 
 def _bert(name: str, why: str, *, hidden_size: int, seq_len: int, **more: Any) -> BertConfig:
     """Return a configuration with BERT's proportions: four times the width inside, 15 % of the tokens to predict."""
-    masked, sizes = math.ceil(0.15 * seq_len), {"intermediate_size": 4 * hidden_size, "seq_len": seq_len}
-    return BertConfig(name=name, why=why, hidden_size=hidden_size, masked_per_sample=masked, **sizes, **more)
+    more |= {"intermediate_size": 4 * hidden_size, "seq_len": seq_len, "masked_per_sample": math.ceil(0.15 * seq_len)}
+    return BertConfig(name=name, why=why, hidden_size=hidden_size, **more)
 
 
 _BERT: dict[str, Any] = {"vocab_size": 30522, "max_positions": 128, "seq_len": 128}
