@@ -31,7 +31,6 @@ from perf.records.wire import (
     Counted,
     Ready,
     Request,
-    Stepped,
     Waiting,
 )
 from perf.runner.attribution import attribute
@@ -132,12 +131,9 @@ def _run(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:
     )
     say("waiting", waiting)
 
-    def next_slice(ended: Stepped | None) -> int:
-        if ended is not None:
-            say("stepped", ended)
-        return int(requests.readline() or 0)
-
-    Slices(next_slice, stepping, device).run(case.global_batch_size)
+    slices = Slices(stepping, device, case.global_batch_size)
+    while num_steps := int(requests.readline() or 0):
+        say("stepped", slices.make(num_steps))
 
 
 def _count(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:
