@@ -38,7 +38,6 @@ from perf.runner.counters import count_step, python_and_numpy
 from perf.runner.load import load, make_case
 from perf.runner.machine import fingerprint
 from perf.runner.slices import Slices
-from perf.seam import phases_heard
 from perf.train.devices import World, keep_freed_memory, synchronize
 from perf.train.stepping import Stepping
 
@@ -159,7 +158,6 @@ def _attribute(request: Request, loaded: Found, requests: BinaryIO, say: Say) ->
         num_steps=ATTRIBUTED_STEPS,
         read=stepping.read,
         save=getattr(step, "save", None),
-        listen=phases_heard,
     )
     say("attributed", Attributed(rows=tuple(rows)))
 
