@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from perf.errors import MeasureError, UsageError
+from perf.errors import MeasureError
 from perf.finding import Found, find
 from perf.records.wire import CaseSpec
 from perf.seam import Case, Workload
@@ -21,14 +21,20 @@ def load(name: str, root: Path, candidate_root: Path | None) -> Found:
         candidate_root: that of the other side, if this side is a checkout: its file is used where this side has none.
 
     Raises:
-        MeasureError: there is no such workload, or its module could not be imported, or not from here.
+        UsageError: there is no such workload, or its module could not be imported.
+        MeasureError: what it imports came from the other side: both sides would be the same code, and be called equal.
     """
-    try:
-        found = find(name, root, candidate_root)
-    except UsageError as error:
-        raise MeasureError(str(error)) from None
-    if candidate_root is not None and ":" in name:
-        _require_own(name, root, candidate_root, found.origin)
+    found = find(name, root, candidate_root)
+    if candidate_root is None or ":" not in name:
+        return found
+    for module in list(sys.modules.values()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        foreign = candidate_root in file.parents and root not in file.parents and file != found.origin
+        if foreign and not {"site-packages", "dist-packages"} & set(file.parts):
+            raise MeasureError(
+                f"workload {name}: {module.__name__} was imported from {file}, which is the candidate's; this side's "
+                f"commit has none under {root} or {root / 'src'}"
+            )
     return found
 
 
@@ -49,15 +55,3 @@ def make_case(workload: Workload, spec: CaseSpec) -> Case:
         device=str(device),
         precision=resolve_precision(spec.precision or workload.precision, device),
     )
-
-
-def _require_own(name: str, root: Path, candidate_root: Path, origin: Path) -> None:
-    """Raise if a module came from the other side's tree: the sides would be the same code, and be called equal."""
-    for module in list(sys.modules.values()):
-        file = Path(getattr(module, "__file__", None) or "/")
-        foreign = candidate_root in file.parents and root not in file.parents and file != origin
-        if foreign and not {"site-packages", "dist-packages"} & set(file.parts):
-            raise MeasureError(
-                f"workload {name}: {module.__name__} was imported from {file}, which is the candidate's; this side's "
-                f"commit has none under {root} or {root / 'src'}"
-            )

@@ -12,13 +12,13 @@ import pytest
 CODE = """
 import sys
 from pathlib import Path
-from perf.errors import MeasureError
+from perf.errors import MeasureError, UsageError
 from perf.runner.load import load
 other = Path(sys.argv[3]) if len(sys.argv) > 3 else None
 try:
     found = load(sys.argv[1], Path(sys.argv[2]), other)
     print(found.origin, found.workload.name, getattr(sys.modules.get("model"), "VERSION", None))
-except MeasureError as error:
+except (MeasureError, UsageError) as error:
     print("refused:", error)
 """
 
