@@ -13,10 +13,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
-
-import msgspec
+from typing import IO
 
 from perf.errors import MeasureError
 from perf.printable import printable
@@ -45,99 +42,108 @@ MARK = "STEPMARK_RUN"
 class Process:
     """A measuring process, in a process group of its own: whatever it starts ends with it.
 
-    On Linux that includes what has left the group (a daemon), as long as it keeps its environment.
+    On Linux that includes what has left the group (a daemon), as long as it keeps its environment. A signal that comes
+    while it is started is held until it is sure to end.
 
     Args:
+        stack: ends the process.
         command: what to run.
         environ: its environment.
         cwd: where it runs; None for here.
+        where: what its errors begin with.
+
+    Attributes:
+        pid: its process, and the group of all that it starts.
+
+    Raises:
+        MeasureError: it could not be started.
     """
 
-    def __init__(self, command: Sequence[str], *, environ: Mapping[str, str], cwd: Path | None = None) -> None:
-        mark = uuid.uuid4().hex
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                env={**environ, MARK: mark},
-                cwd=cwd,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise MeasureError(f"could not be started: {error}") from None
-        # Also where an interrupt came just before __exit__: when the object is dropped, at the latest at the exit.
-        self._end = weakref.finalize(self, _end, self._process, f"{MARK}={mark}".encode())
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        self._stderr = _Tail(self._process.stderr)
-        self._unread = bytearray()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    def __init__(
+        self,
+        stack: ExitStack,
+        command: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        cwd: Path | None = None,
+        where: str = "",
     ) -> None:
+        self._where, self._unread, mark = where, bytearray(), uuid.uuid4().hex
+        with hold_signals():
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    env={**environ, MARK: mark},
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise self.error(f"could not be started: {error}") from None
+            # Also where an interrupt skips the stack: when the object is dropped, at the latest at the exit.
+            self._end = weakref.finalize(self, _end, self._process, f"{MARK}={mark}".encode())
+            stack.callback(self._end)  # for an interrupt that comes in `_close` before the signals are held there
+            stack.callback(self._close)
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            assert self._process.stderr is not None
+            self._stdin, self._stdout = self._process.stdin, self._process.stdout
+            self._stderr, self.pid = _Tail(self._process.stderr), self._process.pid
+
+    def _close(self) -> None:
         with hold_signals():
             left = self._end()
             self._stderr.close()
         if left:
-            raise MeasureError(f"process {', '.join(map(str, left))} could not be ended; end it by hand")
-
-    @property
-    def pid(self) -> int:
-        """Its process, and the group of all that it starts."""
-        return self._process.pid
+            raise self.error(f"process {', '.join(map(str, left))} could not be ended; end it by hand")
 
     def fileno(self) -> int:
         """Return what `select` waits on for an answer."""
         return self._stdout.fileno()
 
-    def tell(self, line: str = "go") -> Self:
+    def error(self, what: str) -> MeasureError:
+        """Return an error that names this process."""
+        return MeasureError(f"{self._where}{what}")
+
+    def send(self, line: str) -> None:
         """Let the process do what comes next."""
         with suppress(BrokenPipeError):  # it has ended; the answer that does not come says why
             self._stdin.write(line.encode() + b"\n")
-        return self
 
-    def answer(self, event: str, kind: type[Answer], *, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
+    def answer(self, event: str, kind: type[Answer]) -> Answer:
         """Return the next answer, which must be `event`.
 
         Raises:
-            MeasureError: it failed, ended, said something else, or said nothing whole for `timeout_s`.
+            MeasureError: it failed, ended, said something else, or said nothing whole for `ANSWER_TIMEOUT_S`.
         """
-        line = self._line(timeout_s)
+        line = self._line()
         try:
-            header = msgspec.json.decode(line, type=Header)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise MeasureError(f"said {line[:80]!r}, which is no answer{self._last_words()}") from None
-        if header.event == "ended" != event:
-            raise MeasureError(f"{_ended(header.exit_code)}{self._last_words()}")
-        if header.event != event:
-            raise MeasureError(_quoted(header.reason or f"said {header.event!r} where {event!r} was due"))
-        try:
-            return decode(line, kind)
+            header = decode(line, Header)
+            if header.event == event:
+                return decode(line, kind)
         except MeasureError as error:
-            raise MeasureError(_quoted(str(error))) from None
+            raise self._failed(_quoted(str(error))) from None
+        if header.event == "ended":
+            raise self._failed(_ended(header.exit_code))
+        raise self.error(_quoted(header.reason or f"said {header.event!r} where {event!r} was due"))
 
-    def _line(self, timeout_s: float) -> bytes:
+    def _line(self) -> bytes:
         """Return the next line; the time is that of the whole line, however slowly it comes."""
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
         searched = 0
         while (end := self._unread.find(b"\n", searched)) < 0:
             searched = len(self._unread)
             if searched > ANSWER_BYTES:
-                raise MeasureError(f"said {searched:,} bytes without an end of line, no answer{self._last_words()}")
+                raise self._failed(f"said {searched:,} bytes without an end of line, no answer")
             left_s = deadline_s - time.monotonic()
-            if left_s <= 0 or not select.select([self._stdout], [], [], left_s)[0]:
-                raise MeasureError(f"no answer within {timeout_s:.0f} s{self._last_words()}")
+            if left_s <= 0 or not select.select([self], [], [], left_s)[0]:
+                raise self._failed(f"no answer within {ANSWER_TIMEOUT_S:.0f} s")
             some = self._stdout.read(2**16)
             if not some:
-                raise MeasureError(f"{self._how_it_ended()}{self._last_words()}")
+                raise self._failed(self._how_it_ended())
             self._unread += some
         line = bytes(self._unread[:end])
         del self._unread[: end + 1]
@@ -150,23 +156,10 @@ class Process:
             ended = "closed its output and did not end"
         return f"{ended}, after {bytes(self._unread[:80])!r} without an end of line" if self._unread else ended
 
-    def _last_words(self) -> str:
+    def _failed(self, what: str) -> MeasureError:
+        """Return an error that ends with the last lines that the process wrote."""
         lines = self._stderr.text().strip().splitlines()[-3:]
-        return f"; its last lines: {_quoted(' | '.join(lines))}" if lines else ""
-
-
-def started(
-    stack: ExitStack, command: Sequence[str], *, environ: Mapping[str, str], cwd: Path | None = None
-) -> Process:
-    """Start a process that ends with `stack`. A signal that comes meanwhile is held until both are done.
-
-    Raises:
-        MeasureError: it could not be started.
-    """
-    with hold_signals():
-        process = Process(command, environ=environ, cwd=cwd)
-        stack.callback(process._end)  # for an interrupt that comes in __exit__ before the signals are held there
-        return stack.enter_context(process)
+        return self.error(f"{what}; its last lines: {_quoted(' | '.join(lines))}" if lines else what)
 
 
 class _Tail:
@@ -239,8 +232,6 @@ def _quoted(text: str) -> str:
     return printable(words[:QUOTED_CHARACTERS])
 
 
-def _ended(exit_code: object) -> str:
+def _ended(exit_code: int | None) -> str:
     names = {-number: number.name for number in signal.Signals}
-    if isinstance(exit_code, int) and exit_code in names:
-        return f"ended by {names[exit_code]}"
-    return _quoted(f"ended with exit code {exit_code if isinstance(exit_code, int | None) else 'unknown'}")
+    return f"ended by {names[exit_code]}" if exit_code in names else _quoted(f"ended with exit code {exit_code}")

@@ -1,15 +1,13 @@
-"""A runner process, asked in typed messages; every error names its side."""
+"""The runner of a side, asked in typed messages; every error names its side."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 
 import msgspec
 
-from perf.errors import MeasureError
-from perf.measure.processes import started
+from perf.measure.processes import Process
 from perf.measure.sides import Side
 from perf.records.wire import (
     VERSION,
@@ -26,11 +24,8 @@ from perf.records.wire import (
     side_work,
 )
 
-TIMEOUT_S = 600.0
-"""How long a runner may take to start, to count, or to make one slice."""
 
-
-class Runner:
+class Runner(Process):
     """The process of a side. It does one request at a time, each in a fresh process of its own.
 
     Args:
@@ -42,55 +37,36 @@ class Runner:
     """
 
     def __init__(self, stack: ExitStack, side: Side) -> None:
-        self._side, self._can = side, frozenset[str]()
-        with self.named():
-            self.process = started(stack, side.command, environ=side.environ, cwd=side.root)
-
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Say which side an error is of."""
-        try:
-            yield
-        except MeasureError as error:
-            where = f"{self._side.name} side ({self._side.text}): " if self._side.name else ""
-            raise MeasureError(f"{where}{error}") from None
-
-    def answer(self, event: str, kind: type[Answer]) -> Answer:
-        """Return the next answer, which must be `event`."""
-        with self.named():
-            return self.process.answer(event, kind, timeout_s=TIMEOUT_S)
+        where = f"{side.name} side ({side.text}): " if side.name else ""
+        super().__init__(stack, side.command, environ=side.environ, cwd=side.root, where=where)
+        self._can = frozenset[str]()
 
     def ready(self) -> None:
         """Wait until it has imported what its runs need."""
-        with self.named():
-            try:
-                self._can = frozenset(self.process.answer("ready", Ready, timeout_s=TIMEOUT_S).can)
-            except MeasureError as error:
-                if "protocol" not in str(error):
-                    raise
-                raise MeasureError(
-                    f"speaks another version of the wire, and {VERSION} or later is needed; "
-                    f"use a later commit ({error})"
-                ) from None
+        ready = self.answer("ready", Ready)
+        if ready.protocol < VERSION:
+            raise self.error(
+                f"speaks version {ready.protocol} of the wire, and {VERSION} or later is needed; use a later commit"
+            )
+        self._can = frozenset(ready.can)
 
     def request(self, request: Request) -> None:
         """Ask for something; the answers are to be waited for."""
         if request.do not in self._can:
-            with self.named():
-                raise MeasureError(f"cannot be asked to {request.do}; use a commit whose sides can")
-        self.process.tell(msgspec.json.encode(request).decode())
+            raise self.error(f"cannot be asked to {request.do}; use a commit whose sides can")
+        self.send(msgspec.json.encode(request).decode())
 
     def waiting(self) -> Waiting:
         """Return the run that was asked for, when it has been built and warmed up."""
         waiting = self.answer("waiting", Waiting)
-        with self.named(), suppress(OSError):  # it has ended, or this system has no process groups
-            if os.getpgid(waiting.pid) != self.process.pid:
-                raise MeasureError(f"said 'waiting' with pid = {waiting.pid}, which is none of its processes")
+        with suppress(OSError):  # it has ended, or this system has no process groups
+            if os.getpgid(waiting.pid) != self.pid:
+                raise self.error(f"said 'waiting' with pid = {waiting.pid}, which is none of its processes")
         return waiting
 
     def tell(self, num_steps: int) -> None:
         """Let the run make so many steps; `stepped` waits for them."""
-        self.process.tell(f"{num_steps}")
+        self.send(f"{num_steps}")
 
     def stepped(self) -> Stepped:
         """Return the slice that the run was told to make."""
@@ -98,14 +74,12 @@ class Runner:
 
     def end_run(self) -> None:
         """End the run."""
-        self.process.tell("0")
+        self.tell(0)
         self.answer("ended", Ended)
 
     def counted(self) -> Counted:
         """Return the counts that were asked for."""
-        counted = self.answer("counted", Counted)
-        self.answer("ended", Ended)
-        return counted
+        return self._last_answer("counted", Counted)
 
     def work(self, case: CaseSpec, counted: Counted, *, num_threads: int, num_steps: int) -> SideWork:
         """Return what a step does, and what the first steps return, in a run of its own."""
@@ -119,6 +93,9 @@ class Runner:
     def attribute(self, case: CaseSpec, *, num_threads: int, layout: int) -> Attributed:
         """Return where the time of a step goes."""
         self.request(Request(do="attribute", case=case, num_threads=num_threads, layout=layout))
-        attributed = self.answer("attributed", Attributed)
+        return self._last_answer("attributed", Attributed)
+
+    def _last_answer(self, event: str, kind: type[Answer]) -> Answer:
+        answer = self.answer(event, kind)
         self.answer("ended", Ended)
-        return attributed
+        return answer
