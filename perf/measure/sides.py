@@ -31,7 +31,16 @@ _PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
 """Of a temporary folder, the file in it that its process holds locked, and the checkout in it."""
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[\w,.-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!_-]+)?")
-_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+
+_NEEDED = {
+    "baseline": "takes no value; it is the baseline of this machine",
+    "git": "is no revision; one is needed, such as git:HEAD~1",
+    "pip": "each package needs a name, as in pip:numpy==2.2.0,scipy",
+    "python": "is no program; the path of an interpreter is needed",
+    "env": "each setting needs a name and a value, as in env:NAME=VALUE,OTHER=VALUE",
+}
+"""The parts of a SPEC that have a value, and what is said where it does not fit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +95,7 @@ def parse_recipe(parts: Sequence[str]) -> Recipe:
     seen: set[str] = set()
     for part in parts:
         kind, colon, value = part.partition(":")
-        if kind in seen or not (part == "self" or (colon and kind in ("git", "pip", "python", "env", "baseline"))):
+        if kind in seen or not (part == "self" or (colon and kind in _NEEDED)):
             raise ValueError(
                 f"{part!r}: each of self, baseline:, git:REF, pip:NAME==VERSION,..., python:/path, env:NAME=VALUE,... "
                 "at most once"
@@ -101,29 +110,18 @@ def parse_recipe(parts: Sequence[str]) -> Recipe:
 
 
 def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
-    if kind == "baseline":
-        if value:
-            raise ValueError(f"baseline:{value}: takes no value; it is the baseline of this machine")
+    values = value.split(",")
+    if kind == "baseline" and not value:
         return replace(recipe, is_baseline=True)
-    if kind == "git":
-        if not value or value.startswith("-"):
-            raise ValueError(f"git:{value}: a revision is needed, such as git:HEAD~1")
+    if kind == "git" and value and not value.startswith("-"):
         return replace(recipe, commit=value)
-    if kind == "python":
-        if not os.access(value, os.X_OK) or Path(value).is_dir():
-            raise ValueError(f"python:{value}: is no program; the path of an interpreter is needed")
+    if kind == "pip" and all(map(_REQUIREMENT.fullmatch, values)):
+        return replace(recipe, packages=tuple(values))
+    if kind == "python" and os.access(value, os.X_OK) and not Path(value).is_dir():
         return replace(recipe, python=Path(value).absolute())
-    if kind == "pip":
-        packages = tuple(value.split(","))
-        for package in packages:
-            if not _REQUIREMENT.fullmatch(package):
-                raise ValueError(f"pip:{value}: {package!r} is no requirement like numpy==2.2.0")
-        return replace(recipe, packages=packages)
-    settings = [setting.partition("=") for setting in value.split(",")]
-    for name, equals, _ in settings:
-        if not equals or not _NAME.fullmatch(name):
-            raise ValueError(f"env:{value}: {name!r} is no NAME=VALUE")
-    return replace(recipe, environ={name: setting for name, _, setting in settings})
+    if kind == "env" and all(map(_SETTING.fullmatch, values)):
+        return replace(recipe, environ={name: setting for name, _, setting in (v.partition("=") for v in values)})
+    raise ValueError(f"{kind}:{value}: {_NEEDED[kind]}")
 
 
 def own_side(root: Path, workload: str, environ: Mapping[str, str]) -> Side:
@@ -148,7 +146,7 @@ def prepared(recipe: Recipe, name: str, root: Path, workload: str, environ: Mapp
         MeasureError: it cannot be made; the message names the side and ends with the tool's last lines.
     """
     where = f"{name} side ({recipe.text})"
-    top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"], may_fail=True).strip()
+    top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"]).strip()
     if top:
         _remove_abandoned(Path(top).resolve())
     python = recipe.python or Path(sys.executable)
@@ -161,7 +159,7 @@ def prepared(recipe: Recipe, name: str, root: Path, workload: str, environ: Mapp
 def _side(
     recipe: Recipe, name: str, python: Path, there: Path, root: Path, workload: str, environ: Mapping[str, str]
 ) -> Side:
-    version = _tool("", ["git", "-C", str(there), "describe", "--always", "--dirty"], may_fail=True).strip()
+    version = _tool("", ["git", "-C", str(there), "describe", "--always", "--dirty"]).strip()
     # A commit of this project brings its own runner. Everyone else's is served by the installed one, whose folder is on
     # the path only if it is no environment's: another interpreter has packages of its own.
     home = there if (there / _RUNNER).exists() else HOME
@@ -238,8 +236,7 @@ def _remove(folder: Path, top: Path) -> None:
     with hold_signals():
         shutil.rmtree(root, ignore_errors=True)
         # Twice forced: a checkout that was being made is locked.
-        command = ["git", "-C", str(top), "worktree", "remove", "--force", "--force", str(root)]
-        _tool("", command, may_fail=True, timeout_s=60.0)
+        _tool("", ["git", "-C", str(top), "worktree", "remove", "--force", "--force", str(root)], timeout_s=60.0)
         if not root.exists():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -258,7 +255,7 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
             shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
             _tool(where, [str(python), "-m", "venv", "--without-pip", str(folder)])
             inner = folder / "bin" / "python"
-            above = Path(_tool(where, [str(inner), "-c", code]).strip().rsplit("\n", 1)[1])
+            (above,) = folder.glob("lib/python*/site-packages")
             # After its own packages it finds those below: only what was named differs.
             (above / "zz-stepmark.pth").write_text(f"{below}\n")
             _tool(where, [str(python), "-m", "pip", "--python", str(inner), "install", "--quiet", *packages])
@@ -266,10 +263,11 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
     return folder / "bin" / "python"
 
 
-def _tool(
-    where: str, command: Sequence[str], problem: str = "", *, may_fail: bool = False, timeout_s: float = _TOOL_TIMEOUT_S
-) -> str:
-    """Run a tool to its end, in a process group of its own, and return what it printed."""
+def _tool(where: str, command: Sequence[str], problem: str = "", timeout_s: float = _TOOL_TIMEOUT_S) -> str:
+    """Run a tool to its end, in a process group of its own, and return what it printed.
+
+    If it fails, that is an error of the side `where`, with `problem` or what went wrong; of no side, "".
+    """
     with tempfile.TemporaryFile() as output, ExitStack() as stack:
         try:
             with hold_signals():
@@ -277,23 +275,16 @@ def _tool(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
                 )
                 stack.callback(_end_tool, process)
-        except OSError as error:
-            if may_fail:
-                return ""
-            raise MeasureError(f"{where}: {command[0]} could not be started: {error}") from None
-        try:
             code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            code = -signal.SIGKILL
+            problem = problem or f"{' '.join(command[:6])} ... failed with exit code {code}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            code, problem = -1, str(error)
         output.seek(0)
         printed = output.read().decode(errors="replace")
-    if code == 0:
-        return printed
-    if may_fail:
-        return ""
-    last = " | ".join(printed.strip().splitlines()[-3:])
-    what = problem or f"{' '.join(command[:6])} ... failed with exit code {code}"
-    raise MeasureError(f"{where}: {what}{f'; its last lines: {last}' if last else ''}")
+    if code and where:
+        last = " | ".join(printed.strip().splitlines()[-3:])
+        raise MeasureError(f"{where}: {problem}{f'; its last lines: {last}' if last else ''}")
+    return "" if code else printed
 
 
 def _end_tool(process: subprocess.Popen[bytes]) -> None:
