@@ -158,7 +158,7 @@ def _what(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _workloads(arguments: argparse.Namespace) -> int:
-    from perf.app.workloads import list_workloads
+    from perf.finding import list_workloads
 
     targets, problems = list_workloads(arguments.files)
     for target in targets:
