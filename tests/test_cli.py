@@ -19,7 +19,7 @@ from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
 from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.trainer import Trainer
 from tests.logs import published
-from tests.measure.test_processes import interrupted_inside_popen
+from tests.measure.test_runners import interrupted_inside_popen
 from tests.repositories import left
 
 SMALL = ["--micro-batch-size", "8", "--max-steps", "4", "--log-steps", "2"]

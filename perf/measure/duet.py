@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from perf.errors import MeasureError
-from perf.measure.processes import ANSWER_TIMEOUT_S
-from perf.measure.runners import Runner
+from perf.measure.runners import ANSWER_TIMEOUT_S, Runner
 from perf.measure.sides import Side
 from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
 from perf.records.phases import PhaseTime

@@ -1,14 +1,24 @@
-"""The runner of a side, asked in typed messages; every error names its side."""
+"""A runner: requests in, JSON lines out, in typed messages; killed on exit, with everything it started."""
 
 from __future__ import annotations
 
 import os
+import select
+import signal
+import subprocess
+import threading
+import time
+import uuid
+import weakref
 from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO
 
 import msgspec
 
-from perf.measure.processes import Process
+from perf.errors import MeasureError
 from perf.measure.sides import Side
+from perf.printable import printable
 from perf.records.wire import (
     VERSION,
     Answer,
@@ -16,30 +26,117 @@ from perf.records.wire import (
     CaseSpec,
     Counted,
     Ended,
+    Header,
     Ready,
     Request,
     SideWork,
     Stepped,
     Waiting,
+    decode,
     side_work,
 )
+from perf.signals import hold_signals
+
+ANSWER_TIMEOUT_S = 600.0
+"""How long a process may take to start, to make one slice, or to count."""
+
+END_TIMEOUT_S = 30.0
+"""How long killed processes may take to be gone; the memory of a GPU is given back slowly."""
+
+ANSWER_BYTES = 2**24
+"""Where an answer without an end is cut. The longest, of a run of 100,000 steps, takes a fifth of it."""
+
+STDERR_BYTES = 2**16
+"""How much of the end of a process's stderr is kept, in memory."""
+
+QUOTED_CHARACTERS = 1000
+"""How much of a process's own words goes into an error."""
+
+MARK = "STEPMARK_RUN"
+"""The environment variable that tells which processes belong together, also those that left the process group."""
 
 
-class Runner(Process):
+class Runner:
     """The process of a side. It does one request at a time, each in a fresh process of its own.
+
+    It has a process group of its own, and whatever it starts ends with it. On Linux that includes what has left the
+    group (a daemon), as long as it keeps its environment. A signal that comes while it is started is held until it is
+    sure to end.
 
     Args:
         stack: ends the process.
-        side: whose process it is.
+        side: whose process it is; every error names it.
+
+    Attributes:
+        pid: its process, and the group of all that it starts.
 
     Raises:
         MeasureError: it could not be started.
     """
 
     def __init__(self, stack: ExitStack, side: Side) -> None:
-        where = f"{side.name} side ({side.text}): " if side.name else ""
-        super().__init__(stack, side.command, environ=side.environ, cwd=side.root, where=where)
-        self._can = frozenset[str]()
+        self._where = f"{side.name} side ({side.text}): " if side.name else ""
+        self._can, self._unread, mark = frozenset[str](), b"", uuid.uuid4().hex
+        with hold_signals():
+            try:
+                self._process = subprocess.Popen(
+                    side.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    env={**side.environ, MARK: mark},
+                    cwd=side.root,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise self.error(f"could not be started: {error}") from None
+            # Also where an interrupt skips the stack: when the object is dropped, at the latest at the exit.
+            self._end = weakref.finalize(self, _end, self._process, f"{MARK}={mark}".encode())
+            stack.callback(self._end)  # for an interrupt that comes in `_close` before the signals are held there
+            stack.callback(self._close)
+            assert self._process.stdin
+            assert self._process.stdout
+            assert self._process.stderr
+            self._stdin, self._stdout = self._process.stdin, self._process.stdout
+            self._stderr, self.pid = _Tail(self._process.stderr), self._process.pid
+
+    def _close(self) -> None:
+        with hold_signals():
+            left = self._end()
+            self._stderr.close()
+        if left:
+            raise self.error(f"process {', '.join(map(str, left))} could not be ended; end it by hand")
+
+    def fileno(self) -> int:
+        """Return what `select` waits on for an answer."""
+        return self._stdout.fileno()
+
+    def error(self, what: str) -> MeasureError:
+        """Return an error that names the side."""
+        return MeasureError(f"{self._where}{what}")
+
+    def send(self, line: str) -> None:
+        """Let the process do what comes next."""
+        with suppress(BrokenPipeError):  # it has ended; the answer that does not come says why
+            self._stdin.write(line.encode() + b"\n")
+
+    def answer(self, event: str, kind: type[Answer]) -> Answer:
+        """Return the next answer, which must be `event`.
+
+        Raises:
+            MeasureError: it failed, ended, said something else, or said nothing whole for `ANSWER_TIMEOUT_S`.
+        """
+        line = self._line()
+        try:
+            header = decode(line, Header)
+            if header.event == event:
+                return decode(line, kind)
+        except MeasureError as error:
+            raise self._failed(_quoted(str(error))) from None
+        if header.event == "ended":
+            raise self._failed(_ended(header.exit_code))
+        raise self.error(_quoted(header.reason or f"said {header.event!r} where {event!r} was due"))
 
     def ready(self) -> None:
         """Wait until it has imported what its runs need."""
@@ -99,3 +196,106 @@ class Runner(Process):
         answer = self.answer(event, kind)
         self.answer("ended", Ended)
         return answer
+
+    def _line(self) -> bytes:
+        """Return the next line; the time is that of the whole line, however slowly it comes."""
+        deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
+        while b"\n" not in self._unread:
+            if len(self._unread) > ANSWER_BYTES:
+                raise self._failed(f"said {len(self._unread):,} bytes without an end of line, no answer")
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not select.select([self], [], [], left_s)[0]:
+                raise self._failed(f"no answer within {ANSWER_TIMEOUT_S:.0f} s")
+            some = self._stdout.read(2**16)
+            if not some:
+                raise self._failed(self._how_it_ended())
+            self._unread += some
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    def _how_it_ended(self) -> str:
+        try:
+            ended = _ended(self._process.wait(END_TIMEOUT_S))
+        except subprocess.TimeoutExpired:
+            ended = "closed its output and did not end"
+        return f"{ended}, after {self._unread[:80]!r} without an end of line" if self._unread else ended
+
+    def _failed(self, what: str) -> MeasureError:
+        """Return an error that ends with the last lines that the process wrote."""
+        lines = self._stderr.text().strip().splitlines()[-3:]
+        return self.error(f"{what}; its last lines: {_quoted(' | '.join(lines))}" if lines else what)
+
+
+class _Tail:
+    """The end of what a process writes, read by a thread: the process need not wait, and nothing fills a disk."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        os.set_blocking(file.fileno(), False)
+        self._file, self._kept, self._lock = file, b"", threading.Lock()
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+
+    def text(self) -> str:
+        """Return the end of what has been written so far."""
+        self._read()
+        return self._kept.decode(errors="replace")
+
+    def close(self) -> None:
+        """Wait until the thread has ended; it does when the last writer has."""
+        self._reader.join(1.0)
+
+    def _follow(self) -> None:
+        while self._read():
+            select.select([self._file], [], [])
+        with self._lock:
+            self._file.close()
+
+    def _read(self) -> bool:
+        """Read what the pipe holds; return whether more can come."""
+        with self._lock:
+            some = b"" if self._file.closed else self._file.read(2**16)
+            self._kept = (self._kept + (some or b""))[-STDERR_BYTES:]
+        return some != b""
+
+
+def _end(process: subprocess.Popen[bytes], mark: bytes) -> list[int]:
+    """Kill a process and all that it has started; return which are still there after `END_TIMEOUT_S`."""
+    deadline_s = time.monotonic() + END_TIMEOUT_S
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
+        os.killpg(process.pid, signal.SIGKILL)
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return [process.pid]
+    while left := _marked(mark):
+        if time.monotonic() > deadline_s:
+            return left
+        for pid in left:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+    return []
+
+
+def _marked(mark: bytes) -> list[int]:
+    """Return the processes with this setting in their environment; those that have ended have none. Linux only."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # another user's, or gone meanwhile
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def _quoted(text: str) -> str:
+    """Return a process's own words as one line of printable characters, not too many."""
+    words = " ".join(text[: 2 * QUOTED_CHARACTERS].split())
+    return printable(words[:QUOTED_CHARACTERS])
+
+
+def _ended(exit_code: int | None) -> str:
+    names = {-number: number.name for number in signal.Signals}
+    return f"ended by {names[exit_code]}" if exit_code in names else _quoted(f"ended with exit code {exit_code}")

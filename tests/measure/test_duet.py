@@ -21,9 +21,8 @@ from hypothesis import strategies as st
 from perf.errors import MeasureError
 from perf.judge.duets import not_compared, work_differences
 from perf.measure import duet as duet_module
-from perf.measure import processes
+from perf.measure import runners as runners_module
 from perf.measure.duet import BLOCKS, Duet, choose_mode
-from perf.measure.processes import Process
 from perf.measure.runners import Runner
 from perf.measure.sides import HOME, Side, parse_recipe, prepared
 from perf.records.pairs import Mode, Pair, alternating_effect, simultaneous_effect
@@ -295,19 +294,19 @@ def test_a_side_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
     """One side has warmed up, the other says nothing: after the time for an answer it is named, with its last line."""
     words = "sys.stderr.write('stuck'); sys.stderr.flush(); print('x', end='', flush=True)"
     code = f"print('{READY}', flush=True); input(); {words}"
-    answer = Process.answer
+    answer = Runner.answer
 
-    def impatient(process: Process, event: str, kind: Any) -> Any:
+    def impatient(process: Runner, event: str, kind: Any) -> Any:
         """Allow no time once the side is stuck, and all that it wants before."""
         if event == "waiting" and process.pid == pids[-1]:
             select.select([process], [], [])
-            monkeypatch.setattr(processes, "ANSWER_TIMEOUT_S", 0.0)
+            monkeypatch.setattr(runners_module, "ANSWER_TIMEOUT_S", 0.0)
         elif process.pid not in pids:
             pids.append(process.pid)
         return answer(process, event, kind)
 
     pids: list[int] = []  # the baseline is asked first whether it is ready
-    monkeypatch.setattr(Process, "answer", impatient)
+    monkeypatch.setattr(Runner, "answer", impatient)
     with pytest.raises(MeasureError, match=r"candidate side \(git:bad\): no answer within 0 s; its last lines: stuck"):
         measure(scripted(tmp_path, BEHAVES, f"{code}; signal.pause()"), Mode.SIMULTANEOUS, 1)
     assert not children()

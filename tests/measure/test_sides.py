@@ -16,7 +16,7 @@ from perf.errors import MeasureError
 from perf.measure import sides
 from perf.measure.sides import HOME, parse_recipe, prepared
 from perf.signals import STOPS, stopped_by_signals
-from tests.measure.test_processes import interrupted_inside_popen
+from tests.measure.test_runners import interrupted_inside_popen
 from tests.repositories import git, left
 
 

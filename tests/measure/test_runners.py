@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from perf import signals
 from perf.errors import MeasureError
-from perf.measure import processes
-from perf.measure.processes import STDERR_BYTES, Process
+from perf.measure import runners
+from perf.measure.runners import STDERR_BYTES, Runner
+from perf.measure.sides import Side
 from perf.signals import STOPS, stopped_by_signals
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
@@ -38,14 +39,19 @@ class Anything(msgspec.Struct):
     pid: int = 0
 
 
+def side(command: Sequence[str]) -> Side:
+    """Return a side that no error names, whose runner is any command."""
+    return Side(name="", text="", workload="net", command=tuple(command), root=Path(), environ=os.environ)
+
+
 @contextmanager
-def running(*command: str) -> Iterator[Process]:
+def running(*command: str) -> Iterator[Runner]:
     """Run a command, and end it."""
     with ExitStack() as stack:
-        yield Process(stack, command, environ=os.environ)
+        yield Runner(stack, side(command))
 
 
-def python(code: str) -> AbstractContextManager[Process]:
+def python(code: str) -> AbstractContextManager[Runner]:
     """Run a few lines of Python."""
     return running(sys.executable, "-c", f"import os, signal, sys\n{code}")
 
@@ -111,7 +117,7 @@ def test_an_interrupt_inside_popen_leaves_no_child(number: signal.Signals) -> No
 
     def start() -> None:
         with stopped_by_signals(), ExitStack() as stack:
-            Process(stack, IGNORES_ITS_INPUT, environ={})
+            Runner(stack, side(IGNORES_ITS_INPUT))
             pytest.fail("the signal was lost")
 
     with interrupted_inside_popen(number) as made:
@@ -144,7 +150,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
     monkeypatch.setattr(Child, "made", [])
     monkeypatch.setattr(subprocess, "Popen", Child)
     monkeypatch.setattr(os, "killpg", lambda pid, number: setattr(Child.made[pid], "killed", True))
-    monkeypatch.setattr(processes, "_marked", lambda mark: [])
+    monkeypatch.setattr(runners, "_marked", lambda mark: [])
     return Child.made
 
 
@@ -154,7 +160,7 @@ def interrupted_at(line: int, action: Callable[[], None]) -> tuple[bool, bool]:
     Returns:
         Whether there was such a line, and whether the action ended with KeyboardInterrupt.
     """
-    files = (processes.__file__, signals.__file__, contextlib.__file__)
+    files = (runners.__file__, signals.__file__, contextlib.__file__)
     left = itertools.count(line, -1)
 
     def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
@@ -194,7 +200,7 @@ def test_an_interrupt_anywhere_between_start_and_end_leaves_no_child(children: l
     def start_and_end() -> None:
         with ExitStack() as stack:
             for _ in range(2):
-                Process(stack, [], environ={})
+                Runner(stack, side([]))
 
     assert_gone(start_and_end, children)
 
@@ -207,7 +213,7 @@ def test_a_second_interrupt_while_cleaning_up_leaves_no_child(children: list[Chi
             trace = sys.gettrace()
             sys.settrace(None)
             for _ in range(2):
-                Process(stack, [], environ={})
+                Runner(stack, side([]))
             sys.settrace(trace)
             signal.raise_signal(signal.SIGTERM)
 
@@ -217,7 +223,7 @@ def test_a_second_interrupt_while_cleaning_up_leaves_no_child(children: list[Chi
 def test_what_nobody_ended_ends_when_it_is_dropped(children: list[Child]) -> None:
     """The last resort: an interrupt between a stack's callbacks skips the rest of them."""
     stack = ExitStack()
-    Process(stack, [], environ={})
+    Runner(stack, side([]))
     del stack
     gc.collect()
     assert [child.ended for child in children] == [True]
@@ -225,7 +231,7 @@ def test_what_nobody_ended_ends_when_it_is_dropped(children: list[Child]) -> Non
 
 def test_an_answer_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not fill the memory."""
-    monkeypatch.setattr(processes, "ANSWER_BYTES", 2**18)
+    monkeypatch.setattr(runners, "ANSWER_BYTES", 2**18)
     with (
         running("head", "-c", "4000000", "/dev/zero") as process,
         pytest.raises(MeasureError, match=r"^said \d+,\d+ bytes without an end of line, no answer$"),
@@ -246,8 +252,8 @@ def test_an_answer_that_drips_meets_the_deadline(monkeypatch: pytest.MonkeyPatch
     """There always is something more to read, and each time a second has passed."""
     seconds = itertools.count()
     with running("cat", "/dev/zero") as process:
-        monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
-        monkeypatch.setattr(processes, "ANSWER_TIMEOUT_S", 9.0)
+        monkeypatch.setattr(runners, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+        monkeypatch.setattr(runners, "ANSWER_TIMEOUT_S", 9.0)
         with pytest.raises(MeasureError, match=r"^no answer within 9 s$"):
             process.answer("ready", Anything)
         monkeypatch.undo()
@@ -276,13 +282,13 @@ signal.pause()
 def test_a_process_that_closes_its_output_and_stays_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer can come any more."""
     with python("os.close(1); signal.pause()") as process:
-        monkeypatch.setattr(processes, "END_TIMEOUT_S", 0.0)
+        monkeypatch.setattr(runners, "END_TIMEOUT_S", 0.0)
         with pytest.raises(MeasureError, match=r"^closed its output and did not end$"):
             process.answer("ready", Anything)
         monkeypatch.undo()
 
 
-Says = Callable[[bytes], AbstractContextManager[Process]]
+Says = Callable[[bytes], AbstractContextManager[Runner]]
 
 VALID = b'{"event": "ready", "number": 1, "list": [1.5, null]}\n'
 
@@ -293,7 +299,7 @@ DIGITS = b"1" * 10**6
 def says(tmp_path: Path) -> Says:
     """Return a function that runs a process, which says what a test wants and ends."""
 
-    def says(output: bytes) -> AbstractContextManager[Process]:
+    def says(output: bytes) -> AbstractContextManager[Runner]:
         (tmp_path / "output").write_bytes(output)
         return running("cat", str(tmp_path / "output"))
 
