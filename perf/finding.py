@@ -44,10 +44,10 @@ def find(name: str, root: Path, fallback: Path | None = None) -> Found:
     Args:
         name: the id; a file's path is relative to `root`, or to the current folder.
         root: the project's folder; what the module imports comes from here or from its ``src``.
-        fallback: another folder, whose file is used where `root` has none.
+        fallback: of a side that is a checkout, the candidate's root: its file is used where `root` has none.
 
     Raises:
-        UsageError: there is none of that name, or its module cannot be imported.
+        UsageError: there is none of that name, or its module cannot be imported, or it imports the candidate's modules.
     """
     place, colon, attribute = name.rpartition(":")
     if not colon:
@@ -74,7 +74,21 @@ def find(name: str, root: Path, fallback: Path | None = None) -> Found:
             f"workload {name!r}: {module.__file__} has no workload {attribute}{near(attribute, found)}; "
             "decorate a function with @perf.workload(global_batch_sizes=...)"
         )
+    if fallback is not None:
+        _require_own(name, root, fallback, found[attribute].origin)
     return found[attribute] if place.endswith(".py") else replace(found[attribute], id=name)
+
+
+def _require_own(name: str, root: Path, candidate_root: Path, origin: Path) -> None:
+    """Raise if a module came from the candidate's tree: the sides would be the same code, and be called equal."""
+    for module in list(sys.modules.values()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        foreign = candidate_root in file.parents and root not in file.parents and file != origin
+        if foreign and not {"site-packages", "dist-packages"} & set(file.parts):
+            raise UsageError(
+                f"workload {name}: {module.__name__} was imported from {file}, which is the candidate's; this side's "
+                f"commit has none under {root} or {root / 'src'}"
+            )
 
 
 def list_workloads(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
@@ -83,8 +97,6 @@ def list_workloads(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
     known, problems = [find(name, root) for name in WORKLOADS], []
     for file in files or sorted(root.glob("bench_*.py")):
         try:
-            if not file.is_file():
-                raise UsageError(f"{file}: is not there; name a Python file that has a workload")
             found = workloads_in(_import_file(file.resolve(), file.resolve().parent), root).values()
             known += found
             if not found:

@@ -19,22 +19,8 @@ import msgspec
 from perf.errors import MeasureError
 from perf.measure.sides import Side
 from perf.printable import printable
-from perf.records.wire import (
-    VERSION,
-    Answer,
-    Attributed,
-    CaseSpec,
-    Counted,
-    Ended,
-    Header,
-    Ready,
-    Request,
-    SideWork,
-    Stepped,
-    Waiting,
-    decode,
-    side_work,
-)
+from perf.records import wire
+from perf.records.wire import Answer
 from perf.signals import hold_signals
 
 ANSWER_TIMEOUT_S = 600.0
@@ -48,9 +34,6 @@ ANSWER_BYTES = 2**24
 
 STDERR_BYTES = 2**16
 """How much of the end of a process's stderr is kept, in memory."""
-
-QUOTED_CHARACTERS = 1000
-"""How much of a process's own words goes into an error."""
 
 MARK = "STEPMARK_RUN"
 """The environment variable that tells which processes belong together, also those that left the process group."""
@@ -104,7 +87,7 @@ class Runner:
     def _close(self) -> None:
         with hold_signals():
             left = self._end()
-            self._stderr.close()
+            self._stderr.reader.join(1.0)  # it ends when the last writer has
         if left:
             raise self.error(f"process {', '.join(map(str, left))} could not be ended; end it by hand")
 
@@ -129,9 +112,9 @@ class Runner:
         """
         line = self._line()
         try:
-            header = decode(line, Header)
+            header = wire.decode(line, wire.Header)
             if header.event == event:
-                return decode(line, kind)
+                return wire.decode(line, kind)
         except MeasureError as error:
             raise self._failed(_quoted(str(error))) from None
         if header.event == "ended":
@@ -140,22 +123,21 @@ class Runner:
 
     def ready(self) -> None:
         """Wait until it has imported what its runs need."""
-        ready = self.answer("ready", Ready)
-        if ready.protocol < VERSION:
-            raise self.error(
-                f"speaks version {ready.protocol} of the wire, and {VERSION} or later is needed; use a later commit"
-            )
+        ready = self.answer("ready", wire.Ready)
+        if ready.protocol < wire.VERSION:
+            found = f"speaks version {ready.protocol} of the wire"
+            raise self.error(f"{found}, and {wire.VERSION} or later is needed; use a later commit")
         self._can = frozenset(ready.can)
 
-    def request(self, request: Request) -> None:
+    def request(self, request: wire.Request) -> None:
         """Ask for something; the answers are to be waited for."""
         if request.do not in self._can:
             raise self.error(f"cannot be asked to {request.do}; use a commit whose sides can")
         self.send(msgspec.json.encode(request).decode())
 
-    def waiting(self) -> Waiting:
+    def waiting(self) -> wire.Waiting:
         """Return the run that was asked for, when it has been built and warmed up."""
-        waiting = self.answer("waiting", Waiting)
+        waiting = self.answer("waiting", wire.Waiting)
         with suppress(OSError):  # it has ended, or this system has no process groups
             if os.getpgid(waiting.pid) != self.pid:
                 raise self.error(f"said 'waiting' with pid = {waiting.pid}, which is none of its processes")
@@ -165,36 +147,36 @@ class Runner:
         """Let the run make so many steps; `stepped` waits for them."""
         self.send(f"{num_steps}")
 
-    def stepped(self) -> Stepped:
+    def stepped(self) -> wire.Stepped:
         """Return the slice that the run was told to make."""
-        return self.answer("stepped", Stepped)
+        return self.answer("stepped", wire.Stepped)
 
     def end_run(self) -> None:
         """End the run."""
         self.tell(0)
-        self.answer("ended", Ended)
+        self.answer("ended", wire.Ended)
 
-    def counted(self) -> Counted:
+    def counted(self) -> wire.Counted:
         """Return the counts that were asked for."""
-        return self._last_answer("counted", Counted)
+        return self._last_answer("counted", wire.Counted)
 
-    def work(self, case: CaseSpec, counted: Counted, *, num_threads: int, num_steps: int) -> SideWork:
+    def work(self, case: wire.CaseSpec, counted: wire.Counted, *, num_threads: int, num_steps: int) -> wire.SideWork:
         """Return what a step does, and what the first steps return, in a run of its own."""
-        self.request(Request(do="run", case=case, num_threads=num_threads))
+        self.request(wire.Request(do="run", case=case, num_threads=num_threads))
         self.waiting()
         self.tell(num_steps)
         first = self.stepped()
         self.end_run()
-        return side_work(counted, first.losses, first.scalars)
+        return wire.side_work(counted, first.losses, first.scalars)
 
-    def attribute(self, case: CaseSpec, *, num_threads: int, layout: int) -> Attributed:
+    def attribute(self, case: wire.CaseSpec, *, num_threads: int, layout: int) -> wire.Attributed:
         """Return where the time of a step goes."""
-        self.request(Request(do="attribute", case=case, num_threads=num_threads, layout=layout))
-        return self._last_answer("attributed", Attributed)
+        self.request(wire.Request(do="attribute", case=case, num_threads=num_threads, layout=layout))
+        return self._last_answer("attributed", wire.Attributed)
 
     def _last_answer(self, event: str, kind: type[Answer]) -> Answer:
         answer = self.answer(event, kind)
-        self.answer("ended", Ended)
+        self.answer("ended", wire.Ended)
         return answer
 
     def _line(self) -> bytes:
@@ -232,17 +214,13 @@ class _Tail:
     def __init__(self, file: IO[bytes]) -> None:
         os.set_blocking(file.fileno(), False)
         self._file, self._kept, self._lock = file, b"", threading.Lock()
-        self._reader = threading.Thread(target=self._follow, daemon=True)
-        self._reader.start()
+        self.reader = threading.Thread(target=self._follow, daemon=True)
+        self.reader.start()
 
     def text(self) -> str:
         """Return the end of what has been written so far."""
         self._read()
         return self._kept.decode(errors="replace")
-
-    def close(self) -> None:
-        """Wait until the thread has ended; it does when the last writer has."""
-        self._reader.join(1.0)
 
     def _follow(self) -> None:
         while self._read():
@@ -292,8 +270,7 @@ def _marked(mark: bytes) -> list[int]:
 
 def _quoted(text: str) -> str:
     """Return a process's own words as one line of printable characters, not too many."""
-    words = " ".join(text[: 2 * QUOTED_CHARACTERS].split())
-    return printable(words[:QUOTED_CHARACTERS])
+    return printable(" ".join(text[:2000].split())[:1000])
 
 
 def _ended(exit_code: int | None) -> str:

@@ -23,15 +23,14 @@ import torch
 import torch._dynamo  # making an optimizer imports it, which takes two seconds: once, before the forks
 
 from perf.errors import PerfError, UsageError
-from perf.finding import in_one_line
-from perf.records.wire import REQUESTS, VERSION, Attributed, Counted, Ready, Request, Waiting
+from perf.finding import find, in_one_line
+from perf.records.wire import REQUESTS, VERSION, Attributed, CaseSpec, Counted, Ready, Request, Waiting
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step, python_and_numpy
-from perf.runner.load import load, make_case
 from perf.runner.machine import fingerprint
 from perf.runner.slices import Slices
 from perf.seam import Case, Workload
-from perf.train.devices import World, keep_freed_memory, synchronize
+from perf.train.devices import World, keep_freed_memory, resolve_device, resolve_precision, synchronize
 from perf.train.stepping import Stepping
 
 ATTRIBUTED_STEPS = 2
@@ -57,8 +56,8 @@ def main() -> None:
     usual_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # an import that computes must not leave threads, which no fork inherits
     try:
-        workload = load(arguments.workload, Path.cwd(), arguments.candidate_root).workload
-    except (PerfError, UsageError) as error:
+        workload = find(arguments.workload, Path.cwd(), arguments.candidate_root).workload
+    except UsageError as error:
         say("failed", {"reason": str(error)})
         return
     say("ready", Ready(protocol=VERSION, can=REQUESTS))
@@ -77,7 +76,7 @@ def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO
         request = msgspec.json.decode(line, type=Request)
         torch.set_num_threads(request.num_threads or num_threads)
         _kept.append(shuffled_memory(random.Random(request.layout)))
-        case = make_case(workload, request.case)
+        case = _case(workload, request.case)
         if request.do == "run":
             _run(workload, case, request.warmup_steps, requests, say)
         elif request.do == "count":
@@ -106,6 +105,25 @@ def shuffled_memory(rng: random.Random) -> list[bytearray]:
     """
     blocks = [bytearray(rng.randrange(1, 200_000)) for _ in range(rng.randrange(1, 60))]
     return blocks[::2]
+
+
+def _case(workload: Workload, spec: CaseSpec) -> Case:
+    """Return the case that a request asks for; what it leaves open is the workload's, then the machine's.
+
+    Raises:
+        ValueError: the device is not there, or the micro-batch size does not divide the batch.
+    """
+    size, device = spec.global_batch_size, resolve_device(spec.device)
+    micro_batch_size = spec.micro_batch_size or workload.micro_batch_size_of(size)
+    if size % micro_batch_size:
+        raise ValueError(f"micro-batch size {micro_batch_size} does not divide global batch size {size}")
+    return Case(
+        global_batch_size=size,
+        micro_batch_size=micro_batch_size,
+        seed=spec.seed,
+        device=str(device),
+        precision=resolve_precision(spec.precision or workload.precision, device),
+    )
 
 
 def _run(workload: Workload, case: Case, warmup_steps: int, requests: BinaryIO, say: Say) -> None:

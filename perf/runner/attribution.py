@@ -199,7 +199,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         kwargs = kwargs or {}
         values = (*args, *kwargs.values())
         part, operation = self._timeline.part, (func, _first_dtype(values))
-        records = isinstance(part, Gap) and _takes_gradients(func, values)
+        # Whether autograd looks at an operation; detaching is how to tell it not to.
+        is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
+        records = isinstance(part, Gap) and is_seen and any(tensor.requires_grad for tensor in _tensors(values))
         self._timeline.charge()
         result = func(*args, **kwargs)
         if records and isinstance(part, Gap):
@@ -207,12 +209,6 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
             part.is_recorded |= dtype is not None and (dtype.is_floating_point or dtype.is_complex)
         self._timeline.charge(operation)
         return result
-
-
-def _takes_gradients(func: Any, values: Iterable[Any]) -> bool:
-    """Return whether autograd looks at an operation; detaching is how to tell it not to."""
-    is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
-    return is_seen and any(tensor.requires_grad for tensor in _tensors(values))
 
 
 def _first_dtype(values: Iterable[Any]) -> torch.dtype | None:
