@@ -97,18 +97,13 @@ class Timeline:
     def begin(self, part: Part) -> None:
         """Be in a part until `end`. It may be the innermost one, which then only goes on."""
         if part is not self.part:
-            self.charge()
-            if isinstance(self.part, Gap) and part.phase != "other":
-                self._settle(self.part, part.phase)
+            self._leave(part.phase)
         self._parts.append(part)
 
     def end(self) -> None:
         """Be in the surrounding part again."""
-        part, around = self._parts[-1], self._parts[-2]
-        if part is not around:
-            self.charge()
-            if isinstance(part, Gap):
-                self._settle(part, "end")
+        if self._parts[-1] is not self._parts[-2]:
+            self._leave("end")
         self._parts.pop()
 
     def charge(self, operation: Hashable = None) -> None:
@@ -119,7 +114,11 @@ class Timeline:
         costs.counts[operation] += operation is not None
         self._charged_until = now
 
-    def _settle(self, gap: Gap, phase: str) -> None:
-        for told, costs in zip(gap.phases_before(phase), gap.costs, strict=True):
-            self.phases[told].add(costs)
-        gap.follows, gap.is_recorded, gap.costs = phase, False, (Costs(), Costs())
+    def _leave(self, phase: str) -> None:
+        """Charge the innermost part. A gap is told by the phase that follows; "other" only interrupts it."""
+        self.charge()
+        gap = self.part
+        if isinstance(gap, Gap) and phase != "other":
+            for told, costs in zip(gap.phases_before(phase), gap.costs, strict=True):
+                self.phases[told].add(costs)
+            gap.follows, gap.is_recorded, gap.costs = phase, False, (Costs(), Costs())
