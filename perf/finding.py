@@ -8,19 +8,19 @@ import importlib.util
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
 import perf.train.workloads
 from perf.errors import UsageError
 from perf.printable import printable
+from perf.project import shown
 from perf.seam import Workload
 from perf.train.workloads import WORKLOADS
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +44,10 @@ def find(name: str, root: Path, fallback: Path | None = None) -> Found:
     Args:
         name: the id; a file's path is relative to `root`, or to the current folder.
         root: the project's folder; what the module imports comes from here or from its ``src``.
-        fallback: another folder, whose file is used where `root` has none.
+        fallback: of a side that is a checkout, the candidate's root: its file is used where `root` has none.
 
     Raises:
-        UsageError: there is none of that name, or its module cannot be imported.
+        UsageError: there is none of that name, or its module cannot be imported, or it imports the candidate's modules.
     """
     place, colon, attribute = name.rpartition(":")
     if not colon:
@@ -59,22 +59,51 @@ def find(name: str, root: Path, fallback: Path | None = None) -> Found:
     for folder in (root / "src", root):
         _put_first(folder)
     if place.endswith(".py"):
-        file = _file(place, root, fallback)
-        module = import_file(file, file.parent if fallback is None else (root / place).parent)
+        # A path from the current folder is for whoever types it; a side knows its root only.
+        places = [folder / place for folder in (root, fallback or Path.cwd())]
+        file = next((path.resolve() for path in places if path.is_file()), None)
+        if file is None:
+            raise UsageError(f"workload file {place}: is not in {root}; name a Python file that has a workload")
+        module = _import_file(file, file.parent if fallback is None else (root / place).parent)
     else:
-        module = _imported(place, lambda: importlib.import_module(place))
+        with _importing(place):
+            module = importlib.import_module(place)
     found = workloads_in(module, root)
     if attribute not in found:
         raise UsageError(
             f"workload {name!r}: {module.__file__} has no workload {attribute}{near(attribute, found)}; "
             "decorate a function with @perf.workload(global_batch_sizes=...)"
         )
-    known = found[attribute]
-    return (
-        known
-        if place.endswith(".py") and fallback is None
-        else Found(id=name, workload=known.workload, origin=known.origin)
-    )
+    if fallback is not None:
+        _require_own(name, root, fallback, found[attribute].origin)
+    return found[attribute] if place.endswith(".py") else replace(found[attribute], id=name)
+
+
+def _require_own(name: str, root: Path, candidate_root: Path, origin: Path) -> None:
+    """Raise if a module came from the candidate's tree: the sides would be the same code, and be called equal."""
+    for module in list(sys.modules.values()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        foreign = candidate_root in file.parents and root not in file.parents and file != origin
+        if foreign and not {"site-packages", "dist-packages"} & set(file.parts):
+            raise UsageError(
+                f"workload {name}: {module.__name__} was imported from {file}, which is the candidate's; this side's "
+                f"commit has none under {root} or {root / 'src'}"
+            )
+
+
+def own_workloads(root: Path, files: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
+    """Return the workloads in files (default: ``bench_*.py`` at the root), and what went wrong."""
+    known: list[Found] = []
+    problems = []
+    for file in files or sorted(root.glob("bench_*.py")):
+        try:
+            found = workloads_in(_import_file(file.resolve(), file.resolve().parent), root).values()
+            known += found
+            if not found:
+                problems.append(f"{shown(file)}: has no workload; decorate a function with @perf.workload(...)")
+        except UsageError as error:
+            problems.append(str(error))
+    return known, problems
 
 
 def workloads_in(module: ModuleType, root: Path) -> dict[str, Found]:
@@ -91,23 +120,6 @@ def workloads_in(module: ModuleType, root: Path) -> dict[str, Found]:
     return found
 
 
-def import_file(file: Path, folder: Path) -> ModuleType:
-    """Import a file; what it imports comes from `folder` first.
-
-    Raises:
-        UsageError: it cannot be imported.
-    """
-    _put_first(folder)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
-    loader = spec.loader
-    _imported(str(file), lambda: loader.exec_module(module))
-    return module
-
-
 def near(name: str, known: Iterable[str]) -> str:
     """Return which known names a wrong one is close to, or all of them, as the end of a sentence."""
     known = list(known)
@@ -117,23 +129,33 @@ def near(name: str, known: Iterable[str]) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """Return an error of a user's code: what, and the last place in his files."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(Path(frame.filename))]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return printable(f"{type(error).__name__}: {error}{where}")
 
 
-def _file(place: str, root: Path, fallback: Path | None) -> Path:
-    places = [root / place] if fallback is None else [root / place, fallback / place]
-    # A path from the current folder is for whoever types it; a side knows its root only.
-    path = next((path for path in places if path.is_file()), Path(place) if fallback is None else places[0])
-    if not path.is_file():
-        raise UsageError(f"workload file {place}: is not in {root}; name a Python file that has a workload")
-    return path.resolve()
+def _is_own(file: Path) -> bool:
+    libraries = {Path(__file__).parent, Path(sysconfig.get_path("stdlib"))}
+    is_library = file.name.startswith("<") or "site-packages" in file.parts or libraries & {*file.parents}
+    return not is_library
 
 
-def _imported(place: str, load: Callable[[], T]) -> T:
+def _import_file(file: Path, folder: Path) -> ModuleType:
+    """Import a file; what it imports comes from `folder` first."""
+    _put_first(folder)
+    spec = importlib.util.spec_from_file_location(file.stem, file, loader=SourceFileLoader(file.stem, str(file)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
+    with _importing(str(file)):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _importing(place: str) -> Iterator[None]:
     try:
-        return load()
+        yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit: a script that runs when it is imported
@@ -143,12 +165,3 @@ def _imported(place: str, load: Callable[[], T]) -> T:
 def _put_first(folder: Path) -> None:
     if folder.is_dir() and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-
-
-def _is_library(filename: str) -> bool:
-    libraries = {Path(__file__).parent, Path(sysconfig.get_path("stdlib"))}
-    return (
-        "site-packages" in Path(filename).parts
-        or filename.startswith("<")
-        or bool(libraries & {*Path(filename).parents})
-    )

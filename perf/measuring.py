@@ -27,7 +27,7 @@ from perf.app.what import What
 from perf.arguments import fraction, seconds
 from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
-from perf.measure.sides import parse_recipe
+from perf.measure.recipes import parse_recipe
 from perf.plugin import ENVIRON, WorkloadNode, batch_size, known_here, parsed, target_of
 from perf.project import shown
 from perf.records.baselines import BASELINES_DIR, KEY, LATEST_RESULT, Provenance

@@ -19,7 +19,7 @@ from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
 from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.trainer import Trainer
 from tests.logs import published
-from tests.measure.test_processes import interrupted_inside_popen
+from tests.measure.test_runners import interrupted_inside_popen
 from tests.repositories import left
 
 SMALL = ["--micro-batch-size", "8", "--max-steps", "4", "--log-steps", "2"]
@@ -397,12 +397,15 @@ def test_workloads_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.endswith("bench_net.py:net (../bench_net.py), batch sizes 8, 16\n    A small one.\n")
     Path("broken.py").write_text("import nonesuch")
     Path("empty.py").touch()
-    assert main(["workloads", "broken.py", "empty.py", "../bench_net.py"]) == EXIT_PROBLEM
+    Path("notes.txt").write_text("some words")
+    assert main(["workloads", "broken.py", "empty.py", "notes.txt", "none.py", "../bench_net.py"]) == EXIT_PROBLEM
     captured = capsys.readouterr()
     assert "bench_net.py:net" in captured.out
     error = only_line(captured.err)
     assert "broken.py: cannot be imported: ModuleNotFoundError: No module named 'nonesuch'" in error
     assert "empty.py: has no workload" in error
+    assert "notes.txt: cannot be imported: SyntaxError" in error
+    assert "none.py: cannot be imported: FileNotFoundError" in error
 
 
 @pytest.mark.parametrize(

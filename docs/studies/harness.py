@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from perf.measure.bench import SLICE_STEPS
-from perf.records.wire import Stepped
 from perf.runner.slices import Slices
 from perf.seam import Case
 from perf.train.devices import World
@@ -56,20 +55,14 @@ def _bare(num_steps: int) -> float:
 
 def _measured(num_steps: int) -> float:
     """Return seconds a step of a run in slices, by its own marks: reporting and waiting lie between the slices."""
-    spent = 0.0
-    done = 0
+    spent, num_slices = 0.0, num_steps // SLICE_STEPS
+    slices = Slices(Stepping(lambda: _LOSS, world=World()), torch.device("cpu"), 512)
     with Path(os.devnull).open("wb") as channel:
-
-        def next_slice(ended: Stepped | None) -> int:
-            nonlocal spent, done
-            if ended is not None:
-                channel.write(msgspec.json.encode(ended))
-                spent += ended.marks[-1] - ended.marks[0]
-                done += len(ended.marks) - 1
-            return SLICE_STEPS if done < num_steps else 0
-
-        Slices(next_slice, Stepping(lambda: _LOSS, world=World()), torch.device("cpu")).run(512)
-    return spent / done
+        for _ in range(num_slices):
+            ended = slices.make(SLICE_STEPS)
+            channel.write(msgspec.json.encode(ended))
+            spent += ended.marks[-1] - ended.marks[0]
+    return spent / num_slices / SLICE_STEPS
 
 
 def _real_step_s() -> float:

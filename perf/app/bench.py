@@ -201,7 +201,7 @@ class Bench:
         Raises:
             MeasureError: a side could not be made or run, now or before, or the baseline cannot be run again.
         """
-        from perf.measure.sides import parse_recipe
+        from perf.measure.recipes import parse_recipe
 
         spec, what = self._settings.duet, self._what
         if self.duet is None and (sizes := self._sizes_to_duet(threshold)):

@@ -20,7 +20,7 @@ from perf.signals import EXIT_STOPPED
 if TYPE_CHECKING:
     from perf.finding import Found
     from perf.judge.duets import DuetResult
-    from perf.measure.sides import Recipe
+    from perf.measure.recipes import Recipe
     from perf.records.baselines import Baseline
 
 EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE = 1, 3, 4
@@ -50,7 +50,8 @@ def duet(
         UsageError: a SPEC is not understood, or `json` cannot be a file.
         PerfError: a side cannot be made or run.
     """
-    from perf.measure.sides import last_other_commit, parse_recipe
+    from perf.measure.recipes import parse_recipe
+    from perf.measure.sides import last_other_commit
 
     require_file(json)
     asked = what(**asked_for)
@@ -97,7 +98,7 @@ def calibrate(*, json: Path | None = None, **asked_for: Any) -> int:
     from perf.judge.duets import loss_problem
     from perf.judge.sequential import LAST_SHARE
     from perf.judge.stats import FAMILY_ERROR
-    from perf.measure.sides import parse_recipe
+    from perf.measure.recipes import parse_recipe
     from perf.report.duet import calibration
 
     require_file(json)

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perf.app.workloads import own_workloads
 from perf.errors import MeasureError, UsageError
+from perf.finding import own_workloads
 from perf.project import find_root, shown
 from perf.signals import stopped_by_signals
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from perf.judge.duets import DuetResult
     from perf.measure.duet import Duet
-    from perf.measure.sides import Recipe
+    from perf.measure.recipes import Recipe
     from perf.records.baselines import Baseline
     from perf.records.pairs import Pair
 

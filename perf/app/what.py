@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perf.app.workloads import own_workloads
 from perf.errors import UsageError
-from perf.finding import Found, find
+from perf.finding import Found, find, own_workloads
 from perf.project import find_root, shown
 from perf.records.fingerprint import Fingerprint
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from perf.errors import MeasureError
-from perf.measure.runners import TIMEOUT_S, Runner
+from perf.measure.runners import ANSWER_TIMEOUT_S, Runner
 from perf.measure.sides import Side
 from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
 from perf.records.phases import PhaseTime
@@ -242,18 +242,17 @@ class Duet:
             runners[i].tell(num_steps)
         working = {0, 1}
         marks: dict[int, Marks] = {}
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
         while working:
-            ready = select.select([runners[i].process for i in working], [], [], SWAP_S)[0]
-            for i in [i for i in working if runners[i].process in ready]:
+            ready = select.select([runners[i] for i in working], [], [], SWAP_S)[0]
+            for i in [i for i in working if runners[i] in ready]:
                 marks[i] = runners[i].stepped().marks
                 working.remove(i)
             if not ready:
                 turns += 1
                 self._pin(pids, turns)
             if working and time.monotonic() > deadline:
-                with runners[min(working)].named():
-                    raise MeasureError(f"no answer within {TIMEOUT_S:.0f} s")
+                raise runners[min(working)].error(f"no answer within {ANSWER_TIMEOUT_S:.0f} s")
         return [[marks[i]] for i in BOTH]
 
     def _pin(self, pids: Sequence[int], turns: int) -> None:

@@ -1,124 +1,278 @@
-"""A runner process, asked in typed messages; every error names its side."""
+"""A runner: requests in, JSON lines out, in typed messages; killed on exit, with everything it started."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import select
+import signal
+import subprocess
+import threading
+import time
+import uuid
+import weakref
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from perf.errors import MeasureError
-from perf.measure.processes import started
 from perf.measure.sides import Side
-from perf.records.wire import (
-    VERSION,
-    Answer,
-    Attributed,
-    CaseSpec,
-    Counted,
-    Ended,
-    Ready,
-    Request,
-    SideWork,
-    Stepped,
-    Waiting,
-    side_work,
-)
+from perf.printable import printable
+from perf.records import wire
+from perf.records.wire import Answer
+from perf.signals import hold_signals
 
-TIMEOUT_S = 600.0
-"""How long a runner may take to start, to count, or to make one slice."""
+ANSWER_TIMEOUT_S = 600.0
+"""How long a process may take to start, to make one slice, or to count."""
+
+END_TIMEOUT_S = 30.0
+"""How long killed processes may take to be gone; the memory of a GPU is given back slowly."""
+
+ANSWER_BYTES = 2**24
+"""Where an answer without an end is cut. The longest, of a run of 100,000 steps, takes a fifth of it."""
+
+STDERR_BYTES = 2**16
+"""How much of the end of a process's stderr is kept, in memory."""
+
+MARK = "STEPMARK_RUN"
+"""The environment variable that tells which processes belong together, also those that left the process group."""
 
 
 class Runner:
     """The process of a side. It does one request at a time, each in a fresh process of its own.
 
+    It has a process group of its own, and whatever it starts ends with it. On Linux that includes what has left the
+    group (a daemon), as long as it keeps its environment. A signal that comes while it is started is held until it is
+    sure to end.
+
     Args:
         stack: ends the process.
-        side: whose process it is.
+        side: whose process it is; every error names it.
+
+    Attributes:
+        pid: its process, and the group of all that it starts.
 
     Raises:
         MeasureError: it could not be started.
     """
 
     def __init__(self, stack: ExitStack, side: Side) -> None:
-        self._side, self._can = side, frozenset[str]()
-        with self.named():
-            self.process = started(stack, side.command, environ=side.environ, cwd=side.root)
+        self._where = f"{side.name} side ({side.text}): " if side.name else ""
+        self._can, self._unread, mark = frozenset[str](), b"", uuid.uuid4().hex
+        with hold_signals():
+            try:
+                self._process = subprocess.Popen(
+                    side.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    env={**side.environ, MARK: mark},
+                    cwd=side.root,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise self.error(f"could not be started: {error}") from None
+            # Also where an interrupt skips the stack: when the object is dropped, at the latest at the exit.
+            self._end = weakref.finalize(self, _end, self._process, f"{MARK}={mark}".encode())
+            stack.callback(self._end)  # for an interrupt that comes in `_close` before the signals are held there
+            stack.callback(self._close)
+            assert self._process.stdin
+            assert self._process.stdout
+            assert self._process.stderr
+            self._stdin, self._stdout = self._process.stdin, self._process.stdout
+            self._stderr, self.pid = _Tail(self._process.stderr), self._process.pid
 
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Say which side an error is of."""
-        try:
-            yield
-        except MeasureError as error:
-            where = f"{self._side.name} side ({self._side.text}): " if self._side.name else ""
-            raise MeasureError(f"{where}{error}") from None
+    def _close(self) -> None:
+        with hold_signals():
+            left = self._end()
+            self._stderr.reader.join(1.0)  # it ends when the last writer has
+        if left:
+            raise self.error(f"process {', '.join(map(str, left))} could not be ended; end it by hand")
+
+    def fileno(self) -> int:
+        """Return what `select` waits on for an answer."""
+        return self._stdout.fileno()
+
+    def error(self, what: str) -> MeasureError:
+        """Return an error that names the side."""
+        return MeasureError(f"{self._where}{what}")
+
+    def send(self, line: str) -> None:
+        """Let the process do what comes next."""
+        with suppress(BrokenPipeError):  # it has ended; the answer that does not come says why
+            self._stdin.write(line.encode() + b"\n")
 
     def answer(self, event: str, kind: type[Answer]) -> Answer:
-        """Return the next answer, which must be `event`."""
-        with self.named():
-            return self.process.answer(event, kind, timeout_s=TIMEOUT_S)
+        """Return the next answer, which must be `event`.
+
+        Raises:
+            MeasureError: it failed, ended, said something else, or said nothing whole for `ANSWER_TIMEOUT_S`.
+        """
+        line = self._line()
+        try:
+            header = wire.decode(line, wire.Header)
+            if header.event == event:
+                return wire.decode(line, kind)
+        except MeasureError as error:
+            raise self._failed(_quoted(str(error))) from None
+        if header.event == "ended":
+            raise self._failed(_ended(header.exit_code))
+        raise self.error(_quoted(header.reason or f"said {header.event!r} where {event!r} was due"))
 
     def ready(self) -> None:
         """Wait until it has imported what its runs need."""
-        with self.named():
-            try:
-                self._can = frozenset(self.process.answer("ready", Ready, timeout_s=TIMEOUT_S).can)
-            except MeasureError as error:
-                if "protocol" not in str(error):
-                    raise
-                raise MeasureError(
-                    f"speaks another version of the wire, and {VERSION} or later is needed; "
-                    f"use a later commit ({error})"
-                ) from None
+        ready = self.answer("ready", wire.Ready)
+        if ready.protocol < wire.VERSION:
+            found = f"speaks version {ready.protocol} of the wire"
+            raise self.error(f"{found}, and {wire.VERSION} or later is needed; use a later commit")
+        self._can = frozenset(ready.can)
 
-    def request(self, request: Request) -> None:
+    def request(self, request: wire.Request) -> None:
         """Ask for something; the answers are to be waited for."""
         if request.do not in self._can:
-            with self.named():
-                raise MeasureError(f"cannot be asked to {request.do}; use a commit whose sides can")
-        self.process.tell(msgspec.json.encode(request).decode())
+            raise self.error(f"cannot be asked to {request.do}; use a commit whose sides can")
+        self.send(msgspec.json.encode(request).decode())
 
-    def waiting(self) -> Waiting:
+    def waiting(self) -> wire.Waiting:
         """Return the run that was asked for, when it has been built and warmed up."""
-        waiting = self.answer("waiting", Waiting)
-        with self.named(), suppress(OSError):  # it has ended, or this system has no process groups
-            if os.getpgid(waiting.pid) != self.process.pid:
-                raise MeasureError(f"said 'waiting' with pid = {waiting.pid}, which is none of its processes")
+        waiting = self.answer("waiting", wire.Waiting)
+        with suppress(OSError):  # it has ended, or this system has no process groups
+            if os.getpgid(waiting.pid) != self.pid:
+                raise self.error(f"said 'waiting' with pid = {waiting.pid}, which is none of its processes")
         return waiting
 
     def tell(self, num_steps: int) -> None:
         """Let the run make so many steps; `stepped` waits for them."""
-        self.process.tell(f"{num_steps}")
+        self.send(f"{num_steps}")
 
-    def stepped(self) -> Stepped:
+    def stepped(self) -> wire.Stepped:
         """Return the slice that the run was told to make."""
-        return self.answer("stepped", Stepped)
+        return self.answer("stepped", wire.Stepped)
 
     def end_run(self) -> None:
         """End the run."""
-        self.process.tell("0")
-        self.answer("ended", Ended)
+        self.tell(0)
+        self.answer("ended", wire.Ended)
 
-    def counted(self) -> Counted:
+    def counted(self) -> wire.Counted:
         """Return the counts that were asked for."""
-        counted = self.answer("counted", Counted)
-        self.answer("ended", Ended)
-        return counted
+        return self._last_answer("counted", wire.Counted)
 
-    def work(self, case: CaseSpec, counted: Counted, *, num_threads: int, num_steps: int) -> SideWork:
+    def work(self, case: wire.CaseSpec, counted: wire.Counted, *, num_threads: int, num_steps: int) -> wire.SideWork:
         """Return what a step does, and what the first steps return, in a run of its own."""
-        self.request(Request(do="run", case=case, num_threads=num_threads))
+        self.request(wire.Request(do="run", case=case, num_threads=num_threads))
         self.waiting()
         self.tell(num_steps)
         first = self.stepped()
         self.end_run()
-        return side_work(counted, first.losses, first.scalars)
+        return wire.side_work(counted, first.losses, first.scalars)
 
-    def attribute(self, case: CaseSpec, *, num_threads: int, layout: int) -> Attributed:
+    def attribute(self, case: wire.CaseSpec, *, num_threads: int, layout: int) -> wire.Attributed:
         """Return where the time of a step goes."""
-        self.request(Request(do="attribute", case=case, num_threads=num_threads, layout=layout))
-        attributed = self.answer("attributed", Attributed)
-        self.answer("ended", Ended)
-        return attributed
+        self.request(wire.Request(do="attribute", case=case, num_threads=num_threads, layout=layout))
+        return self._last_answer("attributed", wire.Attributed)
+
+    def _last_answer(self, event: str, kind: type[Answer]) -> Answer:
+        answer = self.answer(event, kind)
+        self.answer("ended", wire.Ended)
+        return answer
+
+    def _line(self) -> bytes:
+        """Return the next line; the time is that of the whole line, however slowly it comes."""
+        deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
+        while b"\n" not in self._unread:
+            if len(self._unread) > ANSWER_BYTES:
+                raise self._failed(f"said {len(self._unread):,} bytes without an end of line, no answer")
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not select.select([self], [], [], left_s)[0]:
+                raise self._failed(f"no answer within {ANSWER_TIMEOUT_S:.0f} s")
+            some = self._stdout.read(2**16)
+            if not some:
+                raise self._failed(self._how_it_ended())
+            self._unread += some
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    def _how_it_ended(self) -> str:
+        try:
+            ended = _ended(self._process.wait(END_TIMEOUT_S))
+        except subprocess.TimeoutExpired:
+            ended = "closed its output and did not end"
+        return f"{ended}, after {self._unread[:80]!r} without an end of line" if self._unread else ended
+
+    def _failed(self, what: str) -> MeasureError:
+        """Return an error that ends with the last lines that the process wrote."""
+        lines = self._stderr.text().strip().splitlines()[-3:]
+        return self.error(f"{what}; its last lines: {_quoted(' | '.join(lines))}" if lines else what)
+
+
+class _Tail:
+    """The end of what a process writes, read by a thread: the process need not wait, and nothing fills a disk."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        os.set_blocking(file.fileno(), False)
+        self._file, self._kept, self._lock = file, b"", threading.Lock()
+        self.reader = threading.Thread(target=self._follow, daemon=True)
+        self.reader.start()
+
+    def text(self) -> str:
+        """Return the end of what has been written so far."""
+        self._read()
+        return self._kept.decode(errors="replace")
+
+    def _follow(self) -> None:
+        while self._read():
+            select.select([self._file], [], [])
+        with self._lock:
+            self._file.close()
+
+    def _read(self) -> bool:
+        """Read what the pipe holds; return whether more can come."""
+        with self._lock:
+            some = b"" if self._file.closed else self._file.read(2**16)
+            self._kept = (self._kept + (some or b""))[-STDERR_BYTES:]
+        return some != b""
+
+
+def _end(process: subprocess.Popen[bytes], mark: bytes) -> list[int]:
+    """Kill a process and all that it has started; return which are still there after `END_TIMEOUT_S`."""
+    deadline_s = time.monotonic() + END_TIMEOUT_S
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
+        os.killpg(process.pid, signal.SIGKILL)
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return [process.pid]
+    while left := _marked(mark):
+        if time.monotonic() > deadline_s:
+            return left
+        for pid in left:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+    return []
+
+
+def _marked(mark: bytes) -> list[int]:
+    """Return the processes with this setting in their environment; those that have ended have none. Linux only."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # another user's, or gone meanwhile
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def _quoted(text: str) -> str:
+    """Return a process's own words as one line of printable characters, not too many."""
+    return printable(" ".join(text[:2000].split())[:1000])
+
+
+def _ended(exit_code: int | None) -> str:
+    names = {-number: number.name for number in signal.Signals}
+    return f"ended by {names[exit_code]}" if exit_code in names else _quoted(f"ended with exit code {exit_code}")

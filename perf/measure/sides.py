@@ -1,11 +1,10 @@
-"""The two sides of a duet: what SPECs mean, and the checkouts and environments they need, made and cleaned up."""
+"""The two sides of a duet: the checkouts and environments they need, made and cleaned up."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import signal
 import stat
@@ -14,11 +13,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import perf
 from perf.errors import MeasureError
+from perf.measure.recipes import Recipe
 from perf.signals import hold_signals
 
 HOME = Path(perf.__file__).parents[1]
@@ -29,30 +29,6 @@ _RUNNER = Path("perf", "runner", "__main__.py")
 _TOOL_TIMEOUT_S = 3600.0
 _PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
 """Of a temporary folder, the file in it that its process holds locked, and the checkout in it."""
-
-_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[\w,.-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!_-]+)?")
-_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """What makes a side differ from what is here.
-
-    Attributes:
-        text: as it was asked for.
-        commit: a git revision to check out; "" for the working tree.
-        packages: pip requirements to put before what is installed.
-        python: an interpreter; None for this one.
-        environ: environment variables to set.
-        is_baseline: whether commit and packages are to be those of the promoted baseline.
-    """
-
-    text: str
-    commit: str = ""
-    packages: tuple[str, ...] = ()
-    python: Path | None = None
-    environ: Mapping[str, str] = field(default_factory=dict)
-    is_baseline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,56 +52,6 @@ class Side:
     environ: Mapping[str, str]
 
 
-def parse_recipe(parts: Sequence[str]) -> Recipe:
-    """Return what the parts of a SPEC ask for together.
-
-    Raises:
-        ValueError: a part is not understood, or two of them exclude each other.
-    """
-    recipe = Recipe(text=" ".join(parts))
-    seen: set[str] = set()
-    for part in parts:
-        kind, colon, value = part.partition(":")
-        if kind in seen or not (part == "self" or (colon and kind in ("git", "pip", "python", "env", "baseline"))):
-            raise ValueError(
-                f"{part!r}: each of self, baseline:, git:REF, pip:NAME==VERSION,..., python:/path, env:NAME=VALUE,... "
-                "at most once"
-            )
-        seen.add(kind)
-        if part != "self":
-            recipe = _with_part(recipe, kind, value)
-    for one, other in (("git", "baseline"), ("git", "self"), ("baseline", "self"), ("pip", "baseline")):
-        if {one, other} <= seen:
-            raise ValueError(f"{recipe.text!r}: {one} and {other} exclude each other")
-    return recipe
-
-
-def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
-    if kind == "baseline":
-        if value:
-            raise ValueError(f"baseline:{value}: takes no value; it is the baseline of this machine")
-        return replace(recipe, is_baseline=True)
-    if kind == "git":
-        if not value or value.startswith("-"):
-            raise ValueError(f"git:{value}: a revision is needed, such as git:HEAD~1")
-        return replace(recipe, commit=value)
-    if kind == "python":
-        if not os.access(value, os.X_OK) or Path(value).is_dir():
-            raise ValueError(f"python:{value}: is no program; the path of an interpreter is needed")
-        return replace(recipe, python=Path(value).absolute())
-    if kind == "pip":
-        packages = tuple(value.split(","))
-        for package in packages:
-            if not _REQUIREMENT.fullmatch(package):
-                raise ValueError(f"pip:{value}: {package!r} is no requirement like numpy==2.2.0")
-        return replace(recipe, packages=packages)
-    settings = [setting.partition("=") for setting in value.split(",")]
-    for name, equals, _ in settings:
-        if not equals or not _NAME.fullmatch(name):
-            raise ValueError(f"env:{value}: {name!r} is no NAME=VALUE")
-    return replace(recipe, environ={name: setting for name, _, setting in settings})
-
-
 def last_other_commit(root: Path, tree_is_candidate: bool) -> str:
     """Return the revision that the working tree is to be compared with: the last one that is not the same.
 
@@ -138,11 +64,11 @@ def last_other_commit(root: Path, tree_is_candidate: bool) -> str:
     """
     git = ["git", "-C", str(root)]
     verify = [*git, "rev-parse", "--verify", "--quiet"]
-    if not _tool("", [*verify, "HEAD"], may_fail=True):
+    if not _tool("", [*verify, "HEAD"]):
         raise MeasureError(f"{root}: has no commit to compare with; name two sides: --baseline and --candidate")
     if not tree_is_candidate or _tool("", [*git, "status", "--porcelain", "--untracked-files=no"]).strip():
         return "HEAD"
-    if not _tool("", [*verify, "HEAD~1"], may_fail=True):
+    if not _tool("", [*verify, "HEAD~1"]):
         raise MeasureError(f"{root}: nothing has changed since its only commit; change something, or name a --baseline")
     return "HEAD~1"
 
@@ -169,7 +95,7 @@ def prepared(recipe: Recipe, name: str, root: Path, workload: str, environ: Mapp
         MeasureError: it cannot be made; the message names the side and ends with the tool's last lines.
     """
     where = f"{name} side ({recipe.text})"
-    top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"], may_fail=True).strip()
+    top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"]).strip()
     if top:
         _remove_abandoned(Path(top).resolve())
     python = recipe.python or Path(sys.executable)
@@ -182,7 +108,7 @@ def prepared(recipe: Recipe, name: str, root: Path, workload: str, environ: Mapp
 def _side(
     recipe: Recipe, name: str, python: Path, there: Path, root: Path, workload: str, environ: Mapping[str, str]
 ) -> Side:
-    version = _tool("", ["git", "-C", str(there), "describe", "--always", "--dirty"], may_fail=True).strip()
+    version = _tool("", ["git", "-C", str(there), "describe", "--always", "--dirty"]).strip()
     # A commit of this project brings its own runner. Everyone else's is served by the installed one, whose folder is on
     # the path only if it is no environment's: another interpreter has packages of its own.
     home = there if (there / _RUNNER).exists() else HOME
@@ -259,8 +185,7 @@ def _remove(folder: Path, top: Path) -> None:
     with hold_signals():
         shutil.rmtree(root, ignore_errors=True)
         # Twice forced: a checkout that was being made is locked.
-        command = ["git", "-C", str(top), "worktree", "remove", "--force", "--force", str(root)]
-        _tool("", command, may_fail=True, timeout_s=60.0)
+        _tool("", ["git", "-C", str(top), "worktree", "remove", "--force", "--force", str(root)], timeout_s=60.0)
         if not root.exists():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -279,7 +204,7 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
             shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
             _tool(where, [str(python), "-m", "venv", "--without-pip", str(folder)])
             inner = folder / "bin" / "python"
-            above = Path(_tool(where, [str(inner), "-c", code]).strip().rsplit("\n", 1)[1])
+            (above,) = folder.glob("lib/python*/site-packages")
             # After its own packages it finds those below: only what was named differs.
             (above / "zz-stepmark.pth").write_text(f"{below}\n")
             _tool(where, [str(python), "-m", "pip", "--python", str(inner), "install", "--quiet", *packages])
@@ -287,10 +212,11 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
     return folder / "bin" / "python"
 
 
-def _tool(
-    where: str, command: Sequence[str], problem: str = "", *, may_fail: bool = False, timeout_s: float = _TOOL_TIMEOUT_S
-) -> str:
-    """Run a tool to its end, in a process group of its own, and return what it printed."""
+def _tool(where: str, command: Sequence[str], problem: str = "", timeout_s: float = _TOOL_TIMEOUT_S) -> str:
+    """Run a tool to its end, in a process group of its own, and return what it printed.
+
+    If it fails, that is an error of the side `where`, with `problem` or what went wrong; of no side, "".
+    """
     with tempfile.TemporaryFile() as output, ExitStack() as stack:
         try:
             with hold_signals():
@@ -298,23 +224,16 @@ def _tool(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
                 )
                 stack.callback(_end_tool, process)
-        except OSError as error:
-            if may_fail:
-                return ""
-            raise MeasureError(f"{where}: {command[0]} could not be started: {error}") from None
-        try:
             code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            code = -signal.SIGKILL
+            problem = problem or f"{' '.join(command[:6])} ... failed with exit code {code}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            code, problem = -1, str(error)
         output.seek(0)
         printed = output.read().decode(errors="replace")
-    if code == 0:
-        return printed
-    if may_fail:
-        return ""
-    last = " | ".join(printed.strip().splitlines()[-3:])
-    what = problem or f"{' '.join(command[:6])} ... failed with exit code {code}"
-    raise MeasureError(f"{where}: {what}{f'; its last lines: {last}' if last else ''}")
+    if code and where:
+        last = " | ".join(printed.strip().splitlines()[-3:])
+        raise MeasureError(f"{where}: {problem}{f'; its last lines: {last}' if last else ''}")
+    return "" if code else printed
 
 
 def _end_tool(process: subprocess.Popen[bytes]) -> None:

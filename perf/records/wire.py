@@ -78,8 +78,8 @@ class Header(Struct, frozen=True, kw_only=True):
 class Ready(Struct, frozen=True, kw_only=True):
     """The runner has imported its workload. `can`: what it can be asked to do."""
 
-    protocol: Annotated[int, Meta(ge=VERSION)]
-    can: Names
+    protocol: Count = 0
+    can: Names = ()
 
 
 class Waiting(Struct, frozen=True, kw_only=True):

@@ -22,30 +22,20 @@ import msgspec
 import torch
 import torch._dynamo  # making an optimizer imports it, which takes two seconds: once, before the forks
 
-from perf.errors import PerfError
-from perf.finding import Found, in_one_line
-from perf.records.wire import (
-    REQUESTS,
-    VERSION,
-    Attributed,
-    Counted,
-    Ready,
-    Request,
-    Stepped,
-    Waiting,
-)
+from perf.errors import PerfError, UsageError
+from perf.finding import find, in_one_line
+from perf.records.wire import REQUESTS, VERSION, Attributed, CaseSpec, Counted, Ready, Request, Waiting
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step, python_and_numpy
-from perf.runner.load import load, make_case
 from perf.runner.machine import fingerprint
 from perf.runner.slices import Slices
-from perf.seam import phases_heard
-from perf.train.devices import World, keep_freed_memory, synchronize
+from perf.seam import Case, Workload
+from perf.train.devices import World, keep_freed_memory, resolve_device, resolve_precision, synchronize
 from perf.train.stepping import Stepping
 
 ATTRIBUTED_STEPS = 2
 
-Say = Callable[..., None]
+Say = Callable[[str, object], None]
 
 
 def main() -> None:
@@ -59,28 +49,26 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     requests = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
 
-    def say(event: str, answer: object = None, **fields: object) -> None:
-        fields |= msgspec.to_builtins(answer) if answer else {}
-        os.write(channel, msgspec.json.encode({"event": event, **fields}) + b"\n")
+    def say(event: str, answer: object) -> None:
+        os.write(channel, msgspec.json.encode({"event": event, **msgspec.to_builtins(answer)}) + b"\n")
 
     keep_freed_memory()
     usual_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # an import that computes must not leave threads, which no fork inherits
     try:
-        loaded = load(arguments.workload, Path.cwd(), arguments.candidate_root)
-    except PerfError as error:
-        say("failed", reason=str(error))
+        workload = find(arguments.workload, Path.cwd(), arguments.candidate_root).workload
+    except UsageError as error:
+        say("failed", {"reason": str(error)})
         return
     say("ready", Ready(protocol=VERSION, can=REQUESTS))
     while line := requests.readline():
         pid = os.fork()
         if pid == 0:
-            _serve(line, loaded, usual_threads, requests, say)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        say("ended", exit_code=status)
+            _serve(line, workload, usual_threads, requests, say)
+        say("ended", {"exit_code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
 
 
-def _serve(line: bytes, loaded: Found, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
+def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
     """Do one request in this fresh process, and end it."""
     code = 0
     try:
@@ -88,13 +76,20 @@ def _serve(line: bytes, loaded: Found, num_threads: int, requests: BinaryIO, say
         request = msgspec.json.decode(line, type=Request)
         torch.set_num_threads(request.num_threads or num_threads)
         _kept.append(shuffled_memory(random.Random(request.layout)))
-        serve = {"run": _run, "count": _count, "attribute": _attribute}[request.do]
-        serve(request, loaded, requests, say)
+        case = _case(workload, request.case)
+        if request.do == "run":
+            _run(workload, case, request.warmup_steps, requests, say)
+        elif request.do == "count":
+            say("counted", _count(workload, case))
+        elif request.do == "attribute":
+            say("attributed", _attribute(workload, case))
+        else:
+            raise ValueError(f"was asked to {request.do}, and can {', '.join(REQUESTS)}")
     except (PerfError, ValueError) as error:  # a ValueError names an argument that does not fit this side
-        say("failed", reason=str(error))
+        say("failed", {"reason": str(error)})
     except BaseException as error:
         sys.excepthook(*sys.exc_info())
-        say("failed", reason=in_one_line(error))
+        say("failed", {"reason": in_one_line(error)})
         code = 1
     sys.stderr.flush()
     os._exit(code)  # nothing of the parent's is to be closed or flushed twice
@@ -112,13 +107,31 @@ def shuffled_memory(rng: random.Random) -> list[bytearray]:
     return blocks[::2]
 
 
-def _run(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:
+def _case(workload: Workload, spec: CaseSpec) -> Case:
+    """Return the case that a request asks for; what it leaves open is the workload's, then the machine's.
+
+    Raises:
+        ValueError: the device is not there, or the micro-batch size does not divide the batch.
+    """
+    size, device = spec.global_batch_size, resolve_device(spec.device)
+    micro_batch_size = spec.micro_batch_size or workload.micro_batch_size_of(size)
+    if size % micro_batch_size:
+        raise ValueError(f"micro-batch size {micro_batch_size} does not divide global batch size {size}")
+    return Case(
+        global_batch_size=size,
+        micro_batch_size=micro_batch_size,
+        seed=spec.seed,
+        device=str(device),
+        precision=resolve_precision(spec.precision or workload.precision, device),
+    )
+
+
+def _run(workload: Workload, case: Case, warmup_steps: int, requests: BinaryIO, say: Say) -> None:
     """Build a step and warm it up, then make as many steps as each line says, until the line 0."""
-    case = make_case(loaded.workload, request.case)
     device = torch.device(case.device)
-    stepping = Stepping(loaded.workload(case), world=World())
+    stepping = Stepping(workload(case), world=World())
     warmup = [time.perf_counter()]
-    for _ in range(request.warmup_steps):
+    for _ in range(warmup_steps):
         stepping.step()
         synchronize(device)
         warmup.append(time.perf_counter())
@@ -126,36 +139,29 @@ def _run(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:
     waiting = Waiting(
         pid=os.getpid(),
         micro_batch_size=case.micro_batch_size,
-        step_s=max(warmup[-1] - warmup[-2], 1e-6) if request.warmup_steps else None,
+        step_s=max(warmup[-1] - warmup[-2], 1e-6) if warmup_steps else None,
         losses=tuple(stepping.losses),
         scalars={name: tuple(values) for name, values in stepping.scalars.items()},
     )
     say("waiting", waiting)
-
-    def next_slice(ended: Stepped | None) -> int:
-        if ended is not None:
-            say("stepped", ended)
-        return int(requests.readline() or 0)
-
-    Slices(next_slice, stepping, device).run(case.global_batch_size)
+    slices = Slices(stepping, device, case.global_batch_size)
+    while num_steps := int(requests.readline() or 0):
+        say("stepped", slices.make(num_steps))
 
 
-def _count(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:
-    case = make_case(loaded.workload, request.case)
+def _count(workload: Workload, case: Case) -> Counted:
     device = torch.device(case.device)
     facts = {"device": device.type, "precision": case.precision, "micro_batch_size": case.micro_batch_size}
-    counted = Counted(
-        counters=asdict(count_step(loaded.workload(case), device)),
-        facts={**facts, **{f"workload.{name}": value for name, value in loaded.workload.about.items()}},
+    return Counted(
+        counters=asdict(count_step(workload(case), device)),
+        facts={**facts, **{f"workload.{name}": value for name, value in workload.about.items()}},
         python=python_and_numpy(),
         fingerprint=fingerprint(),
     )
-    say("counted", counted)
 
 
-def _attribute(request: Request, loaded: Found, requests: BinaryIO, say: Say) -> None:
-    case = make_case(loaded.workload, request.case)
-    step = loaded.workload(case)
+def _attribute(workload: Workload, case: Case) -> Attributed:
+    step = workload(case)
     stepping = Stepping(step, world=World())
     rows = attribute(
         stepping.step,
@@ -163,9 +169,8 @@ def _attribute(request: Request, loaded: Found, requests: BinaryIO, say: Say) ->
         num_steps=ATTRIBUTED_STEPS,
         read=stepping.read,
         save=getattr(step, "save", None),
-        listen=phases_heard,
     )
-    say("attributed", Attributed(rows=tuple(rows)))
+    return Attributed(rows=tuple(rows))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ uncompiled, as it does for the counters. Phases follow from torch's hooks, so th
   that a closure makes in it. All else, also what cannot be told apart, is "other".
 
 Zeroing gradients belongs where it stands: before the data it is "data", after the update "other". A step that says
-its phases itself (`listen`) is believed.
+its phases itself (`perf.seam.Case.phase`) is believed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,10 +35,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from perf.records.phases import PYTHON, STEP_PHASES, PhaseTime
 from perf.runner.counters import as_written
 from perf.runner.phases import Costs, Gap, Part, Timeline
+from perf.seam import phases_heard
 from perf.train.devices import keep_freed_memory, synchronize
-
-EnterPhase = Callable[[str], AbstractContextManager[None]]
-Listen = Callable[[EnterPhase], AbstractContextManager[object]]
 
 _WARMUP_STEPS = 2
 _BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
@@ -51,7 +49,6 @@ def attribute(
     num_steps: int,
     read: Callable[[], object] | None = None,
     save: Callable[[Path], object] | None = None,
-    listen: Listen | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[PhaseTime]:
     """Time steps, after a warm-up, and then one reading of their losses and one checkpoint, where given.
@@ -64,21 +61,17 @@ def attribute(
         num_steps: how many to time.
         read: reads the losses of the steps since the last call: the phase "logging".
         save: writes a checkpoint to a directory, here a temporary one: the phase "checkpoint".
-        listen: is given a function that enters a phase of a step by its name; until its context ends, the step may
-            call that function. What it says goes before what the hooks say.
         clock: monotonic, seconds.
 
     Raises:
-        ValueError: `num_steps` is not positive, or the step said a phase that is none of `STEP_PHASES`.
+        ValueError: the step said a phase that is none of `STEP_PHASES`.
         OSError: the temporary directory could not be made.
     """
-    if num_steps < 1:
-        raise ValueError(f"attribute: found num_steps={num_steps}, and at least 1 is needed; time more steps")
     with TemporaryDirectory() as directory, as_written():
         keep_freed_memory()  # as every run does: it decides whether operations have page faults
-        with _attached(device, lambda: 0.0, listen) as warmup:
+        with _attached(device, lambda: 0.0) as warmup:
             _advance(warmup, step, _WARMUP_STEPS, read)
-        with _attached(device, clock, listen) as timeline:
+        with _attached(device, clock) as timeline:
             _advance(timeline, step, num_steps, read)
             if save:
                 with timeline.inside(Part("checkpoint")):
@@ -113,7 +106,7 @@ def _rows(phase: str, costs: Costs, parts: int) -> list[PhaseTime]:
 
 
 @contextmanager
-def _attached(device: torch.device, clock: Callable[[], float], listen: Listen | None) -> Iterator[Timeline]:
+def _attached(device: torch.device, clock: Callable[[], float]) -> Iterator[Timeline]:
     """See every module, update, backward pass and operation, and nothing any more afterwards."""
     process = os.getpid()
 
@@ -132,7 +125,7 @@ def _attached(device: torch.device, clock: Callable[[], float], listen: Listen |
             register_optimizer_step_post_hook(hooks.after_update),
         ):
             stack.callback(handle.remove)
-        stack.enter_context(listen(hooks.phase) if listen else nullcontext())
+        stack.enter_context(phases_heard(hooks.phase))
         stack.enter_context(_BackwardPasses(timeline))
         stack.enter_context(_Operations(timeline))
         yield timeline
@@ -206,23 +199,16 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         kwargs = kwargs or {}
         values = (*args, *kwargs.values())
         part, operation = self._timeline.part, (func, _first_dtype(values))
-        records = isinstance(part, Gap) and _takes_gradients(func, values)
+        # Whether autograd looks at an operation; detaching is how to tell it not to.
+        is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
+        records = isinstance(part, Gap) and is_seen and any(tensor.requires_grad for tensor in _tensors(values))
         self._timeline.charge()
-        try:
-            result = func(*args, **kwargs)
-            if records and isinstance(part, Gap):
-                dtype = _first_dtype((result,))
-                part.is_recorded |= dtype is not None and (dtype.is_floating_point or dtype.is_complex)
-        finally:
-            self._timeline.charge(operation)
-        self._timeline.count(operation)
+        result = func(*args, **kwargs)
+        if records and isinstance(part, Gap):
+            dtype = _first_dtype((result,))
+            part.is_recorded |= dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+        self._timeline.charge(operation)
         return result
-
-
-def _takes_gradients(func: Any, values: Iterable[Any]) -> bool:
-    """Return whether autograd looks at an operation; detaching is how to tell it not to."""
-    is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
-    return is_seen and any(tensor.requires_grad for tensor in _tensors(values))
 
 
 def _first_dtype(values: Iterable[Any]) -> torch.dtype | None:

@@ -8,7 +8,9 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from inspect import unwrap
+from itertools import accumulate
 from types import FrameType
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 from perf.records.counters import StepCounters
 from perf.train.devices import synchronize
@@ -25,21 +27,10 @@ from perf.train.devices import synchronize
 _aten = torch.ops.aten
 _SYNCS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal", "aten::masked_select"}
 
-
-def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]  # torch: unannotated; shapes
-
-
-def _attention_backward_flops(
-    grad: Any, query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **options: Any
-) -> int:
-    return int(sdpa_backward_flop_count(grad, query, key, value))  # type: ignore[no-untyped-call]  # the same
-
-
-# torch counts the fused attention of every device but the CPU.
+# torch counts the fused attention of every device but the CPU; it wraps formulas itself, and must not wrap them twice.
 _CPU_ATTENTION = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    _aten._scaled_dot_product_flash_attention_for_cpu: unwrap(sdpa_flop),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: unwrap(sdpa_backward_flop),
 }
 
 
@@ -55,16 +46,52 @@ def count_step(step: Callable[[], object], device: torch.device) -> StepCounters
             of all optimizers that it steps: none without an optimizer of torch's.
         device: where it computes.
     """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    updates = _Updates()
-    hook = register_optimizer_step_post_hook(updates.on_update)
-    try:
-        with as_written():
-            return _count(step, device, updates)
-    finally:
-        hook.remove()
-        torch.set_num_threads(num_threads)
+    operations, optimizers, python_calls = _Operations(), list[Optimizer](), 0
+    is_kept = False
+
+    def on_update(optimizer: Optimizer, *_: object) -> None:
+        if is_kept:  # in one step only: a kept optimizer is memory in use
+            optimizers.append(optimizer)
+
+    def on_event(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal python_calls
+        python_calls += event == "call"
+
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        stack.callback(register_optimizer_step_post_hook(on_update).remove)
+        stack.enter_context(as_written())
+        step()
+        with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as flops, operations:
+            is_kept = True
+            step()
+            is_kept = False
+        synchronize(device)
+        activities = [ProfilerActivity.CPU]
+        if device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+            torch.cuda.reset_peak_memory_stats(device)
+        with profile(activities=activities, profile_memory=True, acc_events=True) as profiler:
+            sys.setprofile(on_event)
+            try:
+                step()
+            finally:
+                sys.setprofile(None)
+            synchronize(device)
+    allocated, peak = _memory(profiler)
+    parameters = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    return StepCounters(
+        ops=dict(sorted(operations.counts.items())),
+        flops=flops.get_total_flops(),
+        allocated_bytes=allocated,
+        peak_bytes=peak,
+        device_peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+        host_syncs=operations.host_syncs,
+        parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        optimizer_updates=len(optimizers),
+        python_calls=python_calls,
+    )
 
 
 @contextmanager
@@ -84,51 +111,6 @@ def as_written() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _count(step: Callable[[], object], device: torch.device, updates: _Updates) -> StepCounters:
-    step()
-    ops = _Operations()
-    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as flops, ops:
-        updates.keeps = True
-        step()
-        updates.keeps = False
-    calls = _PythonCalls()
-    synchronize(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with profile(activities=_activities(device), profile_memory=True, acc_events=True) as profiler:
-        calls.count(step)
-        synchronize(device)
-    allocated, peak = _memory(profiler)
-    return StepCounters(
-        ops=dict(sorted(ops.counts.items())),
-        flops=flops.get_total_flops(),
-        allocated_bytes=allocated,
-        peak_bytes=peak,
-        device_peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
-        host_syncs=ops.host_syncs,
-        parameters=updates.num_trainable(),
-        optimizer_updates=len(updates.optimizers),
-        python_calls=calls.number,
-    )
-
-
-class _Updates:
-    """Remembers which optimizers stepped, while it `keeps` them: a kept optimizer is memory in use."""
-
-    def __init__(self) -> None:
-        self.optimizers: list[Optimizer] = []
-        self.keeps = False
-
-    def on_update(self, optimizer: Optimizer, *_: object) -> None:
-        if self.keeps:
-            self.optimizers.append(optimizer)
-
-    def num_trainable(self) -> int:
-        """Return how many trainable numbers the optimizers have, each once."""
-        parameters = {p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
-        return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
@@ -153,38 +135,13 @@ def _copies_to_host(args: Any, result: Any) -> bool:
     return on_gpu and isinstance(result, torch.Tensor) and result.device.type == "cpu"
 
 
-class _PythonCalls:
-    """Counts Python functions entered, on this thread."""
-
-    number = 0
-
-    def count(self, function: Callable[[], object]) -> None:
-        previous = sys.getprofile()
-        sys.setprofile(self._on_event)
-        try:
-            function()
-        finally:
-            sys.setprofile(previous)
-
-    def _on_event(self, frame: FrameType, event: str, argument: object) -> None:
-        self.number += event == "call"
-
-
-def _activities(device: torch.device) -> list[ProfilerActivity]:
-    return [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-
-
 def _memory(profiler: profile) -> tuple[int, int]:
     """Return bytes handed out, and the highest sum of what was handed out and taken back."""
     assert profiler.profiler is not None
     results: Any = profiler.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
-    allocated = in_use = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        allocated += max(event.nbytes(), 0)
-        in_use += event.nbytes()
-        peak = max(peak, in_use)
-    return allocated, peak
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return sum(change for change in changes if change > 0), max(accumulate(changes, initial=0))
 
 
 def python_and_numpy() -> str:

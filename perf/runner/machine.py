@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,8 @@ _ENVIRONMENT = re.compile(
 
 def fingerprint() -> Fingerprint:
     """Return this process's machine and software."""
-    return Fingerprint(hardware=_hardware(), software=_software(os.environ))
-
-
-def _hardware() -> Facts:
     num_gpus = torch.cuda.device_count()
-    return {
+    hardware: Facts = {
         "cpu": _cpu_model(),
         "cores": _usable_cores(),
         "isa": torch.backends.cpu.get_cpu_capability(),
@@ -35,10 +30,7 @@ def _hardware() -> Facts:
         "gpu": " + ".join(sorted({torch.cuda.get_device_name(index) for index in range(num_gpus)})) or "none",
         "num_gpus": num_gpus,
     }
-
-
-def _software(environ: Mapping[str, str]) -> Facts:
-    facts: Facts = {
+    software: Facts = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "torch_commit": str(torch.version.git_version),
@@ -49,13 +41,14 @@ def _software(environ: Mapping[str, str]) -> Facts:
         "matmul_precision": torch.get_float32_matmul_precision(),
     }
     if torch.cuda.is_available():
-        facts |= {
+        software |= {
             "cuda": str(torch.version.cuda),
             "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]  # torch: unannotated
             "gpu_driver": _gpu_driver(),
             "tf32": int(torch.backends.cuda.matmul.allow_tf32),
         }
-    return facts | {f"${name}": environ[name] for name in sorted(environ) if _ENVIRONMENT.fullmatch(name)}
+    software |= {f"${name}": value for name, value in sorted(os.environ.items()) if _ENVIRONMENT.fullmatch(name)}
+    return Fingerprint(hardware=hardware, software=software)
 
 
 def _cpu_model() -> str:

@@ -20,13 +20,11 @@ class Costs:
         self.counts: Counter[Hashable] = Counter()
         self.seconds: defaultdict[Hashable, float] = defaultdict(float)
 
-    def take(self, costs: Costs) -> None:
-        """Add other costs to these, and leave none there."""
+    def add(self, costs: Costs) -> None:
+        """Add other costs to these."""
         self.counts.update(costs.counts)
         for operation, seconds in costs.seconds.items():
             self.seconds[operation] += seconds
-        costs.counts.clear()
-        costs.seconds.clear()
 
 
 class Part:
@@ -99,35 +97,28 @@ class Timeline:
     def begin(self, part: Part) -> None:
         """Be in a part until `end`. It may be the innermost one, which then only goes on."""
         if part is not self.part:
-            self.charge()
-            if isinstance(self.part, Gap) and part.phase != "other":
-                self._settle(self.part, part.phase)
+            self._leave(part.phase)
         self._parts.append(part)
 
     def end(self) -> None:
         """Be in the surrounding part again."""
-        part, around = self._parts[-1], self._parts[-2]
-        if part is not around:
-            self.charge()
-            if isinstance(part, Gap):
-                self._settle(part, "end")
+        if self._parts[-1] is not self._parts[-2]:
+            self._leave("end")
         self._parts.pop()
 
     def charge(self, operation: Hashable = None) -> None:
-        """Charge what passed since the last time, to an operation or to none."""
-        now = self._clock()
-        self._costs().seconds[operation] += now - self._charged_until
+        """Charge what passed since the last time: to an operation, which is counted, or to none."""
+        now, part = self._clock(), self.part
+        costs = part.costs[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
+        costs.seconds[operation] += now - self._charged_until
+        costs.counts[operation] += operation is not None
         self._charged_until = now
 
-    def count(self, operation: Hashable) -> None:
-        """Count an operation in the innermost part."""
-        self._costs().counts[operation] += 1
-
-    def _costs(self) -> Costs:
-        part = self.part
-        return part.costs[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
-
-    def _settle(self, gap: Gap, phase: str) -> None:
-        for told, costs in zip(gap.phases_before(phase), gap.costs, strict=True):
-            self.phases[told].take(costs)
-        gap.follows, gap.is_recorded = phase, False
+    def _leave(self, phase: str) -> None:
+        """Charge the innermost part. A gap is told by the phase that follows; "other" only interrupts it."""
+        self.charge()
+        gap = self.part
+        if isinstance(gap, Gap) and phase != "other":
+            for told, costs in zip(gap.phases_before(phase), gap.costs, strict=True):
+                self.phases[told].add(costs)
+            gap.follows, gap.is_recorded, gap.costs = phase, False, (Costs(), Costs())

@@ -1,115 +1,72 @@
-"""A run that steps in slices, when it is told to, and stands still in between."""
+"""A run that makes slices of steps and stands still in between."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 
+from perf.logs.rates import Mark, Rates
+from perf.logs.runlog import LogLine
 from perf.records.wire import Stepped
-from perf.train.devices import World, synchronize
-from perf.train.loop import Region, timed_region
+from perf.train.devices import synchronize
 from perf.train.stepping import Stepping
-
-ENDLESS = 2**62
-
-
-class RunOverError(Exception):
-    """The run was told to end."""
 
 
 class Slices:
-    """The clock of a run and its marks, slice by slice.
+    """A run's marks and log lines, slice by slice. What passes between two slices counts in neither.
 
     On a CPU there is a mark after each step. On a GPU the steps are marked by events, which do not wait for it; the
     first and the last mark of a slice are read from the clock after the device has finished.
 
     Args:
-        next_slice: is given the slice that has ended, or None before the first, and returns the next one's steps; 0
-            ends.
         stepping: what is advanced.
         device: where it computes.
+        global_batch_size: samples of a step.
     """
 
-    def __init__(self, next_slice: Callable[[Stepped | None], int], stepping: Stepping, device: torch.device) -> None:
-        self._next_slice, self._stepping, self._device = next_slice, stepping, device
-        self._paused_s = 0.0
-        self._end_step: int | None = None
-        self._reported = len(stepping.losses)
-        self._marks: list[float] = []
-        self._events: list[torch.cuda.Event] = []
-        self._lines: list[str] = []
+    def __init__(self, stepping: Stepping, device: torch.device, global_batch_size: int) -> None:
+        self._stepping, self._device, self._global_batch_size = stepping, device, global_batch_size
+        self._spent_s = 0.0
+        self._rates = Rates.since(self._mark(0.0))
 
-    def run(self, global_batch_size: int) -> None:
-        """Step until told to end."""
-        region = Region(
-            global_batch_size=global_batch_size, last_step=ENDLESS, to_log=lambda step: step == self._end_step
-        )
-        try:
-            timed_region(
-                self._stepping,
-                region,
-                World(),
-                finish=self._finish,
-                on_line=self._lines.append,
-                on_step=self._after_step,
-                clock=self._clock,
-            )
-        except RunOverError:
-            return
-
-    def _finish(self) -> None:
-        synchronize(self._device)
-
-    def _clock(self) -> float:
-        """Return the seconds spent stepping; the first reading waits for the first slice."""
-        if self._end_step is None:
-            self._pause(time.perf_counter(), None)
-        return time.perf_counter() - self._paused_s
-
-    def _after_step(self) -> None:
-        """Mark a step; at the end of a slice, report it and wait for the next."""
-        is_last = self._stepping.global_step == self._end_step
-        if self._device.type == "cpu" or is_last:
-            self._finish()
-            self._marks.append(time.perf_counter())
-        else:
-            self._record_event()
-        if is_last:
-            self._pause(self._marks[-1], self._slice())
-
-    def _slice(self) -> Stepped:
-        stepping, first = self._stepping, self._reported
-        lines, self._lines[:] = tuple(self._lines), []
-        self._reported = len(stepping.losses)
+    def make(self, num_steps: int) -> Stepped:
+        """Make a slice. Reading its losses and writing its log line are part of its time, as in a training run."""
+        stepping, first = self._stepping, len(self._stepping.losses)
+        on_gpu = self._device.type != "cpu"
+        marks = [self._now()]
+        events = [_recorded_event()] if on_gpu else []
+        for _ in range(num_steps - 1):
+            stepping.step()
+            if on_gpu:
+                events.append(_recorded_event())
+            else:
+                marks.append(self._now())
+        stepping.step()
+        stepping.read()
+        self._rates = self._rates.at(self._mark(self._spent_s + self._now() - marks[0]))
+        assert self._rates.rate is not None
+        rate, global_rate = self._rates.rate, self._rates.global_rate
+        loss = stepping.losses[-1]
+        line = str(LogLine(global_step=stepping.global_step, loss=loss, rate=rate, global_rate=global_rate))
+        ended_s = self._now()
+        self._spent_s += ended_s - marks[0]
         return Stepped(
-            marks=tuple(self._all_marks()),
+            marks=(*marks, *(marks[0] + 1e-3 * events[0].elapsed_time(event) for event in events[1:]), ended_s),
             losses=tuple(stepping.losses[first:]),
             scalars={name: tuple(values[first:]) for name, values in stepping.scalars.items()},
-            lines=lines,
+            lines=(line,),
         )
 
-    def _pause(self, now_s: float, ended: Stepped | None) -> None:
-        num_steps = self._next_slice(ended)
-        if not num_steps:
-            raise RunOverError
-        self._end_step = self._stepping.global_step + num_steps
-        self._finish()
-        began_s = time.perf_counter()
-        self._paused_s += began_s - now_s
-        self._marks, self._events = [began_s], []
-        if self._device.type != "cpu":
-            self._record_event()
+    def _now(self) -> float:
+        synchronize(self._device)
+        return time.perf_counter()
 
-    def _record_event(self) -> None:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch: unannotated
-        event.record()
-        self._events.append(event)
+    def _mark(self, time_s: float) -> Mark:
+        return Mark(samples=self._global_batch_size * len(self._stepping.losses), time_s=time_s)
 
-    def _all_marks(self) -> list[float]:
-        """Return a mark for each step, from the clock and, in between, from events after the slice's first."""
-        if not self._events:
-            return self._marks
-        began, *steps = self._events
-        return [self._marks[0], *(self._marks[0] + 1e-3 * began.elapsed_time(step) for step in steps), self._marks[-1]]
+
+def _recorded_event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch: unannotated
+    event.record()
+    return event

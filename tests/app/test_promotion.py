@@ -20,7 +20,7 @@ from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError
 from perf.judge.fitness import with_fitness
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates, judge_scaling
-from perf.measure.sides import parse_recipe
+from perf.measure.recipes import parse_recipe
 from perf.records.baselines import KEY, baseline_path, find_expected, load_baseline, load_session
 from perf.records.documents import write_json
 from perf.records.fingerprint import Fingerprint

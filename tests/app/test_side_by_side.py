@@ -20,7 +20,8 @@ from perf.errors import BaselineError, MeasureError
 from perf.judge import duets
 from perf.judge.duets import DuetResult
 from perf.judge.verdicts import Verdict
-from perf.measure.sides import HOME, Recipe, Side, parse_recipe
+from perf.measure.recipes import Recipe, parse_recipe
+from perf.measure.sides import HOME, Side
 from perf.records.baselines import Baseline
 from perf.records.pairs import Mode, Pair
 from perf.records.phases import PhaseTime

@@ -20,7 +20,7 @@ from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
 from perf.records.wire import CaseSpec, Counted, Request, Stepped, Waiting
 from tests.judge.noise import COUNTERS
-from tests.measure.test_processes import interrupted_inside_popen
+from tests.measure.test_runners import interrupted_inside_popen
 
 pytestmark = pytest.mark.xdist_group("runs")  # what its tests share is made once
 

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from perf.errors import MeasureError
 from perf.judge.duets import not_compared, work_differences
 from perf.measure import duet as duet_module
+from perf.measure import runners as runners_module
 from perf.measure.duet import BLOCKS, Duet, choose_mode
-from perf.measure.processes import Process
+from perf.measure.recipes import parse_recipe
 from perf.measure.runners import Runner
-from perf.measure.sides import HOME, Side, parse_recipe, prepared
+from perf.measure.sides import HOME, Side, prepared
 from perf.records.pairs import Mode, Pair, alternating_effect, simultaneous_effect
 from perf.records.wire import REQUESTS, VERSION, CaseSpec, Stepped, Waiting
 
@@ -115,9 +116,6 @@ def test_at_once_both_sides_run_all_the_time(own: tuple[Side, Side], monkeypatch
 class Still:
     """A side's runner that steps as soon as it is looked at."""
 
-    def __init__(self) -> None:
-        self.process = object()
-
     def tell(self, num_steps: int) -> None:
         """Begin."""
 
@@ -141,7 +139,7 @@ def test_no_side_is_moved_first_more_often(
     for _ in range(20):
         moved.clear()
         runners = [Still(), Still()]
-        ready = iter([*[([], [], [])] * num_swaps, ([runner.process for runner in runners], [], [])])
+        ready = iter([*[([], [], [])] * num_swaps, (runners, [], [])])
         monkeypatch.setattr(duet_module.select, "select", lambda *_, ready=ready: next(ready))
         duet._at_once(runners, [11, 22], 1)
         firsts = moved[::2]
@@ -251,17 +249,17 @@ def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
         ("sys.exit('no such module')", "ended with exit code 1; its last lines: no such module"),
         ("os.kill(os.getpid(), 11)", "ended by SIGSEGV"),
         ("print('Hello'); input()", "said b'Hello', which is no answer"),
-        ("print([1]); input()", "which is no answer"),
+        ("print([1]); input()", "said b'[1]': Expected `object`, got `array`"),
         (
             'print(\'{"event": "ready"}\'); input()',
-            f"speaks another version of the wire, and {VERSION} or later is needed",
+            f"speaks version 0 of the wire, and {VERSION} or later is needed",
         ),
         ('print(\'{"event": "ended"}\'); input()', "ended with exit code None"),
         ("os.kill(os.getpid(), signal.SIGRTMIN + 1)", "ended with exit code -"),
-        ("print('[' * 100000); input()", "which is no answer"),
+        ("print('[' * 100000); input()", "Expected `object`, got `array`"),
         (
             'print(\'{"event": "ready", "protocol": 1}\'); input()',
-            f"speaks another version of the wire, and {VERSION} or later",
+            f"speaks version 1 of the wire, and {VERSION} or later",
         ),
         (
             f"print('{json.dumps({'event': 'ready', 'protocol': VERSION, 'can': ['count']})}', flush=True); input()",
@@ -297,19 +295,19 @@ def test_a_side_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
     """One side has warmed up, the other says nothing: after the time for an answer it is named, with its last line."""
     words = "sys.stderr.write('stuck'); sys.stderr.flush(); print('x', end='', flush=True)"
     code = f"print('{READY}', flush=True); input(); {words}"
-    answer = Process.answer
+    answer = Runner.answer
 
-    def impatient(process: Process, event: str, kind: Any, *, timeout_s: float) -> Any:
+    def impatient(process: Runner, event: str, kind: Any) -> Any:
         """Allow no time once the side is stuck, and all that it wants before."""
         if event == "waiting" and process.pid == pids[-1]:
             select.select([process], [], [])
-            timeout_s = 0.0
+            monkeypatch.setattr(runners_module, "ANSWER_TIMEOUT_S", 0.0)
         elif process.pid not in pids:
             pids.append(process.pid)
-        return answer(process, event, kind, timeout_s=timeout_s)
+        return answer(process, event, kind)
 
     pids: list[int] = []  # the baseline is asked first whether it is ready
-    monkeypatch.setattr(Process, "answer", impatient)
+    monkeypatch.setattr(Runner, "answer", impatient)
     with pytest.raises(MeasureError, match=r"candidate side \(git:bad\): no answer within 0 s; its last lines: stuck"):
         measure(scripted(tmp_path, BEHAVES, f"{code}; signal.pause()"), Mode.SIMULTANEOUS, 1)
     assert not children()

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from perf.errors import MeasureError
-from perf.measure import sides
-from perf.measure.sides import HOME, parse_recipe, prepared
+from perf.measure import recipes
+from perf.measure.recipes import parse_recipe
+from perf.measure.sides import HOME, prepared
 from perf.signals import STOPS, stopped_by_signals
-from tests.measure.test_processes import interrupted_inside_popen
+from tests.measure.test_runners import interrupted_inside_popen
 from tests.repositories import git, left
 
 
@@ -28,20 +29,20 @@ def test_parts_of_a_spec_add_up() -> None:
     assert recipe.python == Path(sys.executable)
     assert recipe.environ == {"A": "1", "B": "x=y:z"}
     assert parse_recipe(["baseline:"]).is_baseline
-    assert parse_recipe(["self"]) == sides.Recipe(text="self")
+    assert parse_recipe(["self"]) == recipes.Recipe(text="self")
 
 
 @pytest.mark.parametrize(
     ("parts", "problem"),
     [
         (["HEAD"], "'HEAD': each of self, baseline:"),
-        (["git:"], "a revision is needed"),
-        (["git:--upload-pack=x"], "a revision is needed"),
-        (["pip:--index-url=x"], "no requirement like"),
-        (["pip:numpy @ file:///x"], "no requirement like"),
-        (["pip:"], "no requirement like"),
-        (["env:1A=2"], "no NAME=VALUE"),
-        (["env:A"], "no NAME=VALUE"),
+        (["git:"], "is no revision; one is needed"),
+        (["git:--upload-pack=x"], "is no revision; one is needed"),
+        (["pip:--index-url=x"], "each package needs a name"),
+        (["pip:numpy @ file:///x"], "each package needs a name"),
+        (["pip:"], "each package needs a name"),
+        (["env:1A=2"], "each setting needs a name and a value"),
+        (["env:A"], "each setting needs a name and a value"),
         (["python:/nonexistent"], "is no program"),
         (["baseline:x"], "takes no value"),
         (["git:HEAD", "git:HEAD~1"], "at most once"),
@@ -88,9 +89,9 @@ def test_a_commit_that_is_not_there_names_the_side(repository: Path) -> None:
 KILLED = """
 import os, signal, subprocess, sys, tempfile
 from pathlib import Path
-from perf.measure import sides
+from perf.measure import recipes, sides
 tempfile.tempdir = sys.argv[2]
-with sides.prepared(sides.parse_recipe(["git:HEAD"]), "baseline", Path(sys.argv[1]), "pico", {}) as side:
+with sides.prepared(recipes.parse_recipe(["git:HEAD"]), "baseline", Path(sys.argv[1]), "pico", {}) as side:
     subprocess.run(["git", "-C", sys.argv[1], "worktree", sys.argv[3], str(side.root)], check=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -9,8 +9,8 @@ import os
 import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from perf.records.phases import PHASES, PYTHON, STEP_PHASES, PhaseTime
 from perf.runner import attribution
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step
+from perf.seam import Case
 from perf.train import kernel
 from perf.train import trainer as trainer_module
 from perf.train.config import RunConfig, plan_run
@@ -36,6 +37,7 @@ from perf.train.trainer import Trainer
 from tests.runner.test_counters import make_compiled, needs_compiler
 
 CPU = torch.device("cpu")
+phase = Case(global_batch_size=1, micro_batch_size=1).phase
 Step = Callable[[], object]
 
 
@@ -442,16 +444,8 @@ def test_phases_that_a_step_says_go_before_what_hooks_say() -> None:
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     slow_update(optimizer, clock, 1_000)
-    said: list[Callable[[str], AbstractContextManager[None]]] = []
-
-    @contextmanager
-    def listen(enter: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
-        said.append(enter)
-        yield
-        said.remove(enter)
 
     def step() -> None:
-        (phase,) = said
         clock.tick(1)
         with phase("other"):
             clock.tick(10)
@@ -465,41 +459,41 @@ def test_phases_that_a_step_says_go_before_what_hooks_say() -> None:
         with phase("clip"):
             optimizer.step()
 
-    assert attributed(step, clock, listen=listen) == {"data": 4, "forward": 220, "clip": 1_000, "other": 10}
-    assert said == []
+    assert attributed(step, clock) == {"data": 4, "forward": 220, "clip": 1_000, "other": 10}
+    with phase("lunch"):
+        pass  # nobody times it any more
 
 
 def test_drawing_may_be_said() -> None:
     """Where a step says what is "data", what comes before and after is not."""
     clock = Clock()
     model = nn.Linear(3, 1)
-    said: list[Callable[[str], AbstractContextManager[None]]] = []
-
-    def listen(enter: Callable[[str], AbstractContextManager[None]]) -> AbstractContextManager[None]:
-        said.append(enter)
-        return nullcontext()
 
     def step() -> None:
         clock.tick(1)
-        with said[-1]("data"):
+        with phase("data"):
             clock.tick(10)
         clock.tick(100)
         model(torch.ones(2, 3)).sum().backward()
 
-    assert attributed(step, clock, listen=listen) == {"other": 101, "data": 10}
-    with pytest.raises(ValueError, match="phase: found 'lunch'"), said[-1]("lunch"):
-        pass
+    assert attributed(step, clock) == {"other": 101, "data": 10}
+
+
+def test_a_phase_that_is_none_of_a_step_is_refused() -> None:
+    """The error names it."""
+
+    def step() -> None:
+        with phase("lunch"):
+            pass
+
+    with pytest.raises(ValueError, match="phase: found 'lunch'"):
+        attribute(step, device=CPU, num_steps=1)
 
 
 def test_what_other_threads_do_is_not_the_steps() -> None:
     """A module, an update and a said phase in another thread, while the step waits for it, begin nothing."""
     clock = Clock()
     model = nn.Linear(3, 1)
-    said: list[Callable[[str], AbstractContextManager[None]]] = []
-
-    def listen(enter: Callable[[str], AbstractContextManager[None]]) -> AbstractContextManager[None]:
-        said.append(enter)
-        return nullcontext()
 
     def beside() -> None:
         other = nn.Sequential(nn.Linear(3, 3))
@@ -508,7 +502,7 @@ def test_what_other_threads_do_is_not_the_steps() -> None:
         slow_update(optimizer, clock, 1)
         other(torch.ones(2, 3))
         optimizer.step()
-        with said[-1]("clip"):
+        with phase("clip"):
             clock.tick(1)
 
     def step() -> None:
@@ -518,7 +512,7 @@ def test_what_other_threads_do_is_not_the_steps() -> None:
         clock.tick(10)
         model(torch.ones(2, 3)).sum().backward()
 
-    assert attributed(step, clock, listen=listen) == {"data": 13}
+    assert attributed(step, clock) == {"data": 13}
 
 
 def test_a_module_or_an_update_that_fails_has_ended() -> None:
@@ -672,11 +666,3 @@ def test_rows_pass_through_json() -> None:
     again = [PhaseTime(**row) for row in json.loads(json.dumps([dataclasses.asdict(row) for row in rows]))]
     assert again == rows
     assert [type(row.count) for row in again] == [type(row.count) for row in rows]
-
-
-def test_no_steps_are_refused() -> None:
-    """At least one step is needed, and none is run before that is said."""
-    calls: list[None] = []
-    with pytest.raises(ValueError, match="num_steps=0"):
-        attribute(lambda: calls.append(None), device=CPU, num_steps=0)
-    assert calls == []

@@ -27,7 +27,6 @@ def test_every_second_is_charged_once(events: list[tuple[tuple[str, str], int]])
             part = timeline.part
             if event == "operation":
                 timeline.charge(name)
-                timeline.count(name)
                 operations += 1
             elif event == "recorded":
                 if isinstance(part, Gap):

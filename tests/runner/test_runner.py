@@ -86,8 +86,8 @@ def test_a_case_that_cannot_be_is_refused_and_the_next_run_runs(
 
 def test_a_request_that_nobody_understands_ends_its_own_process(runner: Runner) -> None:
     """The reason is an answer, and the next run runs."""
-    runner.process.tell('{"do": "dance", "case": {"global_batch_size": 16}}')
-    with pytest.raises(MeasureError, match="KeyError: 'dance'"):
+    runner.send('{"do": "dance", "case": {"global_batch_size": 16}}')
+    with pytest.raises(MeasureError, match="was asked to dance, and can run, count, attribute"):
         runner.waiting()
     runner.answer("ended", Ended)
     assert losses(runner)

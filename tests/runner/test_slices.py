@@ -29,14 +29,8 @@ class FakeTime:
 
 def run(step_s: list[float], pauses_s: list[float], cuts: list[int]) -> list[Stepped]:
     """Return the slices of a run whose steps and pauses take so long."""
-    fake, pauses, steps, todo = FakeTime(), iter(pauses_s), iter(step_s), iter([*cuts, 0])
+    fake, pauses, steps = FakeTime(), iter(pauses_s), iter(step_s)
     found: list[Stepped] = []
-
-    def next_slice(ended: Stepped | None) -> int:
-        fake.now_s += next(pauses)
-        if ended is not None:
-            found.append(ended)
-        return next(todo)
 
     def step() -> dict[str, float]:
         fake.now_s += next(steps)
@@ -45,7 +39,10 @@ def run(step_s: list[float], pauses_s: list[float], cuts: list[int]) -> list[Ste
     stepping = Stepping(step, world=World())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "perf_counter", fake)
-        Slices(next_slice, stepping, torch.device("cpu")).run(32)
+        slices = Slices(stepping, torch.device("cpu"), 32)
+        for num_steps in cuts:
+            fake.now_s += next(pauses)
+            found.append(slices.make(num_steps))
     return found
 
 
@@ -54,17 +51,19 @@ def test_pauses_do_not_count(data: Any, cuts: list[int]) -> None:
     """Whatever the steps and the pauses take: each step has its own time, and rates are samples over the steps' seconds."""
     number = sum(cuts)
     step_s = data.draw(st.lists(st.floats(0.001, 10.0), min_size=number, max_size=number))
-    pauses_s = data.draw(st.lists(st.floats(0.0, 100.0), min_size=len(cuts) + 1, max_size=len(cuts) + 1))
+    pauses_s = data.draw(st.lists(st.floats(0.0, 100.0), min_size=len(cuts), max_size=len(cuts)))
     found = run(step_s, pauses_s, cuts)
     times = [b - a for part in found for a, b in zip(part.marks, part.marks[1:], strict=False)]
     assert times == pytest.approx(step_s, abs=1e-9)
     assert [len(part.marks) - 1 for part in found] == cuts
     assert [loss for part in found for loss in part.losses] == [float(i) for i in range(number)]
     assert all(part.scalars == {"norm": (1.0,) * n} for part, n in zip(found, cuts, strict=True))
-    (line,) = found[-1].lines
-    assert line.startswith(f"Step={number}, Loss={number - 1:.5f}")
-    rate = float(line.split("GlobalRate=")[1].split()[0])
-    assert rate == pytest.approx(32 * number / sum(step_s), rel=1e-3, abs=0.01)
+    for i, part in enumerate(found):
+        (line,) = part.lines
+        done = sum(cuts[: i + 1])
+        assert line.startswith(f"Step={done}, Loss={done - 1:.5f}")
+        rate = float(line.split("GlobalRate=")[1].split()[0])
+        assert rate == pytest.approx(32 * done / sum(step_s[:done]), rel=1e-3, abs=0.01)
 
 
 def test_reading_the_losses_is_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,12 +72,8 @@ def test_reading_the_losses_is_part_of_the_time(monkeypatch: pytest.MonkeyPatch)
     stepping = Stepping(lambda: events.append("step") or 1.0, world=World())
     read = stepping.read
     monkeypatch.setattr(stepping, "read", lambda: (events.append("read"), read()))
-    told = iter([2, 0])
     monkeypatch.setattr(time, "perf_counter", lambda: (events.append("clock"), float(len(events)))[1])
-    Slices(lambda ended: (events.append("wait"), next(told))[1], stepping, torch.device("cpu")).run(8)
-    waits = [i for i, event in enumerate(events) if event == "wait"]
-    inside = events[waits[0] + 1 : waits[1]]
-    assert inside[0] == "clock"
-    assert [event for event in inside if event != "clock"] == ["step", "step", "read"]
-    assert inside.index("read") < len(inside) - 1
-    assert inside[-1] == "clock"
+    Slices(stepping, torch.device("cpu"), 8).make(2)
+    assert events[0] == events[-1] == "clock"
+    assert [event for event in events if event != "clock"] == ["step", "step", "read"]
+    assert events.index("read") < len(events) - 1

@@ -12,13 +12,13 @@ import pytest
 CODE = """
 import sys
 from pathlib import Path
-from perf.errors import MeasureError
-from perf.runner.load import load
+from perf.errors import UsageError
+from perf.finding import find
 other = Path(sys.argv[3]) if len(sys.argv) > 3 else None
 try:
-    found = load(sys.argv[1], Path(sys.argv[2]), other)
+    found = find(sys.argv[1], Path(sys.argv[2]), other)
     print(found.origin, found.workload.name, getattr(sys.modules.get("model"), "VERSION", None))
-except MeasureError as error:
+except UsageError as error:
     print("refused:", error)
 """
 
@@ -35,7 +35,7 @@ def net(case):
 def loaded(name: str, root: Path, other: Path | None = None) -> str:
     """Return what a fresh process finds."""
     command = [sys.executable, "-c", CODE, name, str(root), *([str(other)] if other else [])]
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environ, cwd="/").stdout.strip()
 
 
@@ -90,7 +90,7 @@ def test_a_side_never_runs_the_candidate_s_package(tmp_path: Path) -> None:
     candidate = project(tmp_path / "candidate", 2)
     baseline = project(tmp_path / "baseline", 1, "bench_net.py")
     command = f"import sys; sys.path.append({str(candidate)!r})"  # as an editable installation does
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     found = subprocess.run(
         [sys.executable, "-c", command + CODE, "bench_net.py:net", str(baseline), str(candidate)],
         check=True, capture_output=True, text=True, env=environ, cwd="/",

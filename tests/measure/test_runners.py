@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, ClassVar
@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from perf import signals
 from perf.errors import MeasureError
-from perf.measure import processes
-from perf.measure.processes import STDERR_BYTES, Process, started
+from perf.measure import runners
+from perf.measure.runners import STDERR_BYTES, Runner
+from perf.measure.sides import Side
 from perf.signals import STOPS, stopped_by_signals
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
@@ -38,9 +39,21 @@ class Anything(msgspec.Struct):
     pid: int = 0
 
 
-def python(code: str) -> Process:
-    """Return a process that runs a few lines of Python."""
-    return Process([sys.executable, "-c", f"import os, signal, sys\n{code}"], environ=os.environ)
+def side(command: Sequence[str]) -> Side:
+    """Return a side that no error names, whose runner is any command."""
+    return Side(name="", text="", workload="net", command=tuple(command), root=Path(), environ=os.environ)
+
+
+@contextmanager
+def running(*command: str) -> Iterator[Runner]:
+    """Run a command, and end it."""
+    with ExitStack() as stack:
+        yield Runner(stack, side(command))
+
+
+def python(code: str) -> AbstractContextManager[Runner]:
+    """Run a few lines of Python."""
+    return running(sys.executable, "-c", f"import os, signal, sys\n{code}")
 
 
 def alive(pid: int) -> bool:
@@ -62,7 +75,7 @@ if os.fork() == 0:
 signal.pause()
 """
     with python(code) as process:
-        forked = process.answer("forked", Anything, timeout_s=60.0).pid
+        forked = process.answer("forked", Anything).pid
         assert alive(forked)
     assert not alive(forked)
 
@@ -104,7 +117,7 @@ def test_an_interrupt_inside_popen_leaves_no_child(number: signal.Signals) -> No
 
     def start() -> None:
         with stopped_by_signals(), ExitStack() as stack:
-            started(stack, IGNORES_ITS_INPUT, environ={})
+            Runner(stack, side(IGNORES_ITS_INPUT))
             pytest.fail("the signal was lost")
 
     with interrupted_inside_popen(number) as made:
@@ -137,7 +150,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
     monkeypatch.setattr(Child, "made", [])
     monkeypatch.setattr(subprocess, "Popen", Child)
     monkeypatch.setattr(os, "killpg", lambda pid, number: setattr(Child.made[pid], "killed", True))
-    monkeypatch.setattr(processes, "_marked", lambda mark: [])
+    monkeypatch.setattr(runners, "_marked", lambda mark: [])
     return Child.made
 
 
@@ -147,7 +160,7 @@ def interrupted_at(line: int, action: Callable[[], None]) -> tuple[bool, bool]:
     Returns:
         Whether there was such a line, and whether the action ended with KeyboardInterrupt.
     """
-    files = (processes.__file__, signals.__file__, contextlib.__file__)
+    files = (runners.__file__, signals.__file__, contextlib.__file__)
     left = itertools.count(line, -1)
 
     def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
@@ -187,7 +200,7 @@ def test_an_interrupt_anywhere_between_start_and_end_leaves_no_child(children: l
     def start_and_end() -> None:
         with ExitStack() as stack:
             for _ in range(2):
-                started(stack, [], environ={})
+                Runner(stack, side([]))
 
     assert_gone(start_and_end, children)
 
@@ -200,7 +213,7 @@ def test_a_second_interrupt_while_cleaning_up_leaves_no_child(children: list[Chi
             trace = sys.gettrace()
             sys.settrace(None)
             for _ in range(2):
-                started(stack, [], environ={})
+                Runner(stack, side([]))
             sys.settrace(trace)
             signal.raise_signal(signal.SIGTERM)
 
@@ -209,17 +222,18 @@ def test_a_second_interrupt_while_cleaning_up_leaves_no_child(children: list[Chi
 
 def test_what_nobody_ended_ends_when_it_is_dropped(children: list[Child]) -> None:
     """The last resort: an interrupt between a stack's callbacks skips the rest of them."""
-    process = Process([], environ={})
-    del process
+    stack = ExitStack()
+    Runner(stack, side([]))
+    del stack
     gc.collect()
     assert [child.ended for child in children] == [True]
 
 
 def test_an_answer_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not fill the memory."""
-    monkeypatch.setattr(processes, "ANSWER_BYTES", 2**18)
+    monkeypatch.setattr(runners, "ANSWER_BYTES", 2**18)
     with (
-        Process(["head", "-c", "4000000", "/dev/zero"], environ=os.environ) as process,
+        running("head", "-c", "4000000", "/dev/zero") as process,
         pytest.raises(MeasureError, match=r"^said \d+,\d+ bytes without an end of line, no answer$"),
     ):
         process.answer("ready", Anything)
@@ -228,7 +242,7 @@ def test_an_answer_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_answers_without_an_end_wait_in_the_pipe() -> None:
     """However many a process gives, no more than a pipe's content is kept beyond the one that was asked for."""
-    with Process(["yes", '{"event": "ready"}'], environ=os.environ) as process:
+    with running("yes", '{"event": "ready"}') as process:
         for _ in range(1000):
             process.answer("ready", Anything)
             assert len(process._unread) <= 2 * 2**16
@@ -237,10 +251,11 @@ def test_answers_without_an_end_wait_in_the_pipe() -> None:
 def test_an_answer_that_drips_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """There always is something more to read, and each time a second has passed."""
     seconds = itertools.count()
-    with Process(["cat", "/dev/zero"], environ=os.environ) as process:
-        monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    with running("cat", "/dev/zero") as process:
+        monkeypatch.setattr(runners, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+        monkeypatch.setattr(runners, "ANSWER_TIMEOUT_S", 9.0)
         with pytest.raises(MeasureError, match=r"^no answer within 9 s$"):
-            process.answer("ready", Anything, timeout_s=9.0)
+            process.answer("ready", Anything)
         monkeypatch.undo()
         assert 0 < len(process._unread) <= 9 * 2**16
 
@@ -267,11 +282,13 @@ signal.pause()
 def test_a_process_that_closes_its_output_and_stays_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer can come any more."""
     with python("os.close(1); signal.pause()") as process:
-        monkeypatch.setattr(processes, "END_TIMEOUT_S", 0.0)
+        monkeypatch.setattr(runners, "END_TIMEOUT_S", 0.0)
         with pytest.raises(MeasureError, match=r"^closed its output and did not end$"):
             process.answer("ready", Anything)
         monkeypatch.undo()
 
+
+Says = Callable[[bytes], AbstractContextManager[Runner]]
 
 VALID = b'{"event": "ready", "number": 1, "list": [1.5, null]}\n'
 
@@ -279,12 +296,12 @@ DIGITS = b"1" * 10**6
 
 
 @pytest.fixture
-def says(tmp_path: Path) -> Callable[[bytes], Process]:
-    """Return a process that says what a test wants, and ends."""
+def says(tmp_path: Path) -> Says:
+    """Return a function that runs a process, which says what a test wants and ends."""
 
-    def says(output: bytes) -> Process:
+    def says(output: bytes) -> AbstractContextManager[Runner]:
         (tmp_path / "output").write_bytes(output)
-        return Process(["cat", str(tmp_path / "output")], environ=os.environ)
+        return running("cat", str(tmp_path / "output"))
 
     return says
 
@@ -296,28 +313,29 @@ def says(tmp_path: Path) -> Callable[[bytes], Process]:
         (b"\0" * 9 + b"\n", "which is no answer"),
         (b"\xff\xfe\n", "which is no answer"),
         (VALID.decode().encode("utf-16") + b"\n", "which is no answer"),
-        (b"[" * 10**6 + b"\n", "which is no answer"),
-        (b'{"event":' * 10**5 + b"\n", "which is no answer"),
+        (b"[" * 10**6 + b"\n", "Expected `object`, got `array`"),
+        (b'{"event":' * 10**5 + b"\n", "Expected `str`, got `object` - at `$.event`"),
         (b'{"event": "ready", "pid": ' + DIGITS + b"}\n", "said "),
         (b'{"event": "ready", "pid": ' + DIGITS + b".0}\n", "said "),
         (b'{"event": "ready", "pid": 1e999}\n', "out of range"),
         (b'{"event": "ready", "number": NaN}\n', "which is no answer"),
         (b'{"event": "ready", "number": -Infinity}\n', "which is no answer"),
-        (b'"event"\n', "which is no answer"),
-        (b'{"event": ["ready"]}\n', "which is no answer"),
-        (b'{"event": "failed", "reason": {}}\n', "which is no answer"),
+        (b'"event"\n', "Expected `object`, got `str`"),
+        (b'{"event": ["ready"]}\n', "Expected `str`, got `array` - at `$.event`"),
+        (b'{"event": "failed", "reason": {}}\n', "got `object` - at `$.reason`"),
         (b'{"event": "failed", "reason": "a\\nb \\u001b"}\n', "a b \\x1b"),
         (b'{"event": "failed", "reason": "\\ud800"}\n', "which is no answer"),
-        (b'{"event": "' + b"x" * 10**6 + b'"}\n', "which is no answer"),
-        (b'{"event": "ended", "exit_code": [1]}\n', "which is no answer"),
-        (b'{"event": "ended", "exit_code": 1.5}\n', "which is no answer"),
+        (b'{"event": "' + b"x" * 10**6 + b'"}\n', "length <= 200 - at `$.event`"),
+        (b'{"event": "ended", "exit_code": [1]}\n', "got `array` - at `$.exit_code`"),
+        (b'{"event": "ended", "exit_code": 1.5}\n', "got `float` - at `$.exit_code`"),
+        (b'{"event": "ended", "exit_code": ' + b"1" * 4000 + b"}\n", "ended with exit code 1111"),
         (b'{"event": "ready", "pid": "x"}\n', "Expected `int`, got `str` - at `$.pid`"),
         (VALID[:-1], "ended with exit code 0, after b'{\"event\": \"ready\""),
         (b"", "ended with exit code 0"),
     ],
     ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else "",
 )  # fmt: skip
-def test_what_is_no_answer_is_one_short_line(says: Callable[[bytes], Process], output: bytes, problem: str) -> None:
+def test_what_is_no_answer_is_one_short_line(says: Says, output: bytes, problem: str) -> None:
     """Whatever a process says: an error that quotes it, in printable characters."""
     with says(output) as process, pytest.raises(MeasureError) as error:
         process.answer("ready", Anything)
@@ -328,9 +346,7 @@ def test_what_is_no_answer_is_one_short_line(says: Callable[[bytes], Process], o
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=3), st.integers(0, len(VALID)), st.integers(0, 3))
-def test_a_mutated_answer_is_read_or_refused(
-    says: Callable[[bytes], Process], inserted: bytes, at: int, removed: int
-) -> None:
+def test_a_mutated_answer_is_read_or_refused(says: Says, inserted: bytes, at: int, removed: int) -> None:
     """Nothing but an answer or a MeasureError comes of it."""
     with says(VALID[:at] + inserted + VALID[at + removed :]) as process, suppress(MeasureError):
         assert process.answer("ready", Anything).event == "ready"
