@@ -77,3 +77,35 @@ def test_reading_the_losses_is_part_of_the_time(monkeypatch: pytest.MonkeyPatch)
     assert events[0] == events[-1] == "clock"
     assert [event for event in events if event != "clock"] == ["step", "step", "read"]
     assert events.index("read") < len(events) - 1
+
+
+def test_on_a_gpu_steps_are_marked_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is waited for at the beginning and at the end of a slice only; in between its own clock counts."""
+    fake, waits = FakeTime(), []
+
+    class Event:
+        """In the place of an event of a device that follows at once."""
+
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            """Note the time."""
+            self.at_s = fake.now_s
+
+        def elapsed_time(self, other: Event) -> float:
+            """Return the milliseconds from here to another event."""
+            return 1e3 * (other.at_s - self.at_s)
+
+    def step() -> float:
+        fake.now_s += 2.0
+        return 1.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waits.append(fake.now_s))
+    monkeypatch.setattr(time, "perf_counter", fake)
+    slices = Slices(Stepping(step, world=World()), torch.device("cuda"), 8)
+    assert slices.make(3).marks == pytest.approx((100.0, 102.0, 104.0, 106.0))
+    fake.now_s += 50.0
+    assert slices.make(1).marks == pytest.approx((156.0, 158.0))
+    assert set(waits) == {100.0, 106.0, 156.0, 158.0}
