@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,8 @@ class Contribution(PhaseDifference):
         baseline_count, candidate_count: dispatches per step; medians over the visits.
         standard_error_s: of the difference of the seconds.
         is_significant: whether the count differs, or the time by more than chance explains and by enough to matter.
-        line: the source line of the candidate that calls it more often than the baseline's does; "" if not known.
+        line: the source line of the candidate that calls it more often than the baseline's does, as in
+            `PhaseTime.lines`; "" if there is none, or it is not known.
     """
 
     operation: str
@@ -87,6 +89,7 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
             candidate_s=float(candidate_s[index]),
             standard_error_s=float(error[index]),
             is_significant=bool(significant[index]),
+            line=_more_often(_lines(baseline, phase, operation), _lines(candidate, phase, operation)),
         )
         for index, (phase, operation) in enumerate(keys)
     ]
@@ -118,6 +121,22 @@ def _require_visits(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> No
         raise ValueError(
             f"{len(baseline)} and {len(candidate)} visits: {MIN_VISITS} on each side are needed, none of them empty"
         )
+
+
+def _lines(side: Sequence[Visit], phase: str, operation: str) -> Mapping[str, float]:
+    """Return the source lines that call an operation in a phase, and how often."""
+    rows = (row.lines for row in side[0] if (row.phase, row.operation) == (phase, operation))
+    return next(rows, {})
+
+
+def _more_often(baseline: Mapping[str, float], candidate: Mapping[str, float]) -> str:
+    """Return the candidate's line that is called most beyond the baseline's lines of the same text, or nothing."""
+    before: defaultdict[str, float] = defaultdict(float)
+    for line, count in baseline.items():
+        before[line.partition(": ")[2]] += count
+    more = {line: count - before[line.partition(": ")[2]] for line, count in candidate.items()}
+    line = max(more, key=lambda line: more[line], default="")
+    return line if line and more[line] > 0 else ""
 
 
 def _by_key(side: Sequence[Visit], keys: list[tuple[str, str]]) -> tuple[FloatArray, FloatArray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 STEP_PHASES = ("data", "forward", "backward", "clip", "optimizer", "other")
 """What a step is made of: "forward" has the loss, "optimizer" the update with dropping gradients, "other" the rest."""
@@ -23,9 +24,11 @@ class PhaseTime:
         operation: its name and the type of its first tensor, such as ``aten::mm float32``; or "(Python)".
         count: how often it was dispatched, per step; a whole number if the steps are alike.
         seconds: its time, per step; in "logging" and "checkpoint", per occurrence.
+        lines: the source lines that call it, such as ``kernel.py:81: total = a @ b``, and how often, per step.
     """
 
     phase: str
     operation: str
     count: float
     seconds: float
+    lines: Mapping[str, float] = field(default_factory=dict)

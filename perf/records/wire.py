@@ -141,7 +141,7 @@ class Attributed(Struct, frozen=True, kw_only=True):
     rows: Annotated[tuple[PhaseTime, ...], Meta(min_length=1, max_length=_MOST_VALUES)]
 
     def __post_init__(self) -> None:
-        if not all(_is_name(row.phase) and _is_name(row.operation) for row in self.rows):
+        if not all(_is_name(name) for row in self.rows for name in (row.phase, row.operation, *row.lines)):
             raise ValueError("names that do not print")
 
 

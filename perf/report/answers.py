@@ -178,7 +178,8 @@ def _because(result: DuetResult, size: int) -> str:
         change = row.candidate_count - row.baseline_count
         more = f"{number(abs(change), ',g')} {'more' if change > 0 else 'fewer'} {row.operation} per step"
         took = f"{row.operation} takes {number(1e3 * row.difference_s, '+.2f')} ms per step"
-        return f"{more if change else took} in {row.phase}{f' ({row.line})' if row.line else ''}"
+        where = f" ({row.line.partition(': ')[0]})" if row.line else ""
+        return f"{more if change else took} in {row.phase}{where}"
     if work := work_differences(result.work[size]):
         return f"work differs: {', '.join(work[:3])} per step"
     if software := software_differences(result.work):

@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,11 +34,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from perf.records.phases import PYTHON, STEP_PHASES, PhaseTime
 from perf.runner.counters import as_written
+from perf.runner.lines import calling_line
 from perf.runner.phases import Costs, Gap, Part, Timeline
 from perf.seam import phases_heard
 from perf.train.devices import keep_freed_memory, synchronize
 
 _WARMUP_STEPS = 2
+_MOST_LINES = 20
+"""Of an operation in a phase."""
+
 _BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 
 
@@ -69,7 +73,8 @@ def attribute(
     """
     with TemporaryDirectory() as directory, as_written():
         keep_freed_memory()  # as every run does: it decides whether operations have page faults
-        with _attached(device, lambda: 0.0) as warmup:
+        # Where operations come from is found before they are timed: finding it takes time.
+        with _attached(device, lambda: 0.0, calling_line) as warmup:
             _advance(warmup, step, _WARMUP_STEPS, read)
         with _attached(device, clock) as timeline:
             _advance(timeline, step, num_steps, read)
@@ -78,7 +83,11 @@ def attribute(
                     save(Path(directory))
     parts = dict.fromkeys(STEP_PHASES, num_steps)
     parts.update({phase: 1 for phase, function in (("logging", read), ("checkpoint", save)) if function})
-    return [row for phase in parts for row in _rows(phase, timeline.phases[phase], parts[phase])]
+    return [
+        row
+        for phase in parts
+        for row in _rows(phase, timeline.phases[phase], parts[phase], _lines(warmup.phases[phase].lines))
+    ]
 
 
 def _advance(timeline: Timeline, step: Callable[[], object], num_steps: int, read: Callable[[], object] | None) -> None:
@@ -90,7 +99,17 @@ def _advance(timeline: Timeline, step: Callable[[], object], num_steps: int, rea
             read()
 
 
-def _rows(phase: str, costs: Costs, parts: int) -> list[PhaseTime]:
+def _lines(found: Mapping[tuple[Any, str], int]) -> dict[str, dict[str, float]]:
+    """Return the lines that call each operation, by its name, and how often; the most frequent ones."""
+    lines: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for (key, line), count in sorted(found.items(), key=lambda item: -item[1]):
+        own = lines[_text(key)]
+        if line in own or len(own) < _MOST_LINES:
+            own[line] = own.get(line, 0) + count / _WARMUP_STEPS
+    return lines
+
+
+def _rows(phase: str, costs: Costs, parts: int, lines: Mapping[str, Mapping[str, float]]) -> list[PhaseTime]:
     """Return a phase's operations by name, their counts and times divided by the number of parts."""
     counts, seconds = Counter({PYTHON: 0}), defaultdict[str, float](float)
     for key, elapsed in costs.seconds.items():
@@ -101,12 +120,19 @@ def _rows(phase: str, costs: Costs, parts: int) -> list[PhaseTime]:
     for operation in sorted(counts):
         per_part, rest = divmod(counts[operation], parts)
         count = counts[operation] / parts if rest else per_part
-        rows.append(PhaseTime(phase=phase, operation=operation, count=count, seconds=seconds[operation] / parts))
+        seconds_each = seconds[operation] / parts
+        rows.append(
+            PhaseTime(
+                phase=phase, operation=operation, count=count, seconds=seconds_each, lines=lines.get(operation, {})
+            )
+        )
     return rows
 
 
 @contextmanager
-def _attached(device: torch.device, clock: Callable[[], float]) -> Iterator[Timeline]:
+def _attached(
+    device: torch.device, clock: Callable[[], float], find_line: Callable[[], str] = str
+) -> Iterator[Timeline]:
     """See every module, update, backward pass and operation, and nothing any more afterwards."""
     process = os.getpid()
 
@@ -127,7 +153,7 @@ def _attached(device: torch.device, clock: Callable[[], float]) -> Iterator[Time
             stack.callback(handle.remove)
         stack.enter_context(phases_heard(hooks.phase))
         stack.enter_context(_BackwardPasses(timeline))
-        stack.enter_context(_Operations(timeline))
+        stack.enter_context(_Operations(timeline, find_line))
         yield timeline
 
 
@@ -191,9 +217,9 @@ class _BackwardPasses(TorchFunctionMode):
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
     """Times and counts what reaches a kernel; on a GPU, that of a backward pass from threads of autograd."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, find_line: Callable[[], str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the same
-        self._timeline = timeline
+        self._timeline, self._find_line = timeline, find_line
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -207,7 +233,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         if records and isinstance(part, Gap):
             dtype = _first_dtype((result,))
             part.is_recorded |= dtype is not None and (dtype.is_floating_point or dtype.is_complex)
-        self._timeline.charge(operation)
+        self._timeline.charge(operation, self._find_line())
         return result
 
 

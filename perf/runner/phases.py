@@ -14,15 +14,22 @@ _PASSES = ("forward", "backward")
 
 
 class Costs:
-    """Seconds by operation, None for what is outside of all operations, and how often each was dispatched."""
+    """Seconds by operation, None for what is outside of all operations, how often each was dispatched, and from where.
+
+    Attributes:
+        counts, seconds: by operation.
+        lines: how often, by operation and source line.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[Hashable] = Counter()
+        self.lines: Counter[tuple[Hashable, str]] = Counter()
         self.seconds: defaultdict[Hashable, float] = defaultdict(float)
 
     def add(self, costs: Costs) -> None:
         """Add other costs to these."""
         self.counts.update(costs.counts)
+        self.lines.update(costs.lines)
         for operation, seconds in costs.seconds.items():
             self.seconds[operation] += seconds
 
@@ -106,12 +113,19 @@ class Timeline:
             self._leave("end")
         self._parts.pop()
 
-    def charge(self, operation: Hashable = None) -> None:
-        """Charge what passed since the last time: to an operation, which is counted, or to none."""
+    def charge(self, operation: Hashable = None, line: str = "") -> None:
+        """Charge what passed since the last time: to an operation, which is counted, or to none.
+
+        Args:
+            operation: the one that has ended, or None.
+            line: where it was called; "" where that is not asked for.
+        """
         now, part = self._clock(), self.part
         costs = part.costs[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
         costs.seconds[operation] += now - self._charged_until
         costs.counts[operation] += operation is not None
+        if line:
+            costs.lines[operation, line] += 1
         self._charged_until = now
 
     def _leave(self, phase: str) -> None:

@@ -284,3 +284,20 @@ def test_a_product_in_another_type_comes_first() -> None:
     assert changes["backward", "aten::mm float32"] == 2
     slower = next(c for c in found if c.is_significant and c.difference_s > 0)
     assert slower.operation.endswith((" float32", "_to_copy bfloat16"))
+
+
+def test_the_line_that_calls_an_operation_more_often_is_named() -> None:
+    """A line that only moved is not; of several the one that is called most beyond the baseline's of the same text."""
+
+    def visits(**lines: float) -> list[list[PhaseTime]]:
+        """Return visits with an operation that these lines call."""
+        counted = dataclasses.replace(row("a", 0.1, count=sum(lines.values())), lines=lines)
+        return [[row("rest", 1.0), counted]] * 3
+
+    moved = attribute_difference(visits(**{"net.py:3: x @ y": 2}), visits(**{"net.py:9: x @ y": 2}))
+    assert {contribution.line for contribution in moved} == {""}
+    more = visits(**{"net.py:9: x @ y": 3, "net.py:12: x @ z": 250})
+    (first, *_) = attribute_difference(visits(**{"net.py:3: x @ y": 2}), more)
+    assert (first.operation, first.line) == ("a", "net.py:12: x @ z")
+    old = [[dataclasses.replace(one, lines={}) for one in visit] for visit in more]  # a side that does not tell
+    assert {contribution.line for contribution in attribute_difference(more, old)} == {""}

@@ -666,3 +666,26 @@ def test_rows_pass_through_json() -> None:
     again = [PhaseTime(**row) for row in json.loads(json.dumps([dataclasses.asdict(row) for row in rows]))]
     assert again == rows
     assert [type(row.count) for row in again] == [type(row.count) for row in rows]
+
+
+def test_an_operation_has_the_lines_that_call_it() -> None:
+    """The innermost line of the step's own code, how often per step; in the backward pass that which starts it."""
+    weight = torch.ones(3, requires_grad=True)
+
+    def step() -> None:
+        loss = (weight * 2).sum()
+        for _ in range(2):
+            torch.erf(loss.detach())
+        torch.erf(loss.detach())
+        loss.backward()
+
+    rows = attribute(step, device=CPU, num_steps=1)
+    lines = {(row.phase, row.operation): row.lines for row in rows}
+    erf = lines["forward", "aten::erf float32"]
+    first = step.__code__.co_firstlineno
+    name = f"tests/runner/{Path(__file__).name}"
+    assert erf == {
+        f"{name}:{first + 3}: torch.erf(loss.detach())": 2,
+        f"{name}:{first + 4}: torch.erf(loss.detach())": 1,
+    }
+    assert set(lines["backward", "aten::mul float32"]) == {f"{name}:{first + 5}: loss.backward()"}

@@ -1,0 +1,47 @@
+"""The line of a step's own code that an operation comes from."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+import perf
+import perf.train
+
+_PERF, _TRAIN = Path(perf.__file__).parent, Path(perf.train.__file__).parent
+_MOST_CHARACTERS = 80
+
+
+def calling_line() -> str:
+    """Return the innermost line of the step's own code on this thread's stack; "" if there is none.
+
+    That is no line of Python's, of an installed package or of this one, but for the built-in workloads. Such as
+    ``kernel.py:81: total += a @ b``, with the path from the current folder.
+    """
+    frame = sys._getframe(1)
+    while not _is_own(frame.f_code.co_filename):
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    return _shown(frame.f_code.co_filename, frame.f_lineno)
+
+
+@functools.cache
+def _is_own(filename: str) -> bool:
+    path = Path(filename)
+    if filename.startswith("<") or _TRAIN in path.parents:
+        return _TRAIN in path.parents
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and not {_PERF, Path(sysconfig.get_path("stdlib"))} & {*path.parents}
+
+
+@functools.cache
+def _shown(filename: str, number: int) -> str:
+    path = os.path.relpath(filename)
+    place = path if not path.startswith("..") else Path(filename).name
+    text = " ".join(linecache.getline(filename, number).split())
+    return f"{place}:{number}: {text[:_MOST_CHARACTERS]}"
