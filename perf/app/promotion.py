@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perf.errors import BaselineError, UsageError
-from perf.judge.exact import counter_differences, loss_differences
+from perf.judge.exact import loss_differences, work_changes
 from perf.judge.fitness import session_refusal
 from perf.project import find_root, shown
 from perf.records.baselines import (
@@ -19,7 +19,6 @@ from perf.records.baselines import (
     KEY,
     LATEST_RESULT,
     Baseline,
-    Expected,
     Promotion,
     baseline_json,
     baseline_path,
@@ -127,12 +126,14 @@ def _contents(
         timed = [b for b in document["benchmarks"] if b.get("extra_info", {}).get("workload") == session.workload]
         for portable, kept_at in ((False, baseline_path), (True, portable_path)):
             path = kept_at(directory, session.configuration, session.fingerprint)
-            if before := load_baseline(path):
-                if portable and all(
-                    _is_expected(session, size, before.expected(size)) for size in session.measurements
-                ):
-                    continue
-                _require_nothing_lost(before, session)
+            before = load_baseline(path)
+            if before and portable and _is_expected(session, before):
+                continue
+            if before and (lost := sorted(before.session.measurements.keys() - session.measurements.keys())):
+                raise BaselineError(
+                    f"{path}: also has {', '.join(map(str, lost))}, which this result lacks and promotion would lose; "
+                    "measure all batch sizes, or delete that file first"
+                )
             old = before.provenance["commit"] if before else ""
             entry = Promotion(date=date, reason=reason, commit=made["commit"], dirty=made["dirty"], replaces=old)
             log = [*(before.promotions if before else ()), entry]
@@ -141,20 +142,16 @@ def _contents(
     return files
 
 
-def _require_nothing_lost(before: Baseline, session: Session) -> None:
-    if lost := sorted(set(before.session.measurements) - set(session.measurements)):
-        raise BaselineError(
-            f"{before.path}: also has {', '.join(map(str, lost))}, which this result lacks and promotion would lose; "
-            "measure all batch sizes, or delete that file first"
-        )
-
-
-def _is_expected(session: Session, size: int, expected: Expected | None) -> bool:
-    measurement = session.measurements[size]
-    run = measurement.runs[0]
-    if expected is None or expected.micro_batch_size != measurement.micro_batch_size or expected.seed != session.seed:
+def _is_expected(session: Session, before: Baseline) -> bool:
+    """Return whether a portable baseline already says the same of each batch size, and of as many steps."""
+    if before.session.seed != session.seed:
         return False
-    if counter_differences(expected.counters, run.counters, python_calls=expected.python == session.python):
-        return False
-    problem, _ = loss_differences(run.curves, expected, session.fingerprint)
-    return not problem and len(run.losses) <= len(expected.curves["loss"])
+    for size, now in session.measurements.items():
+        known = before.session.measurements.get(size)
+        if known is None or known.micro_batch_size != now.micro_batch_size:
+            return False
+        if work_changes(before.session, session, size) or loss_differences(session, size, before)[0]:
+            return False
+        if len(now.runs[0].losses) > len(known.runs[0].losses):
+            return False
+    return True

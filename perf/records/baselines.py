@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, TypedDict
 from msgspec import Meta
 
 from perf.errors import BaselineError
-from perf.records.counters import StepCounters
 from perf.records.documents import ADVICE, SCHEMA, Benchmark, as_json, decode, read_json
 from perf.records.fields import Reason, Text, Word, name_problem
 from perf.records.fingerprint import Fingerprint
@@ -85,27 +84,6 @@ class _Document:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Expected:
-    """What a stored file says of one batch size.
-
-    Attributes:
-        path: the file.
-        portable: whether it is meant for any machine; its losses then are never exact.
-        micro_batch_size, seed, python, fingerprint: how it was measured, as in `Session`.
-        curves, counters: what each step returned, as in `MeasuredRun.curves`; what one step does.
-    """
-
-    path: Path
-    portable: bool
-    micro_batch_size: int
-    seed: int
-    counters: StepCounters
-    python: str
-    curves: Mapping[str, tuple[float, ...]]
-    fingerprint: Fingerprint
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
     """A session read back.
 
@@ -136,23 +114,6 @@ class Baseline:
             return "was measured with uncommitted changes"
         return "" if re.fullmatch(r"[0-9a-f]{7,64}", commit) else f"was measured at commit {commit!r}"
 
-    def expected(self, size: int) -> Expected | None:
-        """Return the exact part for one batch size, or None if it was not measured."""
-        measurement = self.session.measurements.get(size)
-        if measurement is None:
-            return None
-        run = measurement.runs[0]
-        return Expected(
-            path=self.path,
-            portable=self.portable,
-            micro_batch_size=measurement.micro_batch_size,
-            seed=self.session.seed,
-            counters=run.counters,
-            python=self.session.python,
-            curves=run.curves,
-            fingerprint=self.session.fingerprint,
-        )
-
 
 def baseline_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
     """Return where this machine's baseline of a configuration belongs, whether or not it is there.
@@ -167,8 +128,7 @@ def baseline_path(directory: Path, configuration: str, here: Fingerprint) -> Pat
 
 def portable_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
     """Return where the exact part belongs, which holds on any machine with the same torch; otherwise as above."""
-    torch = str(here.software["torch"]).partition("+")[0]
-    return directory / PORTABLE / _file(configuration, f"-torch-{torch}")
+    return directory / PORTABLE / _file(configuration, f"-torch-{here.torch_release}")
 
 
 def _file(configuration: str, suffix: str = "") -> Path:
@@ -269,20 +229,24 @@ def load_baseline(path: Path) -> Baseline | None:
     return found
 
 
-def find_expected(session: Session, size: int, baseline: Baseline | None, directory: Path) -> Expected | None:
+def find_expected(session: Session, size: int, baseline: Baseline | None, directory: Path) -> Baseline | None:
     """Return what the losses and counters of one batch size are compared with, or None.
 
-    That is the baseline's part if the same torch made it, else the portable one of this torch, else the baseline's
-    part of another torch; always of the same configuration and seed.
+    That is the baseline if the same torch made it, else the portable one of this torch, else the baseline of another
+    torch; always of the same configuration and seed, and with that batch size.
 
     Raises:
         BaselineError: the portable baseline is damaged.
     """
-    candidates: list[Expected | None] = []
-    if baseline and baseline.session.configuration == session.configuration:
-        candidates.append(baseline.expected(size))
-    if portable := load_baseline(portable_path(directory, session.configuration, session.fingerprint)):
-        candidates.append(portable.expected(size))
-    fitting = [found for found in candidates if found and found.seed == session.seed]
-    here = session.fingerprint.software["torch"]
-    return next((found for found in fitting if found.fingerprint.software["torch"] == here), next(iter(fitting), None))
+    here = session.fingerprint
+    portable = load_baseline(portable_path(directory, session.configuration, here))
+    fitting = [
+        found
+        for found in (baseline, portable)
+        if found
+        and found.session.configuration == session.configuration
+        and found.session.seed == session.seed
+        and size in found.session.measurements
+    ]
+    torch = here.software["torch"]
+    return min(fitting, key=lambda found: found.session.fingerprint.software["torch"] != torch, default=None)
