@@ -24,7 +24,6 @@ from perf.records.baselines import (
     baseline_path,
     load_baseline,
     load_result,
-    portable_path,
     sessions_of,
 )
 from perf.records.documents import read_json, write_json
@@ -124,8 +123,8 @@ def _contents(
     for one in found:
         session, made = one.session, one.provenance
         timed = [b for b in document["benchmarks"] if b.get("extra_info", {}).get("workload") == session.workload]
-        for portable, kept_at in ((False, baseline_path), (True, portable_path)):
-            path = kept_at(directory, session.configuration, session.fingerprint)
+        for portable in (False, True):
+            path = baseline_path(directory, session.configuration, session.fingerprint, portable=portable)
             before = load_baseline(path)
             if before and portable and _is_expected(session, before):
                 continue

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
+import msgspec
 from msgspec import Meta
 
 from perf.errors import BaselineError
-from perf.records.documents import ADVICE, SCHEMA, Benchmark, as_json, decode, read_json
-from perf.records.fields import Reason, Text, Word, name_problem
+from perf.records.documents import ADVICE, read_json
+from perf.records.fields import Figure, Reason, Text, Word, name_problem
 from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import MeasuredRun, Session
+from perf.records.sessions import Session
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"
@@ -23,6 +24,8 @@ LATEST_RESULT = Path("runs") / "bench.json"
 PORTABLE = "portable"
 KEY = "stepmark"
 """Where a pytest-benchmark file holds what this project adds."""
+
+SCHEMA = 2
 
 
 class Provenance(TypedDict):
@@ -44,8 +47,6 @@ class Promotion(TypedDict):
     replaces: Word
 
 
-# All records are dataclasses like the others of this project, and not msgspec's structs, which alone can refuse unknown
-# fields: `decode` does that, and `dataclasses.replace` and `asdict` work on everything.
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
     """What a file holds under `KEY`. A portable baseline has losses and counters of one run, and no times."""
@@ -73,9 +74,30 @@ class _Part:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Benchmark:
+    """What pytest-benchmark reads of a stored benchmark: figures for its table, and two statistics that are none.
+
+    It merges the statistics over what it knows of the test, which they must not replace.
+    """
+
+    name: Text
+    fullname: Text
+    stats: dict[str, Figure | Word | tuple[Figure, ...]]
+    extra_info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        needed = {"min", "max", "mean", "stddev", "median", "iqr", "ops", "outliers", "rounds", "iterations"}
+        of_test = {"name", "fullname", "group", "param", "params", "options", "extra_info", "path", "source"}
+        kinds = {"outliers": str, "data": tuple}
+        fit = {name for name, value in self.stats.items() if isinstance(value, kinds.get(name, float))}
+        if wrong := (needed | self.stats.keys()) - (fit - of_test - {"cprofile", "has_error"}):
+            raise ValueError(f"stats: {min(wrong)[:100]} is missing or is not what pytest-benchmark writes")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Document:
     machine_info: dict[str, Any]
-    benchmarks: list[Benchmark]
+    benchmarks: list[_Benchmark]
     stepmark: _Part
 
     def __post_init__(self) -> None:
@@ -115,27 +137,21 @@ class Baseline:
         return "" if re.fullmatch(r"[0-9a-f]{7,64}", commit) else f"was measured at commit {commit!r}"
 
 
-def baseline_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
-    """Return where this machine's baseline of a configuration belongs, whether or not it is there.
+def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, portable: bool = False) -> Path:
+    """Return where the baseline of a configuration belongs, whether or not it is there.
 
+    A portable one, of losses and counters, holds on any machine with the same torch; others are of this machine.
     Workloads of one name in two files have folders of their own: ``<machine>/sub/bench_net.py/net-cpu-fp32.json``.
 
     Raises:
         BaselineError: the workload's id cannot name a file.
     """
-    return directory / here.slug / _file(configuration)
-
-
-def portable_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
-    """Return where the exact part belongs, which holds on any machine with the same torch; otherwise as above."""
-    return directory / PORTABLE / _file(configuration, f"-torch-{here.torch_release}")
-
-
-def _file(configuration: str, suffix: str = "") -> Path:
     if problem := name_problem(configuration):
         raise BaselineError(problem)
     place, _, name = configuration.rpartition(":")
-    return Path(place, f"{name}{suffix}.json")
+    if portable:
+        return directory / PORTABLE / place / f"{name}-torch-{here.torch_release}.json"
+    return directory / here.slug / place / f"{name}.json"
 
 
 def result_json(
@@ -143,7 +159,7 @@ def result_json(
 ) -> dict[str, Any]:
     """Return what a result file holds under `KEY`; `load_result` reads it back. Duets are by workload."""
     part = _Part(kind="result", schema=SCHEMA, provenance=provenance, sessions=tuple(sessions))
-    return {**as_json(part), "duets": dict(duets or {})}
+    return {**_as_json(part), "duets": dict(duets or {})}
 
 
 def baseline_json(baseline: Baseline) -> dict[str, Any]:
@@ -151,13 +167,11 @@ def baseline_json(baseline: Baseline) -> dict[str, Any]:
     session = baseline.session
     if baseline.portable:
         measurements = {
-            size: replace(
-                m, runs=(MeasuredRun(losses=m.runs[0].losses, scalars=m.runs[0].scalars, counters=m.runs[0].counters),)
-            )
+            size: replace(m, runs=(replace(m.runs[0], step_s=(), warmup_steps=0, lines=()),))
             for size, m in session.measurements.items()
         }
         session = replace(session, measurements=measurements, times_unfit="")
-    return as_json(
+    return _as_json(
         _Part(
             kind="portable" if baseline.portable else "baseline",
             schema=SCHEMA,
@@ -185,10 +199,10 @@ def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
             f"{path}: is {kind}: found no {KEY!r} in it, and a stepmark result is needed; "
             "make one with: tox run -e bench"
         )
-    part = decode(document, _Document, path, KEY).stepmark
+    part = _decoded(document, path)
     if part.kind != "result":
-        session, kept_at = part.sessions[0], portable_path if part.kind == "portable" else baseline_path
-        place = kept_at(Path(), session.configuration, session.fingerprint)
+        session = part.sessions[0]
+        place = baseline_path(Path(), session.configuration, session.fingerprint, portable=part.kind == "portable")
         if path.absolute().parts[-len(place.parts) :] != place.parts:
             raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
     return [
@@ -201,6 +215,41 @@ def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
         )
         for session in part.sessions
     ]
+
+
+def _decoded(document: Mapping[str, Any], path: Path) -> _Part:
+    """Return what a document holds under `KEY`; of fields that the records do not have, those under it are refused."""
+    version = document[KEY].get("schema") if isinstance(document[KEY], dict) else None
+    if type(version) is int and version != SCHEMA:
+        raise BaselineError(f"{path}: has schema {version}, this version reads {SCHEMA}; measure and promote again")
+    try:
+        found = msgspec.convert(document, _Document, str_keys=True).stepmark
+    except (msgspec.ValidationError, ValueError) as error:  # the first is one of the second since msgspec 0.21
+        problem, _, where = str(error).rpartition(" - at ")
+        where = where.replace("`", "").replace("$.", "") if problem else "the top"
+        raise BaselineError(f"{path}: at {where}: {(problem or str(error))[:400]}; {ADVICE}") from None
+    # Of dataclasses, msgspec ignores unknown fields.
+    if unknown := next(_unknown(document[KEY], _as_json(found), KEY), None):
+        raise BaselineError(f"{path}: at {unknown}: is not known to this version; {ADVICE}")
+    return found
+
+
+def _unknown(found: Any, known: Any, where: str) -> Iterator[str]:
+    """Yield the place of each field that the record read from a document does not have."""
+    if isinstance(found, dict):
+        for name, value in found.items():
+            place = f"{where}.{name[:100]}"
+            if name in known:
+                yield from _unknown(value, known[name], place)
+            else:
+                yield place
+    elif isinstance(found, list):
+        for index, value in enumerate(found):
+            yield from _unknown(value, known[index], f"{where}[{index}]")
+
+
+def _as_json(part: _Part) -> dict[str, Any]:
+    return msgspec.to_builtins(part, str_keys=True)  # type: ignore[no-any-return]  # a record is an object
 
 
 def load_session(path: Path) -> Baseline:
@@ -239,7 +288,7 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
         BaselineError: the portable baseline is damaged.
     """
     here = session.fingerprint
-    portable = load_baseline(portable_path(directory, session.configuration, here))
+    portable = load_baseline(baseline_path(directory, session.configuration, here, portable=True))
     fitting = [
         found
         for found in (baseline, portable)

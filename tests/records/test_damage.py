@@ -19,10 +19,10 @@ from perf.records.baselines import (
     KEY,
     Baseline,
     baseline_json,
+    baseline_path,
     find_expected,
     load_baseline,
     load_session,
-    portable_path,
 )
 from perf.records.sessions import Session
 from tests.judge.test_verdicts import quiet
@@ -148,7 +148,7 @@ def test_a_mutated_result_is_refused_in_a_line_or_can_be_used(
 def test_a_mutated_portable_baseline_is_refused_in_a_line_or_can_be_used(tmp_path: Path) -> None:
     """The error names the file; what is taken can be compared with."""
     session = small()
-    path = portable_path(tmp_path, session.configuration, session.fingerprint)
+    path = baseline_path(tmp_path, session.configuration, session.fingerprint, portable=True)
     path.parent.mkdir()
     refused = 0
     entry = {"date": "", "reason": "", "commit": "", "dirty": False, "replaces": ""}
