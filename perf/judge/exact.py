@@ -11,8 +11,7 @@ import numpy as np
 
 from perf.judge.stats import batch_noise
 from perf.records.baselines import Baseline
-from perf.records.counters import StepCounters
-from perf.records.sessions import Session
+from perf.records.sessions import Session, StepCounters
 
 Counts = Mapping[str, Any]
 """Counters as JSON data: numbers by name, and under "ops" the number of dispatches of each operation."""

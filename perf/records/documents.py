@@ -34,13 +34,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BaselineError(f"{path}: is larger than {_MOST_BYTES:,} bytes, and no result is; name another file")
     try:
         # Not msgspec's parser: of a key that is there twice it takes the last, and says nothing.
-        found = json.loads(
-            content.decode("utf-8"),
-            parse_int=_number,
-            parse_float=_number,
-            parse_constant=_number,
-            object_pairs_hook=_object,
+        decoder = json.JSONDecoder(
+            parse_int=_number, parse_float=_number, parse_constant=_number, object_pairs_hook=_object
         )
+        found = decoder.decode(content.decode("utf-8"))
         if _depth(found) > _MOST_DEPTH:
             raise ValueError(f"is nested more than {_MOST_DEPTH} levels deep")
     except (ValueError, RecursionError) as error:
