@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +29,6 @@ from perf.records.sessions import Session
 
 LOCK = ".lock"
 """The file in the folder of baselines that a promotion locks; a baseline itself is replaced, and its lock with it."""
-
 
 MOST_REASON = 1000
 """Characters of the reason for a promotion; files that have more are refused when they are read."""
@@ -78,9 +75,11 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
         BaselineError: the result cannot be read or is not fit to be compared with, or a baseline there is damaged.
         OSError: a file could not be written.
     """
-    found, document = _fit(result)
-    with _locked(directory):
-        files = _contents(found, document, directory, reason=reason, date=date)
+    _contents(result, directory, reason=reason, date=date)  # what is refused leaves nothing behind, also no folder
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        files = _contents(result, directory, reason=reason, date=date)
         for path, content in files.items():
             write_json(path, content)
     return list(files)
@@ -89,36 +88,20 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
 def refusal(result: Path, directory: Path) -> str:
     """Return why `promote` would refuse a result, or nothing; arguments as there."""
     try:
-        _contents(*_fit(result), directory, reason="", date="")
+        _contents(result, directory, reason="", date="")
     except BaselineError as error:
         return str(error)
     return ""
 
 
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Wait until no other promotion is at work in a folder, and keep others out; the lock ends with the process."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _fit(result: Path) -> tuple[list[Baseline], dict[str, Any]]:
-    """Return a result whose sessions can become baselines, and the file's content."""
+def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[Path, dict[str, Any]]:
+    """Return what a promotion writes, by file: all of it is made before anything is written."""
     document = read_json(result)
     found = sessions_of(document, result)
     for one in found:
         if problem := session_refusal(one.session):
             which = f"{one.session.workload}: " if len(found) > 1 else ""
             raise BaselineError(f"{result}: {which}{problem}")
-    return found, document
-
-
-def _contents(
-    found: list[Baseline], document: Mapping[str, Any], directory: Path, *, reason: str, date: str
-) -> dict[Path, dict[str, Any]]:
-    """Return what a promotion writes, by file: all of it is made before anything is written."""
     files = {}
     for one in found:
         session, made = one.session, one.provenance
@@ -143,14 +126,15 @@ def _contents(
 
 def _is_expected(session: Session, before: Baseline) -> bool:
     """Return whether a portable baseline already says the same of each batch size, and of as many steps."""
-    if before.session.seed != session.seed:
-        return False
-    for size, now in session.measurements.items():
-        known = before.session.measurements.get(size)
-        if known is None or known.micro_batch_size != now.micro_batch_size:
-            return False
-        if work_changes(before.session, session, size) or loss_differences(session, size, before)[0]:
-            return False
-        if len(now.runs[0].losses) > len(known.runs[0].losses):
-            return False
-    return True
+
+    def is_expected(size: int) -> bool:
+        now, known = session.measurements[size], before.session.measurements.get(size)
+        return (
+            known is not None
+            and known.micro_batch_size == now.micro_batch_size
+            and not work_changes(before.session, session, size)
+            and not loss_differences(session, size, before)[0]
+            and len(now.runs[0].losses) <= len(known.runs[0].losses)
+        )
+
+    return before.session.seed == session.seed and all(map(is_expected, session.measurements))

@@ -64,7 +64,8 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def _number(text: str) -> float:
     """Return a number of JSON; msgspec crashes on integers that are too large for a float."""
-    value = int(text) if len(text) <= 20 and text.removeprefix("-").isdecimal() else float(text)
+    digits = text.removeprefix("-")
+    value = int(text) if digits.isdecimal() and len(digits) <= 19 else float(text)
     if not math.isfinite(value):
         raise ValueError(f"found {text[:20]}, and a number within 64 bits is needed")
     return value
