@@ -28,6 +28,9 @@ KEY = "stepmark"
 SCHEMA = 2
 
 
+Kind = Literal["result", "baseline", "portable"]
+
+
 class Provenance(TypedDict):
     """When, by which command, at which commit, clean or dirty."""
 
@@ -51,7 +54,7 @@ class Promotion(TypedDict):
 class _Part:
     """What a file holds under `KEY`. A portable baseline has losses and counters of one run, and no times."""
 
-    kind: Literal["result", "baseline", "portable"]
+    kind: Kind
     schema: int
     provenance: Provenance
     sessions: Annotated[tuple[Session, ...], Meta(min_length=1)]
@@ -63,9 +66,8 @@ class _Part:
         if len(set(names)) < len(names):
             raise ValueError("sessions: has two of one workload")
         if self.kind != "result" and (len(names) != 1 or not self.promotions):
-            raise ValueError(
-                f"has {len(names)} sessions and {len(self.promotions)} promotions; one, and some, are needed"
-            )
+            found = f"{len(names)} sessions and {len(self.promotions)} promotions"
+            raise ValueError(f"has {found}; one, and some, are needed")
         for session in self.sessions:
             session.fingerprint.require_named()
             runs = [run for measurement in session.measurements.values() for run in measurement.runs]
@@ -158,28 +160,29 @@ def result_json(
     sessions: Sequence[Session], provenance: Provenance, duets: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return what a result file holds under `KEY`; `load_result` reads it back. Duets are by workload."""
-    part = _Part(kind="result", schema=SCHEMA, provenance=provenance, sessions=tuple(sessions))
-    return {**_as_json(part), "duets": dict(duets or {})}
+    return {**_as_json("result", provenance, sessions), "duets": dict(duets or {})}
 
 
 def baseline_json(baseline: Baseline) -> dict[str, Any]:
     """Return what a baseline's file holds under `KEY`: of a portable one only losses and counters, of one run."""
     session = baseline.session
-    if baseline.portable:
-        measurements = {
-            size: replace(m, runs=(replace(m.runs[0], step_s=(), warmup_steps=0, lines=()),))
-            for size, m in session.measurements.items()
-        }
-        session = replace(session, measurements=measurements, times_unfit="")
-    return _as_json(
-        _Part(
-            kind="portable" if baseline.portable else "baseline",
-            schema=SCHEMA,
-            provenance=baseline.provenance,
-            sessions=(session,),
-            promotions=tuple(baseline.promotions),
-        )
+    if not baseline.portable:
+        return _as_json("baseline", baseline.provenance, [session], baseline.promotions)
+    measurements = {
+        size: replace(m, runs=(replace(m.runs[0], step_s=(), warmup_steps=0, lines=()),))
+        for size, m in session.measurements.items()
+    }
+    session = replace(session, measurements=measurements, times_unfit="")
+    return _as_json("portable", baseline.provenance, [session], baseline.promotions)
+
+
+def _as_json(
+    kind: Kind, provenance: Provenance, sessions: Sequence[Session], promotions: Sequence[Promotion] = ()
+) -> dict[str, Any]:
+    found = _Part(
+        kind=kind, schema=SCHEMA, provenance=provenance, sessions=tuple(sessions), promotions=tuple(promotions)
     )
+    return msgspec.to_builtins(found, str_keys=True)  # type: ignore[no-any-return]  # a record is an object
 
 
 def load_result(path: Path) -> list[Baseline]:
@@ -194,25 +197,17 @@ def load_result(path: Path) -> list[Baseline]:
 def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
     """Return the same of a document that `path` holds."""
     if KEY not in document:
-        kind = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
-        raise BaselineError(
-            f"{path}: is {kind}: found no {KEY!r} in it, and a stepmark result is needed; "
-            "make one with: tox run -e bench"
-        )
+        of = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
+        raise BaselineError(f"{path}: is {of}, and a stepmark result is needed; make one with: tox run -e bench")
     part = _decoded(document, path)
+    portable = part.kind == "portable"
     if part.kind != "result":
         session = part.sessions[0]
-        place = baseline_path(Path(), session.configuration, session.fingerprint, portable=part.kind == "portable")
+        place = baseline_path(Path(), session.configuration, session.fingerprint, portable=portable)
         if path.absolute().parts[-len(place.parts) :] != place.parts:
             raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
     return [
-        Baseline(
-            path=path,
-            session=session,
-            provenance=part.provenance,
-            promotions=part.promotions,
-            portable=part.kind == "portable",
-        )
+        Baseline(path=path, session=session, provenance=part.provenance, promotions=part.promotions, portable=portable)
         for session in part.sessions
     ]
 
@@ -229,7 +224,7 @@ def _decoded(document: Mapping[str, Any], path: Path) -> _Part:
         where = where.replace("`", "").replace("$.", "") if problem else "the top"
         raise BaselineError(f"{path}: at {where}: {(problem or str(error))[:400]}; {ADVICE}") from None
     # Of dataclasses, msgspec ignores unknown fields.
-    if unknown := next(_unknown(document[KEY], _as_json(found), KEY), None):
+    if unknown := next(_unknown(document[KEY], msgspec.to_builtins(found, str_keys=True), KEY), None):
         raise BaselineError(f"{path}: at {unknown}: is not known to this version; {ADVICE}")
     return found
 
@@ -248,19 +243,12 @@ def _unknown(found: Any, known: Any, where: str) -> Iterator[str]:
             yield from _unknown(value, known[index], f"{where}[{index}]")
 
 
-def _as_json(part: _Part) -> dict[str, Any]:
-    return msgspec.to_builtins(part, str_keys=True)  # type: ignore[no-any-return]  # a record is an object
-
-
 def load_session(path: Path) -> Baseline:
     """Read a result or a machine's baseline that has one session; errors as for `load_result`."""
     found = load_result(path)
     if len(found) > 1 or found[0].portable:
-        names = ", ".join(one.session.configuration for one in found)
-        raise BaselineError(
-            f"{path}: has {names}{' without times' if found[0].portable else ''}, and the times of "
-            "one workload are needed; name another file"
-        )
+        names = ", ".join(one.session.configuration for one in found) + " without times" * found[0].portable
+        raise BaselineError(f"{path}: has {names}, and the times of one workload are needed; name another file")
     return found[0]
 
 
@@ -272,7 +260,7 @@ def load_baseline(path: Path) -> Baseline | None:
     """
     if not path.exists():
         return None
-    (found, *_) = load_result(path)
+    found = load_result(path)[0]
     if not found.promotions:
         raise BaselineError(f"{path}: is a result, and a baseline is needed; move it away, then stepmark promote")
     return found
