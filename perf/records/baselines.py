@@ -199,34 +199,26 @@ def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
     if KEY not in document:
         of = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
         raise BaselineError(f"{path}: is {of}, and a stepmark result is needed; make one with: tox run -e bench")
-    part = _decoded(document, path)
-    portable = part.kind == "portable"
-    if part.kind != "result":
-        session = part.sessions[0]
-        place = baseline_path(Path(), session.configuration, session.fingerprint, portable=portable)
-        if path.absolute().parts[-len(place.parts) :] != place.parts:
-            raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
-    return [
-        Baseline(path=path, session=session, provenance=part.provenance, promotions=part.promotions, portable=portable)
-        for session in part.sessions
-    ]
-
-
-def _decoded(document: Mapping[str, Any], path: Path) -> _Part:
-    """Return what a document holds under `KEY`; of fields that the records do not have, those under it are refused."""
     version = document[KEY].get("schema") if isinstance(document[KEY], dict) else None
     if type(version) is int and version != SCHEMA:
         raise BaselineError(f"{path}: has schema {version}, this version reads {SCHEMA}; measure and promote again")
     try:
-        found = msgspec.convert(document, _Document, str_keys=True).stepmark
+        part = msgspec.convert(document, _Document, str_keys=True).stepmark
     except (msgspec.ValidationError, ValueError) as error:  # the first is one of the second since msgspec 0.21
         problem, _, where = str(error).rpartition(" - at ")
         where = where.replace("`", "").replace("$.", "") if problem else "the top"
         raise BaselineError(f"{path}: at {where}: {(problem or str(error))[:400]}; {ADVICE}") from None
     # Of dataclasses, msgspec ignores unknown fields.
-    if unknown := next(_unknown(document[KEY], msgspec.to_builtins(found, str_keys=True), KEY), None):
+    if unknown := next(_unknown(document[KEY], msgspec.to_builtins(part, str_keys=True), KEY), None):
         raise BaselineError(f"{path}: at {unknown}: is not known to this version; {ADVICE}")
-    return found
+    session, portable = part.sessions[0], part.kind == "portable"
+    place = baseline_path(Path(), session.configuration, session.fingerprint, portable=portable)
+    if part.kind != "result" and path.absolute().parts[-len(place.parts) :] != place.parts:
+        raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
+    return [
+        Baseline(path=path, session=session, provenance=part.provenance, promotions=part.promotions, portable=portable)
+        for session in part.sessions
+    ]
 
 
 def _unknown(found: Any, known: Any, where: str) -> Iterator[str]:
