@@ -211,6 +211,8 @@ def test_another_cut_of_the_step_fails_its_counters() -> None:
     found = judge_counters(quiet(), 512, as_baseline(other))
     assert found.holds is False
     assert found.reason.startswith("micro_batch_size 256 -> 512")
+    assert "mean difference" in judge_losses(quiet(), 512, as_baseline(other)).reason
+    assert "equal to the last digit" in judge_losses(quiet(), 512, expected()).reason
 
 
 def test_scaling_needs_company() -> None:

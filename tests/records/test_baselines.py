@@ -250,6 +250,8 @@ def test_an_edited_file_names_the_place(tmp_path: Path, keys: tuple[Any, ...], v
         ("outliers", "\n"),
         ("data", 1),
         ("q1", "0.1"),
+        ("ops", None),
+        ("outliers", None),
     ],
 )
 def test_what_pytest_benchmark_shows_is_checked_too(tmp_path: Path, key: str, value: Any) -> None:
@@ -259,6 +261,8 @@ def test_what_pytest_benchmark_shows_is_checked_too(tmp_path: Path, key: str, va
     benchmark = {"name": "test_rate[512]", "fullname": "test_rate[512]", "stats": stats}
     assert load_session(written(tmp_path / "result.json", {**result(), "benchmarks": [benchmark]}))
     stats[key] = value
+    if value is None:
+        del stats[key]
     with pytest.raises(BaselineError, match=r"result\.json: (at benchmarks\[0\]|is not whole JSON \(found 1000)"):
         load_session(written(tmp_path / "result.json", {**result(), "benchmarks": [benchmark]}))
 
@@ -381,6 +385,26 @@ def test_the_portable_baseline_changes_only_with_the_work(tmp_path: Path) -> Non
     other = dataclasses.replace(quiet(), measurements={**m, 512: dataclasses.replace(m[512], runs=runs)})
     assert promoted(tmp_path, other)[1] == portable
     assert load_baseline(portable).session.measurements[512].runs[0].counters.flops == 1
+
+
+@pytest.mark.parametrize("change", ["seed", "cut", "steps"])
+def test_the_portable_baseline_changes_with_the_experiment(tmp_path: Path, change: str) -> None:
+    """Another seed, another cut of the step or more steps than it has replace it, although work and losses agree."""
+
+    def cut(session: Session, num_steps: int) -> Session:
+        m = session.measurements[512]
+        runs = [dataclasses.replace(r, losses=r.losses[:num_steps], step_s=r.step_s[:num_steps]) for r in m.runs]
+        return dataclasses.replace(session, measurements={512: dataclasses.replace(m, runs=tuple(runs))})
+
+    stored, now = cut(quiet(), 10), cut(quiet(), 20 if change == "steps" else 10)
+    if change == "seed":
+        now = dataclasses.replace(now, seed=1)
+    elif change == "cut":
+        smaller = dataclasses.replace(now.measurements[512], micro_batch_size=256)
+        now = dataclasses.replace(now, measurements={512: smaller})
+    assert len(promoted(tmp_path, stored)) == 2
+    assert len(promoted(tmp_path, stored)) == 1
+    assert len(promoted(tmp_path, now)) == 2
 
 
 def test_a_damaged_baseline_stops_a_promotion_before_it_begins(tmp_path: Path) -> None:
@@ -531,7 +555,8 @@ def test_expectations_come_from_the_same_torch_first(tmp_path: Path) -> None:
     assert path(None, directory) == baseline_path(directory, "pico-cpu-fp32", HERE, portable=True)
     assert path(other_torch, elsewhere) == other_torch.path
     assert path(None, elsewhere) is None
-    assert path(as_baseline(dataclasses.replace(quiet(), seed=1)), elsewhere) is None
+    for change in ({"seed": 1}, {"precision": "bf16"}):
+        assert path(as_baseline(dataclasses.replace(quiet(), **change)), elsewhere) is None
 
 
 def moved(path: Path, name: str, **changes: Any) -> Path:
