@@ -25,13 +25,8 @@ from perf.records.baselines import (
     sessions_of,
 )
 from perf.records.documents import read_json, write_json
+from perf.records.fields import MOST_REASON
 from perf.records.sessions import Session
-
-LOCK = ".lock"
-"""The file in the folder of baselines that a promotion locks; a baseline itself is replaced, and its lock with it."""
-
-MOST_REASON = 1000
-"""Characters of the reason for a promotion; files that have more are refused when they are read."""
 
 
 def promote_result(*, result: Path | None, reason: str) -> int:
@@ -77,7 +72,7 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
     """
     _contents(result, directory, reason=reason, date=date)  # what is refused leaves nothing behind, also no folder
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a") as lock:
+    with (directory / ".lock").open("a") as lock:  # a baseline itself is replaced, and its lock would go with it
         fcntl.flock(lock, fcntl.LOCK_EX)
         files = _contents(result, directory, reason=reason, date=date)
         for path, content in files.items():

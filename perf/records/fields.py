@@ -23,7 +23,10 @@ Sentence = Annotated[str, Meta(pattern=r"^[ -~]{0,1000}\Z")]
 Text = Annotated[str, Meta(max_length=100_000)]
 """Anything, so it is escaped where it is shown."""
 
-Reason = Annotated[str, Meta(max_length=1000)]
+MOST_REASON = 1000
+"""Characters of the reason for a promotion."""
+
+Reason = Annotated[str, Meta(max_length=MOST_REASON)]
 Release = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,99}\Z")]
 Fact = Text | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 About = Text | bool | int | float | Annotated[list[int | float], Meta(max_length=1000)] | None
