@@ -237,7 +237,7 @@ def test_a_project_without_workloads_is_left_alone(project: Project) -> None:
 
 
 def test_a_session_of_two_workloads_is_written_down(project: Project) -> None:
-    """Each has its lines in the summary, its session in the result, and its benchmarks, which promotion keeps apart."""
+    """Each has its lines in the summary, its session in the result, and baselines of its own."""
     project.is_named_by_side = True
     project.give = lambda: here(quiet(seed=1))
     project.run("bench_net.py")
@@ -253,5 +253,4 @@ def test_a_session_of_two_workloads_is_written_down(project: Project) -> None:
         "bench_net.py/wide-cpu-fp32.json",
         "bench_net.py/wide-cpu-fp32-torch-2.13.0.json",
     ]
-    timed = json.loads(written[2].read_text())["benchmarks"]
-    assert [benchmark["extra_info"]["workload"] for benchmark in timed] == ["bench_net.py:wide"]
+    assert [load_result(path)[0].session.workload for path in written[1:3]] == ["bench_net.py:net", "bench_net.py:wide"]

@@ -22,9 +22,8 @@ from perf.records.baselines import (
     baseline_path,
     load_baseline,
     load_result,
-    sessions_of,
 )
-from perf.records.documents import read_json, write_json
+from perf.records.documents import write_json
 from perf.records.fields import MOST_REASON
 from perf.records.sessions import Session
 
@@ -91,8 +90,7 @@ def refusal(result: Path, directory: Path) -> str:
 
 def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[Path, dict[str, Any]]:
     """Return what a promotion writes, by file: all of it is made before anything is written."""
-    document = read_json(result)
-    found = sessions_of(document, result)
+    found = load_result(result)
     for one in found:
         if problem := session_refusal(one.session):
             which = f"{one.session.workload}: " if len(found) > 1 else ""
@@ -100,7 +98,6 @@ def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[
     files = {}
     for one in found:
         session, made = one.session, one.provenance
-        timed = [b for b in document["benchmarks"] if b.get("extra_info", {}).get("workload") == session.workload]
         for portable in (False, True):
             path = baseline_path(directory, session.configuration, session.fingerprint, portable=portable)
             before = load_baseline(path)
@@ -115,7 +112,7 @@ def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[
             entry = Promotion(date=date, reason=reason, commit=made["commit"], dirty=made["dirty"], replaces=old)
             log = [*(before.promotions if before else ()), entry]
             part = baseline_json(replace(one, promotions=log, portable=portable))
-            files[path] = {**document, "benchmarks": [] if portable else timed, KEY: part}
+            files[path] = {"machine_info": session.fingerprint.hardware, "benchmarks": [], KEY: part}
     return files
 
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from perf.errors import BaselineError
 from perf.records.documents import ADVICE, read_json
-from perf.records.fields import Figure, Reason, Text, Word, name_problem
+from perf.records.fields import Reason, Text, Word, name_problem
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
 
@@ -26,7 +26,6 @@ KEY = "stepmark"
 """Where a pytest-benchmark file holds what this project adds."""
 
 SCHEMA = 2
-
 
 Kind = Literal["result", "baseline", "portable"]
 
@@ -73,38 +72,6 @@ class _Part:
             runs = [run for measurement in session.measurements.values() for run in measurement.runs]
             if any(bool(run.step_s) == (self.kind == "portable") for run in runs):
                 raise ValueError(f"{session.workload}: step_s: only a portable baseline has no times")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Benchmark:
-    """What pytest-benchmark reads of a stored benchmark: figures for its table, and two statistics that are none.
-
-    It merges the statistics over what it knows of the test, which they must not replace.
-    """
-
-    name: Text
-    fullname: Text
-    stats: dict[str, Figure | Word | tuple[Figure, ...]]
-    extra_info: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        needed = {"min", "max", "mean", "stddev", "median", "iqr", "ops", "outliers", "rounds", "iterations"}
-        of_test = {"name", "fullname", "group", "param", "params", "options", "extra_info", "path", "source"}
-        kinds = {"outliers": str, "data": tuple}
-        fit = {name for name, value in self.stats.items() if isinstance(value, kinds.get(name, float))}
-        if wrong := (needed | self.stats.keys()) - (fit - of_test - {"cprofile", "has_error"}):
-            raise ValueError(f"stats: {min(wrong)[:100]} is missing or is not what pytest-benchmark writes")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Document:
-    machine_info: dict[str, Any]
-    benchmarks: list[_Benchmark]
-    stepmark: _Part
-
-    def __post_init__(self) -> None:
-        if any(session.fingerprint.hardware != self.machine_info for session in self.stepmark.sessions):
-            raise ValueError("machine_info is not the hardware of the fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,11 +158,7 @@ def load_result(path: Path) -> list[Baseline]:
     Raises:
         BaselineError: it is not there, damaged, not one of ours, or a baseline of something else than its path says.
     """
-    return sessions_of(read_json(path), path)
-
-
-def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
-    """Return the same of a document that `path` holds."""
+    document = read_json(path)
     if KEY not in document:
         of = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
         raise BaselineError(f"{path}: is {of}, and a stepmark result is needed; make one with: tox run -e bench")
@@ -203,10 +166,14 @@ def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
     if type(version) is int and version != SCHEMA:
         raise BaselineError(f"{path}: has schema {version}, this version reads {SCHEMA}; measure and promote again")
     try:
-        part = msgspec.convert(document, _Document, str_keys=True).stepmark
+        part = msgspec.convert({KEY: document[KEY]}, dict[str, _Part], str_keys=True)[KEY]
+        if any(session.fingerprint.hardware != document.get("machine_info") for session in part.sessions):
+            raise ValueError("machine_info is not the hardware of the fingerprint")
+        if not isinstance(document.get("benchmarks"), list):
+            raise ValueError("benchmarks is not a list")
     except (msgspec.ValidationError, ValueError) as error:  # the first is one of the second since msgspec 0.21
         problem, _, where = str(error).rpartition(" - at ")
-        where = where.replace("`", "").replace("$.", "") if problem else "the top"
+        where = where.replace("`", "").replace("$[...]", KEY) if problem else "the top"
         raise BaselineError(f"{path}: at {where}: {(problem or str(error))[:400]}; {ADVICE}") from None
     # Of dataclasses, msgspec ignores unknown fields.
     if unknown := next(_unknown(document[KEY], msgspec.to_builtins(part, str_keys=True), KEY), None):

@@ -13,7 +13,6 @@ BatchSize = Annotated[int, Meta(ge=1, le=99_999_999)]
 Times = Annotated[tuple[Annotated[float, Meta(ge=1e-9, le=1e6)], ...], Meta(max_length=10**6)]
 Losses = Annotated[tuple[Annotated[float, Meta(ge=-1e9, le=1e9)], ...], Meta(min_length=4, max_length=10**6)]
 Scalars = Annotated[tuple[Annotated[float, Meta(ge=-1e39, le=1e39)], ...], Meta(max_length=10**6)]
-Figure = Annotated[float, Meta(ge=0, le=1e15)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 Word = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]
