@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from perf.errors import BaselineError, UsageError
-from perf.judge.exact import counter_differences, loss_differences
+from perf.judge.exact import loss_differences, work_changes
 from perf.judge.fitness import session_refusal
 from perf.project import find_root, shown
 from perf.records.baselines import (
@@ -19,24 +17,15 @@ from perf.records.baselines import (
     KEY,
     LATEST_RESULT,
     Baseline,
-    Expected,
     Promotion,
     baseline_json,
     baseline_path,
     load_baseline,
     load_result,
-    portable_path,
-    sessions_of,
 )
-from perf.records.documents import read_json, write_json
+from perf.records.documents import write_json
+from perf.records.fields import MOST_REASON
 from perf.records.sessions import Session
-
-LOCK = ".lock"
-"""The file in the folder of baselines that a promotion locks; a baseline itself is replaced, and its lock with it."""
-
-
-MOST_REASON = 1000
-"""Characters of the reason for a promotion; files that have more are refused when they are read."""
 
 
 def promote_result(*, result: Path | None, reason: str) -> int:
@@ -80,9 +69,11 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
         BaselineError: the result cannot be read or is not fit to be compared with, or a baseline there is damaged.
         OSError: a file could not be written.
     """
-    found, document = _fit(result)
-    with _locked(directory):
-        files = _contents(found, document, directory, reason=reason, date=date)
+    _contents(result, directory, reason=reason, date=date)  # what is refused leaves nothing behind, also no folder
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a") as lock:  # a baseline itself is replaced, and its lock would go with it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        files = _contents(result, directory, reason=reason, date=date)
         for path, content in files.items():
             write_json(path, content)
     return list(files)
@@ -91,70 +82,51 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
 def refusal(result: Path, directory: Path) -> str:
     """Return why `promote` would refuse a result, or nothing; arguments as there."""
     try:
-        _contents(*_fit(result), directory, reason="", date="")
+        _contents(result, directory, reason="", date="")
     except BaselineError as error:
         return str(error)
     return ""
 
 
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Wait until no other promotion is at work in a folder, and keep others out; the lock ends with the process."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _fit(result: Path) -> tuple[list[Baseline], dict[str, Any]]:
-    """Return a result whose sessions can become baselines, and the file's content."""
-    document = read_json(result)
-    found = sessions_of(document, result)
+def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[Path, dict[str, Any]]:
+    """Return what a promotion writes, by file: all of it is made before anything is written."""
+    found = load_result(result)
     for one in found:
         if problem := session_refusal(one.session):
             which = f"{one.session.workload}: " if len(found) > 1 else ""
             raise BaselineError(f"{result}: {which}{problem}")
-    return found, document
-
-
-def _contents(
-    found: list[Baseline], document: Mapping[str, Any], directory: Path, *, reason: str, date: str
-) -> dict[Path, dict[str, Any]]:
-    """Return what a promotion writes, by file: all of it is made before anything is written."""
     files = {}
     for one in found:
         session, made = one.session, one.provenance
-        timed = [b for b in document["benchmarks"] if b.get("extra_info", {}).get("workload") == session.workload]
-        for portable, kept_at in ((False, baseline_path), (True, portable_path)):
-            path = kept_at(directory, session.configuration, session.fingerprint)
-            if before := load_baseline(path):
-                if portable and all(
-                    _is_expected(session, size, before.expected(size)) for size in session.measurements
-                ):
-                    continue
-                _require_nothing_lost(before, session)
+        for portable in (False, True):
+            path = baseline_path(directory, session.configuration, session.fingerprint, portable=portable)
+            before = load_baseline(path)
+            if before and portable and _is_expected(session, before):
+                continue
+            if before and (lost := sorted(before.session.measurements.keys() - session.measurements.keys())):
+                raise BaselineError(
+                    f"{path}: also has {', '.join(map(str, lost))}, which this result lacks and promotion would lose; "
+                    "measure all batch sizes, or delete that file first"
+                )
             old = before.provenance["commit"] if before else ""
             entry = Promotion(date=date, reason=reason, commit=made["commit"], dirty=made["dirty"], replaces=old)
             log = [*(before.promotions if before else ()), entry]
             part = baseline_json(replace(one, promotions=log, portable=portable))
-            files[path] = {**document, "benchmarks": [] if portable else timed, KEY: part}
+            files[path] = {"machine_info": session.fingerprint.hardware, "benchmarks": [], KEY: part}
     return files
 
 
-def _require_nothing_lost(before: Baseline, session: Session) -> None:
-    if lost := sorted(set(before.session.measurements) - set(session.measurements)):
-        raise BaselineError(
-            f"{before.path}: also has {', '.join(map(str, lost))}, which this result lacks and promotion would lose; "
-            "measure all batch sizes, or delete that file first"
+def _is_expected(session: Session, before: Baseline) -> bool:
+    """Return whether a portable baseline already says the same of each batch size, and of as many steps."""
+
+    def is_expected(size: int) -> bool:
+        now, known = session.measurements[size], before.session.measurements.get(size)
+        return (
+            known is not None
+            and known.micro_batch_size == now.micro_batch_size
+            and not work_changes(before.session, session, size)
+            and not loss_differences(session, size, before)[0]
+            and len(now.runs[0].losses) <= len(known.runs[0].losses)
         )
 
-
-def _is_expected(session: Session, size: int, expected: Expected | None) -> bool:
-    measurement = session.measurements[size]
-    run = measurement.runs[0]
-    if expected is None or expected.micro_batch_size != measurement.micro_batch_size or expected.seed != session.seed:
-        return False
-    if counter_differences(expected.counters, run.counters, python_calls=expected.python == session.python):
-        return False
-    problem, _ = loss_differences(run.curves, expected, session.fingerprint)
-    return not problem and len(run.losses) <= len(expected.curves["loss"])
+    return before.session.seed == session.seed and all(map(is_expected, session.measurements))

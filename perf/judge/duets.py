@@ -139,7 +139,7 @@ def _scaling(result: DuetResult, size: int, rate: Judgement) -> Judgement:
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:
     """Return how the losses of two sides differ by more than rounding, or nothing."""
-    tolerance = max(LOSS_TOLERANCE.get(side.facts.get("precision", ""), max(LOSS_TOLERANCE.values())) for side in work)
+    tolerance = max(LOSS_TOLERANCE.get(str(side.facts.get("precision")), max(LOSS_TOLERANCE.values())) for side in work)
     baseline, candidate = ({"loss": side.losses, **side.scalars} for side in work)
     for name in [name for name in baseline if name in candidate]:
         steps = min(len(baseline[name]), len(candidate[name]))

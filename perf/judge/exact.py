@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perf.judge.stats import batch_noise
-from perf.records.baselines import Expected
-from perf.records.counters import StepCounters
-from perf.records.fingerprint import Fingerprint
+from perf.records.baselines import Baseline
+from perf.records.sessions import Session, StepCounters
 
 Counts = Mapping[str, Any]
 """Counters as JSON data: numbers by name, and under "ops" the number of dispatches of each operation."""
@@ -38,40 +38,41 @@ def count_differences(baseline: Counts, candidate: Counts, *, python_calls: bool
     return [f"{change:+,} {name}" for name, change in changes.items() if change]
 
 
-def loss_differences(
-    curves: Mapping[str, Sequence[float]], expected: Expected, here: Fingerprint | None
-) -> tuple[str, str]:
+def work_changes(before: Session, now: Session, size: int) -> list[str]:
+    """Return the same for one batch size of two sessions; Python calls are compared where one Python made both."""
+    baseline, candidate = (session.measurements[size].runs[0].counters for session in (before, now))
+    return counter_differences(baseline, candidate, python_calls=before.python == now.python)
+
+
+def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[str, str]:
     """Return the first problem with what the steps returned ("" for none), and how their losses were compared.
 
-    With the same machine and software (`here`; None if that does not apply) the curves must be equal to the last digit.
-    Otherwise rounding differs, and the mean difference over all steps must lie within `STANDARD_ERRORS` standard
-    errors of the mean that other draws of the batches would give, in either direction. Curves that one side lacks are
-    a problem.
+    With the same machine, software and micro-batch size the curves must be equal to the last digit. Otherwise, and with
+    a portable baseline, rounding differs: the mean difference over all steps must lie within `STANDARD_ERRORS` standard
+    errors of the mean that other draws of the batches would give, in either direction. Curves that one side lacks are a
+    problem.
     """
-    if odd := sorted(curves.keys() ^ expected.curves.keys()):
-        return (
-            f"the steps return {', '.join(curves)}, and {', '.join(expected.curves)} in {expected.path}: "
-            f"{odd[0]} is new or gone",
-            "",
-        )
-    exact = not expected.portable and here == expected.fingerprint
-    found = [_compared(name, curves[name], expected, exact=exact) for name in curves]
+    now, before = (source.measurements[size] for source in (session, expected.session))
+    curves, known = now.runs[0].curves, before.runs[0].curves
+    if odd := sorted(curves.keys() ^ known.keys()):
+        names = f"the steps return {', '.join(curves)}, and {', '.join(known)} in {expected.path}"
+        return f"{names}: {odd[0]} is new or gone", ""
+    same_cut = now.micro_batch_size == before.micro_batch_size
+    exact = same_cut and not expected.portable and session.fingerprint == expected.session.fingerprint
+    found = [_compared(name, curves[name], known[name], expected.path, exact=exact) for name in curves]
     return next((one for one in found if one[0]), found[0])
 
 
-def _compared(name: str, curve: Sequence[float], expected: Expected, *, exact: bool) -> tuple[str, str]:
-    known = expected.curves[name]
+def _compared(name: str, curve: Sequence[float], known: Sequence[float], path: Path, *, exact: bool) -> tuple[str, str]:
     steps = min(len(curve), len(known))
     found, stored = np.asarray(curve[:steps]), np.asarray(known[:steps])
-    source = f"{expected.path} in {steps} steps"
+    source = f"{path} in {steps} steps"
     if exact:
         if (found == stored).all():
             return "", f"equal to the last digit to {source}"
         step = int(np.argmax(found != stored))
-        return (
-            f"Step={step + 1}: the {name} is {curve[step]!r}, and {known[step]!r} in {expected.path}, from the same "
-            "machine and software: the arithmetic changed"
-        ), ""
+        values = f"the {name} is {curve[step]!r}, and {known[step]!r} in {path}"
+        return f"Step={step + 1}: {values}, from the same machine and software: the arithmetic changed", ""
     tolerance = STANDARD_ERRORS * batch_noise(known) / np.sqrt(steps)
     difference = float((found - stored).mean())
     how = f"mean difference {difference:+.2g} (tolerance {tolerance:.2g}) from {source}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from perf.judge.exact import counter_differences
 from perf.judge.stats import compare_rates, run_rate
 from perf.records.sessions import Session
 
@@ -24,7 +23,7 @@ def session_refusal(session: Session) -> str:
         runs = measurement.runs
         if len(runs) < LEAST_RUNS:
             return f"has {len(runs)} runs at {size}, and {LEAST_RUNS} are needed; measure again with --perf-runs 6"
-        if any(counter_differences(runs[0].counters, run.counters) for run in runs):
+        if any(run.counters != runs[0].counters for run in runs):
             return f"the runs at {size} do not do the same work in a step; measure again"
         if any(run.curves != runs[0].curves for run in runs):
             return f"the runs at {size} do not have the same losses; measure again"

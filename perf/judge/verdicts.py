@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from perf.judge.exact import counter_differences, loss_differences
+from perf.judge.exact import counter_differences, loss_differences, work_changes
 from perf.judge.fitness import session_refusal
 from perf.judge.stats import (
     FAMILY_ERROR,
@@ -21,7 +21,7 @@ from perf.judge.stats import (
     scaling_contrasts,
 )
 from perf.printable import printable
-from perf.records.baselines import Baseline, Expected
+from perf.records.baselines import Baseline
 from perf.records.fingerprint import differences
 from perf.records.sessions import Measurement, Session
 
@@ -189,7 +189,7 @@ def judge_loss_decreases(measurement: Measurement) -> Judgement:
     return Judgement(claim="loss_decreases", holds=p <= DECREASE_SIGNIFICANCE, reason=reason)
 
 
-def judge_losses(session: Session, size: int, expected: Expected | None) -> Judgement:
+def judge_losses(session: Session, size: int, expected: Baseline | None) -> Judgement:
     """Return whether all runs have the same losses, and those of the stored curve."""
     runs = session.measurements[size].runs
     for number, run in enumerate(runs[1:], start=2):
@@ -201,12 +201,11 @@ def judge_losses(session: Session, size: int, expected: Expected | None) -> Judg
                 return Judgement(claim="losses", holds=False, reason=reason)
     if expected is None:
         return _nothing_stored("losses", session)
-    same_cut = expected.micro_batch_size == session.measurements[size].micro_batch_size
-    problem, how = loss_differences(runs[0].curves, expected, session.fingerprint if same_cut else None)
+    problem, how = loss_differences(session, size, expected)
     return Judgement(claim="losses", holds=not problem, reason=problem or how)
 
 
-def judge_counters(session: Session, size: int, expected: Expected | None) -> Judgement:
+def judge_counters(session: Session, size: int, expected: Baseline | None) -> Judgement:
     """Return whether all runs do the same work in a step, and that of the baseline."""
     runs = session.measurements[size].runs
     for number, run in enumerate(runs[1:], start=2):
@@ -215,18 +214,20 @@ def judge_counters(session: Session, size: int, expected: Expected | None) -> Ju
             return Judgement(claim="counters", holds=False, reason=reason)
     if expected is None:
         return _nothing_stored("counters", session)
-    torch = [about.software["torch"] for about in (expected.fingerprint, session.fingerprint)]
-    if _release(torch[0]) != _release(torch[1]):
+    before, here = expected.session.fingerprint, session.fingerprint
+    if before.torch_release != here.torch_release:
+        torch = before.software["torch"], here.software["torch"]
         reason = f"{expected.path} was made with torch {torch[0]}, this session with {torch[1]}: operations may differ"
         return Judgement(claim="counters", holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
-    found = counter_differences(expected.counters, runs[0].counters, python_calls=expected.python == session.python)
+    found = work_changes(expected.session, session, size)
     where = f"per step, compared with {expected.path}"
-    micro_batch_size = session.measurements[size].micro_batch_size
-    if expected.micro_batch_size != micro_batch_size:
-        found.insert(0, f"micro_batch_size {expected.micro_batch_size} -> {micro_batch_size}")
+    cuts = [source.measurements[size].micro_batch_size for source in (expected.session, session)]
+    if cuts[0] != cuts[1]:
+        found.insert(0, f"micro_batch_size {cuts[0]} -> {cuts[1]}")
     if found:
         return Judgement(claim="counters", holds=False, reason=f"{', '.join(found)} {where}")
-    rest = "" if expected.python == session.python else f"; Python calls not compared (stored by {expected.python})"
+    python = expected.session.python
+    rest = "" if python == session.python else f"; Python calls not compared (stored by {python})"
     return Judgement(claim="counters", holds=True, reason=f"no difference {where}{rest}")
 
 
@@ -286,17 +287,11 @@ def _explain(
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.1%}"
     advice = "; promote it, or a slowdown back to the old rate will pass" if verdict is Verdict.IMPROVED else ""
-    counters = [s.measurements[size].runs[0].counters for s in (baseline.session, session)]
-    if found := counter_differences(counters[0], counters[1], python_calls=session.python == baseline.session.python):
+    if found := work_changes(baseline.session, session, size):
         return f"work differs: {', '.join(found[:3])} per step{advice}"
     if found := differences(baseline.session.fingerprint.software, session.fingerprint.software):
         return f"software differs: {', '.join(found[:3])}{advice}"
     return f"same work, same software: the speed of the code or of the machine changed{advice}"
-
-
-def _release(version: str | int) -> str:
-    """Return a version without its build, such as ``+cpu``."""
-    return str(version).partition("+")[0]
 
 
 def mean_rate(measurement: Measurement) -> float:

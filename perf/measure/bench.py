@@ -14,9 +14,8 @@ from perf.logs.runlog import EndLine
 from perf.measure.runners import Runner
 from perf.measure.sides import Side
 from perf.printable import printable
-from perf.records.counters import StepCounters
 from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import MeasuredRun, Measurement, Session, find_warmup
+from perf.records.sessions import MeasuredRun, Measurement, Session, StepCounters, find_warmup
 from perf.records.wire import CaseSpec, Counted, Request, Stepped
 
 SLICE_STEPS = 4

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
+import msgspec
 from msgspec import Meta
 
 from perf.errors import BaselineError
-from perf.records.counters import StepCounters
-from perf.records.documents import ADVICE, SCHEMA, Benchmark, as_json, decode, read_json
+from perf.records.documents import ADVICE, read_json
 from perf.records.fields import Reason, Text, Word, name_problem
 from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import MeasuredRun, Session
+from perf.records.sessions import Session
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"
@@ -24,6 +24,10 @@ LATEST_RESULT = Path("runs") / "bench.json"
 PORTABLE = "portable"
 KEY = "stepmark"
 """Where a pytest-benchmark file holds what this project adds."""
+
+SCHEMA = 2
+
+Kind = Literal["result", "baseline", "portable"]
 
 
 class Provenance(TypedDict):
@@ -45,13 +49,11 @@ class Promotion(TypedDict):
     replaces: Word
 
 
-# All records are dataclasses like the others of this project, and not msgspec's structs, which alone can refuse unknown
-# fields: `decode` does that, and `dataclasses.replace` and `asdict` work on everything.
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
     """What a file holds under `KEY`. A portable baseline has losses and counters of one run, and no times."""
 
-    kind: Literal["result", "baseline", "portable"]
+    kind: Kind
     schema: int
     provenance: Provenance
     sessions: Annotated[tuple[Session, ...], Meta(min_length=1)]
@@ -63,46 +65,13 @@ class _Part:
         if len(set(names)) < len(names):
             raise ValueError("sessions: has two of one workload")
         if self.kind != "result" and (len(names) != 1 or not self.promotions):
-            raise ValueError(
-                f"has {len(names)} sessions and {len(self.promotions)} promotions; one, and some, are needed"
-            )
+            found = f"{len(names)} sessions and {len(self.promotions)} promotions"
+            raise ValueError(f"has {found}; one, and some, are needed")
         for session in self.sessions:
             session.fingerprint.require_named()
             runs = [run for measurement in session.measurements.values() for run in measurement.runs]
             if any(bool(run.step_s) == (self.kind == "portable") for run in runs):
                 raise ValueError(f"{session.workload}: step_s: only a portable baseline has no times")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Document:
-    machine_info: dict[str, Any]
-    benchmarks: list[Benchmark]
-    stepmark: _Part
-
-    def __post_init__(self) -> None:
-        if any(session.fingerprint.hardware != self.machine_info for session in self.stepmark.sessions):
-            raise ValueError("machine_info is not the hardware of the fingerprint")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expected:
-    """What a stored file says of one batch size.
-
-    Attributes:
-        path: the file.
-        portable: whether it is meant for any machine; its losses then are never exact.
-        micro_batch_size, seed, python, fingerprint: how it was measured, as in `Session`.
-        curves, counters: what each step returned, as in `MeasuredRun.curves`; what one step does.
-    """
-
-    path: Path
-    portable: bool
-    micro_batch_size: int
-    seed: int
-    counters: StepCounters
-    python: str
-    curves: Mapping[str, tuple[float, ...]]
-    fingerprint: Fingerprint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,76 +105,51 @@ class Baseline:
             return "was measured with uncommitted changes"
         return "" if re.fullmatch(r"[0-9a-f]{7,64}", commit) else f"was measured at commit {commit!r}"
 
-    def expected(self, size: int) -> Expected | None:
-        """Return the exact part for one batch size, or None if it was not measured."""
-        measurement = self.session.measurements.get(size)
-        if measurement is None:
-            return None
-        run = measurement.runs[0]
-        return Expected(
-            path=self.path,
-            portable=self.portable,
-            micro_batch_size=measurement.micro_batch_size,
-            seed=self.session.seed,
-            counters=run.counters,
-            python=self.session.python,
-            curves=run.curves,
-            fingerprint=self.session.fingerprint,
-        )
 
+def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, portable: bool = False) -> Path:
+    """Return where the baseline of a configuration belongs, whether or not it is there.
 
-def baseline_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
-    """Return where this machine's baseline of a configuration belongs, whether or not it is there.
-
+    A portable one, of losses and counters, holds on any machine with the same torch; others are of this machine.
     Workloads of one name in two files have folders of their own: ``<machine>/sub/bench_net.py/net-cpu-fp32.json``.
 
     Raises:
         BaselineError: the workload's id cannot name a file.
     """
-    return directory / here.slug / _file(configuration)
-
-
-def portable_path(directory: Path, configuration: str, here: Fingerprint) -> Path:
-    """Return where the exact part belongs, which holds on any machine with the same torch; otherwise as above."""
-    torch = str(here.software["torch"]).partition("+")[0]
-    return directory / PORTABLE / _file(configuration, f"-torch-{torch}")
-
-
-def _file(configuration: str, suffix: str = "") -> Path:
     if problem := name_problem(configuration):
         raise BaselineError(problem)
     place, _, name = configuration.rpartition(":")
-    return Path(place, f"{name}{suffix}.json")
+    if portable:
+        return directory / PORTABLE / place / f"{name}-torch-{here.torch_release}.json"
+    return directory / here.slug / place / f"{name}.json"
 
 
 def result_json(
     sessions: Sequence[Session], provenance: Provenance, duets: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return what a result file holds under `KEY`; `load_result` reads it back. Duets are by workload."""
-    part = _Part(kind="result", schema=SCHEMA, provenance=provenance, sessions=tuple(sessions))
-    return {**as_json(part), "duets": dict(duets or {})}
+    return {**_as_json("result", provenance, sessions), "duets": dict(duets or {})}
 
 
 def baseline_json(baseline: Baseline) -> dict[str, Any]:
     """Return what a baseline's file holds under `KEY`: of a portable one only losses and counters, of one run."""
     session = baseline.session
-    if baseline.portable:
-        measurements = {
-            size: replace(
-                m, runs=(MeasuredRun(losses=m.runs[0].losses, scalars=m.runs[0].scalars, counters=m.runs[0].counters),)
-            )
-            for size, m in session.measurements.items()
-        }
-        session = replace(session, measurements=measurements, times_unfit="")
-    return as_json(
-        _Part(
-            kind="portable" if baseline.portable else "baseline",
-            schema=SCHEMA,
-            provenance=baseline.provenance,
-            sessions=(session,),
-            promotions=tuple(baseline.promotions),
-        )
+    if not baseline.portable:
+        return _as_json("baseline", baseline.provenance, [session], baseline.promotions)
+    measurements = {
+        size: replace(m, runs=(replace(m.runs[0], step_s=(), warmup_steps=0, lines=()),))
+        for size, m in session.measurements.items()
+    }
+    session = replace(session, measurements=measurements, times_unfit="")
+    return _as_json("portable", baseline.provenance, [session], baseline.promotions)
+
+
+def _as_json(
+    kind: Kind, provenance: Provenance, sessions: Sequence[Session], promotions: Sequence[Promotion] = ()
+) -> dict[str, Any]:
+    found = _Part(
+        kind=kind, schema=SCHEMA, provenance=provenance, sessions=tuple(sessions), promotions=tuple(promotions)
     )
+    return msgspec.to_builtins(found, str_keys=True)  # type: ignore[no-any-return]  # a record is an object
 
 
 def load_result(path: Path) -> list[Baseline]:
@@ -214,44 +158,56 @@ def load_result(path: Path) -> list[Baseline]:
     Raises:
         BaselineError: it is not there, damaged, not one of ours, or a baseline of something else than its path says.
     """
-    return sessions_of(read_json(path), path)
-
-
-def sessions_of(document: Mapping[str, Any], path: Path) -> list[Baseline]:
-    """Return the same of a document that `path` holds."""
+    document = read_json(path)
     if KEY not in document:
-        kind = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
-        raise BaselineError(
-            f"{path}: is {kind}: found no {KEY!r} in it, and a stepmark result is needed; "
-            "make one with: tox run -e bench"
-        )
-    part = decode(document, _Document, path, KEY).stepmark
-    if part.kind != "result":
-        session, kept_at = part.sessions[0], portable_path if part.kind == "portable" else baseline_path
-        place = kept_at(Path(), session.configuration, session.fingerprint)
-        if path.absolute().parts[-len(place.parts) :] != place.parts:
-            raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
+        of = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
+        raise BaselineError(f"{path}: is {of}, and a stepmark result is needed; make one with: tox run -e bench")
+    version = document[KEY].get("schema") if isinstance(document[KEY], dict) else None
+    if type(version) is int and version != SCHEMA:
+        raise BaselineError(f"{path}: has schema {version}, this version reads {SCHEMA}; measure and promote again")
+    try:
+        part = msgspec.convert({KEY: document[KEY]}, dict[str, _Part], str_keys=True)[KEY]
+        if any(session.fingerprint.hardware != document.get("machine_info") for session in part.sessions):
+            raise ValueError("machine_info is not the hardware of the fingerprint")
+        if not isinstance(document.get("benchmarks"), list):
+            raise ValueError("benchmarks is not a list")
+    except (msgspec.ValidationError, ValueError) as error:  # the first is one of the second since msgspec 0.21
+        problem, _, where = str(error).rpartition(" - at ")
+        where = where.replace("`", "").replace("$[...]", KEY) if problem else "the top"
+        raise BaselineError(f"{path}: at {where}: {(problem or str(error))[:400]}; {ADVICE}") from None
+    # Of dataclasses, msgspec ignores unknown fields.
+    if unknown := next(_unknown(document[KEY], msgspec.to_builtins(part, str_keys=True), KEY), None):
+        raise BaselineError(f"{path}: at {unknown}: is not known to this version; {ADVICE}")
+    session, portable = part.sessions[0], part.kind == "portable"
+    place = baseline_path(Path(), session.configuration, session.fingerprint, portable=portable)
+    if part.kind != "result" and path.absolute().parts[-len(place.parts) :] != place.parts:
+        raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
     return [
-        Baseline(
-            path=path,
-            session=session,
-            provenance=part.provenance,
-            promotions=part.promotions,
-            portable=part.kind == "portable",
-        )
+        Baseline(path=path, session=session, provenance=part.provenance, promotions=part.promotions, portable=portable)
         for session in part.sessions
     ]
+
+
+def _unknown(found: Any, known: Any, where: str) -> Iterator[str]:
+    """Yield the place of each field that the record read from a document does not have."""
+    if isinstance(found, dict):
+        for name, value in found.items():
+            place = f"{where}.{name[:100]}"
+            if name in known:
+                yield from _unknown(value, known[name], place)
+            else:
+                yield place
+    elif isinstance(found, list):
+        for index, value in enumerate(found):
+            yield from _unknown(value, known[index], f"{where}[{index}]")
 
 
 def load_session(path: Path) -> Baseline:
     """Read a result or a machine's baseline that has one session; errors as for `load_result`."""
     found = load_result(path)
     if len(found) > 1 or found[0].portable:
-        names = ", ".join(one.session.configuration for one in found)
-        raise BaselineError(
-            f"{path}: has {names}{' without times' if found[0].portable else ''}, and the times of "
-            "one workload are needed; name another file"
-        )
+        names = ", ".join(one.session.configuration for one in found) + " without times" * found[0].portable
+        raise BaselineError(f"{path}: has {names}, and the times of one workload are needed; name another file")
     return found[0]
 
 
@@ -263,26 +219,30 @@ def load_baseline(path: Path) -> Baseline | None:
     """
     if not path.exists():
         return None
-    (found, *_) = load_result(path)
+    found = load_result(path)[0]
     if not found.promotions:
         raise BaselineError(f"{path}: is a result, and a baseline is needed; move it away, then stepmark promote")
     return found
 
 
-def find_expected(session: Session, size: int, baseline: Baseline | None, directory: Path) -> Expected | None:
+def find_expected(session: Session, size: int, baseline: Baseline | None, directory: Path) -> Baseline | None:
     """Return what the losses and counters of one batch size are compared with, or None.
 
-    That is the baseline's part if the same torch made it, else the portable one of this torch, else the baseline's
-    part of another torch; always of the same configuration and seed.
+    That is the baseline if the same torch made it, else the portable one of this torch, else the baseline of another
+    torch; always of the same configuration and seed, and with that batch size.
 
     Raises:
         BaselineError: the portable baseline is damaged.
     """
-    candidates: list[Expected | None] = []
-    if baseline and baseline.session.configuration == session.configuration:
-        candidates.append(baseline.expected(size))
-    if portable := load_baseline(portable_path(directory, session.configuration, session.fingerprint)):
-        candidates.append(portable.expected(size))
-    fitting = [found for found in candidates if found and found.seed == session.seed]
-    here = session.fingerprint.software["torch"]
-    return next((found for found in fitting if found.fingerprint.software["torch"] == here), next(iter(fitting), None))
+    here = session.fingerprint
+    portable = load_baseline(baseline_path(directory, session.configuration, here, portable=True))
+    fitting = [
+        found
+        for found in (baseline, portable)
+        if found
+        and found.session.configuration == session.configuration
+        and found.session.seed == session.seed
+        and size in found.session.measurements
+    ]
+    torch = here.software["torch"]
+    return min(fitting, key=lambda found: found.session.fingerprint.software["torch"] != torch, default=None)

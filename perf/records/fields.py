@@ -13,7 +13,6 @@ BatchSize = Annotated[int, Meta(ge=1, le=99_999_999)]
 Times = Annotated[tuple[Annotated[float, Meta(ge=1e-9, le=1e6)], ...], Meta(max_length=10**6)]
 Losses = Annotated[tuple[Annotated[float, Meta(ge=-1e9, le=1e9)], ...], Meta(min_length=4, max_length=10**6)]
 Scalars = Annotated[tuple[Annotated[float, Meta(ge=-1e39, le=1e39)], ...], Meta(max_length=10**6)]
-Figure = Annotated[float, Meta(ge=0, le=1e15)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 Word = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]
@@ -23,7 +22,10 @@ Sentence = Annotated[str, Meta(pattern=r"^[ -~]{0,1000}\Z")]
 Text = Annotated[str, Meta(max_length=100_000)]
 """Anything, so it is escaped where it is shown."""
 
-Reason = Annotated[str, Meta(max_length=1000)]
+MOST_REASON = 1000
+"""Characters of the reason for a promotion."""
+
+Reason = Annotated[str, Meta(max_length=MOST_REASON)]
 Release = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,99}\Z")]
 Fact = Text | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 About = Text | bool | int | float | Annotated[list[int | float], Meta(max_length=1000)] | None
@@ -37,14 +39,10 @@ _CONFIGURATION = re.compile(rf"(?:(?=.{{1,200}}:){_PART}(?:/{_PART})*:)?[A-Za-z0
 
 
 def name_problem(configuration: str) -> str:
-    """Return why a configuration, such as "sub/bench_net.py:net-cpu-fp32", cannot name a file in a folder.
-
-    Or nothing.
-    """
+    """Return why a configuration, such as "sub/bench_net.py:net-cpu-fp32", cannot name a file in a folder; or nothing."""
     if _CONFIGURATION.fullmatch(configuration):
         return ""
     return (
-        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and "
-        "its file or module, "
+        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and its file or module, "
         "before the colon, at most 200 letters, digits and . _ - /, relative and without a part . or ..; rename it"
     )

@@ -61,6 +61,11 @@ class Fingerprint:
             parts += [f"{facts['num_gpus']}x", facts["gpu"]]
         return re.sub(r"[^a-z0-9]+", "-", " ".join(map(str, parts)).lower()).strip("-")
 
+    @property
+    def torch_release(self) -> str:
+        """The version of torch without its build, such as ``+cpu``."""
+        return str(self.software["torch"]).partition("+")[0]
+
     def require_named(self) -> None:
         """Raise ValueError where a fact that others are told apart by is missing, or is not what it should be."""
         for name, facts, kind in (("hardware", self.hardware, _Hardware), ("software", self.software, _Software)):

@@ -10,9 +10,36 @@ import numpy as np
 from msgspec import Meta
 
 from perf.records import fields
-from perf.records.counters import StepCounters
 from perf.records.fingerprint import Fingerprint
 from perf.robust import deviation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepCounters:
+    """What one optimizer step at steady state does, on one rank.
+
+    Attributes:
+        ops: how often each operation was dispatched, by name.
+        flops: floating-point operations of matrix products, attention and convolutions (two for a multiply-add).
+        allocated_bytes: what torch's allocators handed out, on all devices.
+        peak_bytes: the most that was in use at a time beyond what the step began with.
+        device_peak_bytes: the most that was in use at a time on the GPU, in all; 0 on a CPU.
+        host_syncs: operations that make Python wait for a value: ``.item()``, ``bool()`` and the like, and on a GPU
+            copies to the host (``.tolist()``, ``.cpu()``), which on a CPU wait for nothing.
+        parameters: trainable numbers.
+        optimizer_updates: updates of the weights.
+        python_calls: Python functions entered; depends on the versions of Python and numpy.
+    """
+
+    ops: Annotated[dict[fields.Word, fields.Positive], Meta(min_length=1, max_length=10_000)]
+    flops: fields.Count
+    allocated_bytes: fields.Count
+    peak_bytes: fields.Count
+    device_peak_bytes: fields.Count
+    host_syncs: fields.Count
+    parameters: fields.Count
+    optimizer_updates: fields.Count
+    python_calls: fields.Count
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +159,4 @@ def find_warmup(step_s: Sequence[float]) -> int:
     """
     later = np.asarray(step_s[len(step_s) // 2 :])
     limit = float(np.median(later)) + 5 * float(deviation(later))
-    for index, seconds in enumerate(step_s[: len(step_s) // 2]):
-        if seconds <= limit:
-            return index
-    return 1
+    return next((index for index, seconds in enumerate(step_s[: len(step_s) // 2]) if seconds <= limit), 1)

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from perf.errors import MeasureError
+from perf.records.fields import Count
 from perf.records.fingerprint import Fingerprint
 from perf.records.phases import PhaseTime
 
@@ -24,13 +25,11 @@ VERSION = 3
 REQUESTS = ("run", "count", "attribute")
 
 _MOST_VALUES = 100_000
-_INT64 = 2**63 - 1
 
 Name = Annotated[str, Meta(max_length=200)]
 Number = Annotated[float, Meta(ge=-(2.0**63), le=2.0**63)]
-Count = Annotated[int, Meta(ge=0, le=_INT64)]
 Numbers = Annotated[tuple[Number, ...], Meta(max_length=_MOST_VALUES)]
-Names = Annotated[tuple[Name, ...], Meta(max_length=1000)]
+Scalars = Annotated[dict[Name, Numbers], Meta(max_length=100)]
 
 
 class CaseSpec(Struct, frozen=True, kw_only=True):
@@ -79,7 +78,7 @@ class Ready(Struct, frozen=True, kw_only=True):
     """The runner has imported its workload. `can`: what it can be asked to do."""
 
     protocol: Count = 0
-    can: Names = ()
+    can: Annotated[tuple[Name, ...], Meta(max_length=1000)] = ()
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
@@ -97,7 +96,7 @@ class Waiting(Struct, frozen=True, kw_only=True):
     micro_batch_size: Count = 0
     step_s: Annotated[float, Meta(ge=1e-6, lt=1e6)] | None = None
     losses: Numbers = ()
-    scalars: Annotated[dict[Name, Numbers], Meta(max_length=100)] = {}
+    scalars: Scalars = {}
 
 
 class Stepped(Struct, frozen=True, kw_only=True):
@@ -111,7 +110,7 @@ class Stepped(Struct, frozen=True, kw_only=True):
 
     marks: Annotated[tuple[Number, ...], Meta(min_length=2, max_length=_MOST_VALUES)]
     losses: Numbers = ()
-    scalars: Annotated[dict[Name, Numbers], Meta(max_length=100)] = {}
+    scalars: Scalars = {}
     lines: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()
 
     def __post_init__(self) -> None:
@@ -157,12 +156,9 @@ class SideWork:
     """What a side does and what it is, at one batch size; what it did not say is absent.
 
     Attributes:
-        counters: of one step: numbers by name, and under "ops" the number of times each operation was dispatched.
-        losses: of the first steps, nats.
-        facts: device, precision, micro_batch_size, and each fact of the workload as the side understood it.
-        python: what its count of Python calls belongs to.
-        software: of its process.
-        scalars: further scalars of the first steps, by name.
+        counters, facts, python: as in `Counted`, in the forms that are known here.
+        losses, scalars: as in `Stepped`, of the first steps.
+        software: of its process, as in `Fingerprint`.
     """
 
     counters: Mapping[str, Any]
@@ -181,10 +177,8 @@ def decode(line: bytes, kind: type[Answer]) -> Answer:
     """
     try:
         return msgspec.json.decode(line, type=kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MeasureError(f"said {line[:80]!r}: {error}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise MeasureError(f"said {line[:80]!r}, which is no answer") from None
 
 
 def side_work(counted: Counted, losses: tuple[float, ...], scalars: Mapping[str, tuple[float, ...]]) -> SideWork:
@@ -192,11 +186,9 @@ def side_work(counted: Counted, losses: tuple[float, ...], scalars: Mapping[str,
 
     What has a form that is not known here belongs to a later version, and is left out.
     """
-    counters = {name: n for name, n in counted.counters.items() if _is_name(name) and _is_number(n)}
+    counters = {name: n for name, n in counted.counters.items() if name != "ops" and _is_name(name) and _is_number(n)}
     ops = counted.counters.get("ops")
-    if isinstance(ops, dict) and all(
-        _is_name(name) and isinstance(n, int) and _is_number(n) for name, n in ops.items()
-    ):
+    if isinstance(ops, dict) and all(_is_name(op) and isinstance(n, int) and _is_number(n) for op, n in ops.items()):
         counters["ops"] = ops
     return SideWork(
         counters=counters,

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
-from perf.records.counters import StepCounters
+from perf.records.sessions import StepCounters
 from perf.train.devices import synchronize
 
 _aten = torch.ops.aten

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import lfilter
 
-from perf.records.counters import StepCounters
 from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import MeasuredRun, Measurement, Session, find_warmup
+from perf.records.sessions import MeasuredRun, Measurement, Session, StepCounters, find_warmup
 
 FloatArray = npt.NDArray[np.float64]
 

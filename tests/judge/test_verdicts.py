@@ -21,7 +21,7 @@ from perf.judge.verdicts import (
     judge_rates,
     judge_scaling,
 )
-from perf.records.baselines import Baseline, Expected
+from perf.records.baselines import Baseline
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import MeasuredRun, Session
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, STEP_S, session
@@ -206,10 +206,13 @@ def test_two_runs_far_apart_are_inconclusive() -> None:
 
 def test_another_cut_of_the_step_fails_its_counters() -> None:
     """Stored counters of another micro-batch size are not passed over: the cut is the first thing that changed."""
-    other = dataclasses.replace(expected(), micro_batch_size=256)
-    found = judge_counters(quiet(), 512, other)
+    m = quiet().measurements
+    other = dataclasses.replace(quiet(), measurements={**m, 512: dataclasses.replace(m[512], micro_batch_size=256)})
+    found = judge_counters(quiet(), 512, as_baseline(other))
     assert found.holds is False
     assert found.reason.startswith("micro_batch_size 256 -> 512")
+    assert "mean difference" in judge_losses(quiet(), 512, as_baseline(other)).reason
+    assert "equal to the last digit" in judge_losses(quiet(), 512, expected()).reason
 
 
 def test_scaling_needs_company() -> None:
@@ -238,18 +241,9 @@ def test_the_loss_must_fall_in_every_run() -> None:
     assert judge_loss_decreases(_with_losses(LOSSES[:5]).measurements[512]).holds is None
 
 
-def expected(fingerprint: Fingerprint = HERE, *, portable: bool = False) -> Expected:
-    """Return what a stored file expects of the synthetic sessions."""
-    return Expected(
-        path=PATH,
-        portable=portable,
-        micro_batch_size=512,
-        seed=0,
-        counters=COUNTERS,
-        python="3.11",
-        curves={"loss": LOSSES},
-        fingerprint=fingerprint,
-    )
+def expected(fingerprint: Fingerprint = HERE, *, portable: bool = False) -> Baseline:
+    """Return a stored file that expects what the synthetic sessions do."""
+    return dataclasses.replace(as_baseline(dataclasses.replace(quiet(), fingerprint=fingerprint)), portable=portable)
 
 
 ELSEWHERE = Fingerprint(hardware={**HERE.hardware, "cpu": "Other"}, software=HERE.software)
@@ -333,13 +327,14 @@ def test_further_scalars_are_compared_like_losses() -> None:
     """Equal in all runs and to the stored ones, named where they are not, and missing on neither side."""
     norms = tuple(1.0 / step for step in range(1, 21))
     session = _replaced_runs(quiet(), lambda run: dataclasses.replace(run, scalars={"norm": norms}))
-    known = dataclasses.replace(expected(), curves={"loss": session.measurements[512].runs[0].losses, "norm": norms})
+    known = as_baseline(session)
     assert judge_losses(session, 512, known).holds is True
-    other = dataclasses.replace(known, curves={**known.curves, "norm": (*norms[:3], 9.0, *norms[4:])})
-    found = judge_losses(session, 512, other)
+    changed = (*norms[:3], 9.0, *norms[4:])
+    other = _replaced_runs(session, lambda run: dataclasses.replace(run, scalars={"norm": changed}))
+    found = judge_losses(session, 512, as_baseline(other))
     assert found.holds is False
     assert found.reason.startswith("Step=4: the norm is 0.25, and 9.0 in ")
-    without = judge_losses(session, 512, dataclasses.replace(known, curves={"loss": known.curves["loss"]}))
+    without = judge_losses(session, 512, expected())
     assert without.holds is False
     assert "the steps return loss, norm, and loss in " in without.reason
     runs = list(session.measurements[512].runs)

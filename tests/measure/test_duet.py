@@ -212,7 +212,10 @@ def test_commits_with_other_fields_can_be_compared(tmp_path: Path) -> None:
     later_counter = checkout(
         tmp_path,
         "candidate",
-        records__counters=("    python_calls: Count\n", "    python_calls: Count\n    graph_breaks: int = 3\n"),
+        records__sessions=(
+            "    python_calls: fields.Count\n",
+            "    python_calls: fields.Count\n    graph_breaks: int = 3\n",
+        ),
         records__wire=("VERSION = ", "VERSION = 1 + "),
     )
     duet = duet_of((later_workload, later_counter), Mode.ALTERNATING)

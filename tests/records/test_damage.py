@@ -19,10 +19,10 @@ from perf.records.baselines import (
     KEY,
     Baseline,
     baseline_json,
+    baseline_path,
     find_expected,
     load_baseline,
     load_session,
-    portable_path,
 )
 from perf.records.sessions import Session
 from tests.judge.test_verdicts import quiet
@@ -33,23 +33,12 @@ from tests.test_edge import Project, here, project  # noqa: F401  # a fixture
 MUTATIONS = int(os.environ.get("STEPMARK_MUTATIONS", "200"))
 """How many mutated files of each kind a session tries; STEPMARK_MUTATIONS=2500 looks closer."""
 
-STATS: dict[str, Any] = dict.fromkeys(("min", "max", "mean", "stddev", "median", "iqr", "q1", "q3", "total"), 0.1)
-STATS |= {"ops": 10.0, "rounds": 60, "iterations": 1, "stddev_outliers": 2, "outliers": "2;1"}
-
 
 def document(session: Session) -> dict[str, Any]:
-    """Return a result with what pytest-benchmark writes of each batch size."""
+    """Return a result with what pytest-benchmark writes of each batch size, some of it."""
     names = [f"test_rate[{size}]" for size in session.measurements]
-    benchmarks = [
-        {
-            "group": "g",
-            "name": n,
-            "fullname": f"tests/benchmarks/test_training.py::{n}",
-            "stats": STATS,
-            "extra_info": {"workload": "pico"},
-        }
-        for n in names
-    ]
+    stats = {"min": 0.1, "data": [0.1, 0.1], "rounds": 2, "outliers": "2;1"}
+    benchmarks = [{"name": n, "group": "g", "stats": stats, "extra_info": {"workload": "pico"}} for n in names]
     return {**result(session), "benchmarks": benchmarks}
 
 
@@ -148,7 +137,7 @@ def test_a_mutated_result_is_refused_in_a_line_or_can_be_used(
 def test_a_mutated_portable_baseline_is_refused_in_a_line_or_can_be_used(tmp_path: Path) -> None:
     """The error names the file; what is taken can be compared with."""
     session = small()
-    path = portable_path(tmp_path, session.configuration, session.fingerprint)
+    path = baseline_path(tmp_path, session.configuration, session.fingerprint, portable=True)
     path.parent.mkdir()
     refused = 0
     entry = {"date": "", "reason": "", "commit": "", "dirty": False, "replaces": ""}

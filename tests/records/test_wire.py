@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from perf.errors import MeasureError
+from perf.judge.duets import loss_problem
 from perf.records.phases import PhaseTime
 from perf.records.wire import (
     VERSION,
@@ -98,6 +99,12 @@ def test_what_has_a_form_that_is_not_known_here_is_left_out() -> None:
     later["counters"]["by_stream"] = {"aten::mm": 1}
     later["facts"]["workload.schedule"] = {"a": ["b"]}
     assert side_work(read(later), (), {}) == side_work(read(COUNTED), (), {})
+    later["counters"]["ops"], later["facts"]["precision"] = 3, ["fp32", "bf16"]
+    found = side_work(read(later), (7.6,), {})
+    assert "ops" not in found.counters
+    assert "precision" not in found.facts
+    odd = side_work(read({**COUNTED, "facts": {"precision": [1, 2]}}), (7.6,), {})
+    assert loss_problem((odd, odd)) == ""
 
 
 @pytest.mark.parametrize(

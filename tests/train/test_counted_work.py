@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from perf.judge.exact import counter_differences
-from perf.records.counters import StepCounters
+from perf.records.sessions import StepCounters
 from perf.runner.counters import count_step
 from perf.train import trainer
 from perf.train.config import RunConfig, RunPlan, plan_run
