@@ -11,17 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-from perf.app.bench import (
-    SUMMARY,
-    WITH_BASELINE,
-    Bench,
-    Settings,
-    answer,
-    details,
-    stored_file,
-    stored_json,
-    write_summary,
-)
+from perf.app.bench import SUMMARY, WITH_BASELINE, Bench, Settings, stored_file, stored_json, write_summary
 from perf.app.promotion import refusal
 from perf.app.what import What
 from perf.arguments import fraction, seconds
@@ -234,13 +224,11 @@ class Measuring:
     def _summarize(self, terminalreporter: pytest.TerminalReporter, measured: list[Bench]) -> None:
         config, root = self._config, self._config.rootpath
         for bench in measured:
-            assert bench.session is not None
-            terminalreporter.section(f"stepmark: {bench.session.configuration}")
-            found = answer(bench, self._problem)
-            is_bad = any(judgement.holds is False for judgement in bench.judgements.values())
-            terminalreporter.write_line(wrapped(found.line), bold=True, red=is_bad)
+            terminalreporter.section(f"stepmark: {bench.measure().configuration}")
+            found = bench.answer(self._problem)
+            terminalreporter.write_line(wrapped(found.line), bold=True, red=bench.is_bad)
             terminalreporter.write_line(wrapped(f"Next: {found.next_step}"))
-            terminalreporter.write_line(f"\n{details(bench)}")
+            terminalreporter.write_line(f"\n{bench.details()}")
         if self._published and any(":" not in bench.target.id for bench in measured):  # the reference's own workloads
             terminalreporter.write_line(published_note(self._published))
         if self._saved:

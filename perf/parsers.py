@@ -79,13 +79,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="what pytest wrote (default: runs/bench.json of the project, the latest session's)",
     )  # fmt: skip
     promote.add_argument("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
-    duet_imports = ("perf.train.devices", "perf.measure.duet", "perf.report.duet")
     duet = command(
         "duet", "perf.app.duet:duet", "compare two versions side by side",
         "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
         "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
         f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
-        "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.", duet_imports,
+        "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.",
     )  # fmt: skip
     duet.add_argument(
         "--baseline", nargs="+", metavar="SPEC",
@@ -99,7 +98,6 @@ def make_parser() -> argparse.ArgumentParser:
     calibrate = command(
         "calibrate", "perf.app.duet:calibrate", "measure how small a change this machine can show",
         "Run the working tree against itself, and say how much runs spread here and what budget finds what.",
-        imports=duet_imports,
     )  # fmt: skip
     _add_measured(calibrate, budget=60)
     _add_train(command)

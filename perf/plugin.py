@@ -164,7 +164,7 @@ def known_here(config: pytest.Config) -> Here:
     if state.here is None:
         from perf.app.what import here
 
-        state.here = here(ENVIRON)
+        state.here = here()
     return state.here
 
 

@@ -55,7 +55,7 @@ class Project:
             (pytester.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, pytester.path / name)
         self.baselines.mkdir()
-        monkeypatch.setattr("perf.measure.bench.measure", self._measure)
+        monkeypatch.setattr("perf.app.bench.measure", self._measure)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
@@ -623,7 +623,7 @@ def test_the_summary_is_of_this_session_or_absent(project: Project, monkeypatch:
     def stopped(*arguments: object, **options: object) -> Session:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("perf.measure.bench.measure", stopped)
+    monkeypatch.setattr("perf.app.bench.measure", stopped)
     found = project.run("--benchmark-compare")
     assert found.ret == 130
     assert not path.exists()

@@ -6,24 +6,47 @@ import glob
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
 
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What
 from perf.errors import BaselineError, MeasureError, UsageError
+from perf.judge import verdicts
+from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims
+from perf.judge.fitness import with_fitness
+from perf.judge.stats import run_rate
+from perf.judge.verdicts import Judgement, Verdict
+from perf.measure.bench import SLICE_STEPS, measure
+from perf.measure.busy import busy_share, load_note
+from perf.measure.recipes import parse_recipe
+from perf.measure.sides import own_side
 from perf.project import shown
+from perf.records.baselines import (
+    BASELINES_DIR,
+    PORTABLE,
+    Provenance,
+    find_expected,
+    load_result,
+    load_session,
+    result_json,
+)
+from perf.records.sessions import MeasuredRun, Session
+from perf.records.wire import CaseSpec
+from perf.report.answers import Answer, of_session
+from perf.report.bench import baseline_note, log_blocks, verdict_section, warmup_note
+from perf.report.duet import duet_sections
+from perf.report.sections import as_text, duration
+from perf.report.summary import summary
 from perf.signals import stopped_by_signals
 
-if TYPE_CHECKING:
-    from perf.judge.duets import DuetResult
-    from perf.judge.verdicts import Judgement
-    from perf.records.baselines import Baseline, Provenance
-    from perf.records.sessions import MeasuredRun, Session
-    from perf.report.answers import Answer
+T = TypeVar("T")
 
 SUMMARY = Path("runs") / "summary.md"
 
@@ -73,24 +96,17 @@ class Bench:
     """
 
     def __init__(self, what: What, settings: Settings, duet_threshold: float) -> None:
-        from perf.records.baselines import BASELINES_DIR
-
         self._what, self._settings, self._duet_threshold = what, settings, duet_threshold
         self.target = what.target
         self._baselines = shown(what.root / BASELINES_DIR)
-        self.baseline = self._find_baseline()
+        for path in (self._baselines / PORTABLE).glob("**/*.json"):
+            load_result(path)
+        self.baseline = load_session(settings.compare) if settings.compare else what.load_baseline()
         self.session: Session | None = None
         self.duet: DuetResult | None = None
         self.judgements: dict[tuple[str, int], Judgement] = {}
         self.is_stopped = False
         self._problems: dict[str, str] = {}
-
-    def _find_baseline(self) -> Baseline | None:
-        from perf.records.baselines import PORTABLE, load_result, load_session
-
-        for path in (self._baselines / PORTABLE).glob("**/*.json"):
-            load_result(path)
-        return load_session(self._settings.compare) if self._settings.compare else self._what.load_baseline()
 
     def measure(self) -> Session:
         """Return what was measured, now or before.
@@ -99,32 +115,20 @@ class Bench:
             MeasureError: nothing could be, now or before.
         """
         if self.session is None:
-            self._raise_again("measure")
-            try:
-                self.session = self._measured()
-            except MeasureError as error:
-                self._problems["measure"] = str(error)
-                raise
+            self.session = self._tried_once("", self._measured)
         return self.session
 
-    def _raise_again(self, what: str) -> None:
-        if what in self._problems:
-            raise MeasureError(self._problems[what])
+    def _tried_once(self, where: str, make: Callable[[], T]) -> T:
+        """Return what `make` returns; where it failed before, fail in the same way again. `where` is for the error."""
+        if where not in self._problems:
+            try:
+                return make()
+            except (MeasureError, BaselineError) as error:
+                self._problems[where] = f"{where}{error}"
+        raise MeasureError(self._problems[where])
 
     def _measured(self) -> Session:
         """Measure as `perf.measure.bench.measure` does, in an order of slices that differs each time, and show it."""
-        import numpy as np
-        from tqdm import tqdm
-
-        from perf.judge.fitness import with_fitness
-        from perf.judge.stats import run_rate
-        from perf.measure.bench import SLICE_STEPS, measure
-        from perf.measure.busy import busy_share, load_note
-        from perf.measure.sides import own_side
-        from perf.records.wire import CaseSpec
-        from perf.report.bench import log_blocks, warmup_note
-        from perf.report.sections import duration
-
         what = self._what
         rounds = self._settings.num_runs or (RUNS_BEFORE_DUET if self._can_duet() else RUNS)
         steps, sizes = self._settings.num_steps, ", ".join(map(str, what.sizes))
@@ -170,19 +174,17 @@ class Bench:
 
     def _sizes_to_duet(self, threshold: float) -> list[int]:
         """Return the batch sizes to compare side by side."""
-        from perf.judge.verdicts import Verdict, incomparable, judge_rates
-
         session, mode = self.measure(), self._settings.duet
         if mode not in WITH_BASELINE:
             return list(session.measurements)
-        if mode == "never" or self.baseline is None or incomparable(session, self.baseline):
+        if mode == "never" or self.baseline is None or verdicts.incomparable(session, self.baseline):
             return []
         common = [size for size in session.measurements if size in self._stored()]
         if mode == "always":
             return common
         if self.baseline.rerun_problem:
             return []
-        rates = judge_rates(session, self.baseline, threshold=threshold)
+        rates = verdicts.judge_rates(session, self.baseline, threshold=threshold)
         # Of another training the times do not matter.
         open_ = (Verdict.INCONCLUSIVE, Verdict.NO_BASELINE)
         return [
@@ -201,23 +203,19 @@ class Bench:
         Raises:
             MeasureError: a side could not be made or run, now or before, or the baseline cannot be run again.
         """
-        from perf.measure.recipes import parse_recipe
-
-        spec, what = self._settings.duet, self._what
         if self.duet is None and (sizes := self._sizes_to_duet(threshold)):
-            self._raise_again("duet")
-            try:
-                if spec in WITH_BASELINE:
-                    assert self.baseline is not None
-                    first = baseline_recipe(parse_recipe(["baseline:"]), self.baseline, what.here)
-                else:
-                    first = parse_recipe(spec.split())
-                asked = replace(what, sizes=sizes)
-                self.duet = compared((first, parse_recipe(["self"])), asked, threshold=self._duet_threshold)
-            except (MeasureError, BaselineError) as error:
-                self._problems["duet"] = f"--perf-duet: {error}"
-                self._raise_again("duet")
+            self.duet = self._tried_once("--perf-duet: ", lambda: self._compared(sizes))
         return self.duet
+
+    def _compared(self, sizes: Sequence[int]) -> DuetResult:
+        spec, what = self._settings.duet, self._what
+        if spec in WITH_BASELINE:
+            assert self.baseline is not None
+            first = baseline_recipe(parse_recipe(["baseline:"]), self.baseline, what.here)
+        else:
+            first = parse_recipe(spec.split())
+        asked = replace(what, sizes=sizes)
+        return compared((first, parse_recipe(["self"])), asked, threshold=self._duet_threshold)
 
     def judge(self, claim: str, size: int, *, threshold: float) -> Judgement:
         """Return what becomes of a claim at a batch size, and keep it.
@@ -225,14 +223,12 @@ class Bench:
         Raises:
             PerfError: nothing can be said: what is needed could not be measured, or is damaged.
         """
-        from perf.judge import verdicts
-
         session = self.measure()
         if claim == "loss_decreases":
             found = verdicts.judge_loss_decreases(session.measurements[size])
         elif claim in ("losses", "counters"):
             found = self._exact(claim, size)
-            if found.verdict is verdicts.Verdict.NO_BASELINE and self._settings.duet not in WITH_BASELINE:
+            if found.verdict is Verdict.NO_BASELINE and self._settings.duet not in WITH_BASELINE:
                 found = self._by_duet(claim, size, threshold) or found
         else:
             judge = verdicts.judge_rates if claim == "rate" else verdicts.judge_scaling
@@ -242,20 +238,15 @@ class Bench:
 
     def _exact(self, claim: str, size: int) -> Judgement:
         """Return what becomes of the losses or the counters, compared with stored ones."""
-        from perf.judge.verdicts import judge_counters, judge_losses
-        from perf.records.baselines import find_expected
-
         expected = find_expected(self.measure(), size, self.baseline, self._baselines)
-        return (judge_losses if claim == "losses" else judge_counters)(self.measure(), size, expected)
+        judge = verdicts.judge_losses if claim == "losses" else verdicts.judge_counters
+        return judge(self.measure(), size, expected)
 
     def _by_duet(self, claim: str, size: int, threshold: float) -> Judgement | None:
         """Return what becomes of a claim side by side; None where it is not compared so.
 
         A duet that was not asked for in so many words does not fail a claim because it cannot be made.
         """
-        from perf.judge.duets import as_claims
-        from perf.judge.verdicts import Judgement, Verdict
-
         try:
             duet = self.side_by_side(threshold)
         except MeasureError as error:
@@ -267,6 +258,22 @@ class Bench:
     def lost_sizes(self) -> list[int]:
         """Return the batch sizes that the baseline has and the workload no longer does."""
         return sorted(set(self._stored()) - set(self.target.workload.global_batch_sizes))
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether a claim does not hold."""
+        return any(judgement.holds is False for judgement in self.judgements.values())
+
+    def answer(self, problem: str) -> Answer:
+        """Return the most important result; `problem` is why the session fails although no claim does."""
+        return of_session(self.measure(), self.judgements, self.baseline, self.duet, problem)
+
+    def details(self) -> str:
+        """Return one line for each batch size, the duet, and what was compared with."""
+        duet = duet_sections(self.duet, budget_option=SESSION_BUDGET) if self.duet else []
+        text = as_text([verdict_section(self.measure(), self.judgements), *duet])
+        note = f"\nbaseline: {baseline_note(self.baseline, self.measure())}" if self.baseline else ""
+        return f"{text}{note}"
 
 
 def stored_file(name: str, storage: str) -> Path:
@@ -289,33 +296,9 @@ def stored_file(name: str, storage: str) -> Path:
 
 
 def stored_json(benches: Sequence[Bench], provenance: Provenance) -> dict[str, Any]:
-    """Return what this project adds to pytest-benchmark's file: every session that was measured, and its duet."""
-    from perf.records.baselines import result_json
-
-    sessions = [bench.session for bench in benches if bench.session]
-    return result_json(sessions, provenance, {bench.target.id: bench.duet.as_json() for bench in benches if bench.duet})
-
-
-def answer(bench: Bench, problem: str) -> Answer:
-    """Return the most important result of a workload; `problem` is why the session fails although no claim does."""
-    from perf.report.answers import of_session
-
-    assert bench.session is not None
-    return of_session(bench.session, bench.judgements, bench.baseline, bench.duet, problem)
-
-
-def details(bench: Bench) -> str:
-    """Return one line for each batch size of a workload, what it was compared with, and the duet."""
-    from perf.judge.duets import SESSION_BUDGET
-    from perf.report.bench import baseline_note, verdict_section
-    from perf.report.duet import duet_sections
-    from perf.report.sections import as_text
-
-    assert bench.session is not None
-    duet = duet_sections(bench.duet, budget_option=SESSION_BUDGET) if bench.duet else []
-    parts = [as_text([verdict_section(bench.session, bench.judgements), *duet])]
-    parts += [f"baseline: {baseline_note(bench.baseline, bench.session)}"] if bench.baseline else []
-    return "\n".join(parts)
+    """Return what this project adds to pytest-benchmark's file: each measured session and its duet."""
+    duets = {bench.target.id: bench.duet.as_json() for bench in benches if bench.duet}
+    return result_json([bench.measure() for bench in benches], provenance, duets)
 
 
 def write_summary(benches: Sequence[Bench], provenance: Mapping[str, Any], problem: str, root: Path) -> None:
@@ -324,15 +307,9 @@ def write_summary(benches: Sequence[Bench], provenance: Mapping[str, Any], probl
     Raises:
         OSError: it cannot be written.
     """
-    from perf.report.summary import summary
-
-    def is_fine(bench: Bench) -> bool:
-        return all(judgement.holds is not False for judgement in bench.judgements.values())
-
     text = "\n".join(
-        summary(bench.session, provenance, bench.judgements, bench.baseline, bench.duet, answer(bench, problem))
-        for bench in sorted(benches, key=is_fine)
-        if bench.session
+        summary(bench.measure(), provenance, bench.judgements, bench.baseline, bench.duet, bench.answer(problem))
+        for bench in sorted(benches, key=lambda bench: not bench.is_bad)
     )
     path = root / SUMMARY
     path.parent.mkdir(parents=True, exist_ok=True)

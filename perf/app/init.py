@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from perf.errors import MeasureError, UsageError
-from perf.finding import own_workloads
+from perf.finding import Found, own_workloads
+from perf.measure.duet import Duet
+from perf.measure.sides import own_side
 from perf.project import find_root, shown
+from perf.records.pairs import Mode
+from perf.records.wire import CaseSpec, SideWork
 from perf.signals import stopped_by_signals
-
-if TYPE_CHECKING:
-    from perf.finding import Found
-    from perf.records.wire import SideWork
 
 EXIT_PROBLEM = 3
 
@@ -50,13 +51,6 @@ def check(target: Found) -> bool:
     Raises:
         MeasureError: it cannot be built, or fails.
     """
-    import numpy as np
-
-    from perf.measure.duet import Duet
-    from perf.measure.sides import own_side
-    from perf.records.pairs import Mode
-    from perf.records.wire import CaseSpec
-
     size = min(target.workload.global_batch_sizes)
     side = own_side(find_root(), target.id, os.environ)
     cases = {size: CaseSpec(global_batch_size=size, precision=target.workload.precision)}

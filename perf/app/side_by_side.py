@@ -8,21 +8,27 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from perf.app.what import Here, What
 from perf.errors import BaselineError, MeasureError
+from perf.judge.attribution import attribute_difference, phase_totals
+from perf.judge.duets import DuetResult, loss_problem, size_to_attribute, software_differences
+from perf.judge.sequential import Decisions
+from perf.measure.busy import busy_share, load_note
+from perf.measure.duet import Duet, choose_mode, usable_cores
+from perf.measure.recipes import Recipe
+from perf.measure.sides import prepared
 from perf.project import tool
+from perf.records.baselines import Baseline
+from perf.records.pairs import Mode, Pair
+from perf.records.wire import CaseSpec
+from perf.report.duet import duet_heading
+from perf.report.sections import duration
 from perf.signals import stopped_by_signals
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from perf.judge.duets import DuetResult
-    from perf.measure.duet import Duet
-    from perf.measure.recipes import Recipe
-    from perf.records.baselines import Baseline
-    from perf.records.pairs import Pair
 
 
 def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
@@ -56,16 +62,6 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         MeasureError: a side cannot be made, or failed.
         KeyboardInterrupt: INT, TERM or HUP came; what was made is removed, and later ones do not interrupt that.
     """
-    import numpy as np
-    from tqdm import tqdm
-
-    from perf.measure.busy import busy_share, load_note
-    from perf.measure.duet import Duet, choose_mode, usable_cores
-    from perf.measure.sides import prepared
-    from perf.records.pairs import Mode
-    from perf.records.wire import CaseSpec
-    from perf.report.duet import duet_heading
-
     cores = usable_cores()
     num_gpus = int(asked.here.fingerprint.hardware["num_gpus"])
     mode, reason = choose_mode([{**recipe.environ} for recipe in recipes], num_gpus=num_gpus, cores=cores)
@@ -119,10 +115,6 @@ class _PairsShown:
         self._effects: dict[int, list[float]] = {}
 
     def __call__(self, pair: Pair) -> None:
-        import numpy as np
-
-        from perf.report.sections import duration
-
         self._effects.setdefault(pair.global_batch_size, []).append(pair.effect)
         self._bar.update(min(pair.ended_s, self._total_s) - self._bar.n)
         if pair.ended_s < self._total_s * self._report / REPORTS:
@@ -159,10 +151,6 @@ def run_duet(
     Raises:
         MeasureError: a side failed before there was a pair.
     """
-    from perf.judge.attribution import attribute_difference, phase_totals
-    from perf.judge.duets import DuetResult, loss_problem, size_to_attribute, software_differences
-    from perf.judge.sequential import Decisions
-
     work = duet.work()
     # Where the same software gives other losses it is another training, whose times do not matter.
     alike = [size for size in work if not loss_problem(work[size]) or software_differences({size: work[size]})]
@@ -171,12 +159,13 @@ def run_duet(
     pairs: list[Pair] = []
     phases, contributions = {}, {}
 
+    problem = attribution_problem = ""
+    interrupted = False
+
     def keep(pair: Pair) -> None:
         pairs.append(pair)
         on_pair(pair)
 
-    problem = attribution_problem = ""
-    interrupted = False
     try:
         while sizes := decisions.undecided:
             decisions.add(duet.start(sizes, budget_s=budget_s, on_pair=keep), ended_s=duet.elapsed_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,9 +46,9 @@ def promoted(commit: str = "a" * 40, *, dirty: bool = False, **software: str) ->
 def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None:
     """What is installed here already is not installed again; a build tag is no version."""
     asked = parse_recipe(["baseline:", "env:A=1"])
-    same = baseline_recipe(asked, promoted(), here(os.environ))
+    same = baseline_recipe(asked, promoted(), here())
     assert (same.commit, same.packages, same.environ) == ("a" * 40, (), {"A": "1"})
-    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"), here(os.environ))
+    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"), here())
     assert older.packages == ("torch==2.12.1", "numpy==2.2.0")
 
 
@@ -59,7 +58,7 @@ def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None
 def test_a_baseline_that_nobody_can_run_again_is_refused(commit: str, dirty: bool, problem: str) -> None:
     """Uncommitted changes are nowhere, and neither is a commit without a name."""
     with pytest.raises(BaselineError, match=problem):
-        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty), here(os.environ))
+        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty), here())
 
 
 @pytest.fixture
@@ -182,7 +181,7 @@ def test_a_file_that_cannot_be_written_after_all_costs_the_file_only(
     def full(path: Path, content: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("perf.records.documents.write_json", full)
+    monkeypatch.setattr("perf.app.duet.write_json", full)
     file = tmp_path / "duet.json"
     assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(file)]) == EXIT_PROBLEM
     captured = capsys.readouterr()
