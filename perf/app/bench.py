@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import glob
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -28,27 +27,16 @@ from perf.measure.busy import busy_share, load_note
 from perf.measure.recipes import parse_recipe
 from perf.measure.sides import own_side
 from perf.project import shown
-from perf.records.baselines import (
-    BASELINES_DIR,
-    PORTABLE,
-    Provenance,
-    find_expected,
-    load_result,
-    load_session,
-    result_json,
-)
+from perf.records.baselines import BASELINES_DIR, PORTABLE, find_expected, load_result, load_session
 from perf.records.sessions import MeasuredRun, Session
 from perf.records.wire import CaseSpec
 from perf.report.answers import Answer, of_session
 from perf.report.bench import baseline_note, log_blocks, verdict_section, warmup_note
 from perf.report.duet import duet_sections
 from perf.report.sections import as_text, duration
-from perf.report.summary import summary
 from perf.signals import stopped_by_signals
 
 T = TypeVar("T")
-
-SUMMARY = Path("runs") / "summary.md"
 
 RUNS, RUNS_BEFORE_DUET = 6, 3
 """Fresh processes of each batch size; the fewest that can become a baseline where a duet compares the times."""
@@ -57,30 +45,16 @@ WITH_BASELINE = ("never", "auto", "always")
 """What --perf-duet takes beside a SPEC."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """How the workloads of a session are measured and compared.
-
-    Attributes:
-        num_runs: fresh processes of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide.
-        num_steps: steps of each run.
-        compare: a file to compare with; None for this machine's baselines.
-        duet: when the working tree is compared side by side: "never"; "auto": where stored times do not decide;
-            "always"; or the SPEC of what to compare it with.
-    """
-
-    num_runs: int | None
-    num_steps: int
-    compare: Path | None
-    duet: str
-
-
 class Bench:
     """One workload in a session: measured when the first test needs it, and compared side by side likewise.
 
     Args:
         what: the workload, the batch sizes that tests ask for, and how they are run.
-        settings: of the session.
+        num_runs: fresh processes of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide.
+        num_steps: steps of each run.
+        compare: a file to compare with; None for this machine's baselines.
+        duet: when the working tree is compared side by side: "never"; "auto": where stored times do not decide;
+            "always"; or the SPEC of what to compare it with.
         duet_threshold: the smallest change that matters side by side, a fraction.
 
     Attributes:
@@ -95,13 +69,23 @@ class Bench:
         BaselineError: its baseline, or a portable one, is damaged.
     """
 
-    def __init__(self, what: What, settings: Settings, duet_threshold: float) -> None:
-        self._what, self._settings, self._duet_threshold = what, settings, duet_threshold
+    def __init__(
+        self,
+        what: What,
+        *,
+        num_runs: int | None,
+        num_steps: int,
+        compare: Path | None,
+        duet: str,
+        duet_threshold: float,
+    ) -> None:
+        self._what, self._num_runs, self._num_steps = what, num_runs, num_steps
+        self._duet_mode, self._duet_threshold = duet, duet_threshold
         self.target = what.target
         self._baselines = shown(what.root / BASELINES_DIR)
         for path in (self._baselines / PORTABLE).glob("**/*.json"):
             load_result(path)
-        self.baseline = load_session(settings.compare) if settings.compare else what.load_baseline()
+        self.baseline = load_session(compare) if compare else what.load_baseline()
         self.session: Session | None = None
         self.duet: DuetResult | None = None
         self.judgements: dict[tuple[str, int], Judgement] = {}
@@ -130,8 +114,8 @@ class Bench:
     def _measured(self) -> Session:
         """Measure as `perf.measure.bench.measure` does, in an order of slices that differs each time, and show it."""
         what = self._what
-        rounds = self._settings.num_runs or (RUNS_BEFORE_DUET if self._can_duet() else RUNS)
-        steps, sizes = self._settings.num_steps, ", ".join(map(str, what.sizes))
+        rounds = self._num_runs or (RUNS_BEFORE_DUET if self._can_duet() else RUNS)
+        steps, sizes = self._num_steps, ", ".join(map(str, what.sizes))
         # A log in a file must show that it goes on, too.
         print(f"\n{self.target.id} at {sizes}: {rounds} fresh processes each, {steps} steps, in turns", flush=True)
         if note := load_note(busy_share()):
@@ -168,13 +152,13 @@ class Bench:
 
     def _can_duet(self) -> bool:
         """Return whether there is anything to compare with side by side."""
-        if self._settings.duet in ("auto", "always"):
+        if self._duet_mode in ("auto", "always"):
             return self.baseline is not None and not self.baseline.rerun_problem
-        return self._settings.duet != "never"
+        return self._duet_mode != "never"
 
     def _sizes_to_duet(self, threshold: float) -> list[int]:
         """Return the batch sizes to compare side by side."""
-        session, mode = self.measure(), self._settings.duet
+        session, mode = self.measure(), self._duet_mode
         if mode not in WITH_BASELINE:
             return list(session.measurements)
         if mode == "never" or self.baseline is None or verdicts.incomparable(session, self.baseline):
@@ -208,7 +192,7 @@ class Bench:
         return self.duet
 
     def _compared(self, sizes: Sequence[int]) -> DuetResult:
-        spec, what = self._settings.duet, self._what
+        spec, what = self._duet_mode, self._what
         if spec in WITH_BASELINE:
             assert self.baseline is not None
             first = baseline_recipe(parse_recipe(["baseline:"]), self.baseline, what.here)
@@ -228,7 +212,7 @@ class Bench:
             found = verdicts.judge_loss_decreases(session.measurements[size])
         elif claim in ("losses", "counters"):
             found = self._exact(claim, size)
-            if found.verdict is Verdict.NO_BASELINE and self._settings.duet not in WITH_BASELINE:
+            if found.verdict is Verdict.NO_BASELINE and self._duet_mode not in WITH_BASELINE:
                 found = self._by_duet(claim, size, threshold) or found
         else:
             judge = verdicts.judge_rates if claim == "rate" else verdicts.judge_scaling
@@ -250,7 +234,7 @@ class Bench:
         try:
             duet = self.side_by_side(threshold)
         except MeasureError as error:
-            if self._settings.duet != "auto" or size not in self._sizes_to_duet(threshold):
+            if self._duet_mode != "auto" or size not in self._sizes_to_duet(threshold):
                 raise
             return Judgement(claim=claim, holds=None, verdict=Verdict.INCONCLUSIVE, reason=str(error))
         return as_claims(duet, size)[claim] if duet and size in duet.work else None
@@ -293,27 +277,3 @@ def stored_file(name: str, storage: str) -> Path:
             "without a value it compares with this machine's baseline"
         )
     return found[-1]
-
-
-def stored_json(benches: Sequence[Bench], provenance: Provenance) -> dict[str, Any]:
-    """Return what this project adds to pytest-benchmark's file: each measured session and its duet."""
-    duets = {bench.target.id: bench.duet.as_json() for bench in benches if bench.duet}
-    return result_json([bench.measure() for bench in benches], provenance, duets)
-
-
-def write_summary(benches: Sequence[Bench], provenance: Mapping[str, Any], problem: str, root: Path) -> None:
-    """Write a session as Markdown beside its result, and for GitHub where that asks for it; what failed comes first.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    text = "\n".join(
-        summary(bench.measure(), provenance, bench.judgements, bench.baseline, bench.duet, bench.answer(problem))
-        for bench in sorted(benches, key=lambda bench: not bench.is_bad)
-    )
-    path = root / SUMMARY
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    if to := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(to).open("a", encoding="utf-8") as file:
-            file.write(text)

@@ -61,16 +61,13 @@ def check(target: Found) -> bool:
     if not first.losses:
         raise MeasureError(f"{target.id}: made no step")
     is_repeatable = (first.losses, first.scalars) == (second.losses, second.scalars)
-    print("\n".join(f"  {line}" for line in [*_losses(first, is_repeatable), *_work(first, second)]))
+    print(f"  losses of the first steps: {', '.join(f'{loss:.4f}' for loss in first.losses[:3])}, ... (finite)")
+    if is_repeatable:
+        print("  two processes have the same losses")
+    else:
+        print("  NOT repeatable: two processes have other losses; seed weights, data and all else from case.seed")
+    print("\n".join(f"  {line}" for line in _work(first, second)))
     return is_repeatable and first.counters == second.counters
-
-
-def _losses(work: SideWork, is_repeatable: bool) -> list[str]:
-    """Return how the losses are."""
-    shown_losses = ", ".join(f"{loss:.4f}" for loss in work.losses[:3])
-    same = "two processes have the same losses"
-    other = "NOT repeatable: two processes have other losses; seed weights, data and all else from case.seed"
-    return [f"losses of the first steps: {shown_losses}, ... (finite)", same if is_repeatable else other]
 
 
 def _work(work: SideWork, other: SideWork) -> list[str]:

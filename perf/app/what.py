@@ -34,10 +34,6 @@ class Here:
     auto_precision: str
     default_workload: str
 
-    def resolved(self, precision: str) -> str:
-        """Return "fp32" or "bf16" for a precision that may be "auto"."""
-        return self.auto_precision if precision == "auto" else precision
-
 
 def here() -> Here:
     """Return the facts of this machine."""
@@ -77,7 +73,8 @@ class What:
     @property
     def baseline_path(self) -> Path:
         """Where this machine's baseline is, or would be, as a reader has it from here."""
-        name = configuration(self.target.id, self.here.device, self.here.resolved(self.precision))
+        precision = self.here.auto_precision if self.precision == "auto" else self.precision
+        name = configuration(self.target.id, self.here.device, precision)
         return baseline_path(shown(self.root / BASELINES_DIR), name, self.here.fingerprint)
 
     def load_baseline(self) -> Baseline | None:

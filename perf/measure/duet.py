@@ -57,10 +57,9 @@ def choose_mode(sides: Sequence[Mapping[str, str]], *, num_gpus: int, cores: Col
         return Mode.ALTERNATING, "this system cannot pin a process to a core"
     if len(cores) < 2:
         return Mode.ALTERNATING, "there is one core"
-    for environ in sides:
-        for name in environ:
-            if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_")):
-                return Mode.ALTERNATING, f"a side sets {name}, which half a machine would not show"
+    for name in (name for environ in sides for name in environ):
+        if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_")):
+            return Mode.ALTERNATING, f"a side sets {name}, which half a machine would not show"
     each = len(cores) // 2
     return Mode.SIMULTANEOUS, f"each side on {each} of {len(cores)} cores, swapped every {1e3 * SWAP_S:.0f} ms"
 
@@ -127,17 +126,8 @@ class Duet:
             self.start_s = ready_s - began_s
             while not pairs or len(pairs) < len(sizes) * (self.pairs_per_start or 1):
                 for size in self._rng.permutation(sorted(sizes)).tolist():
-                    effect, slices = self._pair(runners, size)
-                    pair = Pair(
-                        global_batch_size=size,
-                        start=self._num_starts - 1,
-                        ended_s=self.elapsed_s,
-                        effect=effect,
-                        baseline=slices[0],
-                        candidate=slices[1],
-                    )
-                    pairs.append(pair)
-                    on_pair(pair)
+                    pairs.append(self._pair(runners, size))
+                    on_pair(pairs[-1])
                 if self.pairs_per_start is None:
                     round_s = time.monotonic() - ready_s
                     self.pairs_per_start = pairs_per_start(start_s=self.start_s, round_s=round_s, budget_s=budget_s)
@@ -184,8 +174,8 @@ class Duet:
     def _layout(self) -> int:
         return int(self._rng.integers(2**32))
 
-    def _pair(self, runners: Sequence[Runner], size: int) -> tuple[float, tuple[tuple[Marks, ...], ...]]:
-        """Return the effect and the slices of a fresh run of each side."""
+    def _pair(self, runners: Sequence[Runner], size: int) -> Pair:
+        """Return what a fresh run of each side gave."""
         waiting: dict[int, Waiting] = {}
         for i in self._order():
             run = Request(
@@ -215,7 +205,15 @@ class Duet:
         for i in BOTH:
             runners[i].end_run()
         zero = min(side[0][0] for side in slices)
-        return effect, tuple(tuple(tuple(mark - zero for mark in marks) for marks in side) for side in slices)
+        baseline, candidate = (tuple(tuple(mark - zero for mark in marks) for marks in side) for side in slices)
+        return Pair(
+            global_batch_size=size,
+            start=self._num_starts - 1,
+            ended_s=self.elapsed_s,
+            effect=effect,
+            baseline=baseline,
+            candidate=candidate,
+        )
 
     def _at_once(self, runners: Sequence[Runner], pids: Sequence[int], num_steps: int) -> list[list[Marks]]:
         """Let both sides make `num_steps`, each on its half of the cores, and swap the halves until both are done.
