@@ -158,17 +158,17 @@ class Bench:
 
     def _sizes_to_duet(self, threshold: float) -> list[int]:
         """Return the batch sizes to compare side by side."""
-        session, mode = self.measure(), self._duet_mode
+        session, mode, baseline = self.measure(), self._duet_mode, self.baseline
         if mode not in WITH_BASELINE:
             return list(session.measurements)
-        if mode == "never" or self.baseline is None or verdicts.incomparable(session, self.baseline):
+        if mode == "never" or baseline is None or verdicts.incomparable(session, baseline):
             return []
         common = [size for size in session.measurements if size in self._stored()]
         if mode == "always":
             return common
-        if self.baseline.rerun_problem:
+        if baseline.rerun_problem:
             return []
-        rates = verdicts.judge_rates(session, self.baseline, threshold=threshold)
+        rates = verdicts.judge_rates(session, baseline, threshold=threshold)
         # Of another training the times do not matter.
         open_ = (Verdict.INCONCLUSIVE, Verdict.NO_BASELINE)
         return [
@@ -178,20 +178,8 @@ class Bench:
     def _stored(self) -> Mapping[int, object]:
         return self.baseline.session.measurements if self.baseline else {}
 
-    def side_by_side(self, threshold: float) -> DuetResult | None:
-        """Return the comparison with the working tree, made now or before; None where there is none.
-
-        Args:
-            threshold: the smallest change of a stored rate that matters, a fraction.
-
-        Raises:
-            MeasureError: a side could not be made or run, now or before, or the baseline cannot be run again.
-        """
-        if self.duet is None and (sizes := self._sizes_to_duet(threshold)):
-            self.duet = self._tried_once("--perf-duet: ", lambda: self._compared(sizes))
-        return self.duet
-
     def _compared(self, sizes: Sequence[int]) -> DuetResult:
+        """Compare the working tree side by side with the baseline's commit, or with the SPEC."""
         spec, what = self._duet_mode, self._what
         if spec in WITH_BASELINE:
             assert self.baseline is not None
@@ -232,12 +220,13 @@ class Bench:
         A duet that was not asked for in so many words does not fail a claim because it cannot be made.
         """
         try:
-            duet = self.side_by_side(threshold)
+            if self.duet is None and (sizes := self._sizes_to_duet(threshold)):
+                self.duet = self._tried_once("--perf-duet: ", lambda: self._compared(sizes))
         except MeasureError as error:
             if self._duet_mode != "auto" or size not in self._sizes_to_duet(threshold):
                 raise
             return Judgement(claim=claim, holds=None, verdict=Verdict.INCONCLUSIVE, reason=str(error))
-        return as_claims(duet, size)[claim] if duet and size in duet.work else None
+        return as_claims(self.duet, size)[claim] if self.duet and size in self.duet.work else None
 
     def lost_sizes(self) -> list[int]:
         """Return the batch sizes that the baseline has and the workload no longer does."""
