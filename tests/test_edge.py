@@ -649,3 +649,21 @@ def test_a_budget_that_is_none_is_wrong_usage(project: Project, value: str) -> N
     found = project.run("--perf-duet", "-o", f"perf_duet_budget={value}")
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stderr.fnmatch_lines(["*perf_duet_budget = *is no time of at least 1 s*"])
+
+
+def test_what_failed_is_not_tried_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither measuring nor the comparison side by side: each takes minutes, and every test would repeat it."""
+    tried = []
+
+    def broken(*arguments: object, **options: object) -> Session:
+        tried.append(arguments)
+        raise MeasureError("the disk is full")
+
+    monkeypatch.setattr("perf.app.bench.compared", broken)
+    found = project.run("--perf-duet", "git:HEAD", "-k", "test_rate")
+    assert len(tried) == 1
+    found.stdout.fnmatch_lines(["*--perf-duet: the disk is full*"])
+    monkeypatch.setattr("perf.app.bench.measure", broken)
+    found = project.run("-k", "test_rate")
+    assert len(tried) == 2
+    found.stdout.fnmatch_lines(["*the disk is full*"])

@@ -6,13 +6,13 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from perf.app.duet import exit_code
-from perf.app.side_by_side import baseline_recipe, run_duet
+from perf.app.side_by_side import _shown_on, baseline_recipe, run_duet
 from perf.app.what import What, here
 from perf.cli import EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError, MeasureError
@@ -310,3 +310,29 @@ def test_the_exit_code_is_that_of_the_worst_verdict() -> None:
     other = duet({512: 0.0}, dataclasses.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses)))
     found = [same, SLOWER, other, few, ended, dataclasses.replace(ended, interrupted=True)]
     assert [exit_code(result) for result in found] == [0, 1, 1, 4, 3, 130]
+
+
+def test_progress_is_printed_once_in_each_quarter() -> None:
+    """After each quarter of the budget, with what the pairs show so far and the time that is left."""
+
+    class Bar:
+        """A bar that keeps what it is given."""
+
+        n = 0.0
+        lines: ClassVar[list[str]] = []
+
+        def update(self, seconds: float) -> None:
+            """Go on."""
+            self.n += seconds
+
+        def write(self, line: str, file: object) -> None:
+            """Print a line."""
+            self.lines.append(line)
+
+    bar = Bar()
+    show = _shown_on(bar, 100.0)
+    marks = ((0.0, 1.0),)
+    for ended_s in (10.0, 20.0, 30.0, 40.0, 80.0, 90.0, 120.0):
+        show(Pair(global_batch_size=8, start=0, ended_s=ended_s, effect=0.0, baseline=marks, candidate=marks))
+    assert bar.n == 100.0
+    assert [line.split(": ", 1)[1] for line in bar.lines] == [f"8: +0.0% in {n} pairs" for n in (3, 5, 7)]
