@@ -21,9 +21,7 @@ class RecordedClock:
     """Shows pytest-benchmark the times that the measuring processes recorded: each call of `advance` is one step."""
 
     __name__ = "recorded_clock"
-
-    def __init__(self) -> None:
-        self._now_s = 0.0
+    _now_s = 0.0
 
     def __call__(self) -> float:
         """Return the time, seconds."""

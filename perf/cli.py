@@ -31,13 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except MainRankError:
         return EXIT_PROBLEM
-    except UsageError as error:
-        code, lines = EXIT_USAGE, [str(error)]
-    except NothingToDoError as error:
-        # Not 0: whoever asked for a run has none, and a job that trains nothing must not pass.
-        code, lines = EXIT_PROBLEM, str(error).splitlines()
-    except (PerfError, OSError) as error:
-        code, lines = EXIT_PROBLEM, [str(error)]
+    except (UsageError, PerfError, OSError) as error:
+        # Also where there is nothing to do: whoever asked for a run has none, and a job that trains nothing must fail.
+        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_PROBLEM
+        lines = str(error).splitlines() if isinstance(error, NothingToDoError) else [str(error)]
     except (MemoryError, RuntimeError) as error:
         known = _known_trouble(error)
         if known is None:

@@ -11,17 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-from perf.app.bench import (
-    SUMMARY,
-    WITH_BASELINE,
-    Bench,
-    Settings,
-    answer,
-    details,
-    stored_file,
-    stored_json,
-    write_summary,
-)
+from perf.app.bench import WITH_BASELINE, Bench, stored_file
 from perf.app.promotion import refusal
 from perf.app.what import What
 from perf.arguments import fraction, seconds
@@ -30,15 +20,19 @@ from perf.judge.verdicts import Verdict
 from perf.measure.recipes import parse_recipe
 from perf.plugin import ENVIRON, WorkloadNode, batch_size, known_here, parsed, target_of
 from perf.project import shown
-from perf.records.baselines import BASELINES_DIR, KEY, LATEST_RESULT, Provenance
+from perf.records.baselines import BASELINES_DIR, KEY, LATEST_RESULT, Provenance, result_json
 from perf.records.documents import write_json
 from perf.records.published import load_published
 from perf.records.sessions import Session
 from perf.report.bench import published_note, result_note
 from perf.report.sections import wrapped
+from perf.report.summary import summary
 from perf.signals import EXIT_STOPPED
 
 T = TypeVar("T")
+
+SUMMARY = Path("runs") / "summary.md"
+"""A session as Markdown, beside its result."""
 
 
 class Measuring:
@@ -66,14 +60,13 @@ class Measuring:
         if saved_to and not Path(saved_to).parent.is_dir():
             raise pytest.UsageError(f"--benchmark-json={saved_to}: there is no folder {Path(saved_to).parent}")
         try:
-            file = stored_file(compare, config.option.benchmark_storage) if isinstance(compare, str) else None
-            self._settings = Settings(
-                num_runs=config.getoption("perf_runs"),
-                num_steps=config.getoption("perf_steps"),
-                compare=file,
-                duet=_duet_mode(config.getoption("perf_duet"), compares=compare not in ([], None)),
-            )
-            self.benches = self._benches(items)
+            self._file = stored_file(compare, config.option.benchmark_storage) if isinstance(compare, str) else None
+            duet = _duet_mode(config.getoption("perf_duet"), compares=compare not in ([], None))
+            by_id: dict[str, list[pytest.Item]] = {}
+            for item in items:
+                if batch_size(item):
+                    by_id.setdefault(target_of(item).id, []).append(item)
+            self.benches = {name: self._bench(some, duet) for name, some in by_id.items()}
             self._published = load_published(self._baselines)
             (config.rootpath / SUMMARY).unlink(missing_ok=True)  # what is there afterwards is this session's
         except (PerfError, UsageError) as error:
@@ -81,14 +74,7 @@ class Measuring:
         except OSError as error:
             raise pytest.UsageError(f"{SUMMARY}: an earlier session's cannot be removed: {error}") from None
 
-    def _benches(self, items: list[pytest.Item]) -> dict[str, Bench]:
-        by_id: dict[str, list[pytest.Item]] = {}
-        for item in items:
-            if batch_size(item):
-                by_id.setdefault(target_of(item).id, []).append(item)
-        return {name: self._bench(some) for name, some in by_id.items()}
-
-    def _bench(self, items: list[pytest.Item]) -> Bench:
+    def _bench(self, items: list[pytest.Item], duet: str) -> Bench:
         """Return what the tests of one workload need."""
         config, target = self._config, target_of(items[0])
         what = What(
@@ -100,7 +86,14 @@ class Measuring:
             budget_s=parsed("perf_duet_budget", config.getini("perf_duet_budget"), seconds),
             environ=ENVIRON,
         )
-        return Bench(what, self._settings, min(self._threshold(item, "perf_duet_threshold") for item in items))
+        return Bench(
+            what,
+            num_runs=config.getoption("perf_runs"),
+            num_steps=config.getoption("perf_steps"),
+            compare=self._file,
+            duet=duet,
+            duet_threshold=min(self._threshold(item, "perf_duet_threshold") for item in items),
+        )
 
     def _threshold(self, item: pytest.Item, name: str) -> float:
         """Return the smallest change that matters: the nearest mark's, the workload's own, or the configuration's."""
@@ -114,15 +107,13 @@ class Measuring:
 
     def shown(self, act: Callable[[], T]) -> T:
         """Do what takes minutes: its output is shown, an error of ours fails the test, a signal ends the session."""
-        problem = ""
         with self._config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             try:
                 return act()
             except KeyboardInterrupt:
                 self._stop()
             except PerfError as error:
-                problem = str(error)
-        pytest.fail(problem, pytrace=False)
+                raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     def measured(self, bench: Bench) -> Session:
         """Return what was measured of a workload, now or before; a signal ends the session with what there is."""
@@ -142,8 +133,7 @@ class Measuring:
     def settle(self, item: pytest.Item, bench: Bench, claim: str, size: int) -> None:
         """Turn what becomes of a claim into the test's outcome."""
         config = self._config
-        ini = "perf_scaling_threshold" if claim == "scaling" else "perf_threshold"
-        threshold = self._threshold(item, ini)
+        threshold = self._threshold(item, "perf_scaling_threshold" if claim == "scaling" else "perf_threshold")
         judgement = self.shown(lambda: bench.judge(claim, size, threshold=threshold))
         if bench.duet and bench.duet.interrupted:  # what its pairs show is in the summary
             self._stop()
@@ -164,13 +154,19 @@ class Measuring:
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """Add the raw values and their provenance to pytest-benchmark's file."""
-        if measured := self._measured():
-            output_json[KEY] = stored_json(measured, self._provenance(output_json["commit_info"]))
+        if self._measured():
+            output_json[KEY] = self._stored()
+
+    def _stored(self) -> dict[str, Any]:
+        """Return what this project adds to pytest-benchmark's file: each measured session and its duet."""
+        duets = {bench.target.id: bench.duet.as_json() for bench in self._measured() if bench.duet}
+        return result_json([bench.measure() for bench in self._measured()], self._provenance(), duets)
 
     def _measured(self) -> list[Bench]:
         return [bench for bench in self.benches.values() if bench.session]
 
-    def _provenance(self, commit: dict[str, Any]) -> Provenance:
+    def _provenance(self) -> Provenance:
+        commit = self._config.hook.pytest_benchmark_generate_commit_info(config=self._config)
         return {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(["pytest", *map(str, self._config.invocation_params.args)]),
@@ -180,11 +176,10 @@ class Measuring:
 
     def _save(self) -> None:
         """Keep the session's result, whole or not at all."""
-        commit = self._config.hook.pytest_benchmark_generate_commit_info(config=self._config)
-        part = stored_json(self._measured(), self._provenance(commit))
         machine = known_here(self._config).fingerprint.hardware
+        content = {"machine_info": machine, "benchmarks": [], KEY: self._stored()}
         try:
-            write_json(self._config.rootpath / LATEST_RESULT, {"machine_info": machine, "benchmarks": [], KEY: part})
+            write_json(self._config.rootpath / LATEST_RESULT, content)
             self._saved = True
         except OSError as error:
             self._problem = f"the result could not be kept: {error}"
@@ -209,8 +204,7 @@ class Measuring:
     def _not_looked(self) -> str:
         """Return which comparison was asked for and not made, or nothing."""
         rates = [found for bench in self.benches.values() for (c, _), found in bench.judgements.items() if c == "rate"]
-        named = self._settings.compare
-        expected = [Verdict.LOSSES_DIFFER] if named else [Verdict.LOSSES_DIFFER, Verdict.NO_BASELINE]
+        expected = [Verdict.LOSSES_DIFFER] if self._file else [Verdict.LOSSES_DIFFER, Verdict.NO_BASELINE]
         looked = [rate for rate in rates if rate.effect or rate.verdict in expected]
         if self._asked and not looked:
             return f"{self._asked[0]}: no rate was compared in this session, so it fails"
@@ -232,23 +226,29 @@ class Measuring:
                 self._summarize(terminalreporter, measured)
 
     def _summarize(self, terminalreporter: pytest.TerminalReporter, measured: list[Bench]) -> None:
-        config, root = self._config, self._config.rootpath
+        root = self._config.rootpath
         for bench in measured:
-            assert bench.session is not None
-            terminalreporter.section(f"stepmark: {bench.session.configuration}")
-            found = answer(bench, self._problem)
-            is_bad = any(judgement.holds is False for judgement in bench.judgements.values())
-            terminalreporter.write_line(wrapped(found.line), bold=True, red=is_bad)
+            terminalreporter.section(f"stepmark: {bench.measure().configuration}")
+            found = bench.answer(self._problem)
+            terminalreporter.write_line(wrapped(found.line), bold=True, red=bench.is_bad)
             terminalreporter.write_line(wrapped(f"Next: {found.next_step}"))
-            terminalreporter.write_line(f"\n{details(bench)}")
+            terminalreporter.write_line(f"\n{bench.details()}")
         if self._published and any(":" not in bench.target.id for bench in measured):  # the reference's own workloads
             terminalreporter.write_line(published_note(self._published))
         if self._saved:
             refused = refusal(shown(root / LATEST_RESULT), self._baselines)
             terminalreporter.write_line(result_note(LATEST_RESULT, refused))
-        about = self._provenance(config.hook.pytest_benchmark_generate_commit_info(config=config))
+        about = self._provenance()
+        text = "\n".join(
+            summary(b.measure(), about, b.judgements, b.baseline, b.duet, b.answer(self._problem))
+            for b in sorted(measured, key=lambda bench: not bench.is_bad)  # what failed comes first
+        )
         try:
-            write_summary(measured, about, self._problem, root)
+            (root / SUMMARY).parent.mkdir(parents=True, exist_ok=True)
+            (root / SUMMARY).write_text(text, encoding="utf-8")
+            if to := os.environ.get("GITHUB_STEP_SUMMARY"):
+                with Path(to).open("a", encoding="utf-8") as file:
+                    file.write(text)
         except OSError as error:
             terminalreporter.write_line(f"the summary could not be written: {error}", red=True)
         for bench in measured if "GITHUB_ACTIONS" in os.environ else ():
@@ -259,7 +259,7 @@ class Measuring:
 
 
 def _duet_mode(asked: str | None, *, compares: bool) -> str:
-    """Return when to compare side by side, as in `Settings.duet`.
+    """Return when to compare side by side, as `Bench` takes it.
 
     Raises:
         UsageError: it is neither a word nor a SPEC.

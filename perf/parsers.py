@@ -60,82 +60,78 @@ def make_parser() -> argparse.ArgumentParser:
 
     command("demo", "perf.app.demo:demo", "plant a slowdown and another training in a copy, and find both: a minute")
     command("doctor", "perf.app.doctor:doctor", "say what this machine can show, and what to do about it")
-    init = command("init", "perf.app.init:init", "write a template of a training step, and check it")
-    init.add_argument(
+    add = command("init", "perf.app.init:init", "write a template of a training step, and check it").add_argument
+    add(
         "file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE",
         help="a file that is there is only checked (default: bench_step.py)",
     )  # fmt: skip
-    workloads = command("workloads", "perf.app.workloads:workloads", "list what can be measured")
-    workloads.add_argument(
-        "files", type=Path, nargs="*", metavar="FILE", help="Python files (default: bench_*.py at the project's root)"
-    )
-    promote = command(
+    add = command("workloads", "perf.app.workloads:workloads", "list what can be measured").add_argument
+    add("files", type=Path, nargs="*", metavar="FILE", help="Python files (default: bench_*.py at the project's root)")
+    add = command(
         "promote", "perf.app.promotion:promote_result", "make a benchmark result the baseline of its machine",
         "Make a benchmark result the baseline of the machine it was measured on, and of its torch. Nothing else writes "
         "under baselines/. Review the change and commit it.",
-    )  # fmt: skip
-    promote.add_argument(
+    ).add_argument  # fmt: skip
+    add(
         "--from", dest="result", type=Path, metavar="FILE",
         help="what pytest wrote (default: runs/bench.json of the project, the latest session's)",
     )  # fmt: skip
-    promote.add_argument("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
-    duet_imports = ("perf.train.devices", "perf.measure.duet", "perf.report.duet")
+    add("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
     duet = command(
         "duet", "perf.app.duet:duet", "compare two versions side by side",
         "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
         "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
         f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
-        "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.", duet_imports,
+        "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.",
     )  # fmt: skip
-    duet.add_argument(
+    add = duet.add_argument
+    add(
         "--baseline", nargs="+", metavar="SPEC",
         help="what to compare with (default: git:HEAD; git:HEAD~1 where nothing has changed since)",
     )  # fmt: skip
-    duet.add_argument("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
-    duet.add_argument(
+    add("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
+    add(
         "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
     )
     _add_measured(duet, budget=120)
     calibrate = command(
         "calibrate", "perf.app.duet:calibrate", "measure how small a change this machine can show",
         "Run the working tree against itself, and say how much runs spread here and what budget finds what.",
-        imports=duet_imports,
     )  # fmt: skip
     _add_measured(calibrate, budget=60)
     _add_train(command)
-    import_log = command(
+    add = command(
         "import-log", "perf.app.import_log:import_log", "read training logs and audit their rates",
         "Find the runs in each log, recompute each Rate from the GlobalRate column, and say where they\n"
         "disagree by more than rounding and a millisecond between two readings of the clock explain.",
         "Exit codes: 0 no rate disagrees and no line is damaged, 3 a log cannot be read or has no such lines,\n"
         "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal.\n"
         "Of several that apply: 3, then 6, then 5.",
-    )  # fmt: skip
-    import_log.add_argument(
+    ).add_argument  # fmt: skip
+    add(
         "files", type=Path, nargs="+", metavar="FILE",
         help="a log with lines like 'Step=100, Loss=..., Rate=...'; - for standard input",
     )  # fmt: skip
-    import_log.add_argument("--json", dest="as_json", action="store_true", help="print what was found as JSON")
+    add("--json", dest="as_json", action="store_true", help="print what was found as JSON")
     return parser
 
 
 def _add_measured(parser: argparse.ArgumentParser, *, budget: int) -> None:
     """Add what is measured, and for how long."""
-    parser.add_argument("--workload", metavar="W", help=WORKLOAD)
-    parser.add_argument("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--workload", metavar="W", help=WORKLOAD)
+    add("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")
+    add(
         "--precision", choices=PRECISIONS,
         help="default: the workload's; of a built-in one fp32 on a CPU, as in the bench, and auto on a GPU",
     )  # fmt: skip
-    parser.add_argument(
-        "--budget", type=seconds, default=float(budget), metavar="S",
-        help=f"time for each batch size, such as 90s or 5m (default: {budget}s)",
-    )  # fmt: skip
-    parser.add_argument(
+    budget_help = f"time for each batch size, such as 90s or 5m (default: {budget}s)"
+    add("--budget", type=seconds, default=float(budget), metavar="S", help=budget_help)
+    add(
         "--mode", choices=("simultaneous", "alternating"), metavar="M",
         help="simultaneous (half the cores each) or alternating (default: what suits the machine)",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
+    add("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
 
 
 def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -148,58 +144,41 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
         ("perf.train.loop", "perf.report.training"),
     )  # fmt: skip
-    what = train.add_argument_group("what to train")
-    what.add_argument("--workload", metavar="W", help="a built-in one; default: pico on CPU, bert-large-msl128 on CUDA")
-    what.add_argument(
+    add = train.add_argument_group("what to train").add_argument
+    add("--workload", metavar="W", help="a built-in one; default: pico on CPU, bert-large-msl128 on CUDA")
+    add(
         "--global-batch-size", type=positive, nargs="+", metavar="B",
         help="samples per optimizer step, over all devices; several make one run each (default: the workload's three)",
     )  # fmt: skip
-    what.add_argument(
+    add(
         "--text", type=Path, nargs="+", metavar="FILE", help="train on these UTF-8 files, not on the synthetic language"
     )
-    what.add_argument(
-        "--seed", type=not_negative, default=0, metavar="S", help="of weights, data and dropout (default: 0)"
-    )
-    long = train.add_argument_group("how long").add_mutually_exclusive_group()
-    long.add_argument("--max-steps", type=positive, metavar="N", help="stop at this step (default: the workload's)")
-    long.add_argument("--num-steps", type=positive, metavar="N", help="make this many more steps, each time")
-    long.add_argument(
-        "--num-epochs", type=positive, metavar="N", help="make this many more passes over --text, each time"
-    )
+    add("--seed", type=not_negative, default=0, metavar="S", help="of weights, data and dropout (default: 0)")
+    add = train.add_argument_group("how long").add_mutually_exclusive_group().add_argument
+    add("--max-steps", type=positive, metavar="N", help="stop at this step (default: the workload's)")
+    add("--num-steps", type=positive, metavar="N", help="make this many more steps, each time")
+    add("--num-epochs", type=positive, metavar="N", help="make this many more passes over --text, each time")
     state = train.add_argument_group("logs and checkpoints")
-    state.add_argument(
-        "--log-steps", type=positive, metavar="L", help="a log line every L steps (default: the workload's)"
-    )
-    state.add_argument(
-        "--checkpoint-steps", type=positive, metavar="C", help="a checkpoint every C steps (default: only at the end)"
-    )
-    state.add_argument(
+    add = state.add_argument
+    add("--log-steps", type=positive, metavar="L", help="a log line every L steps (default: the workload's)")
+    add("--checkpoint-steps", type=positive, metavar="C", help="a checkpoint every C steps (default: only at the end)")
+    add(
         "--keep-checkpoints", type=not_negative, default=2, metavar="K",
         help="keep the newest K checkpoints; 0 writes, moves and deletes none (default: 2)",
     )  # fmt: skip
-    state.add_argument(
-        "--model-dir",
-        type=Path,
-        metavar="DIR",
+    add(
+        "--model-dir", type=Path, metavar="DIR",
         help="where the checkpoints are (default: runs/WORKLOAD/gbs-B; with --text, runs/WORKLOAD-text/gbs-B)",
-    )
-    start = state.add_mutually_exclusive_group()
-    start.add_argument(
-        "--fresh", action="store_true", help="start at step 0; the checkpoints there move to DIR/previous-N"
-    )
-    start.add_argument(
-        "--load",
-        choices=["weights"],
+    )  # fmt: skip
+    add = state.add_mutually_exclusive_group().add_argument
+    add("--fresh", action="store_true", help="start at step 0; the checkpoints there move to DIR/previous-N")
+    add(
+        "--load", choices=["weights"],
         help="start at step 0 with the weights of the newest checkpoint there; they all move to DIR/previous-N",
-    )
-    where = train.add_argument_group("where and how")
-    where.add_argument("--device", choices=DEVICES, default="auto", help="default: auto (CUDA where there is one)")
-    where.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where the processor has it)"
-    )
-    where.add_argument(
-        "--micro-batch-size", type=positive, metavar="B", help="samples per forward pass (default: the workload's)"
-    )
-    where.add_argument(
-        "--compile", dest="compile_model", action="store_true", help="use torch.compile (needs a C++ compiler on CPU)"
-    )
+    )  # fmt: skip
+    add = train.add_argument_group("where and how").add_argument
+    add("--device", choices=DEVICES, default="auto", help="default: auto (CUDA where there is one)")
+    add("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where the processor has it)")
+    add("--micro-batch-size", type=positive, metavar="B", help="samples per forward pass (default: the workload's)")
+    compile_help = "use torch.compile (needs a C++ compiler on CPU)"
+    add("--compile", dest="compile_model", action="store_true", help=compile_help)

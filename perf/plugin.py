@@ -27,8 +27,6 @@ ENVIRON = dict(os.environ)  # of the measuring processes: as the user gave it, b
 OWN_FIXTURE = "perf_bench"
 """What every test of ours needs, directly or not; foreign tests may have our marks and our other names."""
 
-OWN = ("require-baseline", "strict")
-
 IN_PARALLEL = "not timed under -n, where tests disturb each other; run: pytest without -n"
 
 
@@ -125,9 +123,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def _asked(config: pytest.Config, *prefixes: str) -> list[str]:
     """Return the given options that make a session without a comparison a failure."""
     state = config.stash[STATE]
-    own = {f"--perf-{name}": config.getoption(f"perf_{name.replace('-', '_')}") for name in OWN}
-    own["--perf-duet"] = config.getoption("perf_duet") not in (None, "auto", "never")
-    given = {"--benchmark-compare": state.compare, "--benchmark-compare-fail": state.compare_fail, **own}
+    given = {
+        "--benchmark-compare": state.compare,
+        "--benchmark-compare-fail": state.compare_fail,
+        "--perf-require-baseline": config.getoption("perf_require_baseline"),
+        "--perf-strict": config.getoption("perf_strict"),
+        "--perf-duet": config.getoption("perf_duet") not in (None, "auto", "never"),
+    }
     return [name for name, value in given.items() if value not in (None, [], False) and name[2:].startswith(prefixes)]
 
 
@@ -164,7 +166,7 @@ def known_here(config: pytest.Config) -> Here:
     if state.here is None:
         from perf.app.what import here
 
-        state.here = here(ENVIRON)
+        state.here = here()
     return state.here
 
 
@@ -255,15 +257,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Prepare what is to be measured, or give pytest-benchmark its options back."""
     config = session.config
-    state, items = config.stash[STATE], [item for item in session.items if is_ours(item)]
-    items = [item for item in items if not item.get_closest_marker("skip")]
+    state = config.stash[STATE]
+    items = [item for item in session.items if is_ours(item) and not item.get_closest_marker("skip")]
     if items and not config.option.collectonly:
         if not config.pluginmanager.hasplugin("benchmark"):
             raise pytest.UsageError(f"{items[0].nodeid}: needs pytest-benchmark; leave -p no:benchmark out")
         if state.compare_fail:
-            raise pytest.UsageError(
-                "--benchmark-compare-fail: the verdicts judge here; leave it out, see perf_threshold"
-            )
+            raise pytest.UsageError("--benchmark-compare-fail: verdicts judge here; leave it out, see perf_threshold")
         from perf.measuring import Measuring
 
         timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's

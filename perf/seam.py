@@ -19,11 +19,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def _silent(name: str) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
-_enter_phase: Callable[[str], AbstractContextManager[object]] = _silent
+_enter_phase: Callable[[str], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,20 +89,16 @@ class Workload:
     about: Mapping[str, Fact] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        where = f"workload {self.name}"
-        sizes = self.global_batch_sizes
-        if not sizes or len(set(sizes)) < len(sizes) or not all(_is_size(size) for size in sizes):
-            raise ValueError(
-                f"{where}: global_batch_sizes={sizes!r}: one or more different positive integers are needed"
-            )
-        if self.micro_batch_size is not None and not _is_size(self.micro_batch_size):
-            raise ValueError(f"{where}: micro_batch_size={self.micro_batch_size!r}: a positive integer is needed")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"{where}: precision={self.precision!r}: one of {', '.join(PRECISIONS)} is needed")
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise ValueError(
-                f"{where}: threshold={self.threshold!r}: a fraction between 0 and 1 is needed, such as 0.02"
-            )
+        sizes, micro, threshold = self.global_batch_sizes, self.micro_batch_size, self.threshold
+        are_sizes = sizes and len(set(sizes)) == len(sizes) and all(map(_is_size, sizes))
+        for name, is_fine, needed in (
+            ("global_batch_sizes", are_sizes, "one or more different positive integers are needed"),
+            ("micro_batch_size", micro is None or _is_size(micro), "a positive integer is needed"),
+            ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)} is needed"),
+            ("threshold", threshold is None or 0 < threshold < 1, "a fraction between 0 and 1 is needed"),
+        ):
+            if not is_fine:
+                raise ValueError(f"workload {self.name}: {name}={getattr(self, name)!r}: {needed}")
 
     def __call__(self, case: Case) -> Step:
         """Build the step of a case.
@@ -116,9 +108,8 @@ class Workload:
         """
         step = self.build(case)
         if not callable(step):
-            raise TypeError(
-                f"workload {self.name}: returned {type(step).__name__}, and a callable is needed: `return step`"
-            )
+            found = type(step).__name__
+            raise TypeError(f"workload {self.name}: returned {found}, and a callable is needed: `return step`")
         return step
 
     def micro_batch_size_of(self, global_batch_size: int) -> int:

@@ -55,7 +55,7 @@ class Project:
             (pytester.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, pytester.path / name)
         self.baselines.mkdir()
-        monkeypatch.setattr("perf.measure.bench.measure", self._measure)
+        monkeypatch.setattr("perf.app.bench.measure", self._measure)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
@@ -353,7 +353,7 @@ def test_there_is_one_judge(project: Project) -> None:
     project.give = lambda: pytest.fail("nothing may be measured")
     found = project.run("--benchmark-compare", "--benchmark-compare-fail=min:5%")
     assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stderr.fnmatch_lines(["*--benchmark-compare-fail: the verdicts judge here; leave it out*"])
+    found.stderr.fnmatch_lines(["*--benchmark-compare-fail: verdicts judge here; leave it out*"])
 
 
 def test_a_damaged_portable_baseline_is_told_before_anything_is_measured(project: Project) -> None:
@@ -623,7 +623,7 @@ def test_the_summary_is_of_this_session_or_absent(project: Project, monkeypatch:
     def stopped(*arguments: object, **options: object) -> Session:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("perf.measure.bench.measure", stopped)
+    monkeypatch.setattr("perf.app.bench.measure", stopped)
     found = project.run("--benchmark-compare")
     assert found.ret == 130
     assert not path.exists()
@@ -649,3 +649,21 @@ def test_a_budget_that_is_none_is_wrong_usage(project: Project, value: str) -> N
     found = project.run("--perf-duet", "-o", f"perf_duet_budget={value}")
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stderr.fnmatch_lines(["*perf_duet_budget = *is no time of at least 1 s*"])
+
+
+def test_what_failed_is_not_tried_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither measuring nor the comparison side by side: each takes minutes, and every test would repeat it."""
+    tried = []
+
+    def broken(*arguments: object, **options: object) -> Session:
+        tried.append(arguments)
+        raise MeasureError("the disk is full")
+
+    monkeypatch.setattr("perf.app.bench.compared", broken)
+    found = project.run("--perf-duet", "git:HEAD", "-k", "test_rate")
+    assert len(tried) == 1
+    found.stdout.fnmatch_lines(["*--perf-duet: the disk is full*"])
+    monkeypatch.setattr("perf.app.bench.measure", broken)
+    found = project.run("-k", "test_rate")
+    assert len(tried) == 2
+    found.stdout.fnmatch_lines(["*the disk is full*"])

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from perf.app.what import Here, What, what
 from perf.errors import PerfError
+from perf.measure.busy import BUSY, busy_share
+from perf.measure.duet import choose_mode, usable_cores
+from perf.measure.sides import last_other_commit
 
 Fact = tuple[bool, str, str]
 """Whether it is as it should be, what it is, and what to do about it."""
@@ -24,8 +27,6 @@ def doctor() -> int:
 
 
 def _cores() -> Fact:
-    from perf.measure.duet import choose_mode, usable_cores
-
     cores = usable_cores()
     mode, reason = choose_mode([], num_gpus=0, cores=cores)
     advice = "" if mode == "simultaneous" else "duets take turns, which needs about four times the time"
@@ -33,8 +34,6 @@ def _cores() -> Fact:
 
 
 def _load() -> Fact:
-    from perf.measure.busy import BUSY, busy_share
-
     share = busy_share(1.0)
     if share is None:
         return True, "load of other programs is not known here", ""
@@ -69,8 +68,6 @@ def _gpus(facts: Here) -> Iterator[Fact]:
 
 
 def _git(root: Path) -> Fact:
-    from perf.measure.sides import last_other_commit
-
     try:
         return True, f"stepmark duet compares git:{last_other_commit(root, True)} with the working tree", ""
     except PerfError as error:

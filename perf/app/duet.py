@@ -8,20 +8,22 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, what
 from perf.errors import BaselineError, UsageError
+from perf.judge.duets import DuetResult, loss_problem
+from perf.judge.sequential import LAST_SHARE
+from perf.judge.stats import FAMILY_ERROR
+from perf.measure.recipes import Recipe, parse_recipe
+from perf.measure.sides import last_other_commit
 from perf.printable import emphasized
 from perf.project import tool
+from perf.records.baselines import KEY, Baseline
+from perf.records.documents import write_json
+from perf.report.duet import calibration, duet_report
 from perf.signals import EXIT_STOPPED
-
-if TYPE_CHECKING:
-    from perf.finding import Found
-    from perf.judge.duets import DuetResult
-    from perf.measure.recipes import Recipe
-    from perf.records.baselines import Baseline
 
 EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE = 1, 3, 4
 
@@ -50,10 +52,7 @@ def duet(
         UsageError: a SPEC is not understood, or `json` cannot be a file.
         PerfError: a side cannot be made or run.
     """
-    from perf.measure.recipes import parse_recipe
-    from perf.measure.sides import last_other_commit
-
-    require_file(json)
+    _require_file(json)
     asked = what(**asked_for)
     if json and len(asked) > 1:
         names = ", ".join(one.target.id for one in asked)
@@ -63,18 +62,15 @@ def duet(
         recipes = parse_recipe(specs[0]), parse_recipe(specs[1])
     except ValueError as error:
         raise UsageError(error) from None
-    codes = []
+    codes: list[int] = []
     for one in asked:
-        codes.append(_duet(one, recipes, threshold, json))
-        if codes[-1] == EXIT_STOPPED:
-            break
+        if EXIT_STOPPED not in codes:
+            codes.append(_duet(one, recipes, threshold, json))
     return min(codes, key=[EXIT_STOPPED, EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE, 0].index)
 
 
 def _duet(asked: What, recipes: tuple[Recipe, Recipe], threshold: float | None, json: Path | None) -> int:
     """Compare two sides on one workload, and return the exit code."""
-    from perf.report.duet import duet_report
-
     promoted = _promoted(asked) if any(recipe.is_baseline for recipe in recipes) else None
     is_upgrade = recipes[0].is_baseline and not recipes[1].is_baseline
     first, second = (
@@ -84,7 +80,7 @@ def _duet(asked: What, recipes: tuple[Recipe, Recipe], threshold: float | None, 
     result = compared((first, second), asked, threshold=threshold or asked.target.workload.threshold or THRESHOLD)
     sentence, _, rest = duet_report(result).partition("\nNext: ")
     is_bad = exit_code(result) not in (0, EXIT_INCONCLUSIVE)
-    keep(json, result, asked.target, f"{emphasized(sentence, is_bad=is_bad)}\nNext: {rest}")
+    _keep(json, result, asked, f"{emphasized(sentence, is_bad=is_bad)}\nNext: {rest}")
     if promoted and is_upgrade and not result.problem:
         print(_how_to_promote(second, promoted))
     return exit_code(result)
@@ -95,13 +91,7 @@ def calibrate(*, json: Path | None = None, **asked_for: Any) -> int:
 
     Arguments as in `duet`, of the first workload only.
     """
-    from perf.judge.duets import loss_problem
-    from perf.judge.sequential import LAST_SHARE
-    from perf.judge.stats import FAMILY_ERROR
-    from perf.measure.recipes import parse_recipe
-    from perf.report.duet import calibration
-
-    require_file(json)
+    _require_file(json)
     asked = what(**asked_for)[0]
     own = parse_recipe(["self"])
     # A threshold that nothing is within: unless chance finds a difference, the whole budget is spent.
@@ -116,7 +106,7 @@ def calibrate(*, json: Path | None = None, **asked_for: Any) -> int:
         budgets = {}
         print("too few pairs to say what budget finds what; give a larger --budget")
     notes = [calibration(result, budgets), result.problem, *map(loss_problem, result.work.values())]
-    keep(json, result, asked.target, "\n".join(filter(None, notes)))
+    _keep(json, result, asked, "\n".join(filter(None, notes)))
     if result.interrupted:
         return EXIT_STOPPED
     return EXIT_PROBLEM if result.problem else 0
@@ -134,34 +124,24 @@ def exit_code(result: DuetResult) -> int:
     return EXIT_INCONCLUSIVE if "INCONCLUSIVE" in verdicts else 0
 
 
-def require_file(path: Path | None) -> None:
+def _require_file(path: Path | None) -> None:
     """Raise a UsageError if raw values could not be written to `path`."""
     if path and path.is_dir():
         raise UsageError(f"--json {path}: is a folder; name a file")
-    above = next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None) if path else None
-    if above:
+    if path and (above := next((p for p in path.parents if p.exists() and not p.is_dir()), None)):
         raise UsageError(f"--json {path}: {above} is a file, and a folder is needed; name another place")
 
 
-def keep(path: Path | None, result: DuetResult, target: Found, report: str) -> None:
+def _keep(path: Path | None, result: DuetResult, asked: What, report: str) -> None:
     """Write the raw values where they were asked for, and print the report, whichever of the two fails."""
-    from perf.records.documents import write_json
-
+    date, command = datetime.now(UTC).isoformat(timespec="seconds"), shlex.join(sys.argv)
     try:
         if path:
-            write_json(path, duet_json(result, target.id))
+            write_json(path, {KEY: {**result.as_json(), "workload": asked.target.id, "date": date, "command": command}})
     finally:
         print(f"\n{report}")
     if path:
         print(f"raw values: {path}")
-
-
-def duet_json(result: DuetResult, workload: str) -> dict[str, dict[str, Any]]:
-    """Return a duet of a workload, by its id, as a file's content."""
-    from perf.records.baselines import KEY
-
-    date, command = datetime.now(UTC).isoformat(timespec="seconds"), shlex.join(sys.argv)
-    return {KEY: {**result.as_json(), "workload": workload, "date": date, "command": command}}
 
 
 def _promoted(asked: What) -> Baseline:

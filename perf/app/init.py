@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from perf.errors import MeasureError, UsageError
-from perf.finding import own_workloads
+from perf.finding import Found, own_workloads
+from perf.measure.duet import Duet
+from perf.measure.sides import own_side
 from perf.project import find_root, shown
+from perf.records.pairs import Mode
+from perf.records.wire import CaseSpec, SideWork
 from perf.signals import stopped_by_signals
-
-if TYPE_CHECKING:
-    from perf.finding import Found
-    from perf.records.wire import SideWork
 
 EXIT_PROBLEM = 3
 
@@ -50,13 +51,6 @@ def check(target: Found) -> bool:
     Raises:
         MeasureError: it cannot be built, or fails.
     """
-    import numpy as np
-
-    from perf.measure.duet import Duet
-    from perf.measure.sides import own_side
-    from perf.records.pairs import Mode
-    from perf.records.wire import CaseSpec
-
     size = min(target.workload.global_batch_sizes)
     side = own_side(find_root(), target.id, os.environ)
     cases = {size: CaseSpec(global_batch_size=size, precision=target.workload.precision)}
@@ -67,16 +61,13 @@ def check(target: Found) -> bool:
     if not first.losses:
         raise MeasureError(f"{target.id}: made no step")
     is_repeatable = (first.losses, first.scalars) == (second.losses, second.scalars)
-    print("\n".join(f"  {line}" for line in [*_losses(first, is_repeatable), *_work(first, second)]))
+    print(f"  losses of the first steps: {', '.join(f'{loss:.4f}' for loss in first.losses[:3])}, ... (finite)")
+    if is_repeatable:
+        print("  two processes have the same losses")
+    else:
+        print("  NOT repeatable: two processes have other losses; seed weights, data and all else from case.seed")
+    print("\n".join(f"  {line}" for line in _work(first, second)))
     return is_repeatable and first.counters == second.counters
-
-
-def _losses(work: SideWork, is_repeatable: bool) -> list[str]:
-    """Return how the losses are."""
-    shown_losses = ", ".join(f"{loss:.4f}" for loss in work.losses[:3])
-    same = "two processes have the same losses"
-    other = "NOT repeatable: two processes have other losses; seed weights, data and all else from case.seed"
-    return [f"losses of the first steps: {shown_losses}, ... (finite)", same if is_repeatable else other]
 
 
 def _work(work: SideWork, other: SideWork) -> list[str]:

@@ -8,21 +8,27 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from perf.app.what import Here, What
 from perf.errors import BaselineError, MeasureError
+from perf.judge.attribution import attribute_difference, phase_totals
+from perf.judge.duets import DuetResult, loss_problem, size_to_attribute, software_differences
+from perf.judge.sequential import Decisions
+from perf.measure.busy import busy_share, load_note
+from perf.measure.duet import Duet, choose_mode, usable_cores
+from perf.measure.recipes import Recipe
+from perf.measure.sides import prepared
 from perf.project import tool
+from perf.records.baselines import Baseline
+from perf.records.pairs import Mode, Pair
+from perf.records.wire import CaseSpec
+from perf.report.duet import duet_heading
+from perf.report.sections import duration
 from perf.signals import stopped_by_signals
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from perf.judge.duets import DuetResult
-    from perf.measure.duet import Duet
-    from perf.measure.recipes import Recipe
-    from perf.records.baselines import Baseline
-    from perf.records.pairs import Pair
 
 
 def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
@@ -56,19 +62,9 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         MeasureError: a side cannot be made, or failed.
         KeyboardInterrupt: INT, TERM or HUP came; what was made is removed, and later ones do not interrupt that.
     """
-    import numpy as np
-    from tqdm import tqdm
-
-    from perf.measure.busy import busy_share, load_note
-    from perf.measure.duet import Duet, choose_mode, usable_cores
-    from perf.measure.sides import prepared
-    from perf.records.pairs import Mode
-    from perf.records.wire import CaseSpec
-    from perf.report.duet import duet_heading
-
     cores = usable_cores()
     num_gpus = int(asked.here.fingerprint.hardware["num_gpus"])
-    mode, reason = choose_mode([{**recipe.environ} for recipe in recipes], num_gpus=num_gpus, cores=cores)
+    mode, reason = choose_mode([recipe.environ for recipe in recipes], num_gpus=num_gpus, cores=cores)
     if asked.mode not in (None, mode):
         mode, reason = Mode(asked.mode), f"as asked ({mode} would suit: {reason})"
     if mode is Mode.SIMULTANEOUS and (len(cores) < 2 or not hasattr(os, "sched_setaffinity")):
@@ -94,15 +90,12 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         # None: only on a terminal
         with tqdm(total=round(total_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
             result = run_duet(
-                duet, mode_reason=reason, threshold=threshold, budget_s=total_s, on_pair=_PairsShown(bar, total_s)
+                duet, mode_reason=reason, threshold=threshold, budget_s=total_s, on_pair=_shown_on(bar, total_s)
             )
-        commits = " ".join(_short(recipe.commit) for recipe in recipes if recipe.commit)
+        # Of a whole hash the front; another revision as it is written.
+        whole = re.compile(r"[0-9a-f]{40,64}")
+        commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
         return replace(result, show_change=f"git diff {commits}" if commits else "")
-
-
-def _short(commit: str) -> str:
-    """Return a revision as it is written; of a whole hash the front."""
-    return commit[:12] if re.fullmatch(r"[0-9a-f]{40,64}", commit) else commit
 
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
@@ -111,30 +104,27 @@ REPORTS = 4
 """How often a duet says where things stand."""
 
 
-class _PairsShown:
-    """Moves the bar with each pair, and prints where things stand after each quarter of the budget."""
+def _shown_on(bar: tqdm[Any], total_s: float) -> Callable[[Pair], None]:
+    """Return what moves the bar with each pair, and prints where things stand after each quarter of the budget."""
+    effects: dict[int, list[float]] = {}
+    num_reports = 0
 
-    def __init__(self, bar: tqdm[Any], total_s: float) -> None:
-        self._bar, self._total_s, self._report = bar, total_s, 1
-        self._effects: dict[int, list[float]] = {}
-
-    def __call__(self, pair: Pair) -> None:
-        import numpy as np
-
-        from perf.report.sections import duration
-
-        self._effects.setdefault(pair.global_batch_size, []).append(pair.effect)
-        self._bar.update(min(pair.ended_s, self._total_s) - self._bar.n)
-        if pair.ended_s < self._total_s * self._report / REPORTS:
+    def show(pair: Pair) -> None:
+        nonlocal num_reports
+        effects.setdefault(pair.global_batch_size, []).append(pair.effect)
+        bar.update(min(pair.ended_s, total_s) - bar.n)
+        quarters = int(REPORTS * pair.ended_s / total_s)
+        if quarters <= num_reports:
             return
-        self._report = int(REPORTS * pair.ended_s / self._total_s) + 1
+        num_reports = quarters
         so_far = (
-            f"{size}: {np.expm1(np.median(effects)):+.1%} in {len(effects)} pairs"
-            for size, effects in sorted(self._effects.items())
+            f"{size}: {np.expm1(np.median(some)):+.1%} in {len(some)} pairs" for size, some in sorted(effects.items())
         )
-        left = duration(max(0.0, self._total_s - pair.ended_s))
-        self._bar.write(f"at most {left} left: {'; '.join(so_far)}", file=sys.stdout)
+        left = duration(max(0.0, total_s - pair.ended_s))
+        bar.write(f"at most {left} left: {'; '.join(so_far)}", file=sys.stdout)
         sys.stdout.flush()
+
+    return show
 
 
 def run_duet(
@@ -159,10 +149,6 @@ def run_duet(
     Raises:
         MeasureError: a side failed before there was a pair.
     """
-    from perf.judge.attribution import attribute_difference, phase_totals
-    from perf.judge.duets import DuetResult, loss_problem, size_to_attribute, software_differences
-    from perf.judge.sequential import Decisions
-
     work = duet.work()
     # Where the same software gives other losses it is another training, whose times do not matter.
     alike = [size for size in work if not loss_problem(work[size]) or software_differences({size: work[size]})]
@@ -171,12 +157,13 @@ def run_duet(
     pairs: list[Pair] = []
     phases, contributions = {}, {}
 
+    problem = attribution_problem = ""
+    interrupted = False
+
     def keep(pair: Pair) -> None:
         pairs.append(pair)
         on_pair(pair)
 
-    problem = attribution_problem = ""
-    interrupted = False
     try:
         while sizes := decisions.undecided:
             decisions.add(duet.start(sizes, budget_s=budget_s, on_pair=keep), ended_s=duet.elapsed_s)

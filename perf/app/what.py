@@ -6,15 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from perf.errors import UsageError
 from perf.finding import Found, find, own_workloads
 from perf.project import find_root, shown
+from perf.records.baselines import BASELINES_DIR, Baseline, baseline_path, load_baseline
 from perf.records.fingerprint import Fingerprint
-
-if TYPE_CHECKING:
-    from perf.records.baselines import Baseline
+from perf.records.sessions import configuration
+from perf.runner.machine import fingerprint
+from perf.train.devices import resolve_device, resolve_precision
+from perf.train.workloads import default_workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,17 +34,9 @@ class Here:
     auto_precision: str
     default_workload: str
 
-    def resolved(self, precision: str) -> str:
-        """Return "fp32" or "bf16" for a precision that may be "auto"."""
-        return self.auto_precision if precision == "auto" else precision
 
-
-def here(environ: Mapping[str, str]) -> Here:
-    """Return the facts of this machine for processes with the environment `environ`."""
-    from perf.runner.machine import fingerprint
-    from perf.train.devices import resolve_device, resolve_precision
-    from perf.train.workloads import default_workload
-
+def here() -> Here:
+    """Return the facts of this machine."""
     device = resolve_device("auto")
     return Here(
         fingerprint=fingerprint(),
@@ -80,10 +73,8 @@ class What:
     @property
     def baseline_path(self) -> Path:
         """Where this machine's baseline is, or would be, as a reader has it from here."""
-        from perf.records.baselines import BASELINES_DIR, baseline_path
-        from perf.records.sessions import configuration
-
-        name = configuration(self.target.id, self.here.device, self.here.resolved(self.precision))
+        precision = self.here.auto_precision if self.precision == "auto" else self.precision
+        name = configuration(self.target.id, self.here.device, precision)
         return baseline_path(shown(self.root / BASELINES_DIR), name, self.here.fingerprint)
 
     def load_baseline(self) -> Baseline | None:
@@ -92,8 +83,6 @@ class What:
         Raises:
             BaselineError: it is damaged.
         """
-        from perf.records.baselines import load_baseline
-
         return load_baseline(self.baseline_path)
 
 
@@ -112,7 +101,7 @@ def what(
     Raises:
         UsageError: there is no such workload, or a file of workloads cannot be imported.
     """
-    root, facts = find_root(), here(os.environ)
+    root, facts = find_root(), here()
     if workload:
         targets = [find(workload, root)]
     else:

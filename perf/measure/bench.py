@@ -14,7 +14,6 @@ from perf.logs.runlog import EndLine
 from perf.measure.runners import Runner
 from perf.measure.sides import Side
 from perf.printable import printable
-from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import MeasuredRun, Measurement, Session, StepCounters, find_warmup
 from perf.records.wire import CaseSpec, Counted, Request, Stepped
 
@@ -30,8 +29,18 @@ class _Run:
     runner: Runner
     micro_batch_size: int = 0
     slices: list[Stepped] = field(default_factory=list)
-    counted: Counted | None = None
+    counted: Counted = field(default_factory=Counted)
     failure: str = ""
+
+    def wait(self) -> None:
+        self.micro_batch_size = self.runner.waiting().micro_batch_size
+
+    def step(self) -> None:
+        self.runner.tell(SLICE_STEPS)
+        self.slices.append(self.runner.stepped())
+
+    def count(self) -> None:
+        self.counted = self.runner.counted()
 
 
 def measure(
@@ -67,16 +76,14 @@ def measure(
     if num_steps < SLICE_STEPS or num_steps % SLICE_STEPS:
         raise ValueError(f"num_steps={num_steps}: a multiple of {SLICE_STEPS} is needed, the steps of a slice")
     runs: dict[int, list[MeasuredRun]] = {size: [] for size in cases}
-    micro_batch_sizes: dict[int, int] = {}
+    latest: dict[int, _Run] = {}
     failures: dict[int, str] = {}
-    software: dict[int, tuple[Fingerprint | None, str]] = {}
-    whole: list[_Run] = []
     for number in range(1, num_rounds + 1):
         todo = {size: case for size, case in cases.items() if size not in failures}
         try:
             done = _round(side, todo, num_steps, rng, on_slice)
         except KeyboardInterrupt:
-            if not whole:
+            if not latest:
                 raise
             break
         failures |= {run.size: f"run {number}: {run.failure}" for run in done if run.failure}
@@ -84,39 +91,33 @@ def measure(
             raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
         whole = [run for run in done if not run.failure]
         for run in whole:
-            _require_same_software(run, software, number)
-            micro_batch_sizes[run.size] = run.micro_batch_size
+            found, before = ((one.counted.fingerprint, one.counted.python) for one in (run, latest.get(run.size, run)))
+            if found != before:
+                raise MeasureError(
+                    f"run {number} at {run.size}: found {found}, and {before} in run 1; "
+                    "measure again, and change nothing on the machine meanwhile"
+                )
+            latest[run.size] = run
             runs[run.size].append(_measured(run))
         on_round({run.size: runs[run.size][-1] for run in whole})
-    first = whole[0].counted
-    assert first is not None
-    assert first.fingerprint is not None
+    measured = [size for size in cases if size not in failures]
+    counted = latest[measured[0]].counted
+    assert counted.fingerprint is not None
     return Session(
         workload=side.workload,
-        device=str(first.facts["device"]),
-        precision=str(first.facts["precision"]),
-        seed=next(iter(cases.values())).seed,
-        fingerprint=first.fingerprint,
-        python=first.python,
+        device=str(counted.facts["device"]),
+        precision=str(counted.facts["precision"]),
+        seed=cases[measured[0]].seed,
+        fingerprint=counted.fingerprint,
+        python=counted.python,
         measurements={
-            size: Measurement(global_batch_size=size, micro_batch_size=micro_batch_sizes[size], runs=tuple(done))
-            for size, done in runs.items()
-            if size not in failures
+            size: Measurement(
+                global_batch_size=size, micro_batch_size=latest[size].micro_batch_size, runs=tuple(runs[size])
+            )
+            for size in measured
         },
         failures=failures,
     )
-
-
-def _require_same_software(run: _Run, software: dict[int, tuple[Fingerprint | None, str]], number: int) -> None:
-    """Raise if a run was made with another software than the first of its batch size; note that of the first."""
-    counted = run.counted
-    assert counted is not None
-    found = counted.fingerprint, counted.python
-    if found != software.setdefault(run.size, found):
-        raise MeasureError(
-            f"run {number} at {run.size}: found {found}, and {software[run.size]} in run 1; "
-            "measure again, and change nothing on the machine meanwhile"
-        )
 
 
 def _round(
@@ -136,56 +137,37 @@ def _round(
 
         each(lambda run: run.runner.ready())
         each(lambda run: run.runner.request(Request(do="run", case=cases[run.size])))
-        each(_note_waiting)
+        each(_Run.wait)
         for _ in range(num_steps // SLICE_STEPS):
             for index in rng.permutation(len(runs)).tolist():
-                each(_step, [runs[index]])
+                each(_Run.step, [runs[index]])
                 on_slice()
         each(lambda run: run.runner.end_run())
         # Nothing is timed from here on: all count at once.
         each(lambda run: run.runner.request(Request(do="count", case=cases[run.size])))
-        each(_note_counted)
+        each(_Run.count)
     return runs
-
-
-def _note_waiting(run: _Run) -> None:
-    run.micro_batch_size = run.runner.waiting().micro_batch_size
-
-
-def _step(run: _Run) -> None:
-    run.runner.tell(SLICE_STEPS)
-    run.slices.append(run.runner.stepped())
-
-
-def _note_counted(run: _Run) -> None:
-    run.counted = run.runner.counted()
 
 
 def _measured(run: _Run) -> MeasuredRun:
     """Return a run as it is kept.
 
     Raises:
-        MeasureError: its counters are not those of this version.
+        MeasureError: its counters are not those of this version, or its answers do not fit together.
     """
-    assert run.counted is not None
-    step_s = [float(s) for part in run.slices for s in np.diff(part.marks)]
-    losses = [loss for part in run.slices for loss in part.losses]
-    end = EndLine(samples=run.size * len(step_s), seconds=sum(part.marks[-1] - part.marks[0] for part in run.slices))
-    try:
-        counters = msgspec.convert(run.counted.counters, StepCounters)
-    except msgspec.ValidationError as error:
-        raise MeasureError(f"global batch size {run.size}: said 'counted' with {error}") from None
+    slices = run.slices
+    step_s = [float(s) for part in slices for s in np.diff(part.marks)]
+    end = EndLine(samples=run.size * len(step_s), seconds=sum(part.marks[-1] - part.marks[0] for part in slices))
     try:
         return MeasuredRun(
             step_s=tuple(step_s),
             warmup_steps=find_warmup(step_s),
-            losses=tuple(losses),
-            lines=(*(printable(line) for part in run.slices for line in part.lines), str(end)),
-            counters=counters,
+            losses=tuple(loss for part in slices for loss in part.losses),
+            lines=(*(printable(line) for part in slices for line in part.lines), str(end)),
+            counters=msgspec.convert(run.counted.counters, StepCounters),
             scalars={
-                name: tuple(v for part in run.slices for v in part.scalars.get(name, ()))
-                for name in run.slices[0].scalars
+                name: tuple(v for part in slices for v in part.scalars.get(name, ())) for name in slices[0].scalars
             },
         )
-    except ValueError as error:
+    except (msgspec.ValidationError, ValueError) as error:
         raise MeasureError(f"global batch size {run.size}: its answers do not fit together: {error}") from None

@@ -57,10 +57,9 @@ def choose_mode(sides: Sequence[Mapping[str, str]], *, num_gpus: int, cores: Col
         return Mode.ALTERNATING, "this system cannot pin a process to a core"
     if len(cores) < 2:
         return Mode.ALTERNATING, "there is one core"
-    for environ in sides:
-        for name in environ:
-            if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_")):
-                return Mode.ALTERNATING, f"a side sets {name}, which half a machine would not show"
+    for name in (name for environ in sides for name in environ):
+        if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_")):
+            return Mode.ALTERNATING, f"a side sets {name}, which half a machine would not show"
     each = len(cores) // 2
     return Mode.SIMULTANEOUS, f"each side on {each} of {len(cores)} cores, swapped every {1e3 * SWAP_S:.0f} ms"
 
@@ -75,7 +74,6 @@ class Duet:
         cores: to share in simultaneous mode.
         num_threads: of each side's runs; 0 leaves what its environment says.
         rng: draws every order that could give a side an advantage.
-        clock: of the duet, seconds.
 
     Attributes:
         start_s: what the last start of the sides' processes took, seconds.
@@ -91,10 +89,8 @@ class Duet:
         cores: Collection[int],
         num_threads: int = 0,
         rng: np.random.Generator,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.sides, self._cases, self.mode, self._rng, self._clock = sides, cases, mode, rng, clock
-        self._num_threads = num_threads
+        self.sides, self._cases, self.mode, self._rng, self._num_threads = sides, cases, mode, rng, num_threads
         each = len(cores) // 2
         self._halves = [set(sorted(cores)[:each]), set(sorted(cores)[each : 2 * each])]
         self._num_starts = 0
@@ -105,7 +101,7 @@ class Duet:
     @property
     def elapsed_s(self) -> float:
         """Seconds since the first start began."""
-        return 0.0 if self._began_s is None else self._clock() - self._began_s
+        return 0.0 if self._began_s is None else time.monotonic() - self._began_s
 
     def start(
         self, sizes: Collection[int], *, budget_s: float, on_pair: Callable[[Pair], object] = lambda pair: None
@@ -120,31 +116,21 @@ class Duet:
         Raises:
             MeasureError: a side failed; it is named, with its last lines. All processes are gone.
         """
-        began_s = self._clock()
+        began_s = time.monotonic()
         if self._began_s is None:
             self._began_s = began_s
         pairs: list[Pair] = []
         with self._started() as runners:
             self._num_starts += 1
-            ready_s = self._clock()
+            ready_s = time.monotonic()
             self.start_s = ready_s - began_s
             while not pairs or len(pairs) < len(sizes) * (self.pairs_per_start or 1):
                 for size in self._rng.permutation(sorted(sizes)).tolist():
-                    effect, slices = self._pair(runners, size)
-                    pair = Pair(
-                        global_batch_size=size,
-                        start=self._num_starts - 1,
-                        ended_s=self.elapsed_s,
-                        effect=effect,
-                        baseline=slices[0],
-                        candidate=slices[1],
-                    )
-                    pairs.append(pair)
-                    on_pair(pair)
+                    pairs.append(self._pair(runners, size))
+                    on_pair(pairs[-1])
                 if self.pairs_per_start is None:
-                    self.pairs_per_start = pairs_per_start(
-                        start_s=self.start_s, round_s=self._clock() - ready_s, budget_s=budget_s
-                    )
+                    round_s = time.monotonic() - ready_s
+                    self.pairs_per_start = pairs_per_start(start_s=self.start_s, round_s=round_s, budget_s=budget_s)
         return pairs
 
     def work(self) -> dict[int, tuple[SideWork, SideWork]]:
@@ -168,9 +154,8 @@ class Duet:
         with self._started() as runners:
             for _ in range(ATTRIBUTION_VISITS):
                 for i in self._order():
-                    found = runners[i].attribute(
-                        self._cases[size], num_threads=self._num_threads, layout=self._layout()
-                    )
+                    case, layout = self._cases[size], self._layout()
+                    found = runners[i].attribute(case, num_threads=self._num_threads, layout=layout)
                     visits[i].append(list(found.rows))
         return visits
 
@@ -189,28 +174,22 @@ class Duet:
     def _layout(self) -> int:
         return int(self._rng.integers(2**32))
 
-    def _request_run(self, runner: Runner, size: int) -> None:
-        runner.request(
-            Request(
+    def _pair(self, runners: Sequence[Runner], size: int) -> Pair:
+        """Return what a fresh run of each side gave."""
+        waiting: dict[int, Waiting] = {}
+        for i in self._order():
+            run = Request(
                 do="run",
                 case=self._cases[size],
                 layout=self._layout(),
                 num_threads=self._num_threads,
                 warmup_steps=WARMUP_STEPS,
             )
-        )
-
-    def _pair(self, runners: Sequence[Runner], size: int) -> tuple[float, tuple[tuple[Marks, ...], ...]]:
-        """Return the effect and the slices of a fresh run of each side."""
-        waiting: dict[int, Waiting] = {}
-        if self.mode is Mode.SIMULTANEOUS:
-            for i in self._order():
-                self._request_run(runners[i], size)
-            waiting = {i: runners[i].waiting() for i in BOTH}
-        else:
-            for i in self._order():  # each warms up alone: two at once would fight for the cores
-                self._request_run(runners[i], size)
+            runners[i].request(run)
+            if self.mode is Mode.ALTERNATING:  # each warms up alone: two at once would fight for the cores
                 waiting[i] = runners[i].waiting()
+        if self.mode is Mode.SIMULTANEOUS:
+            waiting = {i: runners[i].waiting() for i in BOTH}
         step_s = max(run.step_s or RUN_S for run in waiting.values())
         if self.mode is Mode.SIMULTANEOUS:
             slices = self._at_once(runners, [waiting[i].pid for i in BOTH], max(2, round(RUN_S / step_s)))
@@ -220,15 +199,21 @@ class Duet:
             effect = alternating_effect(*slices)
         if not np.isfinite(effect):
             raise MeasureError(
-                f"{self.sides[0].text} and {self.sides[1].text}: were never stepping at the same "
-                "time, by their own clocks; one "
-                "was stalled for a whole run, or does not report the times of its steps; try again "
-                "on a less busy machine"
+                f"{self.sides[0].text} and {self.sides[1].text}: were never stepping at the same time, by their own "
+                "clocks; one was stalled for a whole run, or reports wrong times; try again on a less busy machine"
             )
         for i in BOTH:
             runners[i].end_run()
         zero = min(side[0][0] for side in slices)
-        return effect, tuple(tuple(tuple(mark - zero for mark in marks) for marks in side) for side in slices)
+        baseline, candidate = (tuple(tuple(mark - zero for mark in marks) for marks in side) for side in slices)
+        return Pair(
+            global_batch_size=size,
+            start=self._num_starts - 1,
+            ended_s=self.elapsed_s,
+            effect=effect,
+            baseline=baseline,
+            candidate=candidate,
+        )
 
     def _at_once(self, runners: Sequence[Runner], pids: Sequence[int], num_steps: int) -> list[list[Marks]]:
         """Let both sides make `num_steps`, each on its half of the cores, and swap the halves until both are done.

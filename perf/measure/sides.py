@@ -75,7 +75,7 @@ def last_other_commit(root: Path, tree_is_candidate: bool) -> str:
 
 def own_side(root: Path, workload: str, environ: Mapping[str, str]) -> Side:
     """Return the working tree as the only side; arguments as in `prepared`."""
-    return _side(Recipe(text="self"), "", Path(sys.executable), root, root, workload, environ)
+    return _side(Recipe(text="self"), "", root, root, workload, environ)
 
 
 @contextmanager
@@ -98,42 +98,36 @@ def prepared(recipe: Recipe, name: str, root: Path, workload: str, environ: Mapp
     top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"]).strip()
     if top:
         _remove_abandoned(Path(top).resolve())
-    python = recipe.python or Path(sys.executable)
+    with _checkout(where, recipe.commit, root.resolve(), top) as there:
+        yield _side(recipe, name, there, root, workload, environ)
+
+
+def _side(recipe: Recipe, name: str, there: Path, root: Path, workload: str, environ: Mapping[str, str]) -> Side:
+    """Return the side whose checkout is `there`, with its environment made."""
+    where, python = f"{name} side ({recipe.text})", recipe.python or Path(sys.executable)
     if recipe.packages:
         python = _environment(where, python, recipe.packages)
-    with _checkout(where, recipe.commit, root.resolve(), top) as there:
-        yield _side(recipe, name, python, there, root, workload, environ)
-
-
-def _side(
-    recipe: Recipe, name: str, python: Path, there: Path, root: Path, workload: str, environ: Mapping[str, str]
-) -> Side:
     version = _tool("", ["git", "-C", str(there), "describe", "--always", "--dirty"]).strip()
     # A commit of this project brings its own runner. Everyone else's is served by the installed one, whose folder is on
     # the path only if it is no environment's: another interpreter has packages of its own.
     home = there if (there / _RUNNER).exists() else HOME
     if home != there and (root / _RUNNER).exists():
-        raise MeasureError(
-            f"{name} side ({recipe.text}): is of a version before 0.2, which has no runner; use a later commit"
-        )
-    path = [] if home.name in ("site-packages", "dist-packages") else [str(home)]
-    path += filter(None, [environ.get("PYTHONPATH")])
-    arguments = ["--workload", workload]
-    if there != root:
-        arguments += ["--candidate-root", str(root)]
+        raise MeasureError(f"{where}: is of a version before 0.2, which has no runner; use a later commit")
+    path = ["" if home.name in ("site-packages", "dist-packages") else str(home), environ.get("PYTHONPATH", "")]
+    arguments = ["--workload", workload, *(["--candidate-root", str(root)] if there != root else [])]
+    text = f"{recipe.text} at {version}" if version else recipe.text
     place = workload.rpartition(":")[0]
-    borrowed = place.endswith(".py") and not (there / place).exists()
+    if place.endswith(".py") and not (there / place).exists():
+        text += f", with the candidate's {place}"
     return Side(
         name=name,
-        text=recipe.text
-        + (f" at {version}" if version else "")
-        + (f", with the candidate's {place}" if borrowed else ""),
+        text=text,
         workload=workload,
         # -P: a file of the project must not be taken for a module of ours, or of Python's.
         command=(str(python), "-P", "-m", "perf.runner", *arguments),
         root=there,
         # Hash order is part of a process's layout too, and is not what two sides are compared for.
-        environ={**environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(path), **recipe.environ},
+        environ={**environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, path)), **recipe.environ},
     )
 
 

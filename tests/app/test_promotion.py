@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -97,9 +96,7 @@ def test_the_mark_is_of_the_latest_promotion(tmp_path: Path) -> None:
 def test_a_noisy_baseline_can_be_run_again(tmp_path: Path) -> None:
     """The side of a duet that stands for it is its commit."""
     (machine, *_) = promoted(tmp_path, dataclasses.replace(noisy(), fingerprint=fingerprint()))
-    assert (
-        baseline_recipe(parse_recipe(["baseline:"]), load_session(machine), this_machine(os.environ)).commit == "a" * 40
-    )
+    assert baseline_recipe(parse_recipe(["baseline:"]), load_session(machine), this_machine()).commit == "a" * 40
 
 
 def test_a_night_works_from_a_noisy_baseline(
@@ -134,7 +131,7 @@ def test_a_baseline_that_cannot_be_run_again_is_not_advised_to_be(tmp_path: Path
         (machine, *_) = promoted(tmp_path, session, **provenance)
         baseline = load_session(machine)
         with pytest.raises(BaselineError, match="clean commit is needed"):
-            baseline_recipe(parse_recipe(["baseline:"]), baseline, this_machine(os.environ))
+            baseline_recipe(parse_recipe(["baseline:"]), baseline, this_machine())
         reason = judge_rates(quiet(spread=0.08, seed=1), baseline, threshold=0.05)[512].reason
         assert "needs a baseline of a clean commit: this one was measured " in reason
 

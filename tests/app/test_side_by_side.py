@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from perf.app.duet import exit_code
-from perf.app.side_by_side import baseline_recipe, run_duet
+from perf.app.side_by_side import _shown_on, baseline_recipe, run_duet
 from perf.app.what import What, here
 from perf.cli import EXIT_PROBLEM, EXIT_USAGE, main
 from perf.errors import BaselineError, MeasureError
@@ -47,9 +46,9 @@ def promoted(commit: str = "a" * 40, *, dirty: bool = False, **software: str) ->
 def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None:
     """What is installed here already is not installed again; a build tag is no version."""
     asked = parse_recipe(["baseline:", "env:A=1"])
-    same = baseline_recipe(asked, promoted(), here(os.environ))
+    same = baseline_recipe(asked, promoted(), here())
     assert (same.commit, same.packages, same.environ) == ("a" * 40, (), {"A": "1"})
-    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"), here(os.environ))
+    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"), here())
     assert older.packages == ("torch==2.12.1", "numpy==2.2.0")
 
 
@@ -59,7 +58,7 @@ def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None
 def test_a_baseline_that_nobody_can_run_again_is_refused(commit: str, dirty: bool, problem: str) -> None:
     """Uncommitted changes are nowhere, and neither is a commit without a name."""
     with pytest.raises(BaselineError, match=problem):
-        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty), here(os.environ))
+        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty), here())
 
 
 @pytest.fixture
@@ -182,7 +181,7 @@ def test_a_file_that_cannot_be_written_after_all_costs_the_file_only(
     def full(path: Path, content: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("perf.records.documents.write_json", full)
+    monkeypatch.setattr("perf.app.duet.write_json", full)
     file = tmp_path / "duet.json"
     assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(file)]) == EXIT_PROBLEM
     captured = capsys.readouterr()
@@ -311,3 +310,29 @@ def test_the_exit_code_is_that_of_the_worst_verdict() -> None:
     other = duet({512: 0.0}, dataclasses.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses)))
     found = [same, SLOWER, other, few, ended, dataclasses.replace(ended, interrupted=True)]
     assert [exit_code(result) for result in found] == [0, 1, 1, 4, 3, 130]
+
+
+def test_progress_is_printed_once_in_each_quarter() -> None:
+    """After each quarter of the budget, with what the pairs show so far and the time that is left."""
+
+    class Bar:
+        """A bar that keeps what it is given."""
+
+        n = 0.0
+        lines: ClassVar[list[str]] = []
+
+        def update(self, seconds: float) -> None:
+            """Go on."""
+            self.n += seconds
+
+        def write(self, line: str, file: object) -> None:
+            """Print a line."""
+            self.lines.append(line)
+
+    bar = Bar()
+    show = _shown_on(bar, 100.0)
+    marks = ((0.0, 1.0),)
+    for ended_s in (10.0, 20.0, 30.0, 40.0, 80.0, 90.0, 120.0):
+        show(Pair(global_batch_size=8, start=0, ended_s=ended_s, effect=0.0, baseline=marks, candidate=marks))
+    assert bar.n == 100.0
+    assert [line.split(": ", 1)[1] for line in bar.lines] == [f"8: +0.0% in {n} pairs" for n in (3, 5, 7)]

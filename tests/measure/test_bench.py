@@ -209,7 +209,7 @@ def test_counters_that_are_not_these_are_an_error(
         return found
 
     monkeypatch.setattr(Recorder, "counted", fewer)
-    with pytest.raises(MeasureError, match=r"global batch size 8: said 'counted' with .*`flops`"):
+    with pytest.raises(MeasureError, match=r"global batch size 8: its answers do not fit together: .*`flops`"):
         measure(NOBODY, cases(8), num_rounds=1, num_steps=8, rng=np.random.default_rng(0))
 
 
