@@ -32,15 +32,12 @@ class DuetEffect(Effect):
     is the number of pairs.
 
     Attributes:
-        significant_low, significant_high: the interval at `level`; the change is significant where it excludes zero.
-        level: the error that this look may make for this batch size.
+        level: the error that this look may make for this batch size; the change is significant where `p_value` is less.
         standard_error: of the logarithm of the ratio of rates.
         num_starts: how many independent values there are.
         elapsed_s: seconds of the duet when the last start ended, divided by its batch sizes.
     """
 
-    significant_low: float
-    significant_high: float
     level: float
     standard_error: float
     num_starts: int
@@ -49,7 +46,7 @@ class DuetEffect(Effect):
     @property
     def is_significant(self) -> bool:
         """Whether no change is excluded, at `level`."""
-        return self.significant_high < 0 or self.significant_low > 0
+        return self.p_value < self.level
 
     def within(self, threshold: float, *, error: float) -> bool:
         """Return whether the two-sided interval that errs in `error` of cases lies inside the threshold."""
@@ -77,32 +74,22 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
 
     Args:
         starts: the pairs of each start: at least one, and about as many in each.
-        level: two-sided error of the interval that must exclude zero.
+        level: the p-value below which a change is significant.
         elapsed_s: seconds since the duet began, divided by its batch sizes.
-
-    Raises:
-        ValueError: there is no start, or one without a pair.
     """
     from scipy import special
 
-    if not starts or not all(starts):
-        raise ValueError(
-            f"{[len(start) for start in starts]} pairs in {len(starts)} starts: at least one each is needed"
-        )
+    assert min(map(len, starts), default=0) > 0
     means = _means(starts)
-
     n, centre = len(means), float(np.mean(means))
     error = float(np.std(means, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
     error = max(error, float(np.finfo(float).eps))  # made-up data has no spread
     detected = _detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf
-    low, high = _interval(centre, error, n, 1 - CONFIDENCE)
-    significant_low, significant_high = _interval(centre, error, n, level)
+    effect_size, low, high = (float(np.expm1(log)) for log in (centre, *_interval(centre, error, n, 1 - CONFIDENCE)))
     return DuetEffect(
-        effect_size=float(np.expm1(centre)),
-        low=float(np.expm1(low)),
-        high=float(np.expm1(high)),
-        significant_low=float(np.expm1(significant_low)),
-        significant_high=float(np.expm1(significant_high)),
+        effect_size=effect_size,
+        low=low,
+        high=high,
         p_value=2 * float(special.stdtr(n - 1, -abs(centre) / error)) if n > 1 else 1.0,
         minimal_detectable_effect=-float(np.expm1(-detected)),
         num_runs=sum(map(len, starts)),
