@@ -261,7 +261,7 @@ class Bench:
         except MeasureError as error:
             if self._settings.duet != "auto" or size not in self._sizes_to_duet(threshold):
                 raise
-            return Judgement(claim=claim, holds=None, verdict=Verdict.INCONCLUSIVE, reason=str(error))
+            return Judgement(holds=None, verdict=Verdict.INCONCLUSIVE, reason=str(error))
         return as_claims(duet, size)[claim] if duet and size in duet.work else None
 
     def lost_sizes(self) -> list[int]:

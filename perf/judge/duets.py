@@ -106,7 +106,7 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     other = f"not the same training: {problem}" if problem else ""
     exact = {"losses": other, "counters": f"{', '.join(work)} per step" if work else ""}
     claims = {
-        claim: Judgement(claim=claim, holds=not found, reason=f"{beside}: {found or 'no difference'}")
+        claim: Judgement(holds=not found, reason=f"{beside}: {found or 'no difference'}")
         for claim, found in exact.items()
     }
     found = result.judgements.get(size)
@@ -114,7 +114,6 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
     reason = other or (found.advice(SESSION_BUDGET) if found and not ended_early else result.problem)
     rate = Judgement(
-        claim="rate",
         holds=False if problem or ended_early else HOLDS.get(verdict),
         verdict=verdict,
         effect=found.effect if found else None,
@@ -134,7 +133,7 @@ def _scaling(result: DuetResult, size: int, rate: Judgement) -> Judgement:
         holds, reason = None, "the rate of this batch size fails, which explains it"
     elif verdict is Verdict.REGRESSED and (rate.effect is None or rate.effect.effect_size > -result.threshold / 2):
         holds, verdict, reason = None, Verdict.INCONCLUSIVE, ONLY_OTHERS_FASTER
-    return Judgement(claim="scaling", holds=holds, verdict=verdict, effect=effect, reason=f"side by side: {reason}")
+    return Judgement(holds=holds, verdict=verdict, effect=effect, reason=f"side by side: {reason}")
 
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:

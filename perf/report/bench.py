@@ -51,7 +51,7 @@ def verdict_section(session: Session, judgements: Judgements) -> Section:
     for size, measurement in session.measurements.items():
         rate = judgements.get(("rate", size))
         hidden = "scaling" if rate and rate.holds is False else ""  # the rate explains it
-        found = [judgements[claim, size] for claim in CLAIMS if (claim, size) in judgements and claim != hidden]
+        found = {name: judgements[name, size] for name in CLAIMS if (name, size) in judgements and name != hidden}
         by_duet = rate and isinstance(rate.effect, DuetEffect)
         rows.append(
             (
@@ -59,12 +59,12 @@ def verdict_section(session: Session, judgements: Judgements) -> Section:
                 number(mean_rate(measurement)),
                 *effect_cells(rate.effect if rate and not by_duet else None),
                 str(rate.verdict) if rate else "not judged",
-                _outcome([judgement.holds for judgement in found if judgement is not rate]),
+                _outcome([judgement.holds for judgement in found.values() if judgement is not rate]),
             )
         )
         reasons[size] = [
-            f"{judgement.claim}{'' if judgement is rate else ' FAILED'}: {judgement.reason}"
-            for judgement in found
+            f"{claim}{'' if judgement is rate else ' FAILED'}: {judgement.reason}"
+            for claim, judgement in found.items()
             if (judgement.holds is False or judgement is rate)
             and not (judgement is rate and (by_duet or rate.verdict is Verdict.UNCHANGED))
         ]

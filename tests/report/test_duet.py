@@ -239,8 +239,8 @@ def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
     assert lines[4].endswith("`, 2026-11-24T01:02:03+00:00, commit 0123456789ab with uncommitted changes")
     assert "| 1024 | 4,000 | 3,6" in text
     assert "|  | aten::mm float32 | 26 -> 31 |" in text
-    counters = Judgement(claim="counters", holds=False, reason="+1 host_syncs per step")
-    unknown = Judgement(claim="rate", holds=None, reason="make one", verdict=Verdict.NO_BASELINE)
+    counters = Judgement(holds=False, reason="+1 host_syncs per step")
+    unknown = Judgement(holds=None, reason="make one", verdict=Verdict.NO_BASELINE)
     broken = dataclasses.replace(night, failures={512: "run 1: out of memory"})
     for of, found, problem, line in (
         (night, {("counters", 512): counters}, "", "FAILED: counters at 512: +1 host_syncs per step"),
