@@ -165,7 +165,7 @@ def run_duet(
 
     work = duet.work()
     # Where the same software gives other losses it is another training, whose times do not matter.
-    alike = [size for size in work if not loss_problem(work[size]) or software_differences({size: work[size]})]
+    alike = [size for size in work if not loss_problem(work[size]) or software_differences(work[size])]
     budget_s *= len(alike) / len(work)
     decisions = Decisions(alike, threshold=threshold, budget_s=budget_s)
     pairs: list[Pair] = []

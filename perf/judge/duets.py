@@ -83,10 +83,9 @@ class DuetResult:
     def as_json(self) -> dict[str, Any]:
         """Return everything, raw values included, as JSON data; an infinite bound is null."""
         data = {"kind": "duet", **asdict(self)}
-        data["judgements"] = {
-            size: {**asdict(judgement), "effect": {k: _finite(v) for k, v in asdict(judgement.effect).items()}}
-            for size, judgement in self.judgements.items()
-        }
+        for judgement in data["judgements"].values():
+            effect = judgement["effect"]
+            effect |= {name: None for name, value in effect.items() if not np.isfinite(value)}
         data["verdicts"] = {size: self.verdict(size) for size in self.work}
         return data
 
@@ -104,36 +103,37 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     beside = f"side by side with {result.sides[0]}"
     problem, work = loss_problem(result.work[size]), work_differences(result.work[size])
     other = f"not the same training: {problem}" if problem else ""
-    exact = {"losses": other, "counters": f"{', '.join(work)} per step" if work else ""}
-    claims = {
-        claim: Judgement(holds=not found, reason=f"{beside}: {found or 'no difference'}")
-        for claim, found in exact.items()
-    }
-    found = result.judgements.get(size)
-    verdict = result.verdict(size)
+    counters = f"{', '.join(work)} per step" if work else ""
+    found, verdict = result.judgements.get(size), result.verdict(size)
     ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
     reason = other or (found.advice(SESSION_BUDGET) if found and not ended_early else result.problem)
     rate = Judgement(
-        holds=False if problem or ended_early else HOLDS.get(verdict),
+        holds=False if ended_early else HOLDS.get(verdict),
         verdict=verdict,
         effect=found.effect if found else None,
         reason=f"{beside}: {reason}",
     )
-    return {**claims, "rate": rate, "scaling": _scaling(result, size, rate)}
+    return {
+        "losses": Judgement(holds=not other, reason=f"{beside}: {other or 'no difference'}"),
+        "counters": Judgement(holds=not counters, reason=f"{beside}: {counters or 'no difference'}"),
+        "rate": rate,
+        "scaling": _scaling(result, size, rate),
+    }
 
 
 def _scaling(result: DuetResult, size: int, rate: Judgement) -> Judgement:
     """Return the claim "scaling" of one batch size: one slowdown fails the rate, and not this claim as well."""
     elapsed_s = result.pairs[-1].ended_s if result.pairs else 0.0
     found = judge_scaling(result.pairs, threshold=result.threshold, elapsed_s=elapsed_s).get(size)
-    verdict, effect = (found.verdict, found.effect) if found else (Verdict.INCONCLUSIVE, None)
-    reason = found.reason if found else "scaling needs two batch sizes in one comparison"
-    holds = HOLDS.get(verdict)
+    if found is None:
+        reason = "side by side: scaling needs two batch sizes in one comparison"
+        return Judgement(holds=None, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    holds, verdict, reason = HOLDS.get(found.verdict), found.verdict, found.reason
     if rate.holds is False:
         holds, reason = None, "the rate of this batch size fails, which explains it"
     elif verdict is Verdict.REGRESSED and (rate.effect is None or rate.effect.effect_size > -result.threshold / 2):
         holds, verdict, reason = None, Verdict.INCONCLUSIVE, ONLY_OTHERS_FASTER
-    return Judgement(holds=holds, verdict=verdict, effect=effect, reason=f"side by side: {reason}")
+    return Judgement(holds=holds, verdict=verdict, effect=found.effect, reason=f"side by side: {reason}")
 
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:
@@ -159,9 +159,8 @@ def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
     """Return what differs in a step of the candidate, by name and number; facts that one side lacks are left out."""
     baseline, candidate = work
     known = [{name: side.facts[name] for name in baseline.facts if name in candidate.facts} for side in work]
-    return differences(known[0], known[1]) + count_differences(
-        baseline.counters, candidate.counters, python_calls=_same_python(work)
-    )
+    counts = count_differences(baseline.counters, candidate.counters, python_calls=_same_python(work))
+    return differences(known[0], known[1]) + counts
 
 
 def not_compared(work: tuple[SideWork, SideWork]) -> list[str]:
@@ -180,13 +179,7 @@ def _same_python(work: tuple[SideWork, SideWork]) -> bool:
     return bool(work[0].python) and work[0].python == work[1].python
 
 
-def software_differences(work: Mapping[int, tuple[SideWork, SideWork]]) -> list[str]:
+def software_differences(work: tuple[SideWork, SideWork]) -> list[str]:
     """Return which software differs between the sides, if that of both is known."""
-    baseline, candidate = next(iter(work.values()))
-    if not (baseline.software and candidate.software):
-        return []
-    return differences(baseline.software, candidate.software)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    software = [side.software for side in work]
+    return differences(software[0], software[1]) if all(software) else []

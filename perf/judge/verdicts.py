@@ -64,7 +64,7 @@ class Judgement:
 
 ONLY_OTHERS_FASTER = "slower only relative to the others, which got faster; its own rate did not decrease"
 
-HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False}
+HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False, Verdict.LOSSES_DIFFER: False}
 
 
 def decide(effect: Effect, *, p_in_family: float, threshold: float) -> Verdict:
@@ -132,7 +132,7 @@ def _judge_family(
         return dict(obstacles)
     rates = [np.array([_rates(s.measurements[size]) for size in family]) for s in (session, baseline.session)]
     # Phases of the machine's speed cancel within a round, so neighbouring contrasts are independent.
-    measured, stored = map(scaling_contrasts, rates) if is_scaling else rates
+    measured, stored = (np.exp(scaling_contrasts(np.log(side))) if is_scaling else side for side in rates)
     widen = 1.0 if is_scaling else SHARED_PHASES
     effects = [
         compare_rates(measured[i].tolist(), stored[i].tolist(), family_size=len(family), widen=widen)

@@ -181,7 +181,7 @@ def _because(result: DuetResult, size: int) -> str:
         return f"{more if change else took} in {row.phase}{f' ({row.line})' if row.line else ''}"
     if work := work_differences(result.work[size]):
         return f"work differs: {', '.join(work[:3])} per step"
-    if software := software_differences(result.work):
+    if software := software_differences(result.work[size]):
         return f"software differs: {', '.join(software[:3])}"
     if missing := not_compared(result.work[size]):
         return f"no difference in what was compared; not compared: {', '.join(missing[:3])}"

@@ -88,8 +88,8 @@ def duet_sections(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> li
 
 def _work_notes(result: DuetResult) -> list[str]:
     """Return the differences between the sides in software, in the work of a step, and in losses."""
-    software = software_differences(result.work)
-    known = all(side.software for side in next(iter(result.work.values())))
+    first = next(iter(result.work.values()))
+    software, known = software_differences(first), all(side.software for side in first)
     notes = [f"software: {', '.join(software) if software else 'the same' if known else 'not known'}"]
     found: dict[int, list[str]] = {}
     for size, work in result.work.items():
