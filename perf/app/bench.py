@@ -201,6 +201,7 @@ class Bench:
         Raises:
             MeasureError: a side could not be made or run, now or before, or the baseline cannot be run again.
         """
+        from perf.judge.duets import SESSION_BUDGET
         from perf.measure.recipes import parse_recipe
 
         spec, what = self._settings.duet, self._what
@@ -213,7 +214,8 @@ class Bench:
                 else:
                     first = parse_recipe(spec.split())
                 asked = replace(what, sizes=sizes)
-                self.duet = compared((first, parse_recipe(["self"])), asked, threshold=self._duet_threshold)
+                found = compared((first, parse_recipe(["self"])), asked, threshold=self._duet_threshold)
+                self.duet = replace(found, budget_option=SESSION_BUDGET)
             except (MeasureError, BaselineError) as error:
                 self._problems["duet"] = f"--perf-duet: {error}"
                 self._raise_again("duet")
@@ -306,13 +308,12 @@ def answer(bench: Bench, problem: str) -> Answer:
 
 def details(bench: Bench) -> str:
     """Return one line for each batch size of a workload, what it was compared with, and the duet."""
-    from perf.judge.duets import SESSION_BUDGET
     from perf.report.bench import baseline_note, verdict_section
     from perf.report.duet import duet_sections
     from perf.report.sections import as_text
 
     assert bench.session is not None
-    duet = duet_sections(bench.duet, budget_option=SESSION_BUDGET) if bench.duet else []
+    duet = duet_sections(bench.duet) if bench.duet else []
     parts = [as_text([verdict_section(bench.session, bench.judgements), *duet])]
     parts += [f"baseline: {baseline_note(bench.baseline, bench.session)}"] if bench.baseline else []
     return "\n".join(parts)
@@ -324,7 +325,7 @@ def write_summary(benches: Sequence[Bench], provenance: Mapping[str, Any], probl
     Raises:
         OSError: it cannot be written.
     """
-    from perf.report.summary import summary
+    from perf.report.bench import summary
 
     def is_fine(bench: Bench) -> bool:
         return all(judgement.holds is not False for judgement in bench.judgements.values())

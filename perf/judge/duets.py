@@ -45,6 +45,7 @@ class DuetResult:
         attribution_problem: why `phases` and `contributions` are missing although a difference was to be located.
         interrupted: whether a signal ended it.
         show_change: the command that shows what changed between the sides; "" if no commit is compared.
+        budget_option: how the tool at hand is given the budget of a batch size; `DUET_BUDGET` or `SESSION_BUDGET`.
     """
 
     sides: tuple[str, str]
@@ -62,6 +63,7 @@ class DuetResult:
     attribution_problem: str = ""
     interrupted: bool = False
     show_change: str = ""
+    budget_option: str = DUET_BUDGET
 
     def verdict(self, size: int) -> Verdict:
         """Return the verdict on a batch size; where losses differ, the times do not matter."""
@@ -106,7 +108,7 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     counters = f"{', '.join(work)} per step" if work else ""
     found, verdict = result.judgements.get(size), result.verdict(size)
     ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
-    reason = other or (found.advice(SESSION_BUDGET) if found and not ended_early else result.problem)
+    reason = other or (found.advice(result.budget_option) if found and not ended_early else result.problem)
     rate = Judgement(
         holds=False if ended_early else HOLDS.get(verdict),
         verdict=verdict,

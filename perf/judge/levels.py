@@ -28,18 +28,19 @@ FEWEST_TO_COMPARE = 8
 class DuetEffect(Effect):
     """How the candidate's rate relates to the baseline's, from pairs of runs in several starts.
 
-    `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone; `num_runs`
-    is the number of pairs.
+    `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone.
 
     Attributes:
         level: the error that this look may make for this batch size; the change is significant where `p_value` is less.
         standard_error: of the logarithm of the ratio of rates.
+        num_runs: the number of pairs.
         num_starts: how many independent values there are.
         elapsed_s: seconds of the duet when the last start ended, divided by its batch sizes.
     """
 
     level: float
     standard_error: float
+    num_runs: int
     num_starts: int
     elapsed_s: float
 
@@ -108,24 +109,20 @@ def levels(starts: Sequence[Sequence[float]]) -> tuple[float, float]:
     Args:
         starts: logarithms of effects, start by start: at least two, with two pairs each.
     """
-    values = np.array([value for start in starts for value in start])
-    within = sum(float(np.var(start, ddof=1)) * (len(start) - 1) for start in starts if len(start) > 1)
-    pair = within / max(1, len(values) - len(starts))
-    size = len(values) / len(starts)
-    start = float(np.var([np.mean(start) for start in starts], ddof=1)) - pair / size
+    num_pairs = sum(map(len, starts))
+    pair = sum(float(np.var(start)) * len(start) for start in starts) / max(1, num_pairs - len(starts))
+    start = float(np.var([np.mean(start) for start in starts], ddof=1)) - pair * len(starts) / num_pairs
     return float(np.sqrt(pair)), float(np.sqrt(max(0.0, start)))
 
 
 def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
     """Return the mean of each start, with outliers moved to the limit."""
-    values = np.concatenate([np.asarray(start, dtype=np.float64) for start in starts])
-    median = float(np.median(values))
-    room = OUTLIER * float(deviation(values))
+    values = np.concatenate(starts)
+    median, room = float(np.median(values)), OUTLIER * float(deviation(values))
     # If more than half are equal, which happens only in made-up data, there is no scale to measure outliers by.
-    if len(values) >= FEWEST_TO_COMPARE and room > 0:
-        values = np.clip(values, median - room, median + room)
-    ends = np.cumsum([len(start) for start in starts])
-    return np.array([part.mean() for part in np.split(values, ends[:-1])])
+    if len(values) < FEWEST_TO_COMPARE or room == 0:
+        room = np.inf
+    return np.array([np.clip(start, median - room, median + room).mean() for start in starts])
 
 
 def _interval(centre: float, error: float, num_starts: int, level: float) -> tuple[float, float]:

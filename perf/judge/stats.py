@@ -40,7 +40,6 @@ class Effect:
         p_value: two-sided, of no effect; not corrected for other comparisons.
         minimal_detectable_effect: the smallest slowdown, a fraction of the rate, that such data shows with probability
             `POWER` within its family of comparisons; 1 where it shows none.
-        num_runs: of the side that has fewer.
     """
 
     effect_size: float
@@ -48,7 +47,6 @@ class Effect:
     high: float
     p_value: float
     minimal_detectable_effect: float
-    num_runs: int
 
 
 def run_rate(step_s: Sequence[float], global_batch_size: int) -> float:
@@ -89,7 +87,6 @@ def compare_rates(
         high=float(np.expm1(difference + shown * error)),
         p_value=2 * float(special.stdtr(freedom, -abs(difference) / error)),
         minimal_detectable_effect=-float(np.expm1(-(rejected + found) * error)),
-        num_runs=min(map(len, sides)),
     )
 
 

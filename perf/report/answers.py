@@ -9,16 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perf.judge.attribution import Contribution
-from perf.judge.duets import (
-    CHANGED,
-    DUET_BUDGET,
-    SESSION_BUDGET,
-    DuetResult,
-    loss_problem,
-    not_compared,
-    software_differences,
-    work_differences,
-)
+from perf.judge.duets import CHANGED, DuetResult, loss_problem, not_compared, software_differences, work_differences
 from perf.judge.stats import Effect
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict
 from perf.records.baselines import Baseline
@@ -58,8 +49,8 @@ class Answer:
         return f"{self.line}\nNext: {self.next_step}"
 
 
-def of_duet(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> Answer:
-    """Return the worst verdict of a duet; `budget_option` is the form in which the tool at hand takes a budget."""
+def of_duet(result: DuetResult) -> Answer:
+    """Return the worst verdict of a duet."""
 
     def badness(size: int) -> tuple[int, float]:
         found = result.judgements.get(size)
@@ -81,7 +72,7 @@ def of_duet(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> Answer:
         too = f"; {_list(alike[1:])} {'are' if alike[2:] else 'is'} undecided, too" if alike[1:] else ""
         sentence = f"{_unsure(judgement.effect, str(first))}{too}{rest}"
         needed_s = max(result.judgements[size].needed_s for size in alike if size in result.judgements)
-        next_step = f"give it more time: {budget_option.format(needed_s)}" if needed_s else "run it again"
+        next_step = f"give it more time: {result.budget_option.format(needed_s)}" if needed_s else "run it again"
     elif verdict is Verdict.UNCHANGED:
         found = sorted(result.judgements[size].effect.effect_size for size in alike)
         measured = " to ".join(dict.fromkeys(percent(change, "+") for change in (found[0], found[-1])))
@@ -116,7 +107,7 @@ def of_session(
         claim, size = min(failed, key=lambda key: (CLAIMS.index(key[0]), effects.get(key, 0.0)))
         judgement = judgements[claim, size]
         if duet and size in duet.work and (claim == "rate" or judgement.verdict is Verdict.LOSSES_DIFFER):
-            return of_duet(duet, budget_option=SESSION_BUDGET)
+            return of_duet(duet)
         sizes = [other for name, other in failed if name == claim]
         change = f"{_change(judgement.effect)}; " if judgement.effect else ""
         sentence = f"{claim} at {_list(sizes)}: {change}{judgement.reason}"
@@ -128,7 +119,7 @@ def of_session(
         return Answer(verdict="FAILED", sentence=problem, next_step="measure again")
     rates = {size: judgement for (claim, size), judgement in judgements.items() if claim == "rate"}
     if duet and all(size in duet.work for size in rates):
-        return of_duet(duet, budget_option=SESSION_BUDGET)
+        return of_duet(duet)
     return _of_rates(rates, judgements)
 
 
