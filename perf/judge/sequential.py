@@ -9,7 +9,7 @@ import numpy as np
 
 from perf.judge.levels import DuetEffect, estimate
 from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, scaling_contrasts
-from perf.judge.verdicts import Verdict
+from perf.judge.verdicts import Verdict, why_inconclusive
 from perf.records.pairs import FEWEST_STARTS, Pair
 
 INTERIM_LOOK = 0.5
@@ -80,7 +80,8 @@ class Decisions:
         found = dict(self._decided)
         for size in self.undecided:
             if self._starts[size]:
-                found[size] = _undecided(self._estimate(size, LAST_SHARE), "stopped before it was decided")
+                effect, reason = self._estimate(size, LAST_SHARE), "stopped before it was decided"
+                found[size] = DuetJudgement(verdict=Verdict.INCONCLUSIVE, effect=effect, reason=reason)
         return dict(sorted(found.items()))
 
     def add(self, pairs: Sequence[Pair], *, ended_s: float) -> None:
@@ -155,25 +156,20 @@ def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: flo
         share: of the 95% interval's error that this look may spend; 1 for the last look.
         last_level: the error of the last look, for the forecast of a budget.
     """
+    verdict, needed_s = Verdict.INCONCLUSIVE, 0.0
     if effect.num_starts < FEWEST_STARTS:
         reason = f"only {effect.num_starts} of the {FEWEST_STARTS} starts that a verdict needs"
-        return _undecided(effect, reason, needed_s=effect.elapsed_s / effect.num_starts * FEWEST_STARTS)
-    if effect.within(threshold, error=(1 - CONFIDENCE) * share):
-        reason = f"the interval lies within {threshold:.1%}"
+        needed_s = effect.elapsed_s / effect.num_starts * FEWEST_STARTS
+    elif effect.within(threshold, error=(1 - CONFIDENCE) * share):
+        verdict, reason = Verdict.UNCHANGED, f"the interval lies within {threshold:.1%}"
         if effect.is_significant:
             reason = f"the change of {effect.effect_size:+.1%} is significant, but smaller than {threshold:.1%}"
-        return DuetJudgement(verdict=Verdict.UNCHANGED, effect=effect, reason=reason)
-    if effect.is_significant:
+    elif effect.is_significant:
         verdict, word = (Verdict.REGRESSED, "slower") if effect.effect_size < 0 else (Verdict.IMPROVED, "faster")
         ground = f"p = {effect.p_value:.1g}, {effect.num_runs} pairs in {effect.num_starts} starts"
-        return DuetJudgement(verdict=verdict, effect=effect, reason=f"significantly {word}: {ground}")
-    detectable = effect.minimal_detectable_effect
-    if detectable <= threshold:
-        reason = f"the interval contains both no change and one of {threshold:.1%}"
-        return _undecided(effect, reason, needed_s=2 * effect.elapsed_s)
-    reason = f"the pairs vary too much: only slowdowns above {detectable:.1%} would have shown"
-    return _undecided(effect, reason, needed_s=effect.budget_for(threshold, level=last_level))
-
-
-def _undecided(effect: DuetEffect, reason: str, *, needed_s: float = 0.0) -> DuetJudgement:
-    return DuetJudgement(verdict=Verdict.INCONCLUSIVE, effect=effect, reason=reason, needed_s=float(np.ceil(needed_s)))
+        reason = f"significantly {word}: {ground}"
+    else:
+        reason = why_inconclusive(effect, threshold, "pairs")
+        could_show = effect.minimal_detectable_effect <= threshold
+        needed_s = 2 * effect.elapsed_s if could_show else effect.budget_for(threshold, level=last_level)
+    return DuetJudgement(verdict=verdict, effect=effect, reason=reason, needed_s=float(np.ceil(needed_s)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -95,7 +94,7 @@ def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float
         baseline: what to compare with, if there is anything.
         threshold: the smallest change that matters, a fraction.
     """
-    return _judge_family(session, baseline, _obstacles(session, baseline), threshold)
+    return _judge_family(session, baseline, threshold)
 
 
 def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
@@ -104,45 +103,38 @@ def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: flo
     A batch size that is relatively slower only because others got faster is not REGRESSED: its own rate must have
     decreased too, by at least half the threshold.
     """
-    obstacles = _obstacles(session, baseline)
-    sizes = [size for size in session.measurements if size not in obstacles]
-    if len(sizes) == 1:
-        reason = "scaling needs two batch sizes; measure at least two that the baseline has"
-        obstacles[sizes.pop()] = _unknown(Verdict.INCONCLUSIVE, reason)
-    found = _judge_family(session, baseline, obstacles, threshold, is_scaling=True)
-    for size in sizes:
+    found = _judge_family(session, baseline, threshold, is_scaling=True)
+    for size in [size for size, judgement in found.items() if judgement.verdict is Verdict.REGRESSED]:
         assert baseline is not None  # without one, every batch size has met an obstacle
         change = mean_rate(session.measurements[size]) / mean_rate(baseline.session.measurements[size]) - 1
-        if found[size].verdict is Verdict.REGRESSED and change > -threshold / 2:
+        if change > -threshold / 2:
             found[size] = replace(found[size], holds=None, verdict=Verdict.INCONCLUSIVE, reason=ONLY_OTHERS_FASTER)
     return found
 
 
 def _judge_family(
-    session: Session,
-    baseline: Baseline | None,
-    obstacles: Mapping[int, Judgement],
-    threshold: float,
-    *,
-    is_scaling: bool = False,
+    session: Session, baseline: Baseline | None, threshold: float, *, is_scaling: bool = False
 ) -> dict[int, Judgement]:
     """Return the judgements of all batch sizes: of those without an obstacle, by their rates or scaling contrasts."""
-    family = [size for size in session.measurements if size not in obstacles]
-    if baseline is None or not family:
-        return dict(obstacles)
-    rates = [np.array([_rates(s.measurements[size]) for size in family]) for s in (session, baseline.session)]
-    # Phases of the machine's speed cancel within a round, so neighbouring contrasts are independent.
-    measured, stored = (np.exp(scaling_contrasts(np.log(side))) if is_scaling else side for side in rates)
-    widen = 1.0 if is_scaling else SHARED_PHASES
-    effects = [
-        compare_rates(measured[i].tolist(), stored[i].tolist(), family_size=len(family), widen=widen)
-        for i in range(len(family))
-    ]
-    judgements = dict(obstacles)
-    for size, effect, p in zip(family, effects, holm([effect.p_value for effect in effects]), strict=True):
-        verdict = decide(effect, p_in_family=p, threshold=threshold)
-        reason = _explain(verdict, effect, threshold, session, baseline, size)
-        judgements[size] = Judgement(holds=HOLDS.get(verdict), reason=reason, verdict=verdict, effect=effect)
+    obstacles = {size: _obstacle(session, baseline, size) for size in session.measurements}
+    judgements = {size: obstacle for size, obstacle in obstacles.items() if obstacle}
+    family = [size for size in obstacles if size not in judgements]
+    if is_scaling and len(family) == 1:
+        reason = "scaling needs two batch sizes; measure at least two that the baseline has"
+        judgements[family.pop()] = _unknown(Verdict.INCONCLUSIVE, reason)
+    if baseline and family:
+        rates = [np.array([_rates(s.measurements[size]) for size in family]) for s in (session, baseline.session)]
+        # Phases of the machine's speed cancel within a round, so neighbouring contrasts are independent.
+        measured, stored = (np.exp(scaling_contrasts(np.log(side))) if is_scaling else side for side in rates)
+        widen = 1.0 if is_scaling else SHARED_PHASES
+        effects = [
+            compare_rates(ours, theirs, family_size=len(family), widen=widen)
+            for ours, theirs in zip(measured.tolist(), stored.tolist(), strict=True)
+        ]
+        for size, effect, p in zip(family, effects, holm([effect.p_value for effect in effects]), strict=True):
+            verdict = decide(effect, p_in_family=p, threshold=threshold)
+            reason = _explain(verdict, effect, threshold, session, baseline, size)
+            judgements[size] = Judgement(holds=HOLDS.get(verdict), reason=reason, verdict=verdict, effect=effect)
     return {size: judgements[size] for size in session.measurements}
 
 
@@ -150,13 +142,8 @@ def _unknown(verdict: Verdict, reason: str) -> Judgement:
     return Judgement(holds=None, reason=reason, verdict=verdict)
 
 
-def _obstacles(session: Session, baseline: Baseline | None) -> dict[int, Judgement]:
-    """Return why batch sizes cannot be compared with the baseline; nothing of those that can."""
-    found = {size: _obstacle(session, baseline, size) for size in session.measurements}
-    return {size: judgement for size, judgement in found.items() if judgement}
-
-
 def _obstacle(session: Session, baseline: Baseline | None, size: int) -> Judgement | None:
+    """Return why a batch size cannot be compared with the baseline, or None."""
     if baseline is None:
         reason = f"no baseline of {session.configuration} for this machine; {_how_to_store(session)}"
         return _unknown(Verdict.NO_BASELINE, reason)
@@ -268,10 +255,7 @@ def _explain(
 ) -> str:
     """Return the first reason that applies to a verdict."""
     if verdict is Verdict.INCONCLUSIVE:
-        detectable = effect.minimal_detectable_effect
-        vary = f"the runs vary too much: only slowdowns above {detectable:.1%} would have shown"
-        both = f"the interval contains both no change and one of {threshold:.1%}"
-        return f"{both if detectable <= threshold else vary}; compare {_side_by_side(baseline)}"
+        return f"{why_inconclusive(effect, threshold, 'runs')}; compare {_side_by_side(baseline)}"
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.1%}"
     advice = "; promote it, or a slowdown back to the old rate will pass" if verdict is Verdict.IMPROVED else ""
@@ -281,6 +265,13 @@ def _explain(
     if found := differences(baseline.session.fingerprint.software, session.fingerprint.software):
         return f"software differs: {', '.join(found[:3])}{advice}"
     return f"same work, same software: the speed of the code or of the machine changed{advice}"
+
+
+def why_inconclusive(effect: Effect, threshold: float, what: str) -> str:
+    """Return why a comparison of `what`, runs or pairs, does not decide."""
+    if effect.minimal_detectable_effect <= threshold:
+        return f"the interval contains both no change and one of {threshold:.1%}"
+    return f"the {what} vary too much: only slowdowns above {effect.minimal_detectable_effect:.1%} would have shown"
 
 
 def mean_rate(measurement: Measurement) -> float:
