@@ -80,7 +80,8 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         )
         if note := load_note(busy_share()):
             print(note)
-        heading = duet_heading(asked.target.id, asked.sizes, (first, second), mode, reason, asked.budget_s)
+        texts = (first.text, second.text)
+        heading = duet_heading(asked.target.id, asked.sizes, texts, mode, reason, asked.budget_s)
         print(f"\n{heading}", flush=True)
         duet = Duet(
             (first, second),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,7 @@ from perf.judge.sequential import DuetJudgement, judge_scaling
 from perf.judge.verdicts import HOLDS, ONLY_OTHERS_FASTER, Judgement, Verdict
 from perf.records.fingerprint import differences
 from perf.records.pairs import Mode, Pair
-
-if TYPE_CHECKING:
-    from perf.records.wire import SideWork
+from perf.records.wire import SideWork
 
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 

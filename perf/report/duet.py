@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import geometric_mean
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perf.judge.attribution import PhaseDifference
-from perf.judge.duets import (
-    DUET_BUDGET,
-    DuetResult,
-    loss_problem,
-    not_compared,
-    software_differences,
-    work_differences,
-)
+from perf.judge.duets import DUET_BUDGET, DuetResult, loss_problem, not_compared, software_differences, work_differences
 from perf.judge.levels import levels
 from perf.judge.stats import POWER
 from perf.judge.verdicts import Verdict
@@ -37,21 +29,18 @@ from perf.report.sections import (
     wrapped,
 )
 
-if TYPE_CHECKING:
-    from perf.measure.sides import Side
-
 CONTRIBUTIONS = 8
 """The most operations that are shown."""
 
 
 def duet_heading(
-    workload: str, sizes: Sequence[int], sides: tuple[Side, Side], mode: str, mode_reason: str, budget_s: float
+    workload: str, sizes: Sequence[int], sides: tuple[str, str], mode: str, mode_reason: str, budget_s: float
 ) -> str:
     """Return what is about to be compared, how, and how long it takes."""
     each = f"{duration(budget_s)} each, " if len(sizes) > 1 else ""
     return wrapped(
         f"{workload} at {', '.join(map(str, sizes))}: at most {each}{duration(budget_s * len(sizes))} in all, "
-        f"and about 15 s around it\n  baseline:  {sides[0].text}\n  candidate: {sides[1].text}\n  {mode}: {mode_reason}"
+        f"and about 15 s around it\n  baseline:  {sides[0]}\n  candidate: {sides[1]}\n  {mode}: {mode_reason}"
     )
 
 
