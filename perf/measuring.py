@@ -24,9 +24,8 @@ from perf.records.baselines import BASELINES_DIR, KEY, LATEST_RESULT, Provenance
 from perf.records.documents import write_json
 from perf.records.published import load_published
 from perf.records.sessions import Session
-from perf.report.bench import published_note, result_note
+from perf.report.bench import published_note, result_note, summary
 from perf.report.sections import wrapped
-from perf.report.summary import summary
 from perf.signals import EXIT_STOPPED
 
 T = TypeVar("T")

@@ -187,7 +187,8 @@ class Bench:
         else:
             first = parse_recipe(spec.split())
         asked = replace(what, sizes=sizes)
-        return compared((first, parse_recipe(["self"])), asked, threshold=self._duet_threshold)
+        found = compared((first, parse_recipe(["self"])), asked, threshold=self._duet_threshold)
+        return replace(found, budget_option=SESSION_BUDGET)
 
     def judge(self, claim: str, size: int, *, threshold: float) -> Judgement:
         """Return what becomes of a claim at a batch size, and keep it.
@@ -225,7 +226,7 @@ class Bench:
         except MeasureError as error:
             if self._duet_mode != "auto" or size not in self._sizes_to_duet(threshold):
                 raise
-            return Judgement(claim=claim, holds=None, verdict=Verdict.INCONCLUSIVE, reason=str(error))
+            return Judgement(holds=None, verdict=Verdict.INCONCLUSIVE, reason=str(error))
         return as_claims(self.duet, size)[claim] if self.duet and size in self.duet.work else None
 
     def lost_sizes(self) -> list[int]:
@@ -243,7 +244,7 @@ class Bench:
 
     def details(self) -> str:
         """Return one line for each batch size, the duet, and what was compared with."""
-        duet = duet_sections(self.duet, budget_option=SESSION_BUDGET) if self.duet else []
+        duet = duet_sections(self.duet) if self.duet else []
         text = as_text([verdict_section(self.measure(), self.judgements), *duet])
         note = f"\nbaseline: {baseline_note(self.baseline, self.measure())}" if self.baseline else ""
         return f"{text}{note}"

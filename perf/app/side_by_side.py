@@ -76,7 +76,8 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         )
         if note := load_note(busy_share()):
             print(note)
-        heading = duet_heading(asked.target.id, asked.sizes, (first, second), mode, reason, asked.budget_s)
+        texts = (first.text, second.text)
+        heading = duet_heading(asked.target.id, asked.sizes, texts, mode, reason, asked.budget_s)
         print(f"\n{heading}", flush=True)
         duet = Duet(
             (first, second),
@@ -151,7 +152,7 @@ def run_duet(
     """
     work = duet.work()
     # Where the same software gives other losses it is another training, whose times do not matter.
-    alike = [size for size in work if not loss_problem(work[size]) or software_differences({size: work[size]})]
+    alike = [size for size in work if not loss_problem(work[size]) or software_differences(work[size])]
     budget_s *= len(alike) / len(work)
     decisions = Decisions(alike, threshold=threshold, budget_s=budget_s)
     pairs: list[Pair] = []

@@ -63,20 +63,17 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
     """Return every operation of either side: the significant first, of these the parts of a step, of these the largest.
 
     Args:
-        baseline: rows of `perf.runner.attribution.attribute`, visit by visit.
+        baseline: rows of `perf.runner.attribution.attribute`, visit by visit; at least `MIN_VISITS`, none empty.
         candidate: the same, from visits in turns with the baseline's.
-
-    Raises:
-        ValueError: a side has too few visits, or an empty one.
     """
-    _require_visits(baseline, candidate)
+    assert min(len(baseline), len(candidate)) >= MIN_VISITS
+    assert all((*baseline, *candidate))
     step_s = sum(total.baseline_s for total in phase_totals(baseline, candidate) if total.phase in STEP_PHASES)
-    keys = dict.fromkeys((row.phase, row.operation) for visit in (*baseline, *candidate) for row in visit)
-    counts, seconds = zip(*(_by_key(side, list(keys)) for side in (baseline, candidate)), strict=True)
-    baseline_count, candidate_count = (np.median(side, axis=1) for side in counts)
-    baseline_s, candidate_s = (np.median(side, axis=1) for side in seconds)
+    keys = list(dict.fromkeys((row.phase, row.operation) for visit in (*baseline, *candidate) for row in visit))
+    sides = [_by_key(side, keys) for side in (baseline, candidate)]
+    (baseline_count, baseline_s), (candidate_count, candidate_s) = (np.median(side, axis=-1) for side in sides)
     matters = SHARE * step_s
-    error = np.hypot(*(_median_error(side, matters) for side in seconds))
+    error = np.hypot(*(_median_error(seconds, matters) for _, seconds in sides))
     change = np.abs(candidate_s - baseline_s)
     significant = (baseline_count != candidate_count) | ((change > STANDARD_ERRORS * error) & (change >= matters))
     contributions = [
@@ -100,12 +97,7 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
 
 
 def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseDifference]:
-    """Return the time of each phase on both sides.
-
-    Raises:
-        ValueError: a side has too few visits, or an empty one.
-    """
-    _require_visits(baseline, candidate)
+    """Return the time of each phase on both sides; arguments as in `attribute_difference`."""
 
     def total(side: Sequence[Visit], phase: str) -> float:
         return float(np.median([sum(row.seconds for row in visit if row.phase == phase) for visit in side]))
@@ -114,13 +106,6 @@ def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[
         PhaseDifference(phase=phase, baseline_s=total(baseline, phase), candidate_s=total(candidate, phase))
         for phase in PHASES
     ]
-
-
-def _require_visits(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> None:
-    if min(len(baseline), len(candidate)) < MIN_VISITS or not all((*baseline, *candidate)):
-        raise ValueError(
-            f"{len(baseline)} and {len(candidate)} visits: {MIN_VISITS} on each side are needed, none of them empty"
-        )
 
 
 def _lines(side: Sequence[Visit], phase: str, operation: str) -> Mapping[str, float]:
@@ -139,12 +124,10 @@ def _more_often(baseline: Mapping[str, float], candidate: Mapping[str, float]) -
     return line if line and more[line] > 0 else ""
 
 
-def _by_key(side: Sequence[Visit], keys: list[tuple[str, str]]) -> tuple[FloatArray, FloatArray]:
-    """Return counts and seconds, each (keys, visits); 0 where a visit does not have the operation."""
-    rows = [{(row.phase, row.operation): row for row in visit} for visit in side]
-    counts = [[float(visit[key].count) if key in visit else 0.0 for visit in rows] for key in keys]
-    seconds = [[visit[key].seconds if key in visit else 0.0 for visit in rows] for key in keys]
-    return np.array(counts), np.array(seconds)
+def _by_key(side: Sequence[Visit], keys: Sequence[tuple[str, str]]) -> FloatArray:
+    """Return (2, keys, visits) counts and seconds; 0 where a visit does not have the operation."""
+    rows = [{(row.phase, row.operation): (row.count, row.seconds) for row in visit} for visit in side]
+    return np.array([[visit.get(key, (0.0, 0.0)) for visit in rows] for key in keys]).transpose(2, 0, 1)
 
 
 def _median_error(seconds: FloatArray, matters: float) -> FloatArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,7 @@ from perf.judge.sequential import DuetJudgement, judge_scaling
 from perf.judge.verdicts import HOLDS, ONLY_OTHERS_FASTER, Judgement, Verdict
 from perf.records.fingerprint import differences
 from perf.records.pairs import Mode, Pair
-
-if TYPE_CHECKING:
-    from perf.records.wire import SideWork
+from perf.records.wire import SideWork
 
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 
@@ -45,6 +43,7 @@ class DuetResult:
         attribution_problem: why `phases` and `contributions` are missing although a difference was to be located.
         interrupted: whether a signal ended it.
         show_change: the command that shows what changed between the sides; "" if no commit is compared.
+        budget_option: how the tool at hand is given the budget of a batch size; `DUET_BUDGET` or `SESSION_BUDGET`.
     """
 
     sides: tuple[str, str]
@@ -62,6 +61,7 @@ class DuetResult:
     attribution_problem: str = ""
     interrupted: bool = False
     show_change: str = ""
+    budget_option: str = DUET_BUDGET
 
     def verdict(self, size: int) -> Verdict:
         """Return the verdict on a batch size; where losses differ, the times do not matter."""
@@ -83,10 +83,9 @@ class DuetResult:
     def as_json(self) -> dict[str, Any]:
         """Return everything, raw values included, as JSON data; an infinite bound is null."""
         data = {"kind": "duet", **asdict(self)}
-        data["judgements"] = {
-            size: {**asdict(judgement), "effect": {k: _finite(v) for k, v in asdict(judgement.effect).items()}}
-            for size, judgement in self.judgements.items()
-        }
+        for judgement in data["judgements"].values():
+            effect = judgement["effect"]
+            effect |= {name: None for name, value in effect.items() if not np.isfinite(value)}
         data["verdicts"] = {size: self.verdict(size) for size in self.work}
         return data
 
@@ -104,37 +103,37 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     beside = f"side by side with {result.sides[0]}"
     problem, work = loss_problem(result.work[size]), work_differences(result.work[size])
     other = f"not the same training: {problem}" if problem else ""
-    exact = {"losses": other, "counters": f"{', '.join(work)} per step" if work else ""}
-    claims = {
-        claim: Judgement(claim=claim, holds=not found, reason=f"{beside}: {found or 'no difference'}")
-        for claim, found in exact.items()
-    }
-    found = result.judgements.get(size)
-    verdict = result.verdict(size)
+    counters = f"{', '.join(work)} per step" if work else ""
+    found, verdict = result.judgements.get(size), result.verdict(size)
     ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
-    reason = other or (found.advice(SESSION_BUDGET) if found and not ended_early else result.problem)
+    reason = other or (found.advice(result.budget_option) if found and not ended_early else result.problem)
     rate = Judgement(
-        claim="rate",
-        holds=False if problem or ended_early else HOLDS.get(verdict),
+        holds=False if ended_early else HOLDS.get(verdict),
         verdict=verdict,
         effect=found.effect if found else None,
         reason=f"{beside}: {reason}",
     )
-    return {**claims, "rate": rate, "scaling": _scaling(result, size, rate)}
+    return {
+        "losses": Judgement(holds=not other, reason=f"{beside}: {other or 'no difference'}"),
+        "counters": Judgement(holds=not counters, reason=f"{beside}: {counters or 'no difference'}"),
+        "rate": rate,
+        "scaling": _scaling(result, size, rate),
+    }
 
 
 def _scaling(result: DuetResult, size: int, rate: Judgement) -> Judgement:
     """Return the claim "scaling" of one batch size: one slowdown fails the rate, and not this claim as well."""
     elapsed_s = result.pairs[-1].ended_s if result.pairs else 0.0
     found = judge_scaling(result.pairs, threshold=result.threshold, elapsed_s=elapsed_s).get(size)
-    verdict, effect = (found.verdict, found.effect) if found else (Verdict.INCONCLUSIVE, None)
-    reason = found.reason if found else "scaling needs two batch sizes in one comparison"
-    holds = HOLDS.get(verdict)
+    if found is None:
+        reason = "side by side: scaling needs two batch sizes in one comparison"
+        return Judgement(holds=None, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    holds, verdict, reason = HOLDS.get(found.verdict), found.verdict, found.reason
     if rate.holds is False:
         holds, reason = None, "the rate of this batch size fails, which explains it"
     elif verdict is Verdict.REGRESSED and (rate.effect is None or rate.effect.effect_size > -result.threshold / 2):
         holds, verdict, reason = None, Verdict.INCONCLUSIVE, ONLY_OTHERS_FASTER
-    return Judgement(claim="scaling", holds=holds, verdict=verdict, effect=effect, reason=f"side by side: {reason}")
+    return Judgement(holds=holds, verdict=verdict, effect=found.effect, reason=f"side by side: {reason}")
 
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:
@@ -160,9 +159,8 @@ def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
     """Return what differs in a step of the candidate, by name and number; facts that one side lacks are left out."""
     baseline, candidate = work
     known = [{name: side.facts[name] for name in baseline.facts if name in candidate.facts} for side in work]
-    return differences(known[0], known[1]) + count_differences(
-        baseline.counters, candidate.counters, python_calls=_same_python(work)
-    )
+    counts = count_differences(baseline.counters, candidate.counters, python_calls=_same_python(work))
+    return differences(known[0], known[1]) + counts
 
 
 def not_compared(work: tuple[SideWork, SideWork]) -> list[str]:
@@ -181,13 +179,7 @@ def _same_python(work: tuple[SideWork, SideWork]) -> bool:
     return bool(work[0].python) and work[0].python == work[1].python
 
 
-def software_differences(work: Mapping[int, tuple[SideWork, SideWork]]) -> list[str]:
+def software_differences(work: tuple[SideWork, SideWork]) -> list[str]:
     """Return which software differs between the sides, if that of both is known."""
-    baseline, candidate = next(iter(work.values()))
-    if not (baseline.software and candidate.software):
-        return []
-    return differences(baseline.software, candidate.software)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    software = [side.software for side in work]
+    return differences(software[0], software[1]) if all(software) else []

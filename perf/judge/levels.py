@@ -28,28 +28,26 @@ FEWEST_TO_COMPARE = 8
 class DuetEffect(Effect):
     """How the candidate's rate relates to the baseline's, from pairs of runs in several starts.
 
-    `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone; `num_runs`
-    is the number of pairs.
+    `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone.
 
     Attributes:
-        significant_low, significant_high: the interval at `level`; the change is significant where it excludes zero.
-        level: the error that this look may make for this batch size.
+        level: the error that this look may make for this batch size; the change is significant where `p_value` is less.
         standard_error: of the logarithm of the ratio of rates.
+        num_runs: the number of pairs.
         num_starts: how many independent values there are.
         elapsed_s: seconds of the duet when the last start ended, divided by its batch sizes.
     """
 
-    significant_low: float
-    significant_high: float
     level: float
     standard_error: float
+    num_runs: int
     num_starts: int
     elapsed_s: float
 
     @property
     def is_significant(self) -> bool:
         """Whether no change is excluded, at `level`."""
-        return self.significant_high < 0 or self.significant_low > 0
+        return self.p_value < self.level
 
     def within(self, threshold: float, *, error: float) -> bool:
         """Return whether the two-sided interval that errs in `error` of cases lies inside the threshold."""
@@ -77,32 +75,22 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
 
     Args:
         starts: the pairs of each start: at least one, and about as many in each.
-        level: two-sided error of the interval that must exclude zero.
+        level: the p-value below which a change is significant.
         elapsed_s: seconds since the duet began, divided by its batch sizes.
-
-    Raises:
-        ValueError: there is no start, or one without a pair.
     """
     from scipy import special
 
-    if not starts or not all(starts):
-        raise ValueError(
-            f"{[len(start) for start in starts]} pairs in {len(starts)} starts: at least one each is needed"
-        )
+    assert min(map(len, starts), default=0) > 0
     means = _means(starts)
-
     n, centre = len(means), float(np.mean(means))
     error = float(np.std(means, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
     error = max(error, float(np.finfo(float).eps))  # made-up data has no spread
     detected = _detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf
-    low, high = _interval(centre, error, n, 1 - CONFIDENCE)
-    significant_low, significant_high = _interval(centre, error, n, level)
+    effect_size, low, high = (float(np.expm1(log)) for log in (centre, *_interval(centre, error, n, 1 - CONFIDENCE)))
     return DuetEffect(
-        effect_size=float(np.expm1(centre)),
-        low=float(np.expm1(low)),
-        high=float(np.expm1(high)),
-        significant_low=float(np.expm1(significant_low)),
-        significant_high=float(np.expm1(significant_high)),
+        effect_size=effect_size,
+        low=low,
+        high=high,
         p_value=2 * float(special.stdtr(n - 1, -abs(centre) / error)) if n > 1 else 1.0,
         minimal_detectable_effect=-float(np.expm1(-detected)),
         num_runs=sum(map(len, starts)),
@@ -121,24 +109,20 @@ def levels(starts: Sequence[Sequence[float]]) -> tuple[float, float]:
     Args:
         starts: logarithms of effects, start by start: at least two, with two pairs each.
     """
-    values = np.array([value for start in starts for value in start])
-    within = sum(float(np.var(start, ddof=1)) * (len(start) - 1) for start in starts if len(start) > 1)
-    pair = within / max(1, len(values) - len(starts))
-    size = len(values) / len(starts)
-    start = float(np.var([np.mean(start) for start in starts], ddof=1)) - pair / size
+    num_pairs = sum(map(len, starts))
+    pair = sum(float(np.var(start)) * len(start) for start in starts) / max(1, num_pairs - len(starts))
+    start = float(np.var([np.mean(start) for start in starts], ddof=1)) - pair * len(starts) / num_pairs
     return float(np.sqrt(pair)), float(np.sqrt(max(0.0, start)))
 
 
 def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
     """Return the mean of each start, with outliers moved to the limit."""
-    values = np.concatenate([np.asarray(start, dtype=np.float64) for start in starts])
-    median = float(np.median(values))
-    room = OUTLIER * float(deviation(values))
+    values = np.concatenate(starts)
+    median, room = float(np.median(values)), OUTLIER * float(deviation(values))
     # If more than half are equal, which happens only in made-up data, there is no scale to measure outliers by.
-    if len(values) >= FEWEST_TO_COMPARE and room > 0:
-        values = np.clip(values, median - room, median + room)
-    ends = np.cumsum([len(start) for start in starts])
-    return np.array([part.mean() for part in np.split(values, ends[:-1])])
+    if len(values) < FEWEST_TO_COMPARE or room == 0:
+        room = np.inf
+    return np.array([np.clip(start, median - room, median + room).mean() for start in starts])
 
 
 def _interval(centre: float, error: float, num_starts: int, level: float) -> tuple[float, float]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from perf.judge.levels import DuetEffect, estimate
-from perf.judge.stats import CONFIDENCE, FAMILY_ERROR
-from perf.judge.verdicts import Verdict
+from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, scaling_contrasts
+from perf.judge.verdicts import Verdict, why_inconclusive
 from perf.records.pairs import FEWEST_STARTS, Pair
 
 INTERIM_LOOK = 0.5
@@ -68,7 +68,6 @@ class Decisions:
         self._starts: dict[int, list[list[float]]] = {size: [] for size in sizes}
         self._decided: dict[int, DuetJudgement] = {}
         self._ended_s = self._spent = 0.0
-        self._looked = False
 
     @property
     def undecided(self) -> list[int]:
@@ -81,7 +80,8 @@ class Decisions:
         found = dict(self._decided)
         for size in self.undecided:
             if self._starts[size]:
-                found[size] = _undecided(self._estimate(size, LAST_SHARE), "stopped before it was decided")
+                effect, reason = self._estimate(size, LAST_SHARE), "stopped before it was decided"
+                found[size] = DuetJudgement(verdict=Verdict.INCONCLUSIVE, effect=effect, reason=reason)
         return dict(sorted(found.items()))
 
     def add(self, pairs: Sequence[Pair], *, ended_s: float) -> None:
@@ -94,17 +94,15 @@ class Decisions:
         for size in {pair.global_batch_size for pair in pairs}:
             self._starts[size].append([pair.effect for pair in pairs if pair.global_batch_size == size])
         took_s, self._ended_s = ended_s - self._ended_s, ended_s
+        share = ended_s / self._budget_s
+        are_enough = all(len(self._starts[size]) >= FEWEST_STARTS for size in self.undecided)
         if ended_s + took_s / 2 > self._budget_s:  # another start would end late by more than half of it
             self._look(1.0)
-        elif INTERIM_LOOK <= ended_s / self._budget_s <= LATEST_INTERIM_LOOK and self._can_look_early:
-            self._look(ended_s / self._budget_s)
-
-    @property
-    def _can_look_early(self) -> bool:
-        return not self._looked and all(len(self._starts[size]) >= FEWEST_STARTS for size in self.undecided)
+        elif INTERIM_LOOK <= share <= LATEST_INTERIM_LOOK and are_enough and not self._spent:
+            self._look(share)
 
     def _look(self, share_of_budget: float) -> None:
-        self._looked, is_last = True, share_of_budget == 1.0
+        is_last = share_of_budget == 1.0
         share, self._spent = spent(share_of_budget) - self._spent, spent(share_of_budget)
         last_level = FAMILY_ERROR * LAST_SHARE / len(self._starts)
         for size in self.undecided:
@@ -136,14 +134,12 @@ def judge_scaling(pairs: Sequence[Pair], *, threshold: float, elapsed_s: float) 
     whole = [[float(np.mean(start[size])) for size in sizes] for start in effects.values() if len(start) == len(sizes)]
     if len(sizes) < 2 or not whole:
         return {}
-    means = np.array(whole)
-    contrasts = means - (means.sum(axis=1, keepdims=True) - means) / (len(sizes) - 1)
-    level = FAMILY_ERROR / 2 / len(sizes)
-    found = [estimate([[v] for v in column], level=level, elapsed_s=elapsed_s / len(sizes)) for column in contrasts.T]
-    return {
-        size: judge(effect, threshold=threshold, share=0.5, last_level=level)
-        for size, effect in zip(sizes, found, strict=True)
-    }
+    level, each_s = FAMILY_ERROR / 2 / len(sizes), elapsed_s / len(sizes)
+    found = {}
+    for size, contrasts in zip(sizes, scaling_contrasts(np.array(whole).T), strict=True):
+        effect = estimate([[contrast] for contrast in contrasts], level=level, elapsed_s=each_s)
+        found[size] = judge(effect, threshold=threshold, share=0.5, last_level=level)
+    return found
 
 
 def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: float) -> DuetJudgement:
@@ -160,27 +156,20 @@ def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: flo
         share: of the 95% interval's error that this look may spend; 1 for the last look.
         last_level: the error of the last look, for the forecast of a budget.
     """
-    p = f"p = {effect.p_value:.1g}, {effect.num_runs} pairs in {effect.num_starts} starts"
+    verdict, needed_s = Verdict.INCONCLUSIVE, 0.0
     if effect.num_starts < FEWEST_STARTS:
         reason = f"only {effect.num_starts} of the {FEWEST_STARTS} starts that a verdict needs"
-        return _undecided(effect, reason, needed_s=effect.elapsed_s / effect.num_starts * FEWEST_STARTS)
-    if effect.within(threshold, error=(1 - CONFIDENCE) * share):
-        reason = f"the interval lies within {threshold:.1%}"
+        needed_s = effect.elapsed_s / effect.num_starts * FEWEST_STARTS
+    elif effect.within(threshold, error=(1 - CONFIDENCE) * share):
+        verdict, reason = Verdict.UNCHANGED, f"the interval lies within {threshold:.1%}"
         if effect.is_significant:
             reason = f"the change of {effect.effect_size:+.1%} is significant, but smaller than {threshold:.1%}"
-        return DuetJudgement(verdict=Verdict.UNCHANGED, effect=effect, reason=reason)
-    if effect.is_significant:
-        slower = effect.effect_size < 0
-        verdict, word = (Verdict.REGRESSED, "slower") if slower else (Verdict.IMPROVED, "faster")
-        return DuetJudgement(verdict=verdict, effect=effect, reason=f"significantly {word}: {p}")
-    detectable = effect.minimal_detectable_effect
-    if detectable <= threshold:
-        reason = f"the interval contains both no change and one of {threshold:.1%}"
-        return _undecided(effect, reason, needed_s=2 * effect.elapsed_s)
-    reason = f"the pairs vary too much: only slowdowns above {detectable:.1%} would have shown"
-    return _undecided(effect, reason, needed_s=effect.budget_for(threshold, level=last_level))
-
-
-def _undecided(effect: DuetEffect, reason: str, *, needed_s: float = 0.0) -> DuetJudgement:
-    needed_s = float(np.ceil(needed_s))
-    return DuetJudgement(verdict=Verdict.INCONCLUSIVE, effect=effect, reason=reason, needed_s=needed_s)
+    elif effect.is_significant:
+        verdict, word = (Verdict.REGRESSED, "slower") if effect.effect_size < 0 else (Verdict.IMPROVED, "faster")
+        ground = f"p = {effect.p_value:.1g}, {effect.num_runs} pairs in {effect.num_starts} starts"
+        reason = f"significantly {word}: {ground}"
+    else:
+        reason = why_inconclusive(effect, threshold, "pairs")
+        could_show = effect.minimal_detectable_effect <= threshold
+        needed_s = 2 * effect.elapsed_s if could_show else effect.budget_for(threshold, level=last_level)
+    return DuetJudgement(verdict=verdict, effect=effect, reason=reason, needed_s=float(np.ceil(needed_s)))

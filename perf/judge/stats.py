@@ -40,7 +40,6 @@ class Effect:
         p_value: two-sided, of no effect; not corrected for other comparisons.
         minimal_detectable_effect: the smallest slowdown, a fraction of the rate, that such data shows with probability
             `POWER` within its family of comparisons; 1 where it shows none.
-        num_runs: of the side that has fewer.
     """
 
     effect_size: float
@@ -48,7 +47,6 @@ class Effect:
     high: float
     p_value: float
     minimal_detectable_effect: float
-    num_runs: int
 
 
 def run_rate(step_s: Sequence[float], global_batch_size: int) -> float:
@@ -74,52 +72,41 @@ def compare_rates(
 
     if min(len(candidate), len(baseline)) < 2 or not all(0 < rate < np.inf for rate in (*candidate, *baseline)):
         raise ValueError(f"{len(candidate)} and {len(baseline)} runs: two positive rates on each side are needed")
-    sides = [np.log(np.asarray(side, dtype=np.float64)) for side in (candidate, baseline)]
+    sides = [np.log(side) for side in (candidate, baseline)]
     difference = float(sides[0].mean() - sides[1].mean())
     variances = [float(side.var(ddof=1)) / len(side) for side in sides]
     error = widen * float(np.sqrt(sum(variances)))
-    if error == 0.0:  # made-up data
-        error = float(np.finfo(float).eps)
-        freedom = float(sum(map(len, sides)) - 2)
-    else:
-        terms = [v**2 / (len(side) - 1) for v, side in zip(variances, sides, strict=True)]
-        freedom = sum(variances) ** 2 / sum(terms)
+    terms = [v**2 / (len(side) - 1) for v, side in zip(variances, sides, strict=True)]
+    freedom = sum(variances) ** 2 / sum(terms) if sum(terms) else float(sum(map(len, sides)) - 2)
+    error = error or float(np.finfo(float).eps)  # made-up data has no spread
     quantiles = ((1 + CONFIDENCE) / 2, 1 - FAMILY_ERROR / 2 / family_size, POWER)
     shown, rejected, found = (float(special.stdtrit(freedom, quantile)) for quantile in quantiles)
-    half_width = shown * error
     return Effect(
         effect_size=float(np.expm1(difference)),
-        low=float(np.expm1(difference - half_width)),
-        high=float(np.expm1(difference + half_width)),
+        low=float(np.expm1(difference - shown * error)),
+        high=float(np.expm1(difference + shown * error)),
         p_value=2 * float(special.stdtr(freedom, -abs(difference) / error)),
         minimal_detectable_effect=-float(np.expm1(-(rejected + found) * error)),
-        num_runs=min(map(len, sides)),
     )
 
 
-def scaling_contrasts(rates: FloatArray) -> FloatArray:
-    """Return how fast each batch size is beside the others of its round, as a ratio: what all share cancels.
+def scaling_contrasts(logs: FloatArray) -> FloatArray:
+    """Return how far each batch size is above the mean of the others in its round: what all share cancels.
 
     Args:
-        rates: (B, R) rates of B batch sizes, at least two, in R rounds.
+        logs: (B, R) logarithms of rates or effects of B batch sizes, at least two, in R rounds.
 
     Returns:
-        (B, R) ratios: a rate over the geometric mean of the other batch sizes' rates in that round.
+        (B, R) differences of logarithms.
     """
-    logs = np.log(rates)
-    others = (logs.sum(axis=0) - logs) / (len(logs) - 1)
-    return np.asarray(np.exp(logs - others))
+    return np.asarray(logs - (logs.sum(axis=0) - logs) / (len(logs) - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for being several (Holm 1979), in the order given."""
     order = np.argsort(p_values)
-    corrected = np.empty(len(order))
-    worst = 0.0
-    for rank, index in enumerate(order):
-        worst = max(worst, min(1.0, (len(order) - rank) * p_values[index]))
-        corrected[index] = worst
-    return [float(p) for p in corrected]
+    corrected = np.minimum(1.0, np.sort(p_values) * np.arange(len(order), 0, -1))
+    return [float(p) for p in np.maximum.accumulate(corrected)[np.argsort(order)]]
 
 
 def falls(losses: Sequence[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -50,14 +49,12 @@ class Judgement:
     """The outcome of one claim.
 
     Attributes:
-        claim: one of `CLAIMS`.
         holds: whether it does; None if it could not be checked.
         verdict: of a comparison of times; None for an exact claim that could be checked.
         effect: the comparison of times behind it, if there was one.
         reason: why, in words.
     """
 
-    claim: str
     holds: bool | None
     reason: str
     verdict: Verdict | None = None
@@ -66,7 +63,7 @@ class Judgement:
 
 ONLY_OTHERS_FASTER = "slower only relative to the others, which got faster; its own rate did not decrease"
 
-HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False}
+HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False, Verdict.LOSSES_DIFFER: False}
 
 
 def decide(effect: Effect, *, p_in_family: float, threshold: float) -> Verdict:
@@ -97,9 +94,7 @@ def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float
         baseline: what to compare with, if there is anything.
         threshold: the smallest change that matters, a fraction.
     """
-    rates = {size: _rates(measurement) for size, measurement in session.measurements.items()}
-    stored = {size: _rates(m) for size, m in baseline.session.measurements.items()} if baseline else {}
-    return _judge_family("rate", session, baseline, rates, stored, threshold, widen=SHARED_PHASES)
+    return _judge_family(session, baseline, threshold)
 
 
 def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
@@ -108,85 +103,84 @@ def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: flo
     A batch size that is relatively slower only because others got faster is not REGRESSED: its own rate must have
     decreased too, by at least half the threshold.
     """
-    sizes = [size for size in session.measurements if not _obstacle("scaling", session, baseline, size)]
-    if baseline is None or not sizes:
-        return _judge_family("scaling", session, baseline, {}, {}, threshold, widen=1.0)
-    if len(sizes) == 1:
-        reason = "scaling needs two batch sizes; measure at least two that the baseline has"
-        alone = Judgement(claim="scaling", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
-        return {size: _obstacle("scaling", session, baseline, size) or alone for size in session.measurements}
-    stored, measured = (_contrasts(source, sizes) for source in (baseline.session, session))
-    # Phases of the machine's speed cancel within a round, so neighbouring runs are independent here.
-    found = _judge_family("scaling", session, baseline, measured, stored, threshold, widen=1.0)
-    for size in sizes:
-        own = np.mean(np.log(_rates(session.measurements[size])))
-        own -= np.mean(np.log(_rates(baseline.session.measurements[size])))
-        if found[size].verdict is Verdict.REGRESSED and np.expm1(own) > -threshold / 2:
+    found = _judge_family(session, baseline, threshold, is_scaling=True)
+    for size in [size for size, judgement in found.items() if judgement.verdict is Verdict.REGRESSED]:
+        assert baseline is not None  # without one, every batch size has met an obstacle
+        change = mean_rate(session.measurements[size]) / mean_rate(baseline.session.measurements[size]) - 1
+        if change > -threshold / 2:
             found[size] = replace(found[size], holds=None, verdict=Verdict.INCONCLUSIVE, reason=ONLY_OTHERS_FASTER)
     return found
 
 
 def _judge_family(
-    claim: str,
-    session: Session,
-    baseline: Baseline | None,
-    measured: Mapping[int, Sequence[float]],
-    stored: Mapping[int, Sequence[float]],
-    threshold: float,
-    *,
-    widen: float,
+    session: Session, baseline: Baseline | None, threshold: float, *, is_scaling: bool = False
 ) -> dict[int, Judgement]:
-    found = {size: _obstacle(claim, session, baseline, size) for size in session.measurements}
-    judgements = {size: judgement for size, judgement in found.items() if judgement}
-    family = [size for size in found if size not in judgements]
-    effects = [compare_rates(measured[size], stored[size], family_size=len(family), widen=widen) for size in family]
-    corrected = holm([effect.p_value for effect in effects])
-    for size, effect, p in zip(family, effects, corrected, strict=True):
-        assert baseline is not None  # without one, every batch size has met an obstacle
-        verdict = decide(effect, p_in_family=p, threshold=threshold)
-        judgements[size] = Judgement(
-            claim=claim,
-            holds=HOLDS.get(verdict),
-            reason=_explain(verdict, effect, threshold, session, baseline, size),
-            verdict=verdict,
-            effect=effect,
-        )
-    return {size: judgements[size] for size in found}
+    """Return the judgements of all batch sizes: of those without an obstacle, by their rates or scaling contrasts."""
+    obstacles = {size: _obstacle(session, baseline, size) for size in session.measurements}
+    judgements = {size: obstacle for size, obstacle in obstacles.items() if obstacle}
+    family = [size for size in obstacles if size not in judgements]
+    if is_scaling and len(family) == 1:
+        reason = "scaling needs two batch sizes; measure at least two that the baseline has"
+        judgements[family.pop()] = _unknown(Verdict.INCONCLUSIVE, reason)
+    if baseline and family:
+        rates = [np.array([_rates(s.measurements[size]) for size in family]) for s in (session, baseline.session)]
+        # Phases of the machine's speed cancel within a round, so neighbouring contrasts are independent.
+        measured, stored = (np.exp(scaling_contrasts(np.log(side))) if is_scaling else side for side in rates)
+        widen = 1.0 if is_scaling else SHARED_PHASES
+        effects = [
+            compare_rates(ours, theirs, family_size=len(family), widen=widen)
+            for ours, theirs in zip(measured.tolist(), stored.tolist(), strict=True)
+        ]
+        for size, effect, p in zip(family, effects, holm([effect.p_value for effect in effects]), strict=True):
+            verdict = decide(effect, p_in_family=p, threshold=threshold)
+            reason = _explain(verdict, effect, threshold, session, baseline, size)
+            judgements[size] = Judgement(holds=HOLDS.get(verdict), reason=reason, verdict=verdict, effect=effect)
+    return {size: judgements[size] for size in session.measurements}
 
 
-def _obstacle(claim: str, session: Session, baseline: Baseline | None, size: int) -> Judgement | None:
+def _unknown(verdict: Verdict, reason: str) -> Judgement:
+    return Judgement(holds=None, reason=reason, verdict=verdict)
+
+
+def _obstacle(session: Session, baseline: Baseline | None, size: int) -> Judgement | None:
     """Return why a batch size cannot be compared with the baseline, or None."""
     if baseline is None:
-        return _no_baseline(claim, session, baseline)
+        reason = f"no baseline of {session.configuration} for this machine; {_how_to_store(session)}"
+        return _unknown(Verdict.NO_BASELINE, reason)
     if unlike := incomparable(session, baseline):
         reason = f"{baseline.path} is of a different machine or configuration: {'; '.join(unlike)}"
-        return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+        return _unknown(Verdict.NOT_COMPARABLE, reason)
     if size not in baseline.session.measurements:
-        return _no_baseline(claim, session, baseline)
+        advice = _how_to_store(session)
+        if not baseline.promotions:
+            advice = "name a file that has it"
+        elif not set(baseline.session.measurements) <= set(session.measurements):
+            advice = "make one: measure all batch sizes, then stepmark promote"
+        sizes = ", ".join(map(str, baseline.session.measurements))
+        return _unknown(Verdict.NO_BASELINE, f"{baseline.path} has no such batch size (it has {sizes}); {advice}")
     if baseline.times_unfit:
         unfit = printable(baseline.times_unfit)
         reason = f"the times in {baseline.path} are unfit for comparisons: {unfit}; compare {_side_by_side(baseline)}"
-        return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
+        return _unknown(Verdict.NO_BASELINE, reason)
     stored, measured = (source.measurements[size] for source in (baseline.session, session))
     if stored.micro_batch_size != measured.micro_batch_size:
-        reason = f"micro_batch_size {stored.micro_batch_size} -> {measured.micro_batch_size}: not the same experiment"
-        return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+        change = f"micro_batch_size {stored.micro_batch_size} -> {measured.micro_batch_size}"
+        return _unknown(Verdict.NOT_COMPARABLE, f"{change}: not the same experiment")
     if min(len(stored.runs), len(measured.runs)) < 2:
         reason = "one run does not show how much runs vary; measure at least two: --perf-runs 2"
-        return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
+        return _unknown(Verdict.INCONCLUSIVE, reason)
     return None
 
 
 def judge_loss_decreases(measurement: Measurement) -> Judgement:
     """Return whether the loss decreases, in every run."""
-    if len(measurement.runs[0].losses) < DECREASE_STEPS:
-        found = len(measurement.runs[0].losses)
-        reason = f"{found} steps are too few for a trend; measure at least --perf-steps {DECREASE_STEPS}"
-        return Judgement(claim="loss_decreases", holds=None, reason=reason, verdict=Verdict.INCONCLUSIVE)
-    p = max(falls(run.losses) for run in measurement.runs)
     losses = measurement.runs[0].losses
+    if len(losses) < DECREASE_STEPS:
+        reason = f"{len(losses)} steps are too few for a trend; measure at least --perf-steps {DECREASE_STEPS}"
+        return _unknown(Verdict.INCONCLUSIVE, reason)
+    p = max(falls(run.losses) for run in measurement.runs)
     reason = f"{losses[0]:.4f} to {losses[-1]:.4f} nats in {len(losses)} steps (trend: p = {p:.2g})"
-    return Judgement(claim="loss_decreases", holds=p <= DECREASE_SIGNIFICANCE, reason=reason)
+    return Judgement(holds=p <= DECREASE_SIGNIFICANCE, reason=reason)
 
 
 def judge_losses(session: Session, size: int, expected: Baseline | None) -> Judgement:
@@ -198,11 +192,11 @@ def judge_losses(session: Session, size: int, expected: Baseline | None) -> Judg
                 step = next((i for i, (a, b) in enumerate(zip(curve, first, strict=False), 1) if a != b), 1)
                 values = f"the {name} is {first[step - 1]!r} in run 1 and {[*curve, None][step - 1]!r} in run {number}"
                 reason = f"runs differ from step {step} on: {values}; this training is not repeatable"
-                return Judgement(claim="losses", holds=False, reason=reason)
+                return Judgement(holds=False, reason=reason)
     if expected is None:
         return _nothing_stored("losses", session)
     problem, how = loss_differences(session, size, expected)
-    return Judgement(claim="losses", holds=not problem, reason=problem or how)
+    return Judgement(holds=not problem, reason=problem or how)
 
 
 def judge_counters(session: Session, size: int, expected: Baseline | None) -> Judgement:
@@ -211,24 +205,24 @@ def judge_counters(session: Session, size: int, expected: Baseline | None) -> Ju
     for number, run in enumerate(runs[1:], start=2):
         if found := counter_differences(runs[0].counters, run.counters):
             reason = f"the work of run {number} differs from run 1: {', '.join(found)} per step"
-            return Judgement(claim="counters", holds=False, reason=reason)
+            return Judgement(holds=False, reason=reason)
     if expected is None:
         return _nothing_stored("counters", session)
     before, here = expected.session.fingerprint, session.fingerprint
     if before.torch_release != here.torch_release:
         torch = before.software["torch"], here.software["torch"]
         reason = f"{expected.path} was made with torch {torch[0]}, this session with {torch[1]}: operations may differ"
-        return Judgement(claim="counters", holds=None, reason=reason, verdict=Verdict.NOT_COMPARABLE)
+        return _unknown(Verdict.NOT_COMPARABLE, reason)
     found = work_changes(expected.session, session, size)
     where = f"per step, compared with {expected.path}"
     cuts = [source.measurements[size].micro_batch_size for source in (expected.session, session)]
     if cuts[0] != cuts[1]:
         found.insert(0, f"micro_batch_size {cuts[0]} -> {cuts[1]}")
     if found:
-        return Judgement(claim="counters", holds=False, reason=f"{', '.join(found)} {where}")
+        return Judgement(holds=False, reason=f"{', '.join(found)} {where}")
     python = expected.session.python
     rest = "" if python == session.python else f"; Python calls not compared (stored by {python})"
-    return Judgement(claim="counters", holds=True, reason=f"no difference {where}{rest}")
+    return Judgement(holds=True, reason=f"no difference {where}{rest}")
 
 
 def incomparable(session: Session, baseline: Baseline) -> list[str]:
@@ -240,39 +234,21 @@ def incomparable(session: Session, baseline: Baseline) -> list[str]:
     return differences(facts[0], facts[1])
 
 
-def _no_baseline(claim: str, session: Session, baseline: Baseline | None) -> Judgement:
-    advice = _how_to_store(session)
-    if baseline is None:
-        reason = f"no baseline of {session.configuration} for this machine; {advice}"
-    else:
-        if not baseline.promotions:
-            advice = "name a file that has it"
-        elif not set(baseline.session.measurements) <= set(session.measurements):
-            advice = "make one: measure all batch sizes, then stepmark promote"
-        sizes = ", ".join(map(str, baseline.session.measurements))
-        reason = f"{baseline.path} has no such batch size (it has {sizes}); {advice}"
-    return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
-
-
 def _nothing_stored(claim: str, session: Session) -> Judgement:
     torch = session.fingerprint.software["torch"]
     reason = f"no baseline has {claim} of {session.configuration} with torch {torch}; {_how_to_store(session)}"
-    return Judgement(claim=claim, holds=None, reason=reason, verdict=Verdict.NO_BASELINE)
+    return _unknown(Verdict.NO_BASELINE, reason)
 
 
 def _how_to_store(session: Session) -> str:
-    """Return how to make a baseline that a claim can be compared with."""
-    if problem := session_refusal(session):
-        return f"this session cannot become one: {problem}"
-    return "make one: stepmark promote"
+    problem = session_refusal(session)
+    return f"this session cannot become one: {problem}" if problem else "make one: stepmark promote"
 
 
 def _side_by_side(baseline: Baseline) -> str:
     """Return how to compare with a baseline's commit instead of its stored times."""
-    needs = (
-        f" (needs a baseline of a clean commit: this one {baseline.rerun_problem})" if baseline.rerun_problem else ""
-    )
-    return f"side by side: --perf-duet{needs}"
+    problem = baseline.rerun_problem
+    return f"side by side: --perf-duet{f' (needs a baseline of a clean commit: this one {problem})' if problem else ''}"
 
 
 def _explain(
@@ -280,10 +256,7 @@ def _explain(
 ) -> str:
     """Return the first reason that applies to a verdict."""
     if verdict is Verdict.INCONCLUSIVE:
-        detectable = effect.minimal_detectable_effect
-        vary = f"the runs vary too much: only slowdowns above {detectable:.1%} would have shown"
-        both = f"the interval contains both no change and one of {threshold:.1%}"
-        return f"{both if detectable <= threshold else vary}; compare {_side_by_side(baseline)}"
+        return f"{why_inconclusive(effect, threshold, 'runs')}; compare {_side_by_side(baseline)}"
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.1%}"
     advice = "; promote it, or a slowdown back to the old rate will pass" if verdict is Verdict.IMPROVED else ""
@@ -294,6 +267,13 @@ def _explain(
     return f"same work, same software: the speed of the code or of the machine changed{advice}"
 
 
+def why_inconclusive(effect: Effect, threshold: float, what: str) -> str:
+    """Return why a comparison of `what`, runs or pairs, does not decide."""
+    if effect.minimal_detectable_effect <= threshold:
+        return f"the interval contains both no change and one of {threshold:.1%}"
+    return f"the {what} vary too much: only slowdowns above {effect.minimal_detectable_effect:.1%} would have shown"
+
+
 def mean_rate(measurement: Measurement) -> float:
     """Return the rate of a batch size, samples/sec: the geometric mean over its runs, as `judge_rates` compares."""
     return float(np.exp(np.mean(np.log(_rates(measurement)))))
@@ -301,8 +281,3 @@ def mean_rate(measurement: Measurement) -> float:
 
 def _rates(measurement: Measurement) -> list[float]:
     return [run_rate(run.timed_step_s, measurement.global_batch_size) for run in measurement.runs]
-
-
-def _contrasts(session: Session, sizes: Sequence[int]) -> dict[int, Sequence[float]]:
-    contrasts = scaling_contrasts(np.array([_rates(session.measurements[size]) for size in sizes]))
-    return {size: row.tolist() for size, row in zip(sizes, contrasts, strict=True)}

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from perf.judge.attribution import Contribution
-from perf.judge.duets import (
-    CHANGED,
-    DUET_BUDGET,
-    DuetResult,
-    loss_problem,
-    not_compared,
-    software_differences,
-    work_differences,
-)
+from perf.judge.duets import CHANGED, DuetResult, loss_problem, not_compared, software_differences, work_differences
 from perf.judge.stats import Effect
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict
 from perf.records.baselines import Baseline
@@ -55,35 +49,42 @@ class Answer:
         return f"{self.line}\nNext: {self.next_step}"
 
 
-def of_duet(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> Answer:
-    """Return the worst verdict of a duet; `budget_option` is the form in which the tool at hand takes a budget."""
-    first = worst(result)
-    verdict = result.verdict(first)
-    alike = [size for size in result.work if result.verdict(size) is verdict]
+def of_duet(result: DuetResult) -> Answer:
+    """Return the worst verdict of a duet."""
+
+    def badness(size: int) -> tuple[int, float]:
+        found = result.judgements.get(size)
+        return _WORST_FIRST.index(result.verdict(size)), -abs(found.effect.effect_size) if found else 0.0
+
+    first = min(result.work, key=badness)
+    verdict, judgement = result.verdict(first), result.judgements.get(first)
+    alike = [first, *(size for size in result.work if size != first and result.verdict(size) is verdict)]
+    sizes = _list(sorted(alike, key=list(result.work).index))
     others = ", ".join(f"{size} {result.verdict(size)}" for size in result.work if size not in alike)
     rest = f" ({others})" if others else ""
-    judgement = result.judgements.get(first)
+    next_step = _if_meant(result.show_change)
     if verdict is Verdict.LOSSES_DIFFER:
-        sentence = f"not the same training at {_list(alike)}: {loss_problem(result.work[first])}"
-        return Answer(verdict=verdict, sentence=f"{sentence}{rest}", next_step=_if_meant(result.show_change))
-    if judgement is None or (verdict is Verdict.INCONCLUSIVE and result.problem):
-        sentence = f"cannot tell at {_list(alike)}: {result.problem or 'nothing was measured'}{rest}"
-        return Answer(verdict=verdict, sentence=sentence, next_step="run it again")
-    if verdict is Verdict.INCONCLUSIVE:
-        too = [size for size in alike if size != first]
-        undecided = f"; {_list(too)} {'is' if len(too) == 1 else 'are'} undecided, too" if too else ""
-        sentence = f"{_unsure(judgement.effect, str(first))}{undecided}{rest}"
+        sentence = f"not the same training at {sizes}: {loss_problem(result.work[first])}{rest}"
+    elif judgement is None or (verdict is Verdict.INCONCLUSIVE and result.problem):
+        sentence = f"cannot tell at {sizes}: {result.problem or 'nothing was measured'}{rest}"
+        next_step = "run it again"
+    elif verdict is Verdict.INCONCLUSIVE:
+        too = f"; {_list(alike[1:])} {'are' if alike[2:] else 'is'} undecided, too" if alike[1:] else ""
+        sentence = f"{_unsure(judgement.effect, str(first))}{too}{rest}"
         needed_s = max(result.judgements[size].needed_s for size in alike if size in result.judgements)
-        more = f"give it more time: {budget_option.format(needed_s)}" if needed_s else "run it again"
-        return Answer(verdict=verdict, sentence=sentence, next_step=more)
-    if verdict is Verdict.UNCHANGED:
+        next_step = f"give it more time: {result.budget_option.format(needed_s)}" if needed_s else "run it again"
+    elif verdict is Verdict.UNCHANGED:
         found = sorted(result.judgements[size].effect.effect_size for size in alike)
         measured = " to ".join(dict.fromkeys(percent(change, "+") for change in (found[0], found[-1])))
-        sentence = f"no change of {percent(result.threshold)} or more at {_list(alike)} (measured {measured})"
-        return Answer(verdict=verdict, sentence=sentence, next_step=NOTHING_TO_DO)
-    sentence = f"{_changes(result, sorted(alike, key=lambda size: size != first))}{rest}: {_because(result, first)}"
-    keep = f"nothing to do; to keep it, {PROMOTE}" if verdict is Verdict.IMPROVED else _if_meant(result.show_change)
-    return Answer(verdict=verdict, sentence=sentence, next_step=keep)
+        sentence = f"no change of {percent(result.threshold)} or more at {sizes} (measured {measured})"
+        next_step = NOTHING_TO_DO
+    else:
+        changes = [f"{_change(judgement.effect)} at {first}"]
+        changes += [f"{_direction(result.judgements[size].effect.effect_size)} at {size}" for size in alike[1:]]
+        sentence = f"{', '.join(changes)}{rest}: {_because(result, first)}"
+        if verdict is Verdict.IMPROVED:
+            next_step = f"{NOTHING_TO_DO}; to keep it, {PROMOTE}"
+    return Answer(verdict=verdict, sentence=sentence, next_step=next_step)
 
 
 def of_session(
@@ -98,18 +99,17 @@ def of_session(
         duet: what was compared side by side.
         problem: why the session fails although no claim does.
     """
-    from perf.judge.duets import SESSION_BUDGET
-
     commit = baseline.provenance["commit"][:12] if baseline and not baseline.rerun_problem else ""
     show_change = f"git diff {commit}" if commit else ""
     failed = [(claim, size) for claim, size in judgements if judgements[claim, size].holds is False]
     if failed:
-        claim, size = min(failed, key=lambda key: (CLAIMS.index(key[0]), _effect_size(judgements[key])))
+        effects = {key: judgement.effect.effect_size for key, judgement in judgements.items() if judgement.effect}
+        claim, size = min(failed, key=lambda key: (CLAIMS.index(key[0]), effects.get(key, 0.0)))
         judgement = judgements[claim, size]
         if duet and size in duet.work and (claim == "rate" or judgement.verdict is Verdict.LOSSES_DIFFER):
-            return of_duet(duet, budget_option=SESSION_BUDGET)
+            return of_duet(duet)
         sizes = [other for name, other in failed if name == claim]
-        change = f"{_change(judgement.effect, with_range=True)}; " if judgement.effect else ""
+        change = f"{_change(judgement.effect)}; " if judgement.effect else ""
         sentence = f"{claim} at {_list(sizes)}: {change}{judgement.reason}"
         return Answer(verdict=str(judgement.verdict or "FAILED"), sentence=sentence, next_step=_if_meant(show_change))
     if session.failures:
@@ -119,62 +119,42 @@ def of_session(
         return Answer(verdict="FAILED", sentence=problem, next_step="measure again")
     rates = {size: judgement for (claim, size), judgement in judgements.items() if claim == "rate"}
     if duet and all(size in duet.work for size in rates):
-        return of_duet(duet, budget_option=SESSION_BUDGET)
+        return of_duet(duet)
     return _of_rates(rates, judgements)
 
 
 def _of_rates(rates: Mapping[int, Judgement], judgements: Judgements) -> Answer:
     """Return the answer of a session in which no claim failed and stored times were compared, if any were."""
-    for verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE, Verdict.INCONCLUSIVE, Verdict.IMPROVED):
-        if found := [size for size, judgement in rates.items() if judgement.verdict is verdict]:
+    for notable in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE, Verdict.INCONCLUSIVE, Verdict.IMPROVED):
+        if found := [size for size, judgement in rates.items() if judgement.verdict is notable]:
             effect, (reason, _, advice) = rates[found[0]].effect, rates[found[0]].reason.partition("; ")
             if effect is None:
                 sentence = f"rate at {_list(found)}: {reason}"
-            elif verdict is Verdict.INCONCLUSIVE:
+            elif notable is Verdict.INCONCLUSIVE:
                 sentence = _unsure(effect, _list(found[:1])) + (f" (and at {_list(found[1:])})" if found[1:] else "")
             else:
-                sentence = f"{_change(effect, with_range=True)} at {_list(found)}: {reason}"
-            return Answer(verdict=verdict, sentence=sentence, next_step=advice or "see the reason below")
+                sentence = f"{_change(effect)} at {_list(found)}: {reason}"
+            return Answer(verdict=notable, sentence=sentence, next_step=advice or "see the reason below")
     unknown = [claim for claim in CLAIMS if any(j.holds is None for (c, _), j in judgements.items() if c == claim)]
     rest = f"; unknown: {', '.join(unknown)}" if unknown else ""
-    if not rates:
-        return Answer(
-            verdict="MEASURED", sentence=f"no rate was judged, and no claim fails{rest}", next_step=NOTHING_TO_DO
-        )
-    return Answer(
-        verdict=Verdict.UNCHANGED, sentence=f"no claim fails at {_list(rates)}{rest}", next_step=NOTHING_TO_DO
-    )
+    all_well = f"no claim fails at {_list(rates)}" if rates else "no rate was judged, and no claim fails"
+    verdict = "UNCHANGED" if rates else "MEASURED"
+    return Answer(verdict=verdict, sentence=f"{all_well}{rest}", next_step=NOTHING_TO_DO)
 
 
-def worst(result: DuetResult) -> int:
-    """Return the batch size with the worst verdict, and of these the one with the largest effect."""
-
-    def badness(size: int) -> tuple[int, float]:
-        found = result.judgements.get(size)
-        return _WORST_FIRST.index(result.verdict(size)), -abs(found.effect.effect_size) if found else 0.0
-
-    return min(result.work, key=badness)
-
-
-def explaining_row(result: DuetResult, size: int) -> Contribution | None:
+def _explaining_row(result: DuetResult, size: int) -> Contribution | None:
     """Return the operation that explains most of a changed rate: it and its phase differ in its direction."""
     if result.verdict(size) not in CHANGED:
         return None
-    slower = result.judgements[size].effect.effect_size < 0
-    alike = {
-        total.phase
-        for total in result.phases.get(size, [])
-        if total.difference_s and (total.difference_s > 0) == slower
-    }
-    for row in result.contributions.get(size, []):
-        if row.is_significant and row.phase in alike & {*STEP_PHASES} and (row.difference_s > 0) == slower:
-            return row
-    return None
+    sign = -np.sign(result.judgements[size].effect.effect_size)
+    phases = {total.phase for total in result.phases.get(size, []) if np.sign(total.difference_s) == sign}
+    rows = [row for row in result.contributions.get(size, []) if row.phase in phases & {*STEP_PHASES}]
+    return next((row for row in rows if row.is_significant and np.sign(row.difference_s) == sign), None)
 
 
 def _because(result: DuetResult, size: int) -> str:
     """Return where the time differs, or the first difference that may explain it."""
-    if row := explaining_row(result, next(iter(result.contributions), size)):
+    if row := _explaining_row(result, next(iter(result.contributions), size)):
         change = row.candidate_count - row.baseline_count
         more = f"{number(abs(change), ',g')} {'more' if change > 0 else 'fewer'} {row.operation} per step"
         took = f"{row.operation} takes {number(1e3 * row.difference_s, '+.2f')} ms per step"
@@ -182,7 +162,7 @@ def _because(result: DuetResult, size: int) -> str:
         return f"{more if change else took} in {row.phase}{where}"
     if work := work_differences(result.work[size]):
         return f"work differs: {', '.join(work[:3])} per step"
-    if software := software_differences(result.work):
+    if software := software_differences(result.work[size]):
         return f"software differs: {', '.join(software[:3])}"
     if missing := not_compared(result.work[size]):
         return f"no difference in what was compared; not compared: {', '.join(missing[:3])}"
@@ -193,27 +173,21 @@ def _if_meant(show_change: str) -> str:
     return f"{show_change + '; ' if show_change else ''}if the change is meant: {PROMOTE}"
 
 
-def _changes(result: DuetResult, sizes: Sequence[int]) -> str:
-    """Return the change at each batch size; of the first with its interval."""
-    effects = [(size, result.judgements[size].effect) for size in sizes]
-    return ", ".join(f"{_change(effect, with_range=not i)} at {size}" for i, (size, effect) in enumerate(effects))
-
-
-def _change(effect: Effect, *, with_range: bool) -> str:
-    direction = "slower" if effect.effect_size < 0 else "faster"
+def _change(effect: Effect) -> str:
+    """Return a change with its interval in words."""
     near, far = sorted((effect.low, effect.high), key=abs)
-    shown = f"{percent(abs(effect.effect_size))} {direction}"
-    if not with_range:
-        return shown
-    if near * far > 0:
-        return f"{shown} (between {percent(abs(near))} and {percent(abs(far))})"
-    return f"{shown} ({_between(effect)})"
+    interval = f"between {percent(abs(near))} and {percent(abs(far))}" if near * far > 0 else _between(effect)
+    return f"{_direction(effect.effect_size)} ({interval})"
+
+
+def _direction(fraction: float) -> str:
+    return f"{percent(abs(fraction))} {'slower' if fraction < 0 else 'faster'}"
 
 
 def _unsure(effect: Effect, where: str) -> str:
     """Return in words what is known of a change that is not decided."""
     if effect.low * effect.high > 0:
-        return f"perhaps {_change(effect, with_range=True)} at {where}, and not certain yet"
+        return f"perhaps {_change(effect)} at {where}, and not certain yet"
     return f"cannot tell at {where}: {_between(effect)}"
 
 
@@ -221,13 +195,8 @@ def _between(effect: Effect) -> str:
     """Return the interval of a change in words."""
     if not math.isfinite(effect.low + effect.high):
         return "too little was measured to say anything"
-    ends = [f"{percent(abs(bound))} {'slower' if bound < 0 else 'faster'}" for bound in (effect.low, effect.high)]
-    return f"between {' and '.join(ends)}"
+    return f"between {_direction(effect.low)} and {_direction(effect.high)}"
 
 
-def _list(sizes: Sequence[int] | Mapping[int, object]) -> str:
+def _list(sizes: Iterable[int]) -> str:
     return ", ".join(map(str, sizes))
-
-
-def _effect_size(judgement: Judgement) -> float:
-    return judgement.effect.effect_size if judgement.effect else 0.0

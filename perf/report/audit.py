@@ -10,8 +10,7 @@ from perf.report.sections import number, text_table, wrapped
 def audit_report(audit: RunAudit, *, where: str = "") -> str:
     """Return the audit of one run; `where` names its log if there are several."""
     run = audit.run
-    title = f"{printable(where)}: " if where else ""
-    title += f"Run from line {run.first_line_number}"
+    title = f"{f'{printable(where)}: ' if where else ''}Run from line {run.first_line_number}"
     if run.refused:
         return (
             f"{title}: did not start: its checkpoint was at step {run.refused.global_step} and its last step "
@@ -21,23 +20,16 @@ def audit_report(audit: RunAudit, *, where: str = "") -> str:
     if not audit.checks:
         return f"{title}: no step line{evaluation}" + "".join(f"; {note}" for note in audit.notes)
     header = ("step", "loss", "global rate", "rate", "recomputed", "difference", "explained", "agrees")
-    rows = [_audit_row(check) for check in audit.checks]
-    num_lines = len(rows) + run.num_left_out
-    return "\n".join(
-        [
-            f"{title}: {_audit_title(audit)}{num_lines} line{'s' if num_lines > 1 else ''}{evaluation}",
-            text_table(header, rows),
-            str(run.end) if run.end else "No end line: the run was cut off, or is still running.",
-            _audit_verdict(audit),
-            *(wrapped(f"Note: {note}.") for note in audit.notes),
-        ]
-    )
-
-
-def _audit_title(audit: RunAudit) -> str:
-    begun = "begun" if audit.start_is_certain else "assumed to begin"
     size = f"global batch size {audit.global_batch_size}, " if audit.global_batch_size else ""
-    return f"{size}{begun} at step {audit.start_step}, "
+    begun = f"{'begun' if audit.start_is_certain else 'assumed to begin'} at step {audit.start_step}"
+    num_lines = len(audit.checks) + run.num_left_out
+    parts = [
+        f"{title}: {size}{begun}, {num_lines} line{'s' if num_lines > 1 else ''}{evaluation}",
+        text_table(header, [_audit_row(check) for check in audit.checks]),
+        str(run.end) if run.end else "No end line: the run was cut off, or is still running.",
+        _audit_verdict(audit),
+    ]
+    return "\n".join([*parts, *(wrapped(f"Note: {note}.") for note in audit.notes)])
 
 
 def _audit_row(check: RateCheck) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from perf.judge.duets import DuetResult
 from perf.judge.levels import DuetEffect
 from perf.judge.verdicts import CLAIMS, Verdict, mean_rate
 from perf.printable import printable
@@ -12,21 +14,21 @@ from perf.records.baselines import Baseline
 from perf.records.fingerprint import differences
 from perf.records.published import PublishedRun
 from perf.records.sessions import Session
-from perf.report.answers import PROMOTE, Judgements
-from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Section, by_text, effect_cells, number
+from perf.report.answers import PROMOTE, Answer, Judgements
+from perf.report.duet import duet_sections
+from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Section, as_markdown, by_text, effect_cells, number
 
 
 def log_blocks(session: Session) -> str:
     """Return the log of the first run of each batch size, and whether the other runs have its losses."""
     blocks = []
     for size, measurement in session.measurements.items():
-        first, *others = measurement.runs
-        heading = (
-            f"Global batch size {size}, micro-batches of {measurement.micro_batch_size}, run 1 of {1 + len(others)}"
-        )
-        equal = "with the same losses" if all(run.losses == first.losses for run in others) else "with OTHER LOSSES"
-        more = [f"({len(others)} more run{'s' if len(others) > 1 else ''} {equal})"] if others else []
-        blocks.append("\n".join([heading, *first.lines, *more]))
+        runs, micro_batch_size = measurement.runs, measurement.micro_batch_size
+        lines = [f"Global batch size {size}, micro-batches of {micro_batch_size}, run 1 of {len(runs)}", *runs[0].lines]
+        if len(runs) > 1:
+            losses = "the same losses" if all(run.losses == runs[0].losses for run in runs) else "OTHER LOSSES"
+            lines.append(f"({len(runs) - 1} more run{'s' if len(runs) > 2 else ''} with {losses})")
+        blocks.append("\n".join(lines))
     blocks += [f"Global batch size {size}: not measured: {reason}" for size, reason in session.failures.items()]
     return "\n\n".join(blocks)
 
@@ -35,9 +37,8 @@ def warmup_note(session: Session) -> str:
     """Return how many steps at the front of the runs are not in the times, and why."""
     dropped = [run.warmup_steps for m in session.measurements.values() for run in m.runs]
     return (
-        f"warm-up: {sum(dropped)} steps are not in the times (at most {max(dropped)} of a run): they "
-        "were slower than the "
-        "later half of their run"
+        f"warm-up: {sum(dropped)} steps are not in the times (at most {max(dropped)} of a run): "
+        "they were slower than the later half of their run"
     )
 
 
@@ -49,24 +50,21 @@ def verdict_section(session: Session, judgements: Judgements) -> Section:
     reasons = {size: [reason] for size, reason in session.failures.items()}
     rows: list[tuple[str, ...]] = []
     for size, measurement in session.measurements.items():
-        rate = judgements.get(("rate", size))
-        hidden = "scaling" if rate and rate.holds is False else ""  # the rate explains it
-        found = [judgements[claim, size] for claim in CLAIMS if (claim, size) in judgements and claim != hidden]
+        found = {claim: judgements[claim, size] for claim in CLAIMS if (claim, size) in judgements}
+        rate = found.get("rate")
+        if rate and rate.holds is False:
+            found.pop("scaling", None)  # the rate explains it
         by_duet = rate and isinstance(rate.effect, DuetEffect)
-        rows.append(
-            (
-                str(size),
-                number(mean_rate(measurement)),
-                *effect_cells(rate.effect if rate and not by_duet else None),
-                str(rate.verdict) if rate else "not judged",
-                _outcome([judgement.holds for judgement in found if judgement is not rate]),
-            )
-        )
+        cells = effect_cells(rate.effect if rate and not by_duet else None)
+        others = _outcome([judgement.holds for claim, judgement in found.items() if claim != "rate"])
+        verdict = str(rate.verdict) if rate else "not judged"
+        rows.append((str(size), number(mean_rate(measurement)), *cells, verdict, others))
+        if by_duet or (rate and rate.verdict is Verdict.UNCHANGED):
+            found.pop("rate")  # the duet's table has its reason, or it needs none
         reasons[size] = [
-            f"{judgement.claim}{'' if judgement is rate else ' FAILED'}: {judgement.reason}"
-            for judgement in found
-            if (judgement.holds is False or judgement is rate)
-            and not (judgement is rate and (by_duet or rate.verdict is Verdict.UNCHANGED))
+            f"{claim}{'' if claim == 'rate' else ' FAILED'}: {judgement.reason}"
+            for claim, judgement in found.items()
+            if claim == "rate" or judgement.holds is False
         ]
     rows += [(str(size), *[NONE] * 4, "NOT MEASURED", NONE) for size in session.failures]
     rate_is = "lower quartile of a run's steps, geometric mean over runs"
@@ -102,6 +100,27 @@ def result_note(result: Path, refusal: str) -> str:
     if refusal:
         return f"result: {result}; it cannot become this machine's baseline: {refusal}"
     return f"result: {result}; to make it this machine's baseline: {PROMOTE}"
+
+
+def summary(
+    session: Session,
+    provenance: Mapping[str, Any],
+    judgements: Judgements,
+    baseline: Baseline | None,
+    duet: DuetResult | None,
+    answer: Answer,
+) -> str:
+    """Return the summary of a session in Markdown; its first line is the most important result."""
+    commit = f"{provenance['commit'][:12]}{' with uncommitted changes' if provenance['dirty'] else ''}"
+    about = f"`{session.configuration}` on `{session.fingerprint.slug}`, {provenance['date']}, commit {commit}"
+    sections = [Section(title=text) for text in (f"**{answer.line}**", f"Next: {answer.next_step}", about)]
+    sections.append(verdict_section(session, judgements))
+    if duet:
+        beside = f"Side by side ({duet.mode}: {duet.mode_reason}), {duet.sides[0]} and {duet.sides[1]}:"
+        sections += [Section(title=beside), *duet_sections(duet)]
+    if baseline:
+        sections.append(Section(title=f"Baseline: {baseline_note(baseline, session)}"))
+    return as_markdown(sections) + "\n"
 
 
 def promotion_note(results: Sequence[Baseline], written: Sequence[Path]) -> str:

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import geometric_mean
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perf.judge.attribution import PhaseDifference
-from perf.judge.duets import (
-    DUET_BUDGET,
-    DuetResult,
-    loss_problem,
-    not_compared,
-    software_differences,
-    work_differences,
-)
+from perf.judge.duets import DUET_BUDGET, DuetResult, loss_problem, not_compared, software_differences, work_differences
 from perf.judge.levels import levels
 from perf.judge.stats import POWER
 from perf.judge.verdicts import Verdict
@@ -37,31 +29,27 @@ from perf.report.sections import (
     wrapped,
 )
 
-if TYPE_CHECKING:
-    from perf.measure.sides import Side
-
 CONTRIBUTIONS = 8
 """The most operations that are shown."""
 
 
 def duet_heading(
-    workload: str, sizes: Sequence[int], sides: tuple[Side, Side], mode: str, mode_reason: str, budget_s: float
+    workload: str, sizes: Sequence[int], sides: tuple[str, str], mode: str, mode_reason: str, budget_s: float
 ) -> str:
     """Return what is about to be compared, how, and how long it takes."""
     each = f"{duration(budget_s)} each, " if len(sizes) > 1 else ""
     return wrapped(
         f"{workload} at {', '.join(map(str, sizes))}: at most {each}{duration(budget_s * len(sizes))} in all, "
-        f"and about 15 s around it\n  baseline:  {sides[0].text}\n  candidate: {sides[1].text}\n  {mode}: {mode_reason}"
+        f"and about 15 s around it\n  baseline:  {sides[0]}\n  candidate: {sides[1]}\n  {mode}: {mode_reason}"
     )
 
 
-def duet_report(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> str:
-    """Return all of a duet as text; `budget_option` is the form in which the tool at hand takes a budget."""
-    first = Section(title=str(of_duet(result, budget_option=budget_option)))
-    return as_text([first, *duet_sections(result, budget_option=budget_option)])
+def duet_report(result: DuetResult) -> str:
+    """Return all of a duet as text."""
+    return as_text([Section(title=str(of_duet(result))), *duet_sections(result)])
 
 
-def duet_sections(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> list[Section]:
+def duet_sections(result: DuetResult) -> list[Section]:
     """Return the verdict of each batch size, what differs between the sides, and where the time differs."""
     rows, reasons = [], {}
     for size in result.work:
@@ -69,28 +57,27 @@ def duet_sections(result: DuetResult, *, budget_option: str = DUET_BUDGET) -> li
         cells = [number(rate) for rate in rates] if rates else [NONE, NONE]
         rows.append((str(size), *cells, *effect_cells(judgement.effect if judgement else None), str(verdict)))
         plain = verdict is Verdict.UNCHANGED and judgement and not judgement.effect.is_significant
-        reasons[size] = [judgement.advice(budget_option)] if judgement and not plain else []
-    sections = [
-        Section(
-            header=("size", "baseline", "candidate", *EFFECT_HEADER, "verdict"),
-            rows=rows,
-            notes=[*_work_notes(result), *by_text(reasons)],
-            legend={
-                "baseline, candidate": "samples/sec, mean of a run, median over runs",
-                "change": "in pairs of runs, mean over starts",
-                "detectable": DETECTABLE,
-            },
-        )
-    ]
-    sections += [_attribution_section(result, size) for size in result.contributions]
-    return sections + [Section(title=problem) for problem in (result.problem, result.attribution_problem) if problem]
+        reasons[size] = [judgement.advice(result.budget_option)] if judgement and not plain else []
+    table = Section(
+        header=("size", "baseline", "candidate", *EFFECT_HEADER, "verdict"),
+        rows=rows,
+        notes=[*_work_notes(result), *by_text(reasons)],
+        legend={
+            "baseline, candidate": "samples/sec, mean of a run, median over runs",
+            "change": "in pairs of runs, mean over starts",
+            "detectable": DETECTABLE,
+        },
+    )
+    attributions = [_attribution_section(result, size) for size in result.contributions]
+    problems = [Section(title=problem) for problem in (result.problem, result.attribution_problem) if problem]
+    return [table, *attributions, *problems]
 
 
 def _work_notes(result: DuetResult) -> list[str]:
     """Return the differences between the sides in software, in the work of a step, and in losses."""
-    software = software_differences(result.work)
-    known = all(side.software for side in next(iter(result.work.values())))
-    notes = [f"software: {', '.join(software) if software else 'the same' if known else 'not known'}"]
+    first = next(iter(result.work.values()))
+    unchanged = "the same" if all(side.software for side in first) else "not known"
+    notes = [f"software: {', '.join(software_differences(first)) or unchanged}"]
     found: dict[int, list[str]] = {}
     for size, work in result.work.items():
         texts = found.setdefault(size, [])
@@ -111,10 +98,10 @@ def _attribution_section(result: DuetResult, size: int) -> Section:
     named = significant[:CONTRIBUTIONS]
     rows = []
     for phase in result.phases[size]:
-        if phase.phase not in STEP_PHASES and phase.phase not in {row.phase for row in named}:
-            continue
-        rows.append((phase.phase, "(all)", NONE, *_ms(phase)))
-        for row in [row for row in named if row.phase == phase.phase]:
+        own = [row for row in named if row.phase == phase.phase]
+        if own or phase.phase in STEP_PHASES:
+            rows.append((phase.phase, "(all)", NONE, *_ms(phase)))
+        for row in own:
             counts = dict.fromkeys((row.baseline_count, row.candidate_count))
             rows.append(("", row.operation, " -> ".join(number(count, "g") for count in counts), *_ms(row)))
     rest = f"({len(significant) - len(named) or 'no'} other operations differ significantly)"
@@ -148,9 +135,9 @@ def calibration(result: DuetResult, budgets: Mapping[float, float]) -> str:
         grouped = [[pair.effect for pair in pairs if pair.start == start] for start in {pair.start for pair in pairs}]
         starts = [start for start in grouped if len(start) > 1]
         spreads = [f"{spread:.2%}" for spread in levels(starts)] if len(starts) > 1 else [NONE, NONE]
-        effect, step_ms = judgement.effect, 1e3 * geometric_mean([float(np.median(run)) for run in steps])
-        change = (f"{effect.effect_size:+.2%}", f"{effect.standard_error:.2%}")
-        rows.append((str(size), number(step_ms), f"{within:.2%}", *spreads, *change))
+        step_ms = number(1e3 * geometric_mean([float(np.median(run)) for run in steps]))
+        change = (f"{judgement.effect.effect_size:+.2%}", f"{judgement.effect.standard_error:.2%}")
+        rows.append((str(size), step_ms, f"{within:.2%}", *spreads, *change))
     between = [after.ended_s - pair.ended_s for pair, after in pairwise(result.pairs) if after.start == pair.start]
     cost = f"a start of both sides takes {result.start_s:.1f} s, a pair {np.median(between or [np.nan]):.1f} s"
     header = ("batch size", "step ms", "steps", "pairs", "starts", "change", "standard error")

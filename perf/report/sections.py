@@ -40,11 +40,8 @@ class Section:
         columns = [i for i in range(len(self.header)) if any(row[i] != NONE for row in self.rows)]
         header = [self.header[i] for i in columns]
         legend = "; ".join(f"{names}: {text}" for names, text in self.legend.items() if names.split(", ")[0] in header)
-        return (
-            header,
-            [[row[i] for i in columns] for row in self.rows],
-            [*self.notes, *([f"({legend})"] * bool(legend))],
-        )
+        notes = [*self.notes, f"({legend})"] if legend else [*self.notes]
+        return header, [[row[i] for i in columns] for row in self.rows], notes
 
 
 def as_text(sections: Sequence[Section]) -> str:
@@ -62,11 +59,8 @@ def as_markdown(sections: Sequence[Section]) -> str:
     blocks = []
     for section in sections:
         header, rows, notes = section.shown()
-        blocks += [
-            section.title,
-            markdown_table(header, rows) if rows else "",
-            "\n".join(f"- {note}" for note in notes),
-        ]
+        table = markdown_table(header, rows) if rows else ""
+        blocks += [section.title, table, "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(filter(None, blocks))
 
 
@@ -116,12 +110,9 @@ def effect_cells(effect: Effect | None) -> tuple[str, str, str]:
     """Return the cells under `EFFECT_HEADER`."""
     if effect is None:
         return NONE, NONE, NONE
-    interval, detectable = (effect.low, effect.high), effect.minimal_detectable_effect
-    return (
-        percent(effect.effect_size, "+"),
-        " to ".join(percent(bound, "+") for bound in interval) if math.isfinite(sum(interval)) else NONE,
-        percent(detectable) if detectable < 1 else NONE,
-    )
+    low, high, detectable = effect.low, effect.high, effect.minimal_detectable_effect
+    interval = f"{percent(low, '+')} to {percent(high, '+')}" if math.isfinite(low + high) else NONE
+    return percent(effect.effect_size, "+"), interval, percent(detectable) if detectable < 1 else NONE
 
 
 def duration(seconds: float) -> str:

@@ -32,7 +32,9 @@ def test_the_interval_and_the_p_value_are_those_of_a_t_test_of_the_means_of_star
     assert effect.p_value == pytest.approx(float(expected.pvalue), abs=1e-9)
     assert np.log1p([effect.low, effect.high]) == pytest.approx([interval.low, interval.high], abs=1e-9)
     assert (effect.num_starts, effect.num_runs) == (len(found), 3 * len(found))
-    assert effect.significant_low < effect.low < effect.high < effect.significant_high
+    wide = expected.confidence_interval(1 - LEVEL)
+    assume(abs(expected.pvalue - LEVEL) > 1e-9)
+    assert effect.is_significant == (wide.low > 0 or wide.high < 0)
 
 
 def test_more_pairs_of_the_same_starts_do_not_make_an_effect_surer() -> None:
@@ -63,7 +65,7 @@ def test_starts_too_few_for_a_verdict_could_show_nothing() -> None:
 @pytest.mark.parametrize("starts", [[], [[]], [[0.1], []]])
 def test_no_pairs_are_refused(starts: list[list[float]]) -> None:
     """So is a start without any."""
-    with pytest.raises(ValueError, match="at least one each is needed"):
+    with pytest.raises(AssertionError):
         estimate(starts, level=LEVEL, elapsed_s=1.0)
 
 
@@ -84,7 +86,7 @@ def test_the_detectable_effect_is_found_as_often_as_it_says(num_starts: int) -> 
     def found(effect: float) -> tuple[float, bool]:
         draw = synthetic(rng, start_sd=0.005, effect=effect)
         one = estimate([draw(3) for _ in range(num_starts)], level=LEVEL, elapsed_s=1.0)
-        return one.minimal_detectable_effect, one.significant_high < 0
+        return one.minimal_detectable_effect, one.is_significant and one.effect_size < 0
 
     detectable = float(np.median([found(0.0)[0] for _ in range(800)]))
     assert np.mean([found(float(np.log1p(-detectable)))[1] for _ in range(1000)]) == pytest.approx(POWER, abs=0.05)

@@ -79,7 +79,6 @@ effects = st.builds(
     high=st.floats(-0.9, 2.0),
     p_value=st.floats(0.0, 1.0),
     minimal_detectable_effect=st.floats(0.001, 0.99),
-    num_runs=st.integers(2, 9),
 )
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from perf.judge.attribution import Contribution, PhaseDifference
-from perf.judge.duets import DuetResult, as_claims, loss_problem, not_compared, work_differences
+from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims, loss_problem, not_compared, work_differences
 from perf.judge.sequential import Decisions
 from perf.judge.verdicts import Judgement, Verdict
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import SideWork
 from perf.report.answers import of_duet, of_session
+from perf.report.bench import summary
 from perf.report.duet import calibration, duet_report
-from perf.report.summary import summary
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
 
 WORK = SideWork(
@@ -117,7 +117,8 @@ def test_too_few_pairs_are_not_green() -> None:
     assert of_duet(few).line.startswith("INCONCLUSIVE: cannot tell at 512: between ")
     assert of_duet(few).next_step == "give it more time: --budget 10s"
     assert "only 2 of the 4 starts that a verdict needs; use about --budget 10s" in duet_report(few)
-    assert "; use about -o perf_duet_budget=10" in as_claims(few, 512)["rate"].reason
+    in_a_session = dataclasses.replace(few, budget_option=SESSION_BUDGET)
+    assert "; use about -o perf_duet_budget=10" in as_claims(in_a_session, 512)["rate"].reason
 
 
 def test_the_report_has_a_line_for_each_batch_size_and_says_where_the_time_goes() -> None:
@@ -239,8 +240,8 @@ def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
     assert lines[4].endswith("`, 2026-11-24T01:02:03+00:00, commit 0123456789ab with uncommitted changes")
     assert "| 1024 | 4,000 | 3,6" in text
     assert "|  | aten::mm float32 | 26 -> 31 |" in text
-    counters = Judgement(claim="counters", holds=False, reason="+1 host_syncs per step")
-    unknown = Judgement(claim="rate", holds=None, reason="make one", verdict=Verdict.NO_BASELINE)
+    counters = Judgement(holds=False, reason="+1 host_syncs per step")
+    unknown = Judgement(holds=None, reason="make one", verdict=Verdict.NO_BASELINE)
     broken = dataclasses.replace(night, failures={512: "run 1: out of memory"})
     for of, found, problem, line in (
         (night, {("counters", 512): counters}, "", "FAILED: counters at 512: +1 host_syncs per step"),

@@ -15,10 +15,9 @@ from perf.judge.duets import DuetResult
 from perf.judge.verdicts import judge_rates
 from perf.printable import emphasized
 from perf.report.answers import of_session
-from perf.report.bench import verdict_section
+from perf.report.bench import summary, verdict_section
 from perf.report.duet import duet_report
 from perf.report.sections import as_text
-from perf.report.summary import summary
 from tests.judge.noise import SIZES
 from tests.judge.test_verdicts import as_baseline, quiet
 from tests.report.test_duet import SLOWER, WORK, duet, judged

@@ -140,7 +140,7 @@ def test_lines_are_wrapped_by_words() -> None:
 
 def failed(claim: str) -> Judgement:
     """Return a claim that does not hold."""
-    return Judgement(claim=claim, holds=False, reason=f"the reason of {claim}")
+    return Judgement(holds=False, reason=f"the reason of {claim}")
 
 
 def test_claims_have_one_order() -> None:
@@ -160,10 +160,8 @@ def test_claims_have_one_order() -> None:
 
 def test_what_is_unknown_is_not_said_to_hold() -> None:
     """With every rate UNCHANGED and counters that could not be compared, the first line and the table say so."""
-    rates = {
-        ("rate", size): Judgement(claim="rate", holds=True, reason="", verdict=Verdict.UNCHANGED) for size in SIZES
-    }
-    unknown = {("counters", 512): Judgement(claim="counters", holds=None, reason="", verdict=Verdict.NO_BASELINE)}
+    rates = {("rate", size): Judgement(holds=True, reason="", verdict=Verdict.UNCHANGED) for size in SIZES}
+    unknown = {("counters", 512): Judgement(holds=None, reason="", verdict=Verdict.NO_BASELINE)}
     assert of_session(quiet(), rates, None, None, "").line == "UNCHANGED: no claim fails at 512, 1024, 2048"
     assert of_session(quiet(), {**rates, **unknown}, None, None, "").line.endswith("2048; unknown: counters")
     assert "1 unknown" in as_text([verdict_section(quiet(), {**rates, **unknown})])
