@@ -49,7 +49,7 @@ def test_three_batch_sizes_make_three_runs_and_a_table(capsys: pytest.CaptureFix
     for size in (8, 16, 32):
         assert Path(f"runs/pico/gbs-{size}/step-00000004/checkpoint.json").exists()
     table = out.splitlines()[-5:]
-    assert table[0].split("  ")[0] == "batch size"
+    assert table[0].split("  ")[0] == "size"
     assert "vs 8" in table[0]
     rows = [row.split() for row in table[2:]]
     assert [row[:3] for row in rows] == [["32", "4", "128"], ["8", "4", "32"], ["16", "4", "64"]]

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from perf.errors import UsageError
 from perf.finding import near
 from perf.project import find_root, shown
+from perf.signals import EXIT_STOPPED
 from perf.train.workloads import BERT_CONFIGS, BertConfig, default_workload
 
 if TYPE_CHECKING:
@@ -22,24 +23,22 @@ if TYPE_CHECKING:
 
 def train(
     *,
-    workload: str | None = None,
-    global_batch_sizes: Sequence[int] | None = None,
-    text: Sequence[Path] | None = None,
-    seed: int = 0,
-    max_steps: int | None = None,
-    num_steps: int | None = None,
-    num_epochs: int | None = None,
-    log_steps: int | None = None,
-    checkpoint_steps: int | None = None,
-    keep_checkpoints: int = 2,
-    model_dir: Path | None = None,
-    start: Literal["resume", "fresh", "weights"] = "resume",
-    device: str = "auto",
-    precision: str = "auto",
-    micro_batch_size: int | None = None,
-    compile_model: bool = False,
-) -> bool:
-    """Train, log and save each run; return whether none was stopped. None means what the workload says.
+    workload: str | None,
+    global_batch_size: Sequence[int] | None,
+    text: Sequence[Path] | None,
+    seed: int,
+    device: str,
+    precision: str,
+    model_dir: Path | None,
+    log_steps: int | None,
+    fresh: bool,
+    load: Literal["weights"] | None,
+    **asked: Any,
+) -> int:
+    """Train, log and save each run. None means what the workload says; `asked` are fields of `RunConfig`.
+
+    Returns:
+        0, or `EXIT_STOPPED` if a run was stopped.
 
     Raises:
         UsageError: the arguments cannot work, or not together.
@@ -58,7 +57,8 @@ def train(
             on = resolve_device(device)
             world = group.enter_context(process_group(on))
             config = _config(workload, on.type)
-            sizes = _sizes(config, global_batch_sizes, model_dir)
+            if not any(asked[limit] for limit in ("max_steps", "num_steps", "num_epochs")):
+                asked["max_steps"] = config.max_steps
             parent = shown(find_root()) / "runs" / (config.name + ("-text" if text else ""))
             runs = [
                 RunConfig(
@@ -67,18 +67,12 @@ def train(
                     model_dir=model_dir or parent / f"gbs-{size}",
                     device=on,
                     precision=resolve_precision(precision, on),
-                    micro_batch_size=micro_batch_size,
                     seed=seed,
-                    max_steps=max_steps if max_steps or num_steps or num_epochs else config.max_steps,
-                    num_steps=num_steps,
-                    num_epochs=num_epochs,
                     log_steps=log_steps or config.log_steps,
-                    checkpoint_steps=checkpoint_steps,
-                    keep_checkpoints=keep_checkpoints,
-                    start=start,
-                    compile_model=compile_model,
+                    start="fresh" if fresh else load or "resume",
+                    **asked,
                 )
-                for size in sizes
+                for size in _sizes(config, global_batch_size, model_dir)
             ]
             source = TextCorpus(list(text), config, seed=seed) if text else SyntheticLanguage(config, seed=seed)
             # All are planned before the first one starts: a run that cannot start is told at once.
@@ -97,9 +91,11 @@ def train(
         finally:  # what was measured is shown, also when a later run fails
             if world.is_main and results:
                 print(f"\n{run_table(results)}")
-        if results[-1].interrupted and world.is_main:
+        if not results[-1].interrupted:
+            return 0
+        if world.is_main:
             print(stop_note(results[-1], plans[len(results) :]))
-        return not results[-1].interrupted
+        return EXIT_STOPPED
 
 
 def _config(name: str | None, device: str) -> BertConfig:

@@ -19,7 +19,7 @@ def session_heading(config: RunConfig, source: Source, world: World, *, torch_ve
     """Return what all runs of one command have in common."""
     threads = f", {num_threads} thread{'s' if num_threads > 1 else ''}" if config.device.type == "cpu" else ""
     ranks = f", {world.size} ranks" if world.size > 1 else ""
-    compiled = ", compiled" if config.compile_model else ""
+    compiled = ", compiled" if config.compile else ""
     return (
         f"{config.workload.name}: {config.workload.why}\n{source.name} data, {config.device.type}{threads}{ranks}, "
         f"{config.precision}{compiled}, seed {config.seed}, torch {torch_version}"

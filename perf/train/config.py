@@ -38,7 +38,7 @@ class RunConfig:
         keep_checkpoints: how many to keep.
         start: "resume" from the newest valid checkpoint; "fresh" puts the checkpoints there away; "weights" does
             that too but begins with the newest one's weights.
-        compile_model: whether to run the model through torch.compile.
+        compile: whether to run the model through torch.compile.
     """
 
     workload: BertConfig
@@ -55,7 +55,7 @@ class RunConfig:
     checkpoint_steps: int | None = None
     keep_checkpoints: int = 2
     start: Start = "resume"
-    compile_model: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -180,7 +180,7 @@ def recorded_config(plan: RunPlan, source: Source, world: World) -> dict[str, An
         "environment": {
             "device": plan.config.device.type,
             "precision": plan.config.precision,
-            "compiled": plan.config.compile_model,
+            "compiled": plan.config.compile,
             "micro_batch_size": plan.micro_batch_size,
             "world_size": world.size,
             "num_threads": torch.get_num_threads(),

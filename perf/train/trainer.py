@@ -51,7 +51,7 @@ class Trainer:
             with_optimizer = config.start == "resume"
             load_tensors(plan.checkpoint, self.model, self.optimizer if with_optimizer else None)
             self.data_position = plan.checkpoint.data_position if with_optimizer else 0
-        if config.compile_model:
+        if config.compile:
             self.model.compile()
         self._ranks: nn.Module = DistributedDataParallel(self.model) if world.size > 1 else self.model
         self.model.train()

@@ -380,7 +380,7 @@ def test_torch_compile_is_asked_for_and_used(run_config: RunConfig, monkeypatch:
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     train(dataclasses.replace(run_config, max_steps=1))
     assert compiled == []
-    result, _, _ = train(dataclasses.replace(run_config, max_steps=2, compile_model=True))
+    result, _, _ = train(dataclasses.replace(run_config, max_steps=2, compile=True))
     assert len(compiled) == 1
     assert len(result.losses) == 1
 
