@@ -134,6 +134,7 @@ def measured_trainer(config: BertConfig, case: Case) -> Trainer:
         workload=config,
         global_batch_size=case.global_batch_size,
         micro_batch_size=case.micro_batch_size,
+        model_dir=Path(),  # nothing is saved there
         device=torch.device(case.device),
         precision=case.precision,
         seed=case.seed,

@@ -355,7 +355,7 @@ def test_an_optimizer_counts_in_float32(run_config: RunConfig) -> None:
     tensors = state_of(result.checkpoint)
     tensors.update({name: torch.tensor(2.0**24) for name in tensors if name.startswith("optimizer.step.")})
     store = run_config.store()
-    store.save(global_step=2**24 + 5, data_position=0, config={}, tensors=tensors)
+    store.save(global_step=2**24 + 5, data_position=0, config={"identity": {}, "environment": {}}, tensors=tensors)
     found, _ = store.newest_valid()
     assert found is not None
     assert found.global_step == 2**24 + 5
