@@ -9,7 +9,7 @@ import torch
 
 from perf.records.wire import Stepped
 from perf.train.devices import World, synchronize
-from perf.train.loop import Region, timed_region
+from perf.train.loop import timed_region
 from perf.train.stepping import Stepping
 
 ENDLESS = 2**62
@@ -43,14 +43,13 @@ class Slices:
 
     def run(self, global_batch_size: int) -> None:
         """Step until told to end."""
-        region = Region(
-            global_batch_size=global_batch_size, last_step=ENDLESS, to_log=lambda step: step == self._end_step
-        )
         try:
             timed_region(
                 self._stepping,
-                region,
                 World(),
+                global_batch_size=global_batch_size,
+                last_step=ENDLESS,
+                to_log=lambda step: step == self._end_step,
                 finish=self._finish,
                 on_line=self._lines.append,
                 on_step=self._after_step,
