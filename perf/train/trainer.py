@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from perf.errors import CheckpointError, NonFiniteError
 from perf.seam import Case
-from perf.train.checkpoint_files import Checkpoint
+from perf.train.checkpoint_files import EDITED, Checkpoint
 from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunConfig, RunPlan, plan_run, recorded_config
 from perf.train.data import Batch, Source, SyntheticLanguage
@@ -171,25 +171,30 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
         CheckpointError: names, shapes or types do not fit the model, or the optimizer counts other steps.
     """
     found = checkpoint.tensors()
-    wanted = {}
+    if optimizer is None:
+        found = {name: tensor for name, tensor in found.items() if not name.startswith("optimizer.")}
+    needed: dict[str, torch.Size] = {}
     for name, parameter in model.named_parameters():
-        wanted[f"model.{name}"] = parameter.shape
+        needed[f"model.{name}"] = parameter.shape
         if optimizer is not None:
             shapes = (torch.Size(()), parameter.shape, parameter.shape)
-            wanted.update({f"optimizer.{k}.{name}": s for k, s in zip(_OPTIMIZER_STATE, shapes, strict=True)})
-    given = {name for name in found if name in wanted or optimizer is not None or not name.startswith("optimizer.")}
-    odd = sorted(given ^ set(wanted))
-    odd += [n for n in wanted if n in found and (found[n].shape != wanted[n] or found[n].dtype != torch.float32)]
-    if odd:
-        name = odd[0]
-        has = f"{found[name].dtype} {list(found[name].shape)}" if name in found else "nothing"
-        needs = f"torch.float32 {list(wanted[name])}" if name in wanted else "nothing"
+            needed.update({f"optimizer.{k}.{name}": s for k, s in zip(_OPTIMIZER_STATE, shapes, strict=True)})
+    needs = {name: f"torch.float32 {list(shape)}" for name, shape in needed.items()}
+    has = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in found.items()}
+    if odd := [name for name in {**needs, **has} if needs.get(name) != has.get(name)]:
         raise CheckpointError(
-            f"{checkpoint.path}: has {has} under {name!r}, the model needs {needs} "
-            f"({len(odd)} of {len(wanted)} tensors differ); it belongs to another model: name another --model-dir"
+            f"{checkpoint.path}: has {has.get(odd[0], 'nothing')} under {odd[0]!r}, the model needs "
+            f"{needs.get(odd[0], 'nothing')} ({len(odd)} of {len(needs)} tensors differ); it belongs to another model: "
+            "name another --model-dir"
         )
-    if optimizer is not None:
-        _require_step_count(checkpoint, found)
+    count = min(checkpoint.global_step, 2**24)  # where a count in float32 stops rising
+    for name, tensor in found.items():
+        # Another count would give the bias correction of another step.
+        if name.startswith("optimizer.step.") and tensor.item() != count:
+            raise CheckpointError(
+                f"{checkpoint.path}: has {tensor.item():.10g} under {name!r}, and {count} is needed (global_step); "
+                f"{EDITED}"
+            )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(found[f"model.{name}"])
@@ -197,14 +202,3 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
                 optimizer.state[parameter] = {
                     key: found[f"optimizer.{key}.{name}"].to(parameter.device) for key in _OPTIMIZER_STATE
                 }
-
-
-def _require_step_count(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
-    """Raise if an optimizer's count of steps is not the checkpoint's: its bias correction would be another step's."""
-    needed = min(checkpoint.global_step, 2**24)  # where a count in float32 stops rising
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer.step.") and tensor.item() != needed:
-            raise CheckpointError(
-                f"{checkpoint.path}: has {tensor.item():.10g} under {name!r}, and {needed} is needed (global_step); "
-                "it was edited: restore it, or start over with --fresh"
-            )
