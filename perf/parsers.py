@@ -146,7 +146,6 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         "train", "perf.app.train:train", "train a workload at one or more global batch sizes",
         "Train a workload at each global batch size, log its rates, keep a checkpoint of each run.",
         f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
-        ("perf.train.loop", "perf.report.training"),
     )  # fmt: skip
     what = train.add_argument_group("what to train")
     what.add_argument("--workload", metavar="W", help="a built-in one; default: pico on CPU, bert-large-msl128 on CUDA")
@@ -178,20 +177,18 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         help="keep the newest K checkpoints; 0 writes, moves and deletes none (default: 2)",
     )  # fmt: skip
     state.add_argument(
-        "--model-dir",
-        type=Path,
-        metavar="DIR",
+        "--model-dir", type=Path, metavar="DIR",
         help="where the checkpoints are (default: runs/WORKLOAD/gbs-B; with --text, runs/WORKLOAD-text/gbs-B)",
-    )
+    )  # fmt: skip
     start = state.add_mutually_exclusive_group()
     start.add_argument(
-        "--fresh", action="store_true", help="start at step 0; the checkpoints there move to DIR/previous-N"
-    )
+        "--fresh", dest="start", action="store_const", const="fresh", default="resume",
+        help="start at step 0; the checkpoints there move to DIR/previous-N",
+    )  # fmt: skip
     start.add_argument(
-        "--load",
-        choices=["weights"],
+        "--load", dest="start", choices=["weights"],
         help="start at step 0 with the weights of the newest checkpoint there; they all move to DIR/previous-N",
-    )
+    )  # fmt: skip
     where = train.add_argument_group("where and how")
     where.add_argument("--device", choices=DEVICES, default="auto", help="default: auto (CUDA where there is one)")
     where.add_argument(
