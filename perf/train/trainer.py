@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,8 +20,6 @@ from perf.train.devices import World, seed_device
 from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
 from perf.train.model import BertForPreTraining
 from perf.train.workloads import BertConfig
-
-_OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Trainer:
@@ -154,33 +152,36 @@ def step_seed(seed: int, global_step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, global_step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return weights and optimizer state by name, as they are (not copies)."""
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """Return weights and optimizer state by name, as they are (not copies); None for weights alone."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach()
-        state: dict[str, Any] = optimizer.state[parameter]
-        tensors.update({f"optimizer.{key}.{name}": state[key] for key in _OPTIMIZER_STATE})
+        if optimizer is not None:
+            state: dict[str, Tensor] = optimizer.state[parameter]
+            tensors.update({f"optimizer.{key}.{name}": state[key] for key in ("step", "exp_avg", "exp_avg_sq")})
     return tensors
 
 
 def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Load the weights of a checkpoint, and its optimizer state unless `optimizer` is None; all of it or nothing.
+    """Load the weights of a checkpoint, and its optimizer state unless `optimizer` is None.
 
     Raises:
-        CheckpointError: names, shapes or types do not fit the model, or the optimizer counts other steps.
+        CheckpointError: names, shapes or types do not fit the model, or the optimizer counts other steps; no weight was
+            changed.
     """
     found = checkpoint.tensors()
     if optimizer is None:
         found = {name: tensor for name, tensor in found.items() if not name.startswith("optimizer.")}
-    needed: dict[str, torch.Size] = {}
-    for name, parameter in model.named_parameters():
-        needed[f"model.{name}"] = parameter.shape
-        if optimizer is not None:
-            shapes = (torch.Size(()), parameter.shape, parameter.shape)
-            needed.update({f"optimizer.{k}.{name}": s for k, s in zip(_OPTIMIZER_STATE, shapes, strict=True)})
-    needs = {name: f"torch.float32 {list(shape)}" for name, shape in needed.items()}
-    has = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in found.items()}
+    else:
+        for p in model.parameters():
+            step = torch.zeros((), device=p.device)
+            optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    targets = state_tensors(model, optimizer)
+    needs, has = (
+        {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
+        for tensors in (targets, found)
+    )
     if odd := [name for name in {**needs, **has} if needs.get(name) != has.get(name)]:
         raise CheckpointError(
             f"{checkpoint.path}: has {has.get(odd[0], 'nothing')} under {odd[0]!r}, the model needs "
@@ -195,10 +196,5 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
                 f"{checkpoint.path}: has {tensor.item():.10g} under {name!r}, and {count} is needed (global_step); "
                 f"{EDITED}"
             )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(found[f"model.{name}"])
-            if optimizer is not None:
-                optimizer.state[parameter] = {
-                    key: found[f"optimizer.{key}.{name}"].to(parameter.device) for key in _OPTIMIZER_STATE
-                }
+    for name, target in targets.items():
+        target.copy_(found[name])
