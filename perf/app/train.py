@@ -94,11 +94,11 @@ def train(
                     break
         finally:  # what was measured is shown, also when a later run fails
             if world.is_main and results:
-                print(f"\n{run_table(results)}")
+                print(f"\n{run_table(plans[: len(results)], results)}")
         if not results[-1].interrupted:
             return 0
         if world.is_main:
-            print(stop_note(results[-1], plans[len(results) :]))
+            print(stop_note(plans[len(results) - 1], results[-1], plans[len(results) :]))
         return EXIT_STOPPED
 
 

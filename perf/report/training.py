@@ -41,11 +41,11 @@ def run_heading(plan: RunPlan) -> str:
     return "\n".join([heading, *(f"Note: {note}" for note in plan.notes)])
 
 
-def run_table(results: Sequence[RunResult]) -> str:
+def run_table(plans: Sequence[RunPlan], results: Sequence[RunResult]) -> str:
     """Return one row for each run: its length, its rate over all of it, and its first and last loss."""
     # The rate of the whole run, samples/sec: the GlobalRate of a log line at its end.
     rates = [run.totals.samples / run.totals.seconds for run in results]
-    sizes = [run.plan.config.global_batch_size for run in results]
+    sizes = [plan.config.global_batch_size for plan in plans]
     smallest = min(sizes)
     header = ("size", "steps", "samples", "seconds", "global rate", f"vs {smallest}", "first loss", "last loss")
     rows = [
@@ -64,9 +64,9 @@ def run_table(results: Sequence[RunResult]) -> str:
     return text_table(header, rows)
 
 
-def stop_note(result: RunResult, not_started: Sequence[RunPlan]) -> str:
+def stop_note(plan: RunPlan, result: RunResult, not_started: Sequence[RunPlan]) -> str:
     """Return where an interrupted run stopped, how to continue it, and what was not started."""
-    config, last_step = result.plan.config, result.plan.last_step
+    config, last_step = plan.config, plan.last_step
     lines = [f"Global batch size {config.global_batch_size} was stopped at step {result.end_step} of {last_step}."]
     if result.checkpoint is None:
         lines.append("No checkpoint was kept, so it cannot be continued.")
@@ -77,5 +77,5 @@ def stop_note(result: RunResult, not_started: Sequence[RunPlan]) -> str:
             f"any other limit, --max-steps {last_step}{without}."
         )
     if not_started:
-        lines.append(f"Not started: {', '.join(str(plan.config.global_batch_size) for plan in not_started)}.")
+        lines.append(f"Not started: {', '.join(str(other.config.global_batch_size) for other in not_started)}.")
     return "\n".join(lines)

@@ -26,7 +26,6 @@ class RunResult:
     """What a run did.
 
     Attributes:
-        plan: what it set out to do.
         end_step: `global_step` at the end.
         interrupted: whether it was asked to stop, by a signal or a log that cannot be written, at the latest while it
             saved.
@@ -36,7 +35,6 @@ class RunResult:
         checkpoint: the last one written on this rank, if any.
     """
 
-    plan: RunPlan
     end_step: int
     interrupted: bool
     losses: list[float]
@@ -88,7 +86,7 @@ def run_steps(
                 on_line(f"The checkpoints in {config.model_dir} were moved to {put_away}")
         trainer.warm_up()
         stepping = Stepping(trainer.step, world=world, start_step=plan.start_step, fail=trainer.fail)
-        interrupted, marks, totals, checkpoint = timed_region(
+        return timed_region(
             stepping,
             world,
             global_batch_size=config.global_batch_size,
@@ -101,15 +99,6 @@ def run_steps(
             on_step=on_step,
             clock=clock,
         )
-    return RunResult(
-        plan=plan,
-        end_step=stepping.global_step,
-        interrupted=interrupted,
-        losses=stepping.losses,
-        marks=marks,
-        totals=totals,
-        checkpoint=checkpoint,
-    )
 
 
 def _claim(held: ExitStack, store: CheckpointStore, plan: RunPlan) -> None:
@@ -136,7 +125,7 @@ def timed_region(
     on_line: Callable[[str], None],
     on_step: Callable[[], object],
     clock: Callable[[], float],
-) -> tuple[bool, list[Mark], EndLine, Path | None]:
+) -> RunResult:
     """Step, mark, log and save; the loop of every run, trained or measured.
 
     Args:
@@ -151,9 +140,6 @@ def timed_region(
         on_line: receives each line of the log; if it cannot (a closed pipe, a full disk), the run stops and saves.
         on_step: called after each step.
         clock: monotonic, seconds.
-
-    Returns:
-        Whether a stop was requested, the marks, what they sum up to, and the last checkpoint on this rank.
     """
     checkpoint: Path | None = None
     finish()
@@ -191,4 +177,11 @@ def timed_region(
         interrupted = world.any(stop.is_set())  # also by a request that came during the last save
         totals = EndLine(samples=marks[-1].samples, seconds=marks[-1].time_s - marks[0].time_s)
     say(totals)
-    return interrupted, marks, totals, checkpoint
+    return RunResult(
+        end_step=stepping.global_step,
+        interrupted=interrupted,
+        losses=stepping.losses,
+        marks=marks,
+        totals=totals,
+        checkpoint=checkpoint,
+    )
