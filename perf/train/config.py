@@ -31,7 +31,7 @@ class RunConfig:
         global_batch_size: samples per optimizer step, over all ranks.
         model_dir: where its checkpoints are.
         device, precision: where and in what to compute ("fp32" or "bf16").
-        micro_batch_size: samples per forward pass at most; None for the workload's.
+        micro_batch_size: samples per forward pass; None for the workload's, or less where that does not divide.
         seed: of the weights, the data and the dropout.
         max_steps, num_steps, num_epochs: limits, see `perf.train.steps.steps_to_run`.
         log_steps: a log line every so many steps, and at the last.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from perf.seam import Case
+from perf.train.data import NUM_SPECIAL, SyntheticLanguage
 from perf.train.workloads import BERT_CONFIGS, WORKLOADS, default_workload
 
 
@@ -27,6 +28,7 @@ def test_every_workload_can_work_and_says_why_it_exists(workload: Any) -> None:
     assert workload.masked_per_sample == math.ceil(0.15 * workload.seq_len) <= workload.seq_len - 3
     assert workload.hidden_size % workload.num_heads == 0
     assert workload.seq_len <= workload.max_positions
+    assert (workload.vocab_size - NUM_SPECIAL) // SyntheticLanguage.ROLES >= 2, "an unrelated sentence needs a topic"
     assert len(workload.why.split()) > 4
     assert BERT_CONFIGS[workload.name] is workload
 
