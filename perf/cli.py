@@ -66,6 +66,5 @@ def _run(arguments: argparse.Namespace) -> int:
     module, name = values.pop("run").split(":")
     del values["command"]
     with exit_on_signals():  # nothing is to be cleaned up while it imports what takes seconds
-        for needed in (*values.pop("imports"), module):
-            importlib.import_module(needed)
-    return int(getattr(sys.modules[module], name)(**values))
+        function = getattr(importlib.import_module(module), name)
+    return int(function(**values))

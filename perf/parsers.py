@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from perf import __version__
@@ -29,8 +29,7 @@ WORKLOAD = (
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands.
 
-    What it returns has, besides a command's arguments, `run`: the function that takes them, as ``module:name``; and
-    `imports`: modules that take seconds to import.
+    What it returns has, besides a command's arguments, `run`: the function that takes them, as ``module:name``.
     """
     parser = argparse.ArgumentParser(
         prog=tool(),
@@ -43,9 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(
-        name: str, run: str, about: str, description: str = "", epilog: str = "", imports: Sequence[str] = ()
-    ) -> argparse.ArgumentParser:
+    def command(name: str, run: str, about: str, description: str = "", epilog: str = "") -> argparse.ArgumentParser:
         """Add a command; an epilog keeps its lines."""
         added = commands.add_parser(
             name,
@@ -55,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
         )
-        added.set_defaults(run=run, imports=imports)
+        added.set_defaults(run=run)
         return added
 
     command("demo", "perf.app.demo:demo", "plant a slowdown and another training in a copy, and find both: a minute")
@@ -142,7 +139,6 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         "train", "perf.app.train:train", "train a workload at one or more global batch sizes",
         "Train a workload at each global batch size, log its rates, keep a checkpoint of each run.",
         f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
-        ("perf.train.loop", "perf.report.training"),
     )  # fmt: skip
     add = train.add_argument_group("what to train").add_argument
     add("--workload", metavar="W", help="a built-in one; default: pico on CPU, bert-large-msl128 on CUDA")
@@ -171,9 +167,12 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         help="where the checkpoints are (default: runs/WORKLOAD/gbs-B; with --text, runs/WORKLOAD-text/gbs-B)",
     )  # fmt: skip
     add = state.add_mutually_exclusive_group().add_argument
-    add("--fresh", action="store_true", help="start at step 0; the checkpoints there move to DIR/previous-N")
     add(
-        "--load", choices=["weights"],
+        "--fresh", dest="start", action="store_const", const="fresh", default="resume",
+        help="start at step 0; the checkpoints there move to DIR/previous-N",
+    )  # fmt: skip
+    add(
+        "--load", dest="start", choices=["weights"],
         help="start at step 0 with the weights of the newest checkpoint there; they all move to DIR/previous-N",
     )  # fmt: skip
     add = train.add_argument_group("where and how").add_argument
@@ -181,4 +180,4 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where the processor has it)")
     add("--micro-batch-size", type=positive, metavar="B", help="samples per forward pass (default: the workload's)")
     compile_help = "use torch.compile (needs a C++ compiler on CPU)"
-    add("--compile", dest="compile_model", action="store_true", help=compile_help)
+    add("--compile", action="store_true", help=compile_help)

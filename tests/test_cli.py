@@ -69,13 +69,13 @@ def test_the_reference_failure_and_the_ways_out(capsys: pytest.CaptureFixture[st
     assert captured.out == ""
     error = only_line(captured.err)
     assert error.startswith("stepmark train: error: Initial global step 4 already exceeds max step 4. ")
-    for part in ("here/step-00000004", "global_batch_size 16 (now 8)", "--model-dir", "--max-steps", "--fresh"):
+    for part in ("here/step-00000004", "global_batch_size 16 -> 8", "--model-dir", "--max-steps", "--fresh"):
         assert part in error
     assert main(["train", *SMALL, "--global-batch-size", "8"]) == EXIT_DONE
     assert main([*same, "16", "--max-steps", "6"]) == EXIT_DONE
     assert "resuming from here/step-00000004" in capsys.readouterr().out
     assert main([*same, "8", "--max-steps", "9"]) == EXIT_PROBLEM
-    assert "written by another configuration: global_batch_size 16 (now 8)" in only_line(capsys.readouterr().err)
+    assert "written by another configuration: global_batch_size 16 -> 8" in only_line(capsys.readouterr().err)
     assert main([*same, "8", "--load", "weights"]) == EXIT_DONE
     assert main([*same, "8", "--fresh"]) == EXIT_DONE
 
@@ -195,6 +195,11 @@ def test_a_later_run_that_fails_does_not_hide_what_was_measured(
     [
         ["--max-steps", "0"],
         ["--seed", "-1"],
+        ["--keep-checkpoints", "-1"],
+        ["--global-batch-size", "0"],
+        ["--micro-batch-size", "0"],
+        ["--log-steps", "0"],
+        ["--checkpoint-steps", "0"],
         ["--global-batch-size", "many"],
         ["--max-steps", "5", "--num-steps", "5"],
         ["--max-steps", "1_0"],

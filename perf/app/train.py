@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+from tqdm import tqdm
 
 from perf.errors import UsageError
 from perf.finding import near
 from perf.project import find_root, shown
+from perf.report.training import run_heading, run_table, session_heading, stop_note
 from perf.signals import EXIT_STOPPED
-from perf.train.workloads import BERT_CONFIGS, BertConfig, default_workload
-
-if TYPE_CHECKING:
-    from perf.train.config import RunPlan
-    from perf.train.data import Source
-    from perf.train.devices import World
-    from perf.train.loop import RunResult
+from perf.train.config import RunConfig, RunPlan, plan_run
+from perf.train.data import Source, SyntheticLanguage
+from perf.train.devices import World, process_group, resolve_device, resolve_precision
+from perf.train.loop import RunResult, run_steps
+from perf.train.text import TextCorpus
+from perf.train.workloads import BERT_CONFIGS, default_workload
 
 
 def train(
@@ -26,43 +29,43 @@ def train(
     workload: str | None,
     global_batch_size: Sequence[int] | None,
     text: Sequence[Path] | None,
-    max_steps: int | None,
-    num_steps: int | None,
-    num_epochs: int | None,
-    log_steps: int | None,
-    model_dir: Path | None,
-    fresh: bool,
-    load: Literal["weights"] | None,
     device: str,
     precision: str,
-    **options: Any,
+    model_dir: Path | None,
+    log_steps: int | None,
+    seed: int,
+    **asked: Any,
 ) -> int:
-    """Train, log and save each run, and return the exit code; None means what the workload says.
+    """Train, log and save each run. None means what the workload says; `asked` are further fields of `RunConfig`.
 
-    Args are those of the command line; `options` go to `RunConfig` as they are.
+    Returns:
+        0, or `EXIT_STOPPED` if a run was stopped.
 
     Raises:
         UsageError: the arguments cannot work, or not together.
         PerfError: a run cannot start or go on.
     """
-    import torch
-
-    from perf.report.training import run_table, session_heading, stop_note
-    from perf.train.config import RunConfig, plan_run
-    from perf.train.data import SyntheticLanguage
-    from perf.train.devices import process_group, resolve_device, resolve_precision
-    from perf.train.text import TextCorpus
-
     with ExitStack() as group:
         try:  # a ValueError names a wrong argument; no training happens here
             on = resolve_device(device)
             world = group.enter_context(process_group(on))
-            config = _config(workload, on.type)
-            sizes = _sizes(config, global_batch_size, model_dir)
-            parent = shown(find_root()) / "runs" / (config.name + ("-text" if text else ""))
-            limits: dict[str, Any] = {"max_steps": max_steps, "num_steps": num_steps, "num_epochs": num_epochs}
-            if not any(limits.values()):
-                limits["max_steps"] = config.max_steps
+            name = workload or default_workload(on.type)
+            if name not in BERT_CONFIGS:
+                raise ValueError(
+                    f"--workload {name}: is not built in, and only those can be trained{near(name, BERT_CONFIGS)}"
+                )
+            config = BERT_CONFIGS[name]
+            sizes = global_batch_size or config.global_batch_sizes
+            if model_dir is not None and len(sizes) > 1:
+                raise ValueError(
+                    f"--model-dir {model_dir} is the directory of one run, and {len(sizes)} batch sizes make "
+                    f"{len(sizes)} runs; give one --global-batch-size, or no --model-dir for a directory each"
+                )
+            if len(set(sizes)) < len(sizes):
+                raise ValueError(f"--global-batch-size {' '.join(map(str, sizes))}: each size once")
+            if not any(asked[limit] for limit in ("max_steps", "num_steps", "num_epochs")):
+                asked["max_steps"] = config.max_steps
+            parent = shown(find_root()) / "runs" / (name + ("-text" if text else ""))
             runs = [
                 RunConfig(
                     workload=config,
@@ -71,21 +74,18 @@ def train(
                     device=on,
                     precision=resolve_precision(precision, on),
                     log_steps=log_steps or config.log_steps,
-                    start="fresh" if fresh else load or "resume",
-                    **limits,
-                    **options,
+                    seed=seed,
+                    **asked,
                 )
                 for size in sizes
             ]
-            seed = runs[0].seed
             source = TextCorpus(list(text), config, seed=seed) if text else SyntheticLanguage(config, seed=seed)
             # All are planned before the first one starts: a run that cannot start is told at once.
             plans = [plan_run(run, source, world) for run in runs]
         except ValueError as error:
             raise UsageError(error) from None
         if world.is_main:
-            version, threads = torch.__version__, torch.get_num_threads()
-            print(session_heading(runs[0], source, world, torch_version=version, num_threads=threads))
+            print(session_heading(runs[0], source, world))
         results: list[RunResult] = []
         try:
             for plan in plans:
@@ -94,38 +94,15 @@ def train(
                     break
         finally:  # what was measured is shown, also when a later run fails
             if world.is_main and results:
-                print(f"\n{run_table(results)}")
-        if results[-1].interrupted and world.is_main:
-            print(stop_note(results[-1], plans[len(results) :]))
-        return EXIT_STOPPED if results[-1].interrupted else 0
-
-
-def _config(name: str | None, device: str) -> BertConfig:
-    name = name or default_workload(device)
-    if name not in BERT_CONFIGS:
-        raise UsageError(f"--workload {name}: is not built in, and only those can be trained{near(name, BERT_CONFIGS)}")
-    return BERT_CONFIGS[name]
-
-
-def _sizes(config: BertConfig, asked: Sequence[int] | None, model_dir: Path | None) -> Sequence[int]:
-    sizes = asked or config.global_batch_sizes
-    if model_dir is not None and len(sizes) > 1:
-        raise UsageError(
-            f"--model-dir {model_dir} is the directory of one run, and "
-            f"{len(sizes)} batch sizes make {len(sizes)} runs; "
-            "give one --global-batch-size, or no --model-dir for a directory each"
-        )
-    if len(set(sizes)) < len(sizes):
-        raise UsageError(f"--global-batch-size {' '.join(map(str, sizes))}: each size once")
-    return sizes
+                print(f"\n{run_table(plans[: len(results)], results)}")
+        if not results[-1].interrupted:
+            return 0
+        if world.is_main:
+            print(stop_note(plans[len(results) - 1], results[-1], plans[len(results) :]))
+        return EXIT_STOPPED
 
 
 def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
-    from tqdm import tqdm
-
-    from perf.report.training import run_heading
-    from perf.train.loop import run_steps
-
     if world.is_main:
         print(f"\n{run_heading(plan)}")
     with tqdm(
@@ -135,8 +112,5 @@ def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
         delay=3,
         disable=None if world.is_main else True,  # None: shown only where stderr is a terminal
     ) as bar:
-
-        def on_line(line: str) -> None:
-            bar.write(line, file=sys.stdout)
-
+        on_line = partial(bar.write, file=sys.stdout)
         return run_steps(plan, source, world, on_line=on_line, on_step=bar.update)

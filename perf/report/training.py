@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from perf.train.loop import RunResult
 
 
-def session_heading(config: RunConfig, source: Source, world: World, *, torch_version: str, num_threads: int) -> str:
+def session_heading(config: RunConfig, source: Source, world: World) -> str:
     """Return what all runs of one command have in common."""
+    import torch
+
+    num_threads = torch.get_num_threads()
     threads = f", {num_threads} thread{'s' if num_threads > 1 else ''}" if config.device.type == "cpu" else ""
     ranks = f", {world.size} ranks" if world.size > 1 else ""
-    compiled = ", compiled" if config.compile_model else ""
+    compiled = ", compiled" if config.compile else ""
     return (
         f"{config.workload.name}: {config.workload.why}\n{source.name} data, {config.device.type}{threads}{ranks}, "
-        f"{config.precision}{compiled}, seed {config.seed}, torch {torch_version}"
+        f"{config.precision}{compiled}, seed {config.seed}, torch {torch.__version__}"
     )
 
 
@@ -38,32 +41,32 @@ def run_heading(plan: RunPlan) -> str:
     return "\n".join([heading, *(f"Note: {note}" for note in plan.notes)])
 
 
-def run_table(results: Sequence[RunResult]) -> str:
+def run_table(plans: Sequence[RunPlan], results: Sequence[RunResult]) -> str:
     """Return one row for each run: its length, its rate over all of it, and its first and last loss."""
-    rate_of = {result.plan.config.global_batch_size: _rate(result) for result in results}
-    smallest = rate_of[min(rate_of)]
-    header = (
-        "size", "steps", "samples", "seconds", "global rate", f"vs {min(rate_of)}", "first loss", "last loss"
-    )  # fmt: skip
+    # The rate of the whole run, samples/sec: the GlobalRate of a log line at its end.
+    rates = [run.totals.samples / run.totals.seconds for run in results]
+    sizes = [plan.config.global_batch_size for plan in plans]
+    smallest = min(sizes)
+    header = ("size", "steps", "samples", "seconds", "global rate", f"vs {smallest}", "first loss", "last loss")
     rows = [
         (
-            str(result.plan.config.global_batch_size),
-            number(len(result.losses), "d"),
-            number(result.totals.samples, ",d"),
-            number(result.totals.seconds, ".1f"),
-            number(_rate(result), ",.1f"),
-            f"{number(_rate(result) / smallest, '.2f')}x",
-            number(result.losses[0], ".4f"),
-            number(result.losses[-1], ".4f"),
+            str(size),
+            number(len(run.losses), "d"),
+            number(run.totals.samples, ",d"),
+            number(run.totals.seconds, ".1f"),
+            number(rate, ",.1f"),
+            f"{number(rate / rates[sizes.index(smallest)], '.2f')}x",
+            number(run.losses[0], ".4f"),
+            number(run.losses[-1], ".4f"),
         )
-        for result in results
+        for run, size, rate in zip(results, sizes, rates, strict=True)
     ]
     return text_table(header, rows)
 
 
-def stop_note(result: RunResult, not_started: Sequence[RunPlan]) -> str:
+def stop_note(plan: RunPlan, result: RunResult, not_started: Sequence[RunPlan]) -> str:
     """Return where an interrupted run stopped, how to continue it, and what was not started."""
-    config, last_step = result.plan.config, result.plan.last_step
+    config, last_step = plan.config, plan.last_step
     lines = [f"Global batch size {config.global_batch_size} was stopped at step {result.end_step} of {last_step}."]
     if result.checkpoint is None:
         lines.append("No checkpoint was kept, so it cannot be continued.")
@@ -74,10 +77,5 @@ def stop_note(result: RunResult, not_started: Sequence[RunPlan]) -> str:
             f"any other limit, --max-steps {last_step}{without}."
         )
     if not_started:
-        lines.append(f"Not started: {', '.join(str(plan.config.global_batch_size) for plan in not_started)}.")
+        lines.append(f"Not started: {', '.join(str(other.config.global_batch_size) for other in not_started)}.")
     return "\n".join(lines)
-
-
-def _rate(result: RunResult) -> float:
-    """Return the rate of the whole run, samples/sec: the GlobalRate of a log line at its end."""
-    return result.totals.samples / result.totals.seconds

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -26,10 +27,22 @@ FORMAT = "stepmark-checkpoint"
 VERSION = 1
 STATE_FILE = "state.safetensors"
 META_FILE = "checkpoint.json"
-_FIELDS = {"global_step": int, "data_position": int, "config": dict, "state_sha256": str}
+EDITED = "it was edited: restore it, or start over with --fresh"
 # What reading a file reports that is missing, in the wrong place, linked to itself, or on a bad sector. Anything else
 # (no permission, too many open files) says nothing about the checkpoint.
 _UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
+
+
+class Config(TypedDict):
+    """What wrote a checkpoint, as plain JSON values.
+
+    Attributes:
+        identity: what a run must have to resume from it.
+        environment: what may be another.
+    """
+
+    identity: dict[str, Any]
+    environment: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,13 +53,15 @@ class Checkpoint:
         path: its folder.
         global_step: optimizer steps completed when it was written.
         data_position: samples drawn from the source by then; the number of the next one.
-        config: the configuration that wrote it, as plain JSON values.
+        config: what wrote it.
+        state_sha256: the digest of its tensors' file.
     """
 
     path: Path
     global_step: int
     data_position: int
-    config: dict[str, Any]
+    config: Config
+    state_sha256: str
 
     def tensors(self) -> dict[str, Tensor]:
         """Read the tensors into memory.
@@ -67,7 +82,7 @@ class DamagedError(Exception):
 
 
 def write_checkpoint(
-    folder: Path, *, global_step: int, data_position: int, config: dict[str, Any], tensors: dict[str, Tensor]
+    folder: Path, *, global_step: int, data_position: int, config: Config, tensors: dict[str, Tensor]
 ) -> None:
     """Write the files of a checkpoint into an empty folder, and wait until they are on disk.
 
@@ -75,7 +90,12 @@ def write_checkpoint(
         CheckpointError, OSError: they could not be written.
     """
     state = folder / STATE_FILE
-    _write_tensors(state, tensors)
+    try:
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, state)
+    except SafetensorError as error:  # what a full disk looks like through this library
+        raise CheckpointError(
+            f"{state}: could not be written ({error}); make room or name another --model-dir"
+        ) from error
     meta: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -98,45 +118,37 @@ def read_checkpoint(path: Path, step: int) -> Checkpoint:
         CheckpointError: it is whole, and of another project or format version.
     """
     meta_path = path / META_FILE
-    meta = _read_meta(meta_path)
-    if meta.get("version") != VERSION:
-        raise CheckpointError(
-            f"{meta_path}: format version {meta.get('version')!r}, this stepmark reads version {VERSION}; "
-            "use the stepmark that wrote it, or start over with --fresh"
-        )
-    for name, kind in _FIELDS.items():
-        if type(meta.get(name)) is not kind:
-            raise CheckpointError(
-                f"{meta_path}: {name} is {meta.get(name)!r}, and a value of type {kind.__name__} is needed; "
-                "it was edited: restore it, or start over with --fresh"
-            )
-    if meta["global_step"] != step:
-        raise DamagedError(f"{META_FILE} is of step {meta['global_step']}, so the folder was renamed")
-    with _unreadable_is_damage(STATE_FILE):
-        state_digest = _file_sha256(path / STATE_FILE)
-    if state_digest != meta["state_sha256"]:
-        raise DamagedError(f"{STATE_FILE} does not match its digest (truncated or altered)")
-    return Checkpoint(path=path, global_step=step, data_position=meta["data_position"], config=meta["config"])
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    """Return the content of a `META_FILE` of ours without its digest, which matches."""
     with _unreadable_is_damage(META_FILE):
-        content = path.read_bytes()
+        content = meta_path.read_bytes()
     try:
         value = json.loads(content)
-        meta: dict[str, Any] = value if isinstance(value, dict) else {}
-        digest = meta.pop("sha256", None)
-        matches = digest == _json_sha256(meta)
+        found: dict[str, Any] = value if isinstance(value, dict) else {}
+        digest = found.pop("sha256", None)
+        matches = digest == _json_sha256(found)
     except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond reason
         raise DamagedError(f"{META_FILE} is not readable as JSON") from None
-    is_ours = meta.get("format") == FORMAT
+    is_ours = found.get("format") == FORMAT
     # One flipped bit cannot hide both that a digest is there and that the format is ours.
     if not matches and (is_ours or digest is not None):
         raise DamagedError(f"{META_FILE} does not match its digest")
     if not is_ours:
-        raise CheckpointError(f"{path}: not written by this project; name another --model-dir")
-    return meta
+        raise CheckpointError(f"{meta_path}: not written by this project; name another --model-dir")
+    if found.get("version") != VERSION:
+        raise CheckpointError(
+            f"{meta_path}: format version {found.get('version')!r}, this stepmark reads version {VERSION}; "
+            "use the stepmark that wrote it, or start over with --fresh"
+        )
+    try:
+        checkpoint = msgspec.convert({**found, "path": path}, Checkpoint)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{meta_path}: {error}; {EDITED}") from None
+    if checkpoint.global_step != step:
+        raise DamagedError(f"{META_FILE} is of step {checkpoint.global_step}, so the folder was renamed")
+    with _unreadable_is_damage(STATE_FILE):
+        state_digest = _file_sha256(path / STATE_FILE)
+    if state_digest != checkpoint.state_sha256:
+        raise DamagedError(f"{STATE_FILE} does not match its digest (truncated or altered)")
+    return checkpoint
 
 
 @contextmanager
@@ -147,15 +159,6 @@ def _unreadable_is_damage(name: str) -> Iterator[None]:
         if error.errno not in _UNREADABLE:
             raise
         raise DamagedError(f"{name} cannot be read ({error.strerror})") from None
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # what a full disk looks like through this library
-        raise CheckpointError(
-            f"{path}: could not be written ({error}); make room or name another --model-dir"
-        ) from error
 
 
 def _json_sha256(value: dict[str, Any]) -> str:

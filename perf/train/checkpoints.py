@@ -15,12 +15,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from perf.errors import CheckpointError
-from perf.train.checkpoint_files import Checkpoint, DamagedError, fsync, read_checkpoint, write_checkpoint
+from perf.train.checkpoint_files import Checkpoint, Config, DamagedError, fsync, read_checkpoint, write_checkpoint
 
 _NAME = re.compile(r"step-(\d{8}|[1-9]\d{8,17})", re.ASCII)
 _PARTIAL = re.compile(rf"\.partial-(?:deleted-)?{_NAME.pattern}", re.ASCII)
@@ -35,8 +34,6 @@ class CheckpointStore:
     """
 
     def __init__(self, directory: Path, *, keep_last: int) -> None:
-        if keep_last < 0:
-            raise ValueError(f"keep_last={keep_last}: 0 or more is needed")
         self.directory = directory
         self.keep_last = keep_last
         self._claimed: int | None = None  # descriptor of the directory while it is held
@@ -52,18 +49,15 @@ class CheckpointStore:
         """Return where the checkpoint of a step is or would be."""
         return self.directory / f"step-{global_step:08d}"
 
-    def save(
-        self, *, global_step: int, data_position: int, config: dict[str, Any], tensors: dict[str, Tensor]
-    ) -> Path | None:
+    def save(self, *, global_step: int, data_position: int, config: Config, tensors: dict[str, Tensor]) -> Path | None:
         """Write a checkpoint atomically, then delete those that `keep_last` no longer covers.
 
         Returns:
             Its folder, or None when `keep_last` is 0.
 
         Raises:
-            CheckpointError: the step has a checkpoint already, or it could not be written, or the directory was deleted
-                or replaced; the checkpoints there before are untouched.
-            OSError: the same, as the operating system reports it.
+            CheckpointError, OSError: the step has a checkpoint already, or it could not be written, or the directory
+                was deleted or replaced; the checkpoints there before are untouched.
         """
         if self.keep_last == 0:
             return None
@@ -120,7 +114,10 @@ class CheckpointStore:
             if not damage:
                 return checkpoint, []
             with self.claim():
-                return checkpoint, [f"{path}: {why}; set aside as {_set_aside(path)}" for path, why in damage.items()]
+                return checkpoint, [
+                    f"{path}: {why}; set aside as {path.rename(_first_free(f'{path.parent}/damaged-{path.name}'))}"
+                    for path, why in damage.items()
+                ]
         if damage:
             raise CheckpointError(
                 "; ".join(f"{path}: {why}" for path, why in damage.items())
@@ -135,8 +132,6 @@ class CheckpointStore:
             CheckpointError: it is a file.
             OSError: it cannot be made or written to.
         """
-        if self.keep_last == 0:
-            return
         if self.directory.exists() and not self.directory.is_dir():
             raise CheckpointError(f"{self.directory}: is a file, and a directory is needed; name another --model-dir")
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -153,15 +148,11 @@ class CheckpointStore:
         ours = sorted((path for path in self.directory.iterdir() if known.fullmatch(path.name)), reverse=True)
         if not ours:
             return None
-        target = _first_free(self.directory, "previous")
+        target = _first_free(f"{self.directory}/previous")
         target.mkdir()
         for path in ours:
             path.rename(target / path.name)
         return target
-
-    def put_away_before(self) -> list[Path]:
-        """Return where earlier calls of `put_away` moved checkpoints to."""
-        return sorted(self.directory.glob("previous-*"))
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -188,11 +179,6 @@ class CheckpointStore:
             os.close(descriptor)
 
 
-def _set_aside(path: Path) -> Path:
-    return path.rename(_first_free(path.parent, f"damaged-{path.name}"))
-
-
-def _first_free(directory: Path, name: str) -> Path:
-    """Return the first of `name`-1, `name`-2, ... in the directory that does not exist."""
-    numbered = (directory / f"{name}-{number}" for number in itertools.count(1))
-    return next(path for path in numbered if not os.path.lexists(path))
+def _first_free(path: str) -> Path:
+    """Return the first of `path`-1, `path`-2, ... that does not exist."""
+    return next(Path(f"{path}-{n}") for n in itertools.count(1) if not os.path.lexists(f"{path}-{n}"))

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
-from perf.train.checkpoint_files import Checkpoint
+from perf.records.fingerprint import differences
+from perf.train.checkpoint_files import EDITED, Checkpoint, Config
 from perf.train.checkpoints import CheckpointStore
 from perf.train.data import Source
 from perf.train.devices import World
@@ -28,9 +29,9 @@ class RunConfig:
     Attributes:
         workload: what to train.
         global_batch_size: samples per optimizer step, over all ranks.
-        model_dir: where its checkpoints are; None for a run that keeps none.
+        model_dir: where its checkpoints are.
         device, precision: where and in what to compute ("fp32" or "bf16").
-        micro_batch_size: samples per forward pass at most; None for the workload's.
+        micro_batch_size: samples per forward pass; None for the workload's, or less where that does not divide.
         seed: of the weights, the data and the dropout.
         max_steps, num_steps, num_epochs: limits, see `perf.train.steps.steps_to_run`.
         log_steps: a log line every so many steps, and at the last.
@@ -38,12 +39,12 @@ class RunConfig:
         keep_checkpoints: how many to keep.
         start: "resume" from the newest valid checkpoint; "fresh" puts the checkpoints there away; "weights" does
             that too but begins with the newest one's weights.
-        compile_model: whether to run the model through torch.compile.
+        compile: whether to run the model through torch.compile.
     """
 
     workload: BertConfig
     global_batch_size: int
-    model_dir: Path | None = None
+    model_dir: Path
     device: torch.device
     precision: str
     micro_batch_size: int | None = None
@@ -55,26 +56,15 @@ class RunConfig:
     checkpoint_steps: int | None = None
     keep_checkpoints: int = 2
     start: Start = "resume"
-    compile_model: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("global_batch_size", 1, 2**24),
-            ("micro_batch_size", 1, 2**24),
-            ("log_steps", 1, None),
-            ("checkpoint_steps", 1, None),
-            ("seed", 0, 2**63 - 1),
-            ("keep_checkpoints", 0, None),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value}: at least {least} is needed")
-            if value is not None and most is not None and value > most:
-                raise ValueError(f"{name}={value}: at most {most} is possible")
+        for name, most in (("global_batch_size", 2**24), ("seed", 2**63 - 1)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}={getattr(self, name)}: at most {most} is possible")
 
     def store(self) -> CheckpointStore:
-        """Return the run's checkpoints; only of a run that has a directory."""
-        assert self.model_dir is not None
+        """Return the run's checkpoints."""
         return CheckpointStore(self.model_dir, keep_last=self.keep_checkpoints)
 
 
@@ -119,33 +109,41 @@ def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
 
 
 def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
-    micro_batch_size, grad_accum_steps = divide(config, world)
+    micro_batch_size, grad_accum_steps = _divide(config, world)
+    store, workload = config.store(), config.workload
     checkpoint: Checkpoint | None = None
     notes: list[str] = []
     if config.start != "fresh":
-        checkpoint, notes = config.store().newest_valid()
+        checkpoint, notes = store.newest_valid()
     if config.start == "weights" and checkpoint is None:
-        before = "".join(f"; there are some in {path}" for path in config.store().put_away_before())
+        before = "".join(f"; there are some in {path}" for path in sorted(store.directory.glob("previous-*")))
         raise CheckpointError(
             f"{config.model_dir}: has no checkpoint to load weights from{before}; name another --model-dir"
         )
     resumed = checkpoint if config.start == "resume" else None
     start_step = resumed.global_step if resumed else 0
+    data_len = None
+    if source.samples_per_epoch is not None:
+        data_len = source.samples_per_epoch // (micro_batch_size * world.size)
+        if data_len < grad_accum_steps:
+            raise DataError(
+                f"{source.name}: its {source.samples_per_epoch} samples make no complete step of "
+                f"{config.global_batch_size}; give more text or a smaller --global-batch-size"
+            )
     try:
         num_steps = steps_to_run(
             global_step=start_step,
             num_steps=config.num_steps,
             max_steps=config.max_steps,
             num_epochs=config.num_epochs,
-            data_len=_micro_batches(config, source, world, micro_batch_size, grad_accum_steps),
+            data_len=data_len,
             grad_accum_steps=grad_accum_steps,
         )
     except RunFinishedError as error:
         assert resumed is not None  # a run from step 0 cannot have finished
         if config.keep_checkpoints > 0:
-            # A claim deletes what interrupted saves left; while another run holds the directory, it is that run's to
-            # do.
-            with suppress(CheckpointError), config.store().claim():
+            # A claim deletes what interrupted saves left, unless another run holds the directory and writes there.
+            with suppress(CheckpointError), store.claim():
                 pass
         raise _refusal(error, config, source, resumed) from None
     plan = RunPlan(
@@ -158,29 +156,31 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         notes=notes,
     )
     if resumed is not None:
-        _require_same_identity(config, source, resumed)
-        notes.append(_resume_note(plan, source, world, resumed))
-    if plan.last_step > config.workload.lr_end_step:
-        notes.append(f"the learning rate of {config.workload.name} is 0 from step {config.workload.lr_end_step} on")
-    if config.micro_batch_size is None and 2 * micro_batch_size <= min(
-        config.workload.micro_batch_size, config.global_batch_size // world.size
-    ):
+        _require_same_run(config, source, resumed)
+        environment = recorded_config(plan, source, world)["environment"]
+        different = ", ".join(differences(resumed.config["environment"], environment))
+        so = f"; with {different} the losses can differ from an uninterrupted run's" if different else ""
+        notes.append(f"resuming from {resumed.path}{so}")
+    if plan.last_step > workload.lr_end_step:
+        notes.append(f"the learning rate of {workload.name} is 0 from step {workload.lr_end_step} on")
+    most = min(workload.micro_batch_size, config.global_batch_size // world.size)
+    if config.micro_batch_size is None and 2 * micro_batch_size <= most:
         notes.append(
             f"no larger micro-batch than {micro_batch_size} divides this batch size evenly; a round one is faster"
         )
-    if config.model_dir is not None:
-        config.store().require_usable()
+    if config.keep_checkpoints > 0:
+        store.require_usable()
     return plan
 
 
-def recorded_config(plan: RunPlan, source: Source, world: World) -> dict[str, Any]:
+def recorded_config(plan: RunPlan, source: Source, world: World) -> Config:
     """Return what a checkpoint records: `identity`, which a resumed run must match, and `environment`."""
     return {
         "identity": _identity(plan.config, source),
         "environment": {
             "device": plan.config.device.type,
             "precision": plan.config.precision,
-            "compiled": plan.config.compile_model,
+            "compiled": plan.config.compile,
             "micro_batch_size": plan.micro_batch_size,
             "world_size": world.size,
             "num_threads": torch.get_num_threads(),
@@ -203,7 +203,7 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def divide(config: RunConfig, world: World) -> tuple[int, int]:
+def _divide(config: RunConfig, world: World) -> tuple[int, int]:
     """Return the micro-batch size and the number of micro-batches per rank and step.
 
     Raises:
@@ -214,37 +214,17 @@ def divide(config: RunConfig, world: World) -> tuple[int, int]:
         raise ValueError(
             f"--global-batch-size {config.global_batch_size} is not a multiple of the {world.size} ranks that share it"
         )
-    if config.micro_batch_size is None:
-        most = min(config.workload.micro_batch_size, rank_samples)
-        micro_batch_size = next(size for size in range(most, 0, -1) if rank_samples % size == 0)
-    else:
-        micro_batch_size = config.micro_batch_size
-        if rank_samples % micro_batch_size:
-            raise ValueError(
-                f"--micro-batch-size {micro_batch_size} does not divide the {rank_samples} samples "
-                "of a step that one rank has"
-            )
+    most = config.micro_batch_size or min(config.workload.micro_batch_size, rank_samples)
+    if config.micro_batch_size and rank_samples % most:
+        raise ValueError(f"--micro-batch-size {most} does not divide the {rank_samples} samples of a step on one rank")
+    micro_batch_size = next(size for size in range(most, 0, -1) if rank_samples % size == 0)
     return micro_batch_size, rank_samples // micro_batch_size
-
-
-def _micro_batches(
-    config: RunConfig, source: Source, world: World, micro_batch_size: int, grad_accum_steps: int
-) -> int | None:
-    if source.samples_per_epoch is None:
-        return None
-    num_micro_batches = source.samples_per_epoch // (micro_batch_size * world.size)
-    if num_micro_batches < grad_accum_steps:
-        raise DataError(
-            f"{source.name}: its {source.samples_per_epoch} samples make no complete step of "
-            f"{config.global_batch_size}; give more text or a smaller --global-batch-size"
-        )
-    return num_micro_batches
 
 
 def _refusal(error: RunFinishedError, config: RunConfig, source: Source, checkpoint: Checkpoint) -> RunFinishedError:
     """Return `error` with the reason, and with the ways on."""
-    wrote = _recorded(checkpoint, "identity")
-    different = _differences(wrote, _identity(config, source))
+    wrote = checkpoint.config["identity"]
+    different = ", ".join(differences(wrote, _identity(config, source)))
     if not different and error.global_step == error.max_steps:
         return NothingToDoError(
             checkpoint=checkpoint.path, global_batch_size=config.global_batch_size, max_steps=error.max_steps
@@ -252,16 +232,15 @@ def _refusal(error: RunFinishedError, config: RunConfig, source: Source, checkpo
     unlike = f" That is another configuration than this run's: {different}." if different else ""
     details = (
         f"That run is already finished: {checkpoint.path} was written at step {checkpoint.global_step} by "
-        f"{wrote.get('workload')} with global batch size {wrote.get('global_batch_size')}.{unlike} "
-        "Three ways on: another "
-        "directory (--model-dir DIR), a higher target for the same configuration (--max-steps N), or a fresh start "
-        "(--fresh)."
+        f"{wrote.get('workload')} with global batch size {wrote.get('global_batch_size')}.{unlike} Three ways on: "
+        "another directory (--model-dir DIR), a higher target for the same configuration (--max-steps N), or a fresh "
+        "start (--fresh)."
     )
     return RunFinishedError(global_step=error.global_step, max_steps=error.max_steps, details=details)
 
 
-def _require_same_identity(config: RunConfig, source: Source, checkpoint: Checkpoint) -> None:
-    different = _differences(_recorded(checkpoint, "identity"), _identity(config, source))
+def _require_same_run(config: RunConfig, source: Source, checkpoint: Checkpoint) -> None:
+    different = ", ".join(differences(checkpoint.config["identity"], _identity(config, source)))
     if different:
         raise CheckpointError(
             f"{checkpoint.path}: written by another configuration: {different}; name another --model-dir, "
@@ -271,29 +250,5 @@ def _require_same_identity(config: RunConfig, source: Source, checkpoint: Checkp
     if checkpoint.data_position != expected:
         raise CheckpointError(
             f"{checkpoint.path}: data_position is {checkpoint.data_position}, and {expected} is needed (global_step x "
-            "global batch size); it was edited: restore it, or start over with --fresh"
+            f"global batch size); {EDITED}"
         )
-
-
-def _resume_note(plan: RunPlan, source: Source, world: World, checkpoint: Checkpoint) -> str:
-    now = recorded_config(plan, source, world)["environment"]
-    different = _differences(_recorded(checkpoint, "environment"), now)
-    return f"resuming from {checkpoint.path}" + (
-        f"; it was written with {different}, so the losses can differ from an uninterrupted run's" if different else ""
-    )
-
-
-def _recorded(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
-    recorded = checkpoint.config.get(part)
-    if not isinstance(recorded, dict):
-        raise CheckpointError(
-            f"{checkpoint.path}: its config has {recorded!r} for {part}, and an object is needed; "
-            "it was edited: restore it, or start over with --fresh"
-        )
-    return recorded
-
-
-def _differences(wrote: dict[str, Any], now: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {wrote.get(key)!r} (now {now.get(key)!r})" for key in {**wrote, **now} if wrote.get(key) != now.get(key)
-    )

@@ -82,9 +82,7 @@ class Source(ABC):
         blocks = [self._block(index) for index in range(first, last + 1)]
         offset = position - first * self.BLOCK_SAMPLES
         columns = (np.concatenate(column)[offset : offset + num_samples] for column in zip(*blocks, strict=True))
-        return Batch(
-            **{field.name: torch.from_numpy(column) for field, column in zip(fields(Batch), columns, strict=True)}
-        )
+        return Batch(**{f.name: torch.from_numpy(column) for f, column in zip(fields(Batch), columns, strict=True)})
 
     def _block(self, index: int) -> tuple[IntArray, ...]:
         rng = np.random.default_rng([self.seed, index])
@@ -155,10 +153,6 @@ class SyntheticLanguage(Source):
     def __init__(self, workload: BertConfig, *, seed: int) -> None:
         super().__init__(workload, seed=seed)
         num_topics = (workload.vocab_size - NUM_SPECIAL) // self.ROLES
-        if num_topics < 2:
-            raise ValueError(
-                f"vocab_size={workload.vocab_size}: the synthetic language needs two topics of {self.ROLES}"
-            )
         weight = 1.0 / np.arange(1, num_topics + 1)
         self._topic_cdf = np.cumsum(weight / weight.sum())
         self._topic_cdf[-1] = 1.0

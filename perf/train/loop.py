@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,27 +26,21 @@ class RunResult:
     """What a run did.
 
     Attributes:
-        plan: what it set out to do.
         end_step: `global_step` at the end.
         interrupted: whether it was asked to stop, by a signal or a log that cannot be written, at the latest while it
             saved.
         losses: the loss of every step, nats.
         marks: one where the timed region began, and one for each log line.
+        totals: samples processed, and the seconds from the first mark to the last.
         checkpoint: the last one written on this rank, if any.
     """
 
-    plan: RunPlan
     end_step: int
     interrupted: bool
     losses: list[float]
     marks: list[Mark]
+    totals: EndLine
     checkpoint: Path | None
-
-    @property
-    def totals(self) -> EndLine:
-        """Samples processed, and the seconds from the first mark to the last."""
-        first, last = self.marks[0], self.marks[-1]
-        return EndLine(samples=last.samples - first.samples, seconds=last.time_s - first.time_s)
 
 
 def run_steps(
@@ -84,7 +77,7 @@ def run_steps(
     keep_freed_memory()
     with ExitStack() as held:
         if config.keep_checkpoints > 0:
-            world.from_main(lambda: held.enter_context(_claimed(store, plan)))
+            world.from_main(lambda: _claim(held, store, plan))
         trainer = Trainer(plan, source, world, store)
         if config.start != "resume" and config.keep_checkpoints > 0:
             world.barrier()  # every rank has loaded what it needs
@@ -93,133 +86,102 @@ def run_steps(
                 on_line(f"The checkpoints in {config.model_dir} were moved to {put_away}")
         trainer.warm_up()
         stepping = Stepping(trainer.step, world=world, start_step=plan.start_step, fail=trainer.fail)
-        region = Region(
+        return timed_region(
+            stepping,
+            world,
             global_batch_size=config.global_batch_size,
             last_step=plan.last_step,
             to_log=lambda step: should_act(global_step=step, last_step=plan.last_step, every=config.log_steps),
             to_save=lambda step: should_act(global_step=step, last_step=plan.last_step, every=config.checkpoint_steps),
-        )
-        end_step, interrupted, marks, checkpoint = timed_region(
-            stepping,
-            region,
-            world,
             finish=lambda: synchronize(config.device),
             save=trainer.save,
             on_line=on_line,
             on_step=on_step,
             clock=clock,
         )
-    return RunResult(
-        plan=plan,
-        end_step=end_step,
-        interrupted=interrupted,
-        losses=stepping.losses,
-        marks=marks,
-        checkpoint=checkpoint,
-    )
 
 
-@contextmanager
-def _claimed(store: CheckpointStore, plan: RunPlan) -> Iterator[None]:
+def _claim(held: ExitStack, store: CheckpointStore, plan: RunPlan) -> None:
     """Hold the run's directory, if it still is what the run was planned from."""
-    planned_from = plan.checkpoint
-    with store.claim():
-        newest = max(store.steps(), default=None)
-        if plan.config.start != "fresh" and newest != (planned_from.global_step if planned_from else None):
-            raise CheckpointError(
-                f"{store.directory}: another run wrote step {newest} after this one was planned from step "
-                f"{planned_from.global_step if planned_from else 0}; start again to go on from there"
-            )
-        yield
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Region:
-    """How far a loop goes, and at which steps it logs and saves.
-
-    Attributes:
-        global_batch_size: samples of a step.
-        last_step: `global_step` after the last.
-        to_log, to_save: whether a line or a checkpoint is due after a step.
-    """
-
-    global_batch_size: int
-    last_step: int
-    to_log: Callable[[int], bool]
-    to_save: Callable[[int], bool] = lambda step: False
+    held.enter_context(store.claim())
+    newest, planned = max(store.steps(), default=0), plan.checkpoint.global_step if plan.checkpoint else 0
+    if plan.config.start != "fresh" and newest != planned:
+        raise CheckpointError(
+            f"{store.directory}: another run wrote step {newest} after this one was planned from step {planned}; "
+            "start again to go on from there"
+        )
 
 
 def timed_region(
     stepping: Stepping,
-    region: Region,
     world: World,
     *,
+    global_batch_size: int,
+    last_step: int,
+    to_log: Callable[[int], bool],
+    to_save: Callable[[int], bool] = lambda step: False,
     finish: Callable[[], object],
     save: Callable[[], Path | None] = lambda: None,
     on_line: Callable[[str], None],
     on_step: Callable[[], object],
     clock: Callable[[], float],
-) -> tuple[int, bool, list[Mark], Path | None]:
+) -> RunResult:
     """Step, mark, log and save; the loop of every run, trained or measured.
 
     Args:
         stepping: what is advanced.
-        region: how far, and when to log and save.
         world: the ranks; only the main one logs.
+        global_batch_size: samples of a step.
+        last_step: `global_step` after the last.
+        to_log: whether a line is due after a step.
+        to_save: whether a checkpoint is due after a step.
         finish: waits until the device has done all it was asked to.
         save: writes a checkpoint.
-        on_line: receives each line of the log.
+        on_line: receives each line of the log; if it cannot (a closed pipe, a full disk), the run stops and saves.
         on_step: called after each step.
         clock: monotonic, seconds.
-
-    Returns:
-        The last step made, whether a stop was requested, the marks, and the last checkpoint on this rank.
     """
     checkpoint: Path | None = None
     finish()
     marks = [Mark(samples=0, time_s=clock())]
     rates = Rates.since(marks[0])
     with stop_requests() as stop:
-        say = _Listener(on_line, stop) if world.is_main else _ignore
-        last_step = region.last_step
+
+        def say(line: object) -> None:
+            try:
+                if world.is_main:
+                    on_line(str(line))
+            except OSError:
+                stop.set()
+
         while stepping.global_step < last_step:
             stepping.step()
             step = stepping.global_step
-            to_log, to_save = region.to_log(step), region.to_save(step)
+            line_due, checkpoint_due = to_log(step), to_save(step)
             # Several ranks must stop at the same step, and ask each other only where they wait for each other anyway.
-            if (world.size == 1 or to_log or to_save) and world.any(stop.is_set()):
+            if (world.size == 1 or line_due or checkpoint_due) and world.any(stop.is_set()):
                 last_step = step
-                to_log = to_save = True
-            if to_log or to_save:
+                line_due = checkpoint_due = True
+            if line_due or checkpoint_due:
                 stepping.read()
-            if to_log:
+            if line_due:
                 finish()
-                marks.append(Mark(samples=len(stepping.losses) * region.global_batch_size, time_s=clock()))
+                marks.append(Mark(samples=len(stepping.losses) * global_batch_size, time_s=clock()))
                 rates = rates.at(marks[-1])
                 assert rates.rate is not None
                 loss = stepping.losses[-1]
-                say(str(LogLine(global_step=step, loss=loss, rate=rates.rate, global_rate=rates.global_rate)))
+                say(LogLine(global_step=step, loss=loss, rate=rates.rate, global_rate=rates.global_rate))
             on_step()
-            if to_save:
+            if checkpoint_due:
                 checkpoint = save()
         interrupted = world.any(stop.is_set())  # also by a request that came during the last save
-    first, last = marks[0], marks[-1]
-    say(str(EndLine(samples=last.samples - first.samples, seconds=last.time_s - first.time_s)))
-    return last_step, interrupted, marks, checkpoint
-
-
-def _ignore(line: str) -> None:
-    """Drop a line: a rank that is not the main one does not log."""
-
-
-class _Listener:
-    """Passes lines on. If they can no longer be (a closed pipe, a full disk), the run stops as asked to, and saves."""
-
-    def __init__(self, on_line: Callable[[str], None], stop: threading.Event) -> None:
-        self._on_line, self._stop = on_line, stop
-
-    def __call__(self, line: str) -> None:
-        try:
-            self._on_line(line)
-        except OSError:
-            self._stop.set()
+        totals = EndLine(samples=marks[-1].samples, seconds=marks[-1].time_s - marks[0].time_s)
+    say(totals)
+    return RunResult(
+        end_step=stepping.global_step,
+        interrupted=interrupted,
+        losses=stepping.losses,
+        marks=marks,
+        totals=totals,
+        checkpoint=checkpoint,
+    )

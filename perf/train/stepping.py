@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -67,16 +68,13 @@ class Stepping:
             values = [row[name] for row in rows]
             # One transfer for all steps: waiting for each of them would take as many round trips.
             read = self._world.mean(torch.stack([torch.as_tensor(value).detach() for value in values])).tolist()
-            if name == "loss":
-                self._take_losses(read, first)
-            else:
+            if name != "loss":
                 self.scalars.setdefault(name, []).extend(read)
-
-    def _take_losses(self, losses: list[float], first: int) -> None:
-        bad = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), None)
-        if bad is not None:
-            self._world.from_main(lambda: self._fail(first + bad, f"the loss is {losses[bad]}"))
-        self.losses += losses
+                continue
+            for step, loss in enumerate(read, first):
+                if not math.isfinite(loss):
+                    self._world.from_main(partial(self._fail, step, f"the loss is {loss}"))
+            self.losses += read
 
 
 def _by_name(returned: Any, step: int) -> dict[str, Tensor | float]:

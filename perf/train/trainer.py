@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from perf.errors import CheckpointError, NonFiniteError
 from perf.seam import Case
-from perf.train.checkpoint_files import Checkpoint
+from perf.train.checkpoint_files import EDITED, Checkpoint
 from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunConfig, RunPlan, plan_run, recorded_config
 from perf.train.data import Batch, Source, SyntheticLanguage
@@ -20,8 +20,6 @@ from perf.train.devices import World, seed_device
 from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
 from perf.train.model import BertForPreTraining
 from perf.train.workloads import BertConfig
-
-_OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Trainer:
@@ -51,7 +49,7 @@ class Trainer:
             with_optimizer = config.start == "resume"
             load_tensors(plan.checkpoint, self.model, self.optimizer if with_optimizer else None)
             self.data_position = plan.checkpoint.data_position if with_optimizer else 0
-        if config.compile_model:
+        if config.compile:
             self.model.compile()
         self._ranks: nn.Module = DistributedDataParallel(self.model) if world.size > 1 else self.model
         self.model.train()
@@ -134,6 +132,7 @@ def measured_trainer(config: BertConfig, case: Case) -> Trainer:
         workload=config,
         global_batch_size=case.global_batch_size,
         micro_batch_size=case.micro_batch_size,
+        model_dir=Path(),  # nothing is saved there
         device=torch.device(case.device),
         precision=case.precision,
         seed=case.seed,
@@ -153,57 +152,49 @@ def step_seed(seed: int, global_step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, global_step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return weights and optimizer state by name, as they are (not copies)."""
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """Return weights and optimizer state by name, as they are (not copies); None for weights alone."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach()
-        state: dict[str, Any] = optimizer.state[parameter]
-        tensors.update({f"optimizer.{key}.{name}": state[key] for key in _OPTIMIZER_STATE})
+        if optimizer is not None:
+            state: dict[str, Tensor] = optimizer.state[parameter]
+            tensors.update({f"optimizer.{key}.{name}": state[key] for key in ("step", "exp_avg", "exp_avg_sq")})
     return tensors
 
 
 def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Load the weights of a checkpoint, and its optimizer state unless `optimizer` is None; all of it or nothing.
+    """Load the weights of a checkpoint, and its optimizer state unless `optimizer` is None.
 
     Raises:
-        CheckpointError: names, shapes or types do not fit the model, or the optimizer counts other steps.
+        CheckpointError: names, shapes or types do not fit the model, or the optimizer counts other steps; no weight was
+            changed.
     """
     found = checkpoint.tensors()
-    wanted = {}
-    for name, parameter in model.named_parameters():
-        wanted[f"model.{name}"] = parameter.shape
-        if optimizer is not None:
-            shapes = (torch.Size(()), parameter.shape, parameter.shape)
-            wanted.update({f"optimizer.{k}.{name}": s for k, s in zip(_OPTIMIZER_STATE, shapes, strict=True)})
-    given = {name for name in found if name in wanted or optimizer is not None or not name.startswith("optimizer.")}
-    odd = sorted(given ^ set(wanted))
-    odd += [n for n in wanted if n in found and (found[n].shape != wanted[n] or found[n].dtype != torch.float32)]
-    if odd:
-        name = odd[0]
-        has = f"{found[name].dtype} {list(found[name].shape)}" if name in found else "nothing"
-        needs = f"torch.float32 {list(wanted[name])}" if name in wanted else "nothing"
+    if optimizer is None:
+        found = {name: tensor for name, tensor in found.items() if not name.startswith("optimizer.")}
+    else:
+        for p in model.parameters():
+            step = torch.zeros((), device=p.device)
+            optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    targets = state_tensors(model, optimizer)
+    needs, has = (
+        {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
+        for tensors in (targets, found)
+    )
+    if odd := [name for name in {**needs, **has} if needs.get(name) != has.get(name)]:
         raise CheckpointError(
-            f"{checkpoint.path}: has {has} under {name!r}, the model needs {needs} "
-            f"({len(odd)} of {len(wanted)} tensors differ); it belongs to another model: name another --model-dir"
+            f"{checkpoint.path}: has {has.get(odd[0], 'nothing')} under {odd[0]!r}, the model needs "
+            f"{needs.get(odd[0], 'nothing')} ({len(odd)} of {len(needs)} tensors differ); it belongs to another model: "
+            "name another --model-dir"
         )
-    if optimizer is not None:
-        _require_step_count(checkpoint, found)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(found[f"model.{name}"])
-            if optimizer is not None:
-                optimizer.state[parameter] = {
-                    key: found[f"optimizer.{key}.{name}"].to(parameter.device) for key in _OPTIMIZER_STATE
-                }
-
-
-def _require_step_count(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
-    """Raise if an optimizer's count of steps is not the checkpoint's: its bias correction would be another step's."""
-    needed = min(checkpoint.global_step, 2**24)  # where a count in float32 stops rising
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer.step.") and tensor.item() != needed:
+    count = min(checkpoint.global_step, 2**24)  # where a count in float32 stops rising
+    for name, tensor in found.items():
+        # Another count would give the bias correction of another step.
+        if name.startswith("optimizer.step.") and tensor.item() != count:
             raise CheckpointError(
-                f"{checkpoint.path}: has {tensor.item():.10g} under {name!r}, and {needed} is needed (global_step); "
-                "it was edited: restore it, or start over with --fresh"
+                f"{checkpoint.path}: has {tensor.item():.10g} under {name!r}, and {count} is needed (global_step); "
+                f"{EDITED}"
             )
+    for name, target in targets.items():
+        target.copy_(found[name])

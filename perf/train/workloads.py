@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from perf.seam import Case, Step, Workload
@@ -53,80 +53,68 @@ class BertConfig:
     max_steps: int
     log_steps: int
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"workload {self.name}: {field.name}={value}, at least 1 is needed")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"workload {self.name}: hidden_size={self.hidden_size} is not divisible by num_heads={self.num_heads}"
-            )
-        if self.seq_len > self.max_positions:
-            raise ValueError(f"workload {self.name}: seq_len={self.seq_len} exceeds max_positions={self.max_positions}")
-        if self.masked_per_sample > self.seq_len - 3:
-            raise ValueError(
-                f"workload {self.name}: masked_per_sample={self.masked_per_sample}, but of seq_len={self.seq_len} "
-                "tokens 3 are special"
-            )
-        if not self.global_batch_sizes:
-            raise ValueError(f"workload {self.name}: global_batch_sizes is empty; name at least one")
+
+def _bert(
+    name: str, why: str, *, hidden_size: int, seq_len: int, smallest_batch_size: int, max_steps: int, **others: Any
+) -> BertConfig:
+    """Return a built-in workload, with the proportions that all of them share."""
+    return BertConfig(
+        name=name,
+        why=why,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        seq_len=seq_len,
+        masked_per_sample=math.ceil(0.15 * seq_len),
+        global_batch_sizes=(smallest_batch_size, 2 * smallest_batch_size, 4 * smallest_batch_size),
+        max_steps=max_steps,
+        log_steps=max_steps // 10,
+        **others,
+    )
 
 
-def _bert(name: str, why: str, *, hidden_size: int, seq_len: int, **more: Any) -> BertConfig:
-    """Return a configuration with BERT's proportions: four times the width inside, 15 % of the tokens to predict."""
-    more |= {"intermediate_size": 4 * hidden_size, "seq_len": seq_len, "masked_per_sample": math.ceil(0.15 * seq_len)}
-    return BertConfig(name=name, why=why, hidden_size=hidden_size, **more)
+_ON_CPU = {"lr_warmup_steps": 20, "lr_end_step": 4000}
+# Ramp, end and peak of the example's published configuration; its peak is 1e-4 * sqrt(batch / 256) / 2, here at 1024.
+_MSL128: dict[str, Any] = {
+    "vocab_size": 30522, "max_positions": 512, "seq_len": 128, "dropout": 0.1,
+    "learning_rate": 1e-4, "lr_warmup_steps": 3200, "lr_end_step": 80_800,
+    "smallest_batch_size": 512, "max_steps": 1000,
+}  # fmt: skip
 
-
-_BERT: dict[str, Any] = {"vocab_size": 30522, "max_positions": 128, "seq_len": 128}
-_SMALL: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "lr_warmup_steps": 20, "lr_end_step": 4000}
-_REFERENCE: dict[str, Any] = {
-    **_BERT,
-    "max_positions": 512,
-    "dropout": 0.1,
-    # Ramp, end and peak of the example's published configuration; its peak is 1e-4 * sqrt(batch / 256) / 2, here at
-    # 1024.
-    "learning_rate": 1e-4,
-    "lr_warmup_steps": 3200,
-    "lr_end_step": 80_800,
-    "global_batch_sizes": (512, 1024, 2048),
-    "max_steps": 1000,
-    "log_steps": 100,
-}
-
-_CONFIGS = (
-    _bert(
-        "pico", "the whole experiment, three batch sizes that learn, in two minutes on two CPU cores", **_SMALL,
-        hidden_size=32, vocab_size=1024, max_positions=32, seq_len=32, learning_rate=4e-3, micro_batch_size=512,
-        global_batch_sizes=(512, 1024, 2048), max_steps=200, log_steps=20,
-    ),
-    _bert(
-        "nano", "four times the words and twice the width of pico: matrix products begin to matter", **_SMALL,
-        hidden_size=64, vocab_size=4096, max_positions=64, seq_len=64, learning_rate=3e-3, micro_batch_size=64,
-        global_batch_sizes=(512, 1024, 2048), max_steps=200, log_steps=20,
-    ),
-    _bert(
-        "tiny", "BERT's own vocabulary and sequence length at BERT-tiny's width: the vocabulary projection dominates",
-        **_SMALL, **_BERT, hidden_size=128, learning_rate=2e-3, micro_batch_size=16,
-        global_batch_sizes=(64, 128, 256), max_steps=100, log_steps=10,
-    ),
-    _bert(
-        "mini", "BERT-mini: the largest whose three batch sizes a CPU can train while one waits",
-        **{**_SMALL, "num_layers": 4, "num_heads": 4}, **_BERT, hidden_size=256, learning_rate=1e-3,
-        micro_batch_size=16, global_batch_sizes=(32, 64, 128), max_steps=100, log_steps=10,
-    ),
-    _bert(
-        "bert-base-msl128", "the reference example at BERT-base size, for accelerators too small for BERT-large",
-        **_REFERENCE, num_layers=12, hidden_size=768, num_heads=12, micro_batch_size=256,
-    ),
-    _bert(
-        "bert-large-msl128", "the reference example in full, as published for three batch sizes on another accelerator",
-        **_REFERENCE, num_layers=24, hidden_size=1024, num_heads=16, micro_batch_size=128,
-    ),
-)  # fmt: skip
-
-BERT_CONFIGS = {config.name: config for config in _CONFIGS}
+BERT_CONFIGS = {
+    workload.name: workload
+    for workload in (
+        _bert(
+            "pico", "the whole experiment, three batch sizes that learn, in two minutes on two CPU cores",
+            num_layers=2, hidden_size=32, num_heads=2, vocab_size=1024, max_positions=32, seq_len=32,
+            learning_rate=4e-3, micro_batch_size=512, smallest_batch_size=512, max_steps=200, **_ON_CPU,
+        ),
+        _bert(
+            "nano", "four times the words and twice the width of pico: matrix products begin to matter",
+            num_layers=2, hidden_size=64, num_heads=2, vocab_size=4096, max_positions=64, seq_len=64,
+            learning_rate=3e-3, micro_batch_size=64, smallest_batch_size=512, max_steps=200, **_ON_CPU,
+        ),
+        _bert(
+            "tiny",
+            "BERT's own vocabulary and sequence length at BERT-tiny's width: the vocabulary projection dominates",
+            num_layers=2, hidden_size=128, num_heads=2, vocab_size=30522, max_positions=128, seq_len=128,
+            learning_rate=2e-3, micro_batch_size=16, smallest_batch_size=64, max_steps=100, **_ON_CPU,
+        ),
+        _bert(
+            "mini", "BERT-mini: the largest whose three batch sizes a CPU can train while one waits",
+            num_layers=4, hidden_size=256, num_heads=4, vocab_size=30522, max_positions=128, seq_len=128,
+            learning_rate=1e-3, micro_batch_size=16, smallest_batch_size=32, max_steps=100, **_ON_CPU,
+        ),
+        _bert(
+            "bert-base-msl128", "the reference example at BERT-base size, for accelerators too small for BERT-large",
+            num_layers=12, hidden_size=768, num_heads=12, micro_batch_size=256, **_MSL128,
+        ),
+        _bert(
+            "bert-large-msl128",
+            "the reference example in full, as published for three batch sizes on another accelerator",
+            num_layers=24, hidden_size=1024, num_heads=16, micro_batch_size=128, **_MSL128,
+        ),
+    )
+}  # fmt: skip
 
 
 def default_workload(device_type: str) -> str:
@@ -150,9 +138,8 @@ def bert_workload(config: BertConfig) -> Workload:
         micro_batch_size=config.micro_batch_size,
         precision="auto",
         about={
-            name: list(v) if isinstance(v, tuple) else v
-            for name, v in asdict(config).items()
-            if name not in ("name", "why")
+            **{name: value for name, value in asdict(config).items() if name not in ("name", "why")},
+            "global_batch_sizes": list(config.global_batch_sizes),
         },
     )
 

@@ -87,12 +87,12 @@ def test_a_duets_tables_fit_a_terminal(effect: float, noise: float, seconds: flo
 @pytest.mark.parametrize("value", [1.0, 1e15, 1e-15])
 def test_the_tables_of_training_and_of_logs_fit_a_terminal(value: float) -> None:
     """Realistic and extreme numbers."""
+    plan: Any = SimpleNamespace(config=SimpleNamespace(global_batch_size=65536))
     result: Any = SimpleNamespace(
-        plan=SimpleNamespace(config=SimpleNamespace(global_batch_size=65536)),
         losses=[value, value],
         totals=SimpleNamespace(samples=1 + int(value * 100), seconds=value**-1),
     )
-    assert widest(run_table([result, result])) <= WIDTH
+    assert widest(run_table([plan, plan], [result, result])) <= WIDTH
     line = "Step={0}, Loss={1:.5f}, Rate={1:.2f} samples/sec, GlobalRate={1:.2f} samples/sec"
     log = [line.format(step, value) for step in (100, 200, 10**14)]
     audits = [

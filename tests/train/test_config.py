@@ -81,7 +81,7 @@ def test_the_failure_of_the_reference_run_is_explained(finished: RunConfig) -> N
         str(finished.model_dir / "step-00000010"),
         "already finished",
         "with global batch size 16.",
-        "another configuration than this run's: global_batch_size 16 (now 8)",
+        "another configuration than this run's: global_batch_size 16 -> 8",
         "--model-dir",
         "--max-steps",
         "--fresh",
@@ -146,20 +146,20 @@ def test_a_directory_of_another_configuration_is_refused(finished: RunConfig, wh
     source = SyntheticLanguage(finished.workload, seed=0)
     config = dataclasses.replace(finished, max_steps=20)
     if what == "global_batch_size":
-        config, expected = dataclasses.replace(config, global_batch_size=8), "global_batch_size 16 (now 8)"
+        config, expected = dataclasses.replace(config, global_batch_size=8), "global_batch_size 16 -> 8"
     elif what == "seed":
-        config, expected = dataclasses.replace(config, seed=7), "seed 0 (now 7)"
+        config, expected = dataclasses.replace(config, seed=7), "seed 0 -> 7"
     elif what == "workload":
         config = dataclasses.replace(config, workload=dataclasses.replace(config.workload, num_layers=1))
-        expected = "num_layers 2 (now 1)"
+        expected = "num_layers 2 -> 1"
     else:
         source.identity = "another language"
-        expected = "data 'synthetic language 1' (now 'another language')"
+        expected = "data synthetic language 1 -> another language"
     with pytest.raises(CheckpointError, match="written by another configuration") as caught:
         plan_run(config, source, World())
     for part in (expected, "--model-dir", "--fresh", "--load weights", "step-00000010"):
         assert part in str(caught.value)
-    assert str(caught.value).count("(now") == 1, "only what differs is named"
+    assert str(caught.value).count(" -> ") == 1, "only what differs is named"
 
 
 def test_how_a_run_is_run_may_change_and_is_told(finished: RunConfig) -> None:
@@ -168,7 +168,7 @@ def test_how_a_run_is_run_may_change_and_is_told(finished: RunConfig) -> None:
     planned = plan(config)
     assert planned.start_step == 10
     (note,) = planned.notes
-    assert "precision 'fp32' (now 'bf16'), micro_batch_size 8 (now 4), so the losses can differ" in note
+    assert "with precision fp32 -> bf16, micro_batch_size 8 -> 4 the losses can differ" in note
 
 
 def test_what_would_be_wasted_is_told(run_config: RunConfig) -> None:
@@ -205,14 +205,15 @@ def edit(run: RunConfig, **changes: Any) -> None:
     ("changes", "message"),
     [
         ({"data_position": 7}, "data_position is 7, and 160 is needed"),
-        ({"data_position": "160"}, "data_position is '160', and a value of type int"),
-        ({"global_step": None}, "global_step is None, and a value of type int"),
-        ({"global_step": True}, "global_step is True, and a value of type int"),
-        ({"config": []}, r"config is \[\], and a value of type dict"),
-        ({"config": {}}, "its config has None for identity, and an object is needed"),
-        ({"config": {"identity": [1]}}, r"its config has \[1\] for identity"),
-        ({"config": {"identity": {}}}, "another configuration: workload None"),
-        ({"state_sha256": 5}, "state_sha256 is 5, and a value of type str"),
+        ({"data_position": "160"}, r"Expected `int`, got `str` - at `\$.data_position`; it was edited"),
+        ({"global_step": None}, r"Expected `int`, got `null` - at `\$.global_step`; it was edited"),
+        ({"global_step": True}, r"Expected `int`, got `bool` - at `\$.global_step`"),
+        ({"config": []}, r"Expected `object`, got `array` - at `\$.config`"),
+        ({"config": {}}, r"missing required field `identity` - at `\$.config`"),
+        ({"config": {"identity": [1]}}, r"Expected `object`, got `array` - at `\$.config.identity`"),
+        ({"config": {"identity": {}}}, r"missing required field `environment` - at `\$.config`"),
+        ({"config": {"identity": {}, "environment": {}}}, "another configuration: workload not set -> small"),
+        ({"state_sha256": 5}, r"Expected `str`, got `int` - at `\$.state_sha256`"),
     ],
 )
 def test_an_edited_checkpoint_is_refused_though_its_digests_match(
@@ -222,7 +223,7 @@ def test_an_edited_checkpoint_is_refused_though_its_digests_match(
     edit(finished, **changes)
     with pytest.raises(CheckpointError, match=message):
         plan(dataclasses.replace(finished, max_steps=20))
-    if "data_position" not in changes and changes != {"config": {"identity": {}}}:
+    if "data_position" not in changes and changes != {"config": {"identity": {}, "environment": {}}}:
         with pytest.raises(CheckpointError, match=message):
             plan(finished)
 
@@ -247,25 +248,9 @@ def test_weights_need_a_checkpoint(run_config: RunConfig) -> None:
         plan(dataclasses.replace(run_config, start="weights"))
 
 
-@pytest.mark.parametrize("name", ["global_batch_size", "micro_batch_size", "log_steps", "checkpoint_steps"])
-def test_sizes_and_intervals_are_positive(run_config: RunConfig, name: str) -> None:
-    """Zero is refused when the configuration is made."""
-    changes: dict[str, Any] = {name: 0}
-    with pytest.raises(ValueError, match=f"{name}=0: at least 1"):
-        dataclasses.replace(run_config, **changes)
-
-
 @pytest.mark.parametrize(("name", "value"), [("global_batch_size", 2**24 + 1), ("seed", 2**63)])
 def test_numbers_beyond_reason_are_refused(run_config: RunConfig, name: str, value: int) -> None:
     """A batch that fits no memory and a seed that fits no generator are refused when the configuration is made."""
     changes: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=f"{name}={value}: at most"):
-        dataclasses.replace(run_config, **changes)
-
-
-@pytest.mark.parametrize("name", ["seed", "keep_checkpoints"])
-def test_seed_and_retention_are_not_negative(run_config: RunConfig, name: str) -> None:
-    """Minus one is refused when the configuration is made."""
-    changes: dict[str, Any] = {name: -1}
-    with pytest.raises(ValueError, match=f"{name}=-1: at least 0"):
         dataclasses.replace(run_config, **changes)

@@ -82,7 +82,7 @@ def test_two_ranks_give_the_loss_curve_of_one(tmp_path: Path, capsys: pytest.Cap
     assert one[-1] < one[0]
     assert two.stdout.count("Processed 512 sample(s)") == 1, "rates and totals are those of both ranks, printed once"
     assert two.stdout.count("2 ranks") == 1
-    assert "written with world_size 2 (now 1)" in resumed
+    assert "with world_size 2 -> 1 the losses can differ" in resumed
     found, _ = CheckpointStore(tmp_path / "two", keep_last=2).newest_valid()
     assert found is not None
     assert (found.global_step, found.data_position) == (12, 12 * 64)

@@ -119,11 +119,14 @@ def test_the_global_step_may_be_zero_but_not_below(value: Any) -> None:
         ({"num_epochs": 1}, "known length"),
         ({"num_epochs": 1, "steps_per_epoch": 4}, "known length"),
         ({"num_epochs": 1, "steps_per_epoch": 5, "data_len": 4}, "steps_per_epoch=5 exceeds the data: it has 4"),
-        ({"num_steps": 1, "grad_accum_steps": 5, "data_len": 4}, "grad_accum_steps=5 exceeds the data: it has 4"),
+        (
+            {"num_steps": 1, "grad_accum_steps": 5, "data_len": 4},
+            "grad_accum_steps=5 exceeds an epoch of 4 micro-batches",
+        ),
         *(
             (
                 {limit: 1, "grad_accum_steps": 3, "steps_per_epoch": 2, "data_len": 4},
-                "grad_accum_steps=3 exceeds the epoch: steps_per_epoch gives it 2 micro-batches",
+                "grad_accum_steps=3 exceeds an epoch of 2 micro-batches",
             )
             for limit in ("num_steps", "max_steps", "num_epochs")
         ),
