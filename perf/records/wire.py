@@ -177,8 +177,10 @@ def decode(line: bytes, kind: type[Answer]) -> Answer:
     """
     try:
         return msgspec.json.decode(line, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.ValidationError as error:
         raise MeasureError(f"said {line[:80]!r}: {error}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise MeasureError(f"said {line[:80]!r}, which is no answer") from None
 
 
 def side_work(counted: Counted, losses: tuple[float, ...], scalars: Mapping[str, tuple[float, ...]]) -> SideWork:

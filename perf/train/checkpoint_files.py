@@ -140,7 +140,7 @@ def read_checkpoint(path: Path, step: int) -> Checkpoint:
         )
     try:
         checkpoint = msgspec.convert({**found, "path": path}, Checkpoint)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the second of a lone surrogate
         raise CheckpointError(f"{meta_path}: {error}; {EDITED}") from None
     if checkpoint.global_step != step:
         raise DamagedError(f"{META_FILE} is of step {checkpoint.global_step}, so the folder was renamed")

@@ -86,19 +86,7 @@ def run_steps(
                 on_line(f"The checkpoints in {config.model_dir} were moved to {put_away}")
         trainer.warm_up()
         stepping = Stepping(trainer.step, world=world, start_step=plan.start_step, fail=trainer.fail)
-        return timed_region(
-            stepping,
-            world,
-            global_batch_size=config.global_batch_size,
-            last_step=plan.last_step,
-            to_log=lambda step: should_act(global_step=step, last_step=plan.last_step, every=config.log_steps),
-            to_save=lambda step: should_act(global_step=step, last_step=plan.last_step, every=config.checkpoint_steps),
-            finish=lambda: synchronize(config.device),
-            save=trainer.save,
-            on_line=on_line,
-            on_step=on_step,
-            clock=clock,
-        )
+        return _timed(plan, trainer, stepping, world, on_line, on_step, clock)
 
 
 def _claim(held: ExitStack, store: CheckpointStore, plan: RunPlan) -> None:
@@ -112,37 +100,19 @@ def _claim(held: ExitStack, store: CheckpointStore, plan: RunPlan) -> None:
         )
 
 
-def timed_region(
+def _timed(
+    plan: RunPlan,
+    trainer: Trainer,
     stepping: Stepping,
     world: World,
-    *,
-    global_batch_size: int,
-    last_step: int,
-    to_log: Callable[[int], bool],
-    to_save: Callable[[int], bool] = lambda step: False,
-    finish: Callable[[], object],
-    save: Callable[[], Path | None] = lambda: None,
     on_line: Callable[[str], None],
     on_step: Callable[[], object],
     clock: Callable[[], float],
 ) -> RunResult:
-    """Step, mark, log and save; the loop of every run, trained or measured.
-
-    Args:
-        stepping: what is advanced.
-        world: the ranks; only the main one logs.
-        global_batch_size: samples of a step.
-        last_step: `global_step` after the last.
-        to_log: whether a line is due after a step.
-        to_save: whether a checkpoint is due after a step.
-        finish: waits until the device has done all it was asked to.
-        save: writes a checkpoint.
-        on_line: receives each line of the log; if it cannot (a closed pipe, a full disk), the run stops and saves.
-        on_step: called after each step.
-        clock: monotonic, seconds.
-    """
+    """Step, mark, log and save. If a line cannot be written (a closed pipe, a full disk), the run stops and saves."""
+    config, last_step = plan.config, plan.last_step
     checkpoint: Path | None = None
-    finish()
+    synchronize(config.device)
     marks = [Mark(samples=0, time_s=clock())]
     rates = Rates.since(marks[0])
     with stop_requests() as stop:
@@ -157,7 +127,10 @@ def timed_region(
         while stepping.global_step < last_step:
             stepping.step()
             step = stepping.global_step
-            line_due, checkpoint_due = to_log(step), to_save(step)
+            line_due, checkpoint_due = (
+                should_act(global_step=step, last_step=plan.last_step, every=every)
+                for every in (config.log_steps, config.checkpoint_steps)
+            )
             # Several ranks must stop at the same step, and ask each other only where they wait for each other anyway.
             if (world.size == 1 or line_due or checkpoint_due) and world.any(stop.is_set()):
                 last_step = step
@@ -165,15 +138,15 @@ def timed_region(
             if line_due or checkpoint_due:
                 stepping.read()
             if line_due:
-                finish()
-                marks.append(Mark(samples=len(stepping.losses) * global_batch_size, time_s=clock()))
+                synchronize(config.device)
+                marks.append(Mark(samples=len(stepping.losses) * config.global_batch_size, time_s=clock()))
                 rates = rates.at(marks[-1])
                 assert rates.rate is not None
                 loss = stepping.losses[-1]
                 say(LogLine(global_step=step, loss=loss, rate=rates.rate, global_rate=rates.global_rate))
             on_step()
             if checkpoint_due:
-                checkpoint = save()
+                checkpoint = trainer.save()
         interrupted = world.any(stop.is_set())  # also by a request that came during the last save
         totals = EndLine(samples=marks[-1].samples, seconds=marks[-1].time_s - marks[0].time_s)
     say(totals)

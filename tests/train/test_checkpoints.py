@@ -340,6 +340,7 @@ def rewrite(path: Path, change: dict[str, Any]) -> None:
     [
         ({"format": "something else"}, "not written by this project"),
         ({"version": 2}, "format version 2, this stepmark reads version 1"),
+        ({"config": {"\ud800": 1}}, "surrogates not allowed"),
         ("[1, 2]", "not written by this project"),
         ('{"a": 1}', "not written by this project"),
         ('"sha256"', "not written by this project"),
