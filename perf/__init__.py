@@ -2,5 +2,5 @@
 
 from perf.seam import Case, workload
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["Case", "workload"]

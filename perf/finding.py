@@ -71,7 +71,7 @@ def find(name: str, root: Path, fallback: Path | None = None) -> Found:
     found = workloads_in(module, root)
     if attribute not in found:
         raise UsageError(
-            f"workload {name!r}: {module.__file__} has no workload {attribute}{near(attribute, found)}; "
+            f"workload {name!r}: {place} has no workload {attribute}{near(attribute, found)}; "
             "decorate a function with @perf.workload(global_batch_sizes=...)"
         )
     if fallback is not None:
@@ -109,7 +109,7 @@ def own_workloads(root: Path, files: Sequence[Path] = ()) -> tuple[list[Found], 
 def workloads_in(module: ModuleType, root: Path) -> dict[str, Found]:
     """Return the workloads that a module defines, by attribute; imported ones belong to the module they come from."""
     found: dict[str, Found] = {}
-    origin = Path(module.__file__ or "").resolve()
+    origin = Path(getattr(module, "__file__", None) or "").resolve()
     place = (origin.relative_to(root) if root in origin.parents else origin).as_posix()
     for name, value in vars(module).items():
         if type(value) is not Workload or any(value is known.workload for known in found.values()):
@@ -136,7 +136,7 @@ def in_one_line(error: BaseException) -> str:
 
 def _is_own(file: Path) -> bool:
     libraries = {Path(__file__).parent, Path(sysconfig.get_path("stdlib"))}
-    is_library = file.name.startswith("<") or "site-packages" in file.parts or libraries & {*file.parents}
+    is_library = str(file).startswith("<") or "site-packages" in file.parts or libraries & {*file.parents}
     return not is_library
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -85,13 +86,14 @@ class Measuring:
             budget_s=parsed("perf_duet_budget", config.getini("perf_duet_budget"), seconds),
             environ=ENVIRON,
         )
+        timed = [item for item in items if "benchmark" in getattr(item, "fixturenames", ())]  # the claims of rates
         return Bench(
             what,
             num_runs=config.getoption("perf_runs"),
             num_steps=config.getoption("perf_steps"),
             compare=self._file,
             duet=duet,
-            duet_threshold=min(self._threshold(item, "perf_duet_threshold") for item in items),
+            duet_threshold=min(self._threshold(item, "perf_duet_threshold") for item in timed or items),
         )
 
     def _threshold(self, item: pytest.Item, name: str) -> float:
@@ -142,6 +144,7 @@ class Measuring:
         if judgement.holds is None and not required:
             pytest.skip(said)  # unknown is neither passed nor failed
         if not judgement.holds:
+            bench.judgements[claim, size] = replace(judgement, holds=False)  # also what an option requires
             pytest.fail(said, pytrace=False)
 
     @pytest.hookimpl(optionalhook=True)
@@ -192,7 +195,8 @@ class Measuring:
         if not timed.benchmarks:
             timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
         if session.exitstatus == pytest.ExitCode.INTERRUPTED:
-            self._problem = self._problem or "stopped by a signal: what is missing was not measured"
+            by = " by a signal" if self._stopped else ""
+            self._problem = self._problem or f"stopped{by}: what is missing was not measured"
         self._problem = self._problem or self._not_looked()
         if self._problem and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -270,7 +274,7 @@ def _duet_mode(asked: str | None, *, compares: bool) -> str:
     try:
         recipe = parse_recipe(asked.split())
     except ValueError as error:
-        raise UsageError(f"--perf-duet: {error}") from None
+        raise UsageError(f"--perf-duet={asked}: never, auto, always or a SPEC is needed: {error}") from None
     if recipe.is_baseline:
-        raise UsageError("--perf-duet=baseline: is --perf-duet=always")
+        raise UsageError("--perf-duet=baseline: write --perf-duet=always")
     return asked

@@ -19,7 +19,11 @@ PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 
 
-_enter_phase: Callable[[str], AbstractContextManager[object]] = nullcontext
+def _silent(name: str) -> AbstractContextManager[object]:
+    return nullcontext()  # as many Python calls as ever, which stored counters have
+
+
+_enter_phase: Callable[[str], AbstractContextManager[object]] = _silent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -67,6 +67,7 @@ class Project:
         self.measured_sizes = list(cases)
         whole = self.give()
         runs = options["num_rounds"]
+        options["on_round"](whole)
         kept = {
             size: dataclasses.replace(m, runs=m.runs[:runs])
             for size, m in whole.measurements.items()
@@ -155,6 +156,34 @@ def test_silent_green_4_parallel_tests(project: Project) -> None:
         found = project.run("-n", "1", option)
         assert found.ret == pytest.ExitCode.USAGE_ERROR
         found.stderr.fnmatch_lines([f"*{option}: times are not measured under -n*"])
+
+
+def test_what_is_exact_is_said_after_the_first_round(project: Project) -> None:
+    """Other losses than the baseline's are told at once, before the other rounds, the duet and the verdicts."""
+    project.write(here(quiet()))
+
+    def give() -> Session:
+        whole = here(quiet(seed=1))
+        runs = [
+            dataclasses.replace(run, losses=tuple(loss + 1 for loss in run.losses))
+            for run in whole.measurements[512].runs
+        ]
+        other = dataclasses.replace(whole.measurements[512], runs=tuple(runs))
+        return dataclasses.replace(whole, measurements={**whole.measurements, 512: other})
+
+    project.give = give
+    found = project.run("--benchmark-compare", "-k", "test_losses")
+    found.assert_outcomes(passed=2, failed=1)
+    found.stdout.fnmatch_lines(["run 1 of 3 *", "512: losses FAILED: Step=1: *", "Global batch size 512, *"])
+
+
+def test_one_slowdown_fails_one_claim_about_times(project: Project) -> None:
+    """The scaling of a batch size whose rate fails is skipped: the rate explains it."""
+    project.write(here(quiet()))
+    project.give = lambda: here(quiet(0.0, 0.3, 0.0, seed=1))
+    found = project.run("--benchmark-compare", "-k", "test_rate or test_scaling")
+    found.assert_outcomes(passed=4, failed=1, skipped=1)
+    found.stdout.fnmatch_lines(["SKIPPED *the rate of this batch size fails, which explains it"])
 
 
 def test_silent_green_5_a_regression_fails_its_own_test(project: Project) -> None:
@@ -525,8 +554,15 @@ def test_a_comparison_that_cannot_be_made_leaves_the_stored_verdict(
     monkeypatch.setattr("perf.app.bench.compared", compared)
     found = project.run("--benchmark-compare", "-k", "test_rate")
     found.assert_outcomes(skipped=3)
-    found.stdout.fnmatch_lines(["SKIPPED *INCONCLUSIVE: --perf-duet: baseline side: found no commit*"])
-    project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate").assert_outcomes(failed=3)
+    assert found.ret == 0
+    found.stdout.fnmatch_lines(["SKIPPED *INCONCLUSIVE: the runs vary*; --perf-duet: baseline side: found no commit*"])
+    found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
+    found.assert_outcomes(failed=3)
+    found.stdout.fnmatch_lines(["INCONCLUSIVE: rate at 512, 1024, 2048: --perf-duet: *"])
+    whole, noisy = here(quiet(seed=1)), quiet(spread=0.08, seed=1)  # what stored times decided stays decided
+    mixed = {**whole.measurements, 512: noisy.measurements[512]}
+    project.give = lambda: dataclasses.replace(whole, measurements=mixed)
+    project.run("--benchmark-compare", "-k", "test_rate").assert_outcomes(passed=2, skipped=1)
 
 
 def test_a_stop_while_measuring_keeps_the_whole_rounds(project: Project) -> None:

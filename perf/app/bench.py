@@ -28,7 +28,7 @@ from perf.measure.recipes import parse_recipe
 from perf.measure.sides import own_side
 from perf.project import shown
 from perf.records.baselines import BASELINES_DIR, PORTABLE, find_expected, load_result, load_session
-from perf.records.sessions import MeasuredRun, Session
+from perf.records.sessions import Session
 from perf.records.wire import CaseSpec
 from perf.report.answers import Answer, of_session
 from perf.report.bench import baseline_note, log_blocks, verdict_section, warmup_note
@@ -125,13 +125,16 @@ class Bench:
         # None: only on a terminal
         with tqdm(total=num_slices, unit="slice", leave=False, delay=1, disable=None) as bar, stopped_by_signals():
 
-            def on_round(runs: Mapping[int, MeasuredRun]) -> None:
+            def on_round(found: Session) -> None:
                 nonlocal num_done
                 num_done += 1
+                runs = {size: measurement.runs[-1] for size, measurement in found.measurements.items()}
                 rates = (f"{size}: {run_rate(run.timed_step_s, size):,.0f}" for size, run in runs.items())
                 left_s = (rounds - num_done) * (time.monotonic() - began_s) / num_done
                 left = f" (about {duration(left_s)} left)" if num_done < rounds else ""
                 bar.write(f"run {num_done} of {rounds}{left}: {', '.join(rates)} samples/sec", file=sys.stdout)
+                if num_done == 1:  # what is exact is known now
+                    bar.write(self._failed_already(found), file=sys.stdout, end="")
                 sys.stdout.flush()
 
             session = measure(
@@ -143,12 +146,22 @@ class Bench:
                 on_slice=bar.update,
                 on_round=on_round,
             )
-        self.is_stopped = min(len(m.runs) for m in session.measurements.values()) < rounds
+            self.is_stopped = min(len(m.runs) for m in session.measurements.values()) < rounds
         print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
         workload = self.target.workload
         return replace(
             with_fitness(session), sample=workload.sample, about=dict(workload.about), threshold=workload.threshold
         )
+
+    def _failed_already(self, session: Session) -> str:
+        """Return lines about the exact claims that fail after the first round."""
+        found = {
+            f"{size}: {claim} FAILED: {judgement.reason}\n"
+            for size in session.measurements
+            for claim in ("losses", "counters")
+            if (judgement := self._exact(claim, size, session)).holds is False
+        }
+        return "".join(sorted(found))
 
     def _can_duet(self) -> bool:
         """Return whether there is anything to compare with side by side."""
@@ -172,7 +185,9 @@ class Bench:
         # Of another training the times do not matter.
         open_ = (Verdict.INCONCLUSIVE, Verdict.NO_BASELINE)
         return [
-            size for size in common if rates[size].verdict in open_ and self._exact("losses", size).holds is not False
+            size
+            for size in common
+            if rates[size].verdict in open_ and self._exact("losses", size, session).holds is not False
         ]
 
     def _stored(self) -> Mapping[int, object]:
@@ -200,34 +215,47 @@ class Bench:
         if claim == "loss_decreases":
             found = verdicts.judge_loss_decreases(session.measurements[size])
         elif claim in ("losses", "counters"):
-            found = self._exact(claim, size)
+            found = self._exact(claim, size, session)
             if found.verdict is Verdict.NO_BASELINE and self._duet_mode not in WITH_BASELINE:
-                found = self._by_duet(claim, size, threshold) or found
+                found = self._by_duet(claim, size, found, threshold)
         else:
             judge = verdicts.judge_rates if claim == "rate" else verdicts.judge_scaling
-            found = self._by_duet(claim, size, threshold) or judge(session, self.baseline, threshold=threshold)[size]
+            stored = judge(session, self.baseline, threshold=threshold)[size]
+            found = self._by_duet(claim, size, stored, threshold)
+            rate = self.judgements.get(("rate", size))
+            if claim == "scaling" and rate and rate.holds is False:  # one slowdown fails one claim
+                found = replace(found, holds=None, reason="the rate of this batch size fails, which explains it")
         self.judgements[claim, size] = found
         return found
 
-    def _exact(self, claim: str, size: int) -> Judgement:
+    def _exact(self, claim: str, size: int, session: Session) -> Judgement:
         """Return what becomes of the losses or the counters, compared with stored ones."""
-        expected = find_expected(self.measure(), size, self.baseline, self._baselines)
+        expected = find_expected(session, size, self.baseline, self._baselines)
         judge = verdicts.judge_losses if claim == "losses" else verdicts.judge_counters
-        return judge(self.measure(), size, expected)
+        return judge(session, size, expected)
 
-    def _by_duet(self, claim: str, size: int, threshold: float) -> Judgement | None:
-        """Return what becomes of a claim side by side; None where it is not compared so.
+    def _by_duet(self, claim: str, size: int, stored: Judgement, threshold: float) -> Judgement:
+        """Return what becomes of a claim side by side; the `stored` judgement where it is not compared so.
 
-        A duet that was not asked for in so many words does not fail a claim because it cannot be made.
+        A duet that was not asked for in so many words does not fail a claim because it cannot be made, or finished.
         """
-        try:
-            if self.duet is None and (sizes := self._sizes_to_duet(threshold)):
+        is_asked = self._duet_mode != "auto"
+        if self.duet is None:
+            sizes = self._sizes_to_duet(threshold)
+            if size not in sizes:
+                return stored
+            try:
                 self.duet = self._tried_once("--perf-duet: ", lambda: self._compared(sizes))
-        except MeasureError as error:
-            if self._duet_mode != "auto" or size not in self._sizes_to_duet(threshold):
-                raise
-            return Judgement(holds=None, verdict=Verdict.INCONCLUSIVE, reason=str(error))
-        return as_claims(self.duet, size)[claim] if self.duet and size in self.duet.work else None
+            except MeasureError as error:
+                if is_asked:
+                    return Judgement(holds=False, verdict=Verdict.INCONCLUSIVE, reason=str(error))
+                return replace(stored, reason=f"{stored.reason}; {error}")
+        if size not in self.duet.work:
+            return stored
+        found = as_claims(self.duet, size).get(claim, stored)
+        if found.verdict is Verdict.INCONCLUSIVE and not is_asked:
+            return replace(found, holds=None)
+        return found
 
     def lost_sizes(self) -> list[int]:
         """Return the batch sizes that the baseline has and the workload no longer does."""

@@ -32,7 +32,7 @@ def demo() -> int:
     Raises:
         MeasureError: git is missing, or the planted faults were not found.
     """
-    from perf.app.duet import EXIT_DIFFERS
+    from perf.app.duet import EXIT_DIFFERS, EXIT_PROBLEM
 
     began_s = time.monotonic()
     whole = TEMPLATE.read_text(encoding="utf-8").replace("FILE", FILE)
@@ -42,7 +42,7 @@ def demo() -> int:
         print(f"A project with one training step ({FILE}) and one commit is made in {root}.")
         _run(["git", "init", "--quiet"], root)
         _run(["git", "add", FILE], root)
-        who = ["-c", "user.name=stepmark", "-c", "user.email=stepmark@localhost"]
+        who = ["-c", "user.name=stepmark", "-c", "user.email=stepmark@localhost", "-c", "commit.gpgsign=false"]
         _run(["git", *who, "commit", "--quiet", "--message", "a training step"], root)
         codes = []
         for title, faulty in (
@@ -56,6 +56,8 @@ def demo() -> int:
             print(f"\n$ stepmark {' '.join(arguments)}", flush=True)
             codes.append(_run([sys.executable, "-P", "-m", "perf", *arguments], root, may_differ=True))
     if codes != [EXIT_DIFFERS] * 2:
+        if EXIT_PROBLEM in codes:
+            raise MeasureError("a duet of the demo could not be made; see above")
         found = codes.count(EXIT_DIFFERS)
         raise MeasureError(
             f"{found} of 2 planted faults were found; stop other programs (stepmark doctor), and try again"

@@ -20,16 +20,16 @@ def doctor() -> int:
     """Print the facts, and return 0: none of them keeps anybody from measuring."""
     asked = what(budget=0.0)
     first = asked[0]
-    found = [_cores(), _load(), _precision(), *_gpus(first.here), _git(first.root), *map(_baseline, asked)]
+    found = [_cores(first.here), _load(), _precision(), *_gpus(first.here), _git(first.root), *map(_baseline, asked)]
     for is_fine, fact, advice in found:
         print(f"{'ok  ' if is_fine else 'NOTE'}  {fact}{f': {advice}' if advice else ''}")
     return 0
 
 
-def _cores() -> Fact:
-    cores = usable_cores()
-    mode, reason = choose_mode([], num_gpus=0, cores=cores)
-    advice = "" if mode == "simultaneous" else "duets take turns, which needs about four times the time"
+def _cores(facts: Here) -> Fact:
+    cores, num_gpus = usable_cores(), int(facts.fingerprint.hardware["num_gpus"])
+    mode, reason = choose_mode([], num_gpus=num_gpus, cores=cores)
+    advice = "" if mode == "simultaneous" or num_gpus else "duets take turns, which needs about four times the time"
     return not advice, f"{len(cores)} cores, {mode} duets ({reason})", advice
 
 
@@ -64,7 +64,7 @@ def _gpus(facts: Here) -> Iterator[Fact]:
         yield False, "GPU clocks are not known", "nvidia-smi does not tell them"
         return
     for line in found.splitlines():
-        yield True, f"GPU clock now, at most, and why it is lower: {line}", "fix it with nvidia-smi --lock-gpu-clocks"
+        yield False, f"GPU clock now, at most, why lower: {line}", "lock it where you may: nvidia-smi --lock-gpu-clocks"
 
 
 def _git(root: Path) -> Fact:

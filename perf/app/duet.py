@@ -12,13 +12,13 @@ from typing import Any
 
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, what
-from perf.errors import BaselineError, UsageError
+from perf.errors import BaselineError, PerfError, UsageError
 from perf.judge.duets import DuetResult, loss_problem
 from perf.judge.sequential import LAST_SHARE
 from perf.judge.stats import FAMILY_ERROR
 from perf.measure.recipes import Recipe, parse_recipe
 from perf.measure.sides import last_other_commit
-from perf.printable import emphasized
+from perf.printable import emphasized, printable
 from perf.project import tool
 from perf.records.baselines import KEY, Baseline
 from perf.records.documents import write_json
@@ -58,14 +58,24 @@ def duet(
         names = ", ".join(one.target.id for one in asked)
         raise UsageError(f"--json {json}: is for one workload, and there are {names}; name one: --workload")
     try:
-        specs = baseline or [f"git:{last_other_commit(asked[0].root, candidate is None)}"], candidate or ["self"]
+        specs = (
+            baseline or [f"git:{last_other_commit(asked[0].root, candidate in (None, ['self']))}"],
+            candidate or ["self"],
+        )
         recipes = parse_recipe(specs[0]), parse_recipe(specs[1])
     except ValueError as error:
         raise UsageError(error) from None
     codes: list[int] = []
     for one in asked:
-        if EXIT_STOPPED not in codes:
+        if EXIT_STOPPED in codes:
+            break
+        try:
             codes.append(_duet(one, recipes, threshold, json))
+        except PerfError as error:
+            if len(asked) == 1:
+                raise
+            print(f"{one.target.id}: {printable(str(error))}", file=sys.stderr)  # the others are compared all the same
+            codes.append(EXIT_PROBLEM)
     return min(codes, key=[EXIT_STOPPED, EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE, 0].index)
 
 
@@ -102,14 +112,14 @@ def calibrate(*, json: Path | None = None, **asked_for: Any) -> int:
         change: max((effect.budget_for(change, level=level) for effect in effects), default=math.inf)
         for change in (0.01, 0.02, 0.05)
     }
+    problems = [*filter(None, [result.problem, *map(loss_problem, result.work.values())])]
     if not all(map(math.isfinite, budgets.values())):
         budgets = {}
-        print("too few pairs to say what budget finds what; give a larger --budget")
-    notes = [calibration(result, budgets), result.problem, *map(loss_problem, result.work.values())]
-    _keep(json, result, asked, "\n".join(filter(None, notes)))
+        print("" if problems else "too few pairs to say what budget finds what; give a larger --budget")
+    _keep(json, result, asked, "\n".join([calibration(result, budgets), *problems]))
     if result.interrupted:
         return EXIT_STOPPED
-    return EXIT_PROBLEM if result.problem else 0
+    return EXIT_PROBLEM if problems else 0
 
 
 def exit_code(result: DuetResult) -> int:

@@ -41,7 +41,7 @@ def init(file: Path) -> int:
         raise UsageError("; ".join(problems))
     fine = [check(target) for target in found]
     is_fine = all(fine)
-    print(f"Next: {f'pytest {shown(file)}' if is_fine else 'mend what is NOT as needed'}")
+    print(f"Next: {f'pytest {shown(file)}' if is_fine else 'mend what is marked NOT'}")
     return 0 if is_fine else EXIT_PROBLEM
 
 

@@ -96,7 +96,8 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         # Of a whole hash the front; another revision as it is written.
         whole = re.compile(r"[0-9a-f]{40,64}")
         commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
-        return replace(result, show_change=f"git diff {commits}" if commits else "")
+        reverse = "-R " if recipes[1].commit and not recipes[0].commit else ""  # from the baseline to the candidate
+        return replace(result, show_change=f"git diff {reverse}{commits}" if commits else "")
 
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"

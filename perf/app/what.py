@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def here() -> Here:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class What:
-    """What two sides train.
+    """What is trained and measured, by a session or by two sides.
 
     Attributes:
         root: of the project.
@@ -99,15 +100,18 @@ def what(
     Without a workload, that is each of those in the project's own ``bench_*.py``, or else the default one.
 
     Raises:
-        UsageError: there is no such workload, or a file of workloads cannot be imported.
+        UsageError: there is no such workload, or a file of workloads cannot be imported and
+            there is no other one.
     """
     root, facts = find_root(), here()
     if workload:
         targets = [find(workload, root)]
     else:
         targets, problems = own_workloads(root)
-        if problems:
+        if problems and not targets:
             raise UsageError("; ".join(problems))
+        for problem in problems:
+            print(f"left out: {problem}", file=sys.stderr)
     return [
         What(
             root=root,

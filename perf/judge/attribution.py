@@ -115,13 +115,14 @@ def _lines(side: Sequence[Visit], phase: str, operation: str) -> Mapping[str, fl
 
 
 def _more_often(baseline: Mapping[str, float], candidate: Mapping[str, float]) -> str:
-    """Return the candidate's line that is called most beyond the baseline's lines of the same text, or nothing."""
-    before: defaultdict[str, float] = defaultdict(float)
-    for line, count in baseline.items():
-        before[line.partition(": ")[2]] += count
-    more = {line: count - before[line.partition(": ")[2]] for line, count in candidate.items()}
-    line = max(more, key=lambda line: more[line], default="")
-    return line if line and more[line] > 0 else ""
+    """Return the candidate's line whose text is called most beyond the baseline's lines of it, or nothing."""
+    more: defaultdict[str, float] = defaultdict(float)
+    for sign, lines in ((-1, baseline), (1, candidate)):
+        for line, count in lines.items():
+            more[line.partition(": ")[2]] += sign * count
+    text = max(more, key=lambda text: more[text], default="")
+    places = [line for line in candidate if line.partition(": ")[2] == text]
+    return max(places, key=lambda line: candidate[line]) if places and more[text] > 0 else ""
 
 
 def _by_key(side: Sequence[Visit], keys: Sequence[tuple[str, str]]) -> FloatArray:

@@ -93,13 +93,17 @@ class DuetResult:
 def size_to_attribute(
     work: Mapping[int, tuple[SideWork, SideWork]], judgements: Mapping[int, DuetJudgement]
 ) -> int | None:
-    """Return the batch size with the largest effect among those whose time or work differs; None if there is none."""
+    """Return a batch size whose time or work differs: the smallest, whose steps are the shortest, with a large effect.
+
+    Large is at least half of the largest. None if there is none.
+    """
     differing = [size for size in judgements if judgements[size].verdict in CHANGED or work_differences(work[size])]
-    return max(differing, key=lambda size: abs(judgements[size].effect.effect_size), default=None)
+    effects = {size: abs(judgements[size].effect.effect_size) for size in differing}
+    return min((size for size in effects if effects[size] >= max(effects.values()) / 2), default=None)
 
 
 def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
-    """Return what becomes of the claims "losses", "counters", "rate" and "scaling" at one batch size."""
+    """Return what becomes of "losses", "counters", "rate", and with several batch sizes "scaling", at one of them."""
     beside = f"side by side with {result.sides[0]}"
     problem, work = loss_problem(result.work[size]), work_differences(result.work[size])
     other = f"not the same training: {problem}" if problem else ""
@@ -113,25 +117,20 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
         effect=found.effect if found else None,
         reason=f"{beside}: {reason}",
     )
-    return {
+    claims = {
         "losses": Judgement(holds=not other, reason=f"{beside}: {other or 'no difference'}"),
         "counters": Judgement(holds=not counters, reason=f"{beside}: {counters or 'no difference'}"),
         "rate": rate,
-        "scaling": _scaling(result, size, rate),
     }
-
-
-def _scaling(result: DuetResult, size: int, rate: Judgement) -> Judgement:
-    """Return the claim "scaling" of one batch size: one slowdown fails the rate, and not this claim as well."""
     elapsed_s = result.pairs[-1].ended_s if result.pairs else 0.0
-    found = judge_scaling(result.pairs, threshold=result.threshold, elapsed_s=elapsed_s).get(size)
-    if found is None:
-        reason = "side by side: scaling needs two batch sizes in one comparison"
-        return Judgement(holds=None, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    scaling = judge_scaling(result.pairs, threshold=result.threshold, elapsed_s=elapsed_s).get(size)
+    return {**claims, "scaling": _scaling(scaling, rate, result.threshold)} if scaling else claims
+
+
+def _scaling(found: DuetJudgement, rate: Judgement, threshold: float) -> Judgement:
+    """Return the claim "scaling" of one batch size; it does not fail only because others got faster."""
     holds, verdict, reason = HOLDS.get(found.verdict), found.verdict, found.reason
-    if rate.holds is False:
-        holds, reason = None, "the rate of this batch size fails, which explains it"
-    elif verdict is Verdict.REGRESSED and (rate.effect is None or rate.effect.effect_size > -result.threshold / 2):
+    if verdict is Verdict.REGRESSED and (rate.effect is None or rate.effect.effect_size > -threshold / 2):
         holds, verdict, reason = None, Verdict.INCONCLUSIVE, ONLY_OTHERS_FASTER
     return Judgement(holds=holds, verdict=verdict, effect=found.effect, reason=f"side by side: {reason}")
 

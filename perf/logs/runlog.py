@@ -96,7 +96,7 @@ _FORMATS: dict[Callable[..., AnyLine], str] = {
         rf"steps (?P<first_step>{_COUNT}) to (?P<last_step>{_COUNT})\b"
     ),
     EvaluationLine: (
-        rf"\|\s*+(?i:eval)\b(?:(?!(?:Global)?Step=).){{0,100}}+{_BEFORE}"
+        rf"\|\s*+(?i:eval)\b(?:(?!(?:Global)?Step=).){{0,1000}}+{_BEFORE}"
         rf"(?:Global)?Step=(?P<global_step>{_COUNT}), (?:Batch=(?P<batch>{_COUNT}), )?{_FIGURES}"
     ),
     LogLine: rf"{_BEFORE}Step=(?P<global_step>{_COUNT}), {_FIGURES}(?P<has_tail>, (?:Loop)?TimeRemaining[=>])?",

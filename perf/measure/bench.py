@@ -51,7 +51,7 @@ def measure(
     num_steps: int,
     rng: np.random.Generator,
     on_slice: Callable[[], object] = lambda: None,
-    on_round: Callable[[Mapping[int, MeasuredRun]], object] = lambda runs: None,
+    on_round: Callable[[Session], object] = lambda session: None,
 ) -> Session:
     """Measure each batch size in `num_rounds` fresh processes.
 
@@ -65,7 +65,7 @@ def measure(
         num_steps: of each run, a multiple of `SLICE_STEPS`.
         rng: decides the order of the slices.
         on_slice: called after each slice.
-        on_round: called after each round with its runs, by batch size.
+        on_round: called after each round with all that was measured so far.
 
     A signal ends it with the rounds so far, if there is one.
 
@@ -78,12 +78,13 @@ def measure(
     runs: dict[int, list[MeasuredRun]] = {size: [] for size in cases}
     latest: dict[int, _Run] = {}
     failures: dict[int, str] = {}
+    session: Session | None = None
     for number in range(1, num_rounds + 1):
         todo = {size: case for size, case in cases.items() if size not in failures}
         try:
             done = _round(side, todo, num_steps, rng, on_slice)
         except KeyboardInterrupt:
-            if not latest:
+            if not session:
                 raise
             break
         failures |= {run.size: f"run {number}: {run.failure}" for run in done if run.failure}
@@ -99,12 +100,25 @@ def measure(
                 )
             latest[run.size] = run
             runs[run.size].append(_measured(run))
-        on_round({run.size: runs[run.size][-1] for run in whole})
+        session = _session(side.workload, latest, runs, cases, failures)
+        on_round(session)
+    assert session is not None
+    return session
+
+
+def _session(
+    workload: str,
+    latest: Mapping[int, _Run],
+    runs: Mapping[int, Sequence[MeasuredRun]],
+    cases: Mapping[int, CaseSpec],
+    failures: Mapping[int, str],
+) -> Session:
+    """Return what was measured so far."""
     measured = [size for size in cases if size not in failures]
     counted = latest[measured[0]].counted
     assert counted.fingerprint is not None
     return Session(
-        workload=side.workload,
+        workload=workload,
         device=str(counted.facts["device"]),
         precision=str(counted.facts["precision"]),
         seed=cases[measured[0]].seed,
@@ -116,7 +130,7 @@ def measure(
             )
             for size in measured
         },
-        failures=failures,
+        failures=dict(failures),
     )
 
 

@@ -63,10 +63,10 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _number(text: str) -> float:
-    """Return a number of JSON; msgspec crashes on integers that are too large for a float."""
+    """Return a number of JSON; one that does not fit into 64 bits is refused, and msgspec crashes on large ones."""
     digits = text.removeprefix("-")
     value = int(text) if digits.isdecimal() and len(digits) <= 19 else float(text)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or (digits.isdecimal() and len(digits) > 19):
         raise ValueError(f"found {text[:20]}, and a number within 64 bits is needed")
     return value
 

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from perf.judge.attribution import Contribution
-from perf.judge.duets import CHANGED, DuetResult, loss_problem, not_compared, software_differences, work_differences
+from perf.judge.duets import (
+    CHANGED,
+    SESSION_BUDGET,
+    DuetResult,
+    loss_problem,
+    not_compared,
+    software_differences,
+    work_differences,
+)
 from perf.judge.stats import Effect
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict
 from perf.records.baselines import Baseline
@@ -22,6 +30,7 @@ Judgements = Mapping[tuple[str, int], Judgement]
 
 NOTHING_TO_DO = "nothing to do"
 PROMOTE = "stepmark promote --reason TEXT"
+SIDE_BY_SIDE = "compare side by side: --perf-duet"
 
 _WORST_FIRST = (Verdict.LOSSES_DIFFER, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.UNCHANGED)
 
@@ -62,7 +71,9 @@ def of_duet(result: DuetResult) -> Answer:
     sizes = _list(sorted(alike, key=list(result.work).index))
     others = ", ".join(f"{size} {result.verdict(size)}" for size in result.work if size not in alike)
     rest = f" ({others})" if others else ""
-    next_step = _if_meant(result.show_change)
+    # A duet of the command line leaves no result to promote.
+    promote = PROMOTE if result.budget_option == SESSION_BUDGET else f"measure it with pytest, then {PROMOTE}"
+    next_step = _if_meant(result.show_change, promote)
     if verdict is Verdict.LOSSES_DIFFER:
         sentence = f"not the same training at {sizes}: {loss_problem(result.work[first])}{rest}"
     elif judgement is None or (verdict is Verdict.INCONCLUSIVE and result.problem):
@@ -70,20 +81,22 @@ def of_duet(result: DuetResult) -> Answer:
         next_step = "run it again"
     elif verdict is Verdict.INCONCLUSIVE:
         too = f"; {_list(alike[1:])} {'are' if alike[2:] else 'is'} undecided, too" if alike[1:] else ""
-        sentence = f"{_unsure(judgement.effect, str(first))}{too}{rest}"
+        sentence = f"{_unsure(judgement.effect, str(first))}{too}{rest}{_work(result, first)}"
         needed_s = max(result.judgements[size].needed_s for size in alike if size in result.judgements)
         next_step = f"give it more time: {result.budget_option.format(needed_s)}" if needed_s else "run it again"
     elif verdict is Verdict.UNCHANGED:
         found = sorted(result.judgements[size].effect.effect_size for size in alike)
         measured = " to ".join(dict.fromkeys(percent(change, "+") for change in (found[0], found[-1])))
-        sentence = f"no change of {percent(result.threshold)} or more at {sizes} (measured {measured})"
+        sentence = (
+            f"no change of {percent(result.threshold)} or more at {sizes} (measured {measured}){_work(result, first)}"
+        )
         next_step = NOTHING_TO_DO
     else:
         changes = [f"{_change(judgement.effect)} at {first}"]
         changes += [f"{_direction(result.judgements[size].effect.effect_size)} at {size}" for size in alike[1:]]
         sentence = f"{', '.join(changes)}{rest}: {_because(result, first)}"
         if verdict is Verdict.IMPROVED:
-            next_step = f"{NOTHING_TO_DO}; to keep it, {PROMOTE}"
+            next_step = f"{NOTHING_TO_DO}; to keep it, {promote}"
     return Answer(verdict=verdict, sentence=sentence, next_step=next_step)
 
 
@@ -127,14 +140,15 @@ def _of_rates(rates: Mapping[int, Judgement], judgements: Judgements) -> Answer:
     """Return the answer of a session in which no claim failed and stored times were compared, if any were."""
     for notable in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE, Verdict.INCONCLUSIVE, Verdict.IMPROVED):
         if found := [size for size, judgement in rates.items() if judgement.verdict is notable]:
-            effect, (reason, _, advice) = rates[found[0]].effect, rates[found[0]].reason.partition("; ")
+            judgement = rates[found[0]]
+            effect, (reason, _, _) = judgement.effect, judgement.reason.partition("; ")
             if effect is None:
                 sentence = f"rate at {_list(found)}: {reason}"
             elif notable is Verdict.INCONCLUSIVE:
                 sentence = _unsure(effect, _list(found[:1])) + (f" (and at {_list(found[1:])})" if found[1:] else "")
             else:
                 sentence = f"{_change(effect)} at {_list(found)}: {reason}"
-            return Answer(verdict=notable, sentence=sentence, next_step=advice or "see the reason below")
+            return Answer(verdict=notable, sentence=sentence, next_step=_advised(judgement))
     unknown = [claim for claim in CLAIMS if any(j.holds is None for (c, _), j in judgements.items() if c == claim)]
     rest = f"; unknown: {', '.join(unknown)}" if unknown else ""
     all_well = f"no claim fails at {_list(rates)}" if rates else "no rate was judged, and no claim fails"
@@ -150,6 +164,19 @@ def _explaining_row(result: DuetResult, size: int) -> Contribution | None:
     phases = {total.phase for total in result.phases.get(size, []) if np.sign(total.difference_s) == sign}
     rows = [row for row in result.contributions.get(size, []) if row.phase in phases & {*STEP_PHASES}]
     return next((row for row in rows if row.is_significant and np.sign(row.difference_s) == sign), None)
+
+
+def _work(result: DuetResult, size: int) -> str:
+    """Return that the work of a step differs, although its time decides nothing or did not change."""
+    work = work_differences(result.work[size])
+    return f"; work differs: {', '.join(work[:3])} per step" if work else ""
+
+
+def _advised(judgement: Judgement) -> str:
+    """Return what a rate that is not decided, or not to be left so, asks for."""
+    if "stepmark promote" in judgement.reason or judgement.verdict is Verdict.IMPROVED:
+        return PROMOTE
+    return SIDE_BY_SIDE if judgement.reason.endswith(SIDE_BY_SIDE) else "see the reason below"
 
 
 def _because(result: DuetResult, size: int) -> str:
@@ -169,8 +196,8 @@ def _because(result: DuetResult, size: int) -> str:
     return "same work, same software"
 
 
-def _if_meant(show_change: str) -> str:
-    return f"{show_change + '; ' if show_change else ''}if the change is meant: {PROMOTE}"
+def _if_meant(show_change: str, promote: str = PROMOTE) -> str:
+    return f"{show_change + '; ' if show_change else ''}if the change is meant: {promote}"
 
 
 def _change(effect: Effect) -> str:

@@ -39,7 +39,6 @@ from perf.runner.phases import Costs, Gap, Part, Timeline
 from perf.seam import phases_heard
 from perf.train.devices import keep_freed_memory, synchronize
 
-_WARMUP_STEPS = 2
 _MOST_LINES = 20
 """Of an operation in a phase."""
 
@@ -73,9 +72,11 @@ def attribute(
     """
     with TemporaryDirectory() as directory, as_written():
         keep_freed_memory()  # as every run does: it decides whether operations have page faults
+        with _attached(device, lambda: 0.0) as warmup:
+            _advance(warmup, step, 1, None)
         # Where operations come from is found before they are timed: finding it takes time.
         with _attached(device, lambda: 0.0, calling_line) as warmup:
-            _advance(warmup, step, _WARMUP_STEPS, read)
+            _advance(warmup, step, 1, read)
         with _attached(device, clock) as timeline:
             _advance(timeline, step, num_steps, read)
             if save:
@@ -105,7 +106,7 @@ def _lines(found: Mapping[tuple[Any, str], int]) -> dict[str, dict[str, float]]:
     for (key, line), count in sorted(found.items(), key=lambda item: -item[1]):
         own = lines[_text(key)]
         if line in own or len(own) < _MOST_LINES:
-            own[line] = own.get(line, 0) + count / _WARMUP_STEPS
+            own[line] = own.get(line, 0) + count
     return lines
 
 

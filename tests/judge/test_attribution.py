@@ -298,5 +298,8 @@ def test_the_line_that_calls_an_operation_more_often_is_named() -> None:
     more = visits(**{"net.py:9: x @ y": 3, "net.py:12: x @ z": 250})
     (first, *_) = attribute_difference(visits(**{"net.py:3: x @ y": 2}), more)
     assert (first.operation, first.line) == ("a", "net.py:12: x @ z")
+    twice = visits(**{"net.py:10: h = self.norm(h)": 1, "net.py:11: h = self.norm(h)": 1})
+    (first, *_) = attribute_difference(visits(**{"net.py:10: h = self.norm(h)": 1}), twice)
+    assert first.line == "net.py:10: h = self.norm(h)"
     old = [[dataclasses.replace(one, lines={}) for one in visit] for visit in more]  # a side that does not tell
     assert {contribution.line for contribution in attribute_difference(more, old)} == {""}

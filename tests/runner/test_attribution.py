@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import importlib.util
 import json
 import os
 import tempfile
@@ -23,6 +24,7 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.utils.data import DataLoader, Dataset
 
 from perf.records.phases import PHASES, PYTHON, STEP_PHASES, PhaseTime
+from perf.records.wire import Attributed
 from perf.runner import attribution
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step
@@ -689,3 +691,27 @@ def test_an_operation_has_the_lines_that_call_it() -> None:
         f"{name}:{first + 4}: torch.erf(loss.detach())": 1,
     }
     assert set(lines["backward", "aten::mul float32"]) == {f"{name}:{first + 5}: loss.backward()"}
+
+
+def test_lines_are_printable_short_and_the_steps_own(tmp_path: Path) -> None:
+    """Whatever a file and its folder are called; those of an installed package and of stepmark's loop do not count."""
+    odd = tmp_path / ("deep" * 40) / "net.py"
+    installed = tmp_path / "site-packages" / "net.py"
+    for file in (odd, installed):
+        file.parent.mkdir(parents=True)
+        file.write_text("import torch\ndef step():\n    torch.ones(2).erf()  # \u200b" + "x" * 300 + "\n")
+        spec = importlib.util.spec_from_file_location("net", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        stepping = Stepping(lambda module=module: [module.step(), torch.zeros(())][1], world=World())
+        rows = attribute(stepping.step, device=CPU, num_steps=1, read=stepping.read)
+        (lines,) = [row.lines for row in rows if row.operation == "aten::erf float32"]
+        if file is odd:
+            (line,) = lines
+            assert "net.py:3: torch.ones(2).erf() # \\u200bxxx" in line
+            assert len(line) <= 200
+        assert all("stepping.py" not in line for row in rows for line in row.lines)
+        assert not any("site-packages" in line for line in lines)
+    Attributed(rows=tuple(rows))  # as it is sent
