@@ -44,7 +44,7 @@ class Claims:
         perf_judge("loss_decreases")
 
     def test_losses(self, perf_judge: Judge) -> None:
-        """The runs have the same losses, and those of the stored curve; and of the baseline's commit beside them."""
+        """The runs have the same losses, and those of the stored curve."""
         perf_judge("losses")
 
     def test_counters(self, perf_judge: Judge) -> None:

@@ -177,7 +177,7 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     add = train.add_argument_group("where and how").add_argument
     add("--device", choices=DEVICES, default="auto", help="default: auto (CUDA where there is one)")
-    add("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where the processor has it)")
+    add("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 on a GPU that has it, else fp32)")
     add("--micro-batch-size", type=positive, metavar="B", help="samples per forward pass (default: the workload's)")
     compile_help = "use torch.compile (needs a C++ compiler on CPU)"
     add("--compile", action="store_true", help=compile_help)
