@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -138,6 +138,7 @@ def judge_scaling(pairs: Sequence[Pair], *, threshold: float, elapsed_s: float) 
     found = {}
     for size, contrasts in zip(sizes, scaling_contrasts(np.array(whole).T), strict=True):
         effect = estimate([[contrast] for contrast in contrasts], level=level, elapsed_s=each_s)
+        effect = replace(effect, num_runs=sum(pair.global_batch_size == size for pair in pairs))
         found[size] = judge(effect, threshold=threshold, share=0.5, last_level=level)
     return found
 
