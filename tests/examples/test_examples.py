@@ -87,7 +87,7 @@ def test_a_users_project_from_the_first_session_to_what_changed(tmp_path: Path) 
     )
     assert changed.count("1.1e-3") == changed.count("torch.ones(2, 2) @") == 1
     file.write_text(changed)
-    second = run(*measure, "--perf-runs", "2", "--benchmark-compare", "--perf-duet=never")
+    second = run(*measure, "--perf-runs", "1", "--benchmark-compare", "--perf-duet=never")
     assert second.returncode == 1, second.stdout + second.stderr
     assert "FAILED: losses at 64: Step=2: the loss is " in second.stdout
     assert "+1 aten::mm, +2 aten::ones" in second.stdout
