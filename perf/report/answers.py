@@ -181,12 +181,14 @@ def _advised(judgement: Judgement) -> str:
 
 def _because(result: DuetResult, size: int) -> str:
     """Return where the time differs, or the first difference that may explain it."""
-    if row := _explaining_row(result, next(iter(result.contributions), size)):
+    located = next(iter(result.contributions), size)
+    if row := _explaining_row(result, located):
+        at = f"at {located}, " if located != size else ""
         change = row.candidate_count - row.baseline_count
         more = f"{number(abs(change), ',g')} {'more' if change > 0 else 'fewer'} {row.operation} per step"
         took = f"{row.operation} takes {number(1e3 * row.difference_s, '+.2f')} ms per step"
         where = f" ({row.line.partition(': ')[0]})" if row.line else ""
-        return f"{more if change else took} in {row.phase}{where}"
+        return f"{at}{more if change else took} in {row.phase}{where}"
     if work := work_differences(result.work[size]):
         return f"work differs: {', '.join(work[:3])} per step"
     if software := software_differences(result.work[size]):

@@ -98,6 +98,12 @@ def test_the_first_sentence_names_the_worst_batch_size_how_much_and_why() -> Non
         "REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024, 4.9% slower at 2048 (512 UNCHANGED): "
         "5 more aten::mm float32 per step in forward (kernel.py:81)"
     )
+    located = dataclasses.replace(
+        SLOWER,
+        phases={2048: SLOWER.phases[1024]},
+        contributions={2048: SLOWER.contributions[1024]},
+    )
+    assert ": at 2048, 5 more aten::mm float32 per step in forward" in of_duet(located).line
     assert found.next_step == "if the change is meant: measure it with pytest, then stepmark promote --reason TEXT"
     assert of_duet(dataclasses.replace(SLOWER, show_change="git diff HEAD")).next_step.startswith("git diff HEAD; if ")
 
