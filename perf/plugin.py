@@ -87,7 +87,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         nargs="?",
         const="always",
         help="compare side by side with the baseline's commit: never, always (without a value), or auto: where stored "
-        "times do not decide (default with --benchmark-compare); or a SPEC, such as git:main, to compare with that and without a baseline",
+        "times do not decide (default with --benchmark-compare); or a SPEC, such as git:main, to compare with that and "
+        "without a baseline",
     )
     parser.addini("perf_duet_budget", "time of --perf-duet for each batch size, such as 90s or 5m", default="60s")
     parser.addini("perf_duet_threshold", "smallest change of a rate that matters side by side", default="2%")

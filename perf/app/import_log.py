@@ -22,7 +22,7 @@ MOST_DAMAGED = 100
 
 
 def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
-    """Print what is found in logs, run by run, and return the exit code: 0 all agree, 5 damaged lines, 6 rates disagree.
+    """Print what is found in logs, run by run, and return the exit code: 0 agree, 5 damaged lines, 6 rates disagree.
 
     Args:
         files: logs; ``-`` is standard input.

@@ -39,10 +39,11 @@ _CONFIGURATION = re.compile(rf"(?:(?=.{{1,200}}:){_PART}(?:/{_PART})*:)?[A-Za-z0
 
 
 def name_problem(configuration: str) -> str:
-    """Return why a configuration, such as "sub/bench_net.py:net-cpu-fp32", cannot name a file in a folder; or nothing."""
+    """Return why a configuration, such as "sub/bench_net.py:net-cpu-fp32", cannot name a file; or nothing."""
     if _CONFIGURATION.fullmatch(configuration):
         return ""
     return (
-        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and its file or module, "
+        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and its file or "
+        "module, "
         "before the colon, at most 200 letters, digits and . _ - /, relative and without a part . or ..; rename it"
     )

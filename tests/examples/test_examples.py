@@ -1,4 +1,4 @@
-"""The example projects: each builds and learns, and one is measured and judged as a user would, in its own repository."""
+"""The example projects: each builds and learns; one is measured and judged as a user would, in its own repository."""
 
 from __future__ import annotations
 
