@@ -32,7 +32,10 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _usual_signals() -> None:
-    """Reset the signals that stop a program to their usual handlers: programs started in the background may ignore them."""
+    """Reset the signals that stop a program to their usual handlers.
+
+    Programs started in the background may ignore them.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

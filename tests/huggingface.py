@@ -62,7 +62,10 @@ def renamed(ours: dict[str, Tensor], workload: BertConfig) -> dict[str, Tensor]:
 
 
 def _counterparts(num_layers: int) -> dict[str, list[str]]:
-    """Return our modules, each with its counterparts in theirs: three where queries, keys and values are one of ours."""
+    """Return our modules, each with its counterparts in theirs.
+
+    Three where queries, keys and values are one of ours.
+    """
     table = {
         "token_embedding": ["bert.embeddings.word_embeddings"],
         "position_embedding": ["bert.embeddings.position_embeddings"],

@@ -391,7 +391,10 @@ def net(case):
 
 
 def test_workloads_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    """The built-in ones, and those of the project's files, also from a folder below; a file that is none is told last."""
+    """The built-in ones, and those of the project's files, also from a folder below.
+
+    A file that is none is told last.
+    """
     Path("pyproject.toml").touch()
     Path("bench_net.py").write_text(BENCH)
     Path("below").mkdir()

@@ -293,7 +293,10 @@ def test_measuring_writes_no_baseline(project: Project) -> None:
 
 
 def test_results_are_saved_whole(project: Project) -> None:
-    """--benchmark-json, --benchmark-autosave and the latest result each hold every raw value; a saved one can be compared with."""
+    """--benchmark-json, --benchmark-autosave and the latest result each hold every raw value.
+
+    A saved one can be compared with.
+    """
     project.run("--benchmark-json=mine.json", "--benchmark-autosave")
     [saved] = (project.pytester.path / ".benchmarks").rglob("0001_*.json")
     for path in (Path("mine.json"), Path("runs/bench.json"), saved):
@@ -497,7 +500,10 @@ def test_side_by_side_times_are_judged_by_the_duet(
 def test_a_comparison_decides_side_by_side_where_stored_times_cannot(
     project: Project, side_by_side: list[dict[str, Any]]
 ) -> None:
-    """Without a word about duets: of noisy times a duet is made, of decided ones none, and --perf-duet=never makes none."""
+    """Without a word about duets.
+
+    Of noisy times a duet is made, of decided ones none, and --perf-duet=never makes none.
+    """
     project.give = lambda: here(quiet(spread=0.08, seed=1))
     found = project.run("--benchmark-compare", "-k", "test_rate")
     found.assert_outcomes(passed=2, failed=1)

@@ -35,7 +35,10 @@ def handlers() -> list[object]:
 
 
 def test_a_held_signal_comes_when_the_outer_block_has_ended(came: list[int]) -> None:
-    """Nothing is interrupted inside either block. Afterwards each handler is called in order, and the handlers are restored."""
+    """Nothing is interrupted inside either block.
+
+    Afterwards each handler is called in order, and the handlers are restored.
+    """
     before, done = handlers(), []
 
     def hold() -> None:

@@ -270,7 +270,10 @@ def test_why_is_asked_where_something_differs(
 
 @pytest.mark.parametrize(("software", "timed"), [({}, False), ({"torch": "9.9"}, True)])
 def test_another_training_is_timed_only_with_other_software(software: dict[str, str], timed: bool) -> None:
-    """A change of code that alters the losses is told at once; an upgrade is timed all the same. Both are LOSSES_DIFFER."""
+    """A change of code that alters the losses is told at once; an upgrade is timed all the same.
+
+    Both are LOSSES_DIFFER.
+    """
     other = dataclasses.replace(
         WORK, losses=tuple(loss + 0.01 for loss in WORK.losses), software={**WORK.software, **software}
     )

@@ -48,7 +48,7 @@ def test_a_workload_takes_fifteen_lines(workload: Workload) -> None:
 
 @pytest.mark.filterwarnings("default:::torch")  # not the example's, and no reason to fail it
 def test_an_example_learns_repeatably(workload: Workload) -> None:
-    """At each batch size the loss decreases within 20 steps (p <= 0.001), and a second build repeats the first losses."""
+    """At each batch size the loss decreases within 20 steps (p <= 0.001); a second build repeats the first losses."""
     for global_batch_size in workload.global_batch_sizes:
         case = make_case(workload, global_batch_size)
         step = workload(case)

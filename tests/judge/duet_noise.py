@@ -50,7 +50,7 @@ def recorded_starts(path: Path) -> list[list[float]]:
 
 
 def resampled(rng: np.random.Generator, starts: list[list[float]], *, whole: bool, effect: float = 0.0) -> Draw:
-    """Return a source of recorded starts with their sides swapped at random: whatever favoured a side then is no effect.
+    """Return a source of recorded starts, their sides swapped at random: what favoured a side then is no effect.
 
     Args:
         rng: draws starts, sides, and which neighbouring pairs.

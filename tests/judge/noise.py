@@ -1,7 +1,7 @@
 """Synthetic sessions with noise like the measured one.
 
-The figures are those of two cores of a shared machine: its speed moves by 25 to 40 % in phases of 10 to 30 s, steps of a
-run are correlated (0.8 from one to the next), and every process has an effect of its own (2 to 3 %).
+The figures are those of two cores of a shared machine: its speed moves by 25 to 40 % in phases of 10 to 30 s, steps of
+a run are correlated (0.8 from one to the next), and every process has an effect of its own (2 to 3 %).
 """
 
 from __future__ import annotations

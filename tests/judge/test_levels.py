@@ -124,7 +124,10 @@ def test_the_number_of_pairs_leaves_room_for_enough_starts(start_s: float, round
 
 
 def test_the_number_of_pairs_is_the_best_one() -> None:
-    """With costs of 2.0 and 1.2 s, three or four pairs show the smallest effect; twice as many or half show a larger one."""
+    """With costs of 2.0 and 1.2 s, three or four pairs show the smallest effect.
+
+    Twice as many or half show a larger one.
+    """
     number = pairs_per_start(start_s=2.0, round_s=1.2, budget_s=1e9)
 
     def variance(pairs: int) -> float:

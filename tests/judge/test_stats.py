@@ -81,7 +81,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(a_a: Repeats, metric:
 
 
 def test_the_minimal_detectable_effect_is_what_can_be_detected(a_a: Repeats) -> None:
-    """A slowdown of the printed size is found POWER of the time; the true such size is within 20 % of the printed one."""
+    """A slowdown of the printed size is found POWER of the time.
+
+    The true such size is within 20 % of the printed one.
+    """
     printed = float(np.median([effect.minimal_detectable_effect for effect in a_a.effects("rates")]))
     sizes = np.array([0.8, 0.9, 1.0, 1.1, 1.2]) * printed
     rng = np.random.default_rng(2)

@@ -78,7 +78,7 @@ def test_a_true_log_is_never_called_false(
     global_batch_size: int,
     says_where: bool,
 ) -> None:
-    """Fresh or resumed at any step, logged at any interval and at the end, its rates agree and its size is not misread."""
+    """Fresh or resumed at any step, logged at any interval and the end: its rates agree, its size is not misread."""
     last = start_step + num_steps
     steps = [step for step in range(start_step + 1, last + 1) if step % log_steps == 0 or step == last]
     log = true_log(start_step, steps, seconds[: len(steps)], global_batch_size)
@@ -150,7 +150,7 @@ def test_a_true_log_of_short_windows_is_never_called_false(
 def test_a_log_of_windows_under_a_second_has_no_problem_and_no_note() -> None:
     """Windows of 0.8 s at batch 512, the clock read 9 us later for GlobalRate and 1.2 ms later for the total.
 
-    The first Rate and GlobalRate, which rounding alone would make equal, differ by 0.07; the total differs by 1 sample/sec.
+    The first Rate and GlobalRate, which rounding alone would make equal, differ by 0.07; the total by 1 sample/sec.
     """
     moments = [9e-6] * 10 + [1.2e-3]
     log = log_of_three_readings(0, list(range(10, 101, 10)), [0.809293] + [0.7817776] * 9, moments, 512)
@@ -222,7 +222,7 @@ def test_an_end_line_alone_is_a_note() -> None:
 
 
 def long_run(num_lines: int) -> LoggedRun:
-    """Return a run that was resumed at step 1,000,000 and logged every 2,500 steps, so that many starts are possible."""
+    """Return a run that was resumed at step 1,000,000 and logged every 2,500 steps, so many starts are possible."""
     steps = [1_000_000 + 2_500 * number for number in range(1, num_lines + 1)]
     log = true_log(1_000_000, steps, [1.0 + number % 7 / 10 for number in range(num_lines)], 64)
     (run,) = parse_log(log)
@@ -319,7 +319,10 @@ def test_a_start_is_uncertain_where_not_all_were_tried(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("index", range(1, 10))
 @pytest.mark.parametrize("error", [-0.5, 0.5])
 def test_a_false_rate_is_found_and_only_that_one(index: int, error: float) -> None:
-    """Half a sample/sec off, in any line but the first, is more than rounding explains; the lines after it stay true."""
+    """Half a sample/sec off, in any line but the first, is more than rounding explains.
+
+    The lines after it stay true.
+    """
     lines = published.log_lines(1024)
     lines[index] = dataclasses.replace(lines[index], rate=lines[index].rate + error)
     (found,) = audit([str(line) for line in [*lines, published.END_LINES[1024]]])

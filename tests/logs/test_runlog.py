@@ -136,7 +136,10 @@ def test_no_text_breaks_the_parser(text: str) -> None:
 
 
 def test_lines_of_an_evaluation_are_not_training() -> None:
-    """They have steps and rates of their own, in both known formats; a path with that word in it makes no evaluation."""
+    """They have steps and rates of their own, in both known formats.
+
+    A path with that word in it makes no evaluation.
+    """
     line = published.log_lines(1024)[0]
     assert parse_line(f"2024-03-14 03:20:31,277 INFO:   | Eval Device=CSX, {line}") == EvaluationLine(
         global_step=100, batch=None, loss=9.48438, rate=4930.28, global_rate=4930.29

@@ -128,7 +128,10 @@ class Still:
 def test_no_side_is_moved_first_more_often(
     own: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch, num_swaps: int
 ) -> None:
-    """The side that is moved first waits for the other. Each is moved first equally often, in both directions of a swap."""
+    """The side that is moved first waits for the other.
+
+    Each is moved first equally often, in both directions of a swap.
+    """
     moved: list[tuple[int, int]] = []
     monkeypatch.setattr(duet_module, "Path", lambda path: Tasks(path.split("/")[2]))
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""A process and whatever it starts: bounded while it runs, gone when the block ends, also after an interrupt anywhere."""
+"""A process and whatever it starts: bounded while it runs, gone when the block ends, also after an interrupt."""
 
 from __future__ import annotations
 

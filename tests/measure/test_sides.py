@@ -234,7 +234,7 @@ def test_packages_that_cannot_be_installed_name_the_side(tmp_path: Path, monkeyp
 
 
 def test_a_commit_of_this_project_brings_its_own_runner(repository: Path) -> None:
-    """Everyone else's checkouts are served by the package that is installed, whatever modules of that name they have."""
+    """Everyone else's checkouts are served by the installed package, whatever modules of that name they have."""
     (repository / "perf.py").write_text("raise SystemExit('not this one')\n")
     with prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "pico", {}) as side:
         assert side.environ["PYTHONPATH"] == str(HOME)

@@ -1,4 +1,4 @@
-"""Result and baseline files: read back as written, told apart when they are not what they should be, never half-written."""
+"""Result and baseline files: read back as written, told apart when they are wrong, never half-written."""
 
 from __future__ import annotations
 
@@ -545,7 +545,10 @@ def moved(path: Path, name: str, **changes: Any) -> Path:
 
 
 def test_a_baseline_is_of_what_its_path_says(tmp_path: Path) -> None:
-    """A file edited to another workload, device, precision, machine or torch, or moved, is refused; a result is anywhere."""
+    """A file edited to another workload, device, precision, machine or torch, or moved, is refused.
+
+    A result is anywhere.
+    """
     machine, portable = promoted(tmp_path, quiet())
     for changes in ({"workload": "nano"}, {"workload": "a.py:pico"}, {"device": "cuda"}, {"precision": "bf16"}):
         for path in (machine, portable):

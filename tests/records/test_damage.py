@@ -104,7 +104,10 @@ def plausible(session: Session) -> bool:
 def test_a_mutated_result_is_refused_in_a_line_or_can_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`promote` takes it or names the file and exits with 3; what is taken can be judged, promoted, and promoted over."""
+    """`promote` takes it or names the file and exits with 3.
+
+    What is taken can be judged, promoted, and promoted over.
+    """
     monkeypatch.chdir(tmp_path)
     path, baselines = Path("result.json"), Path("baselines")
     baselines.mkdir()

@@ -136,7 +136,10 @@ def test_another_version_is_understood() -> None:
 
 
 def test_what_an_earlier_side_does_not_say_is_absent() -> None:
-    """Recorded without a counter, without facts of the workload and without a fingerprint: read, and nothing made up."""
+    """Recorded without a counter, without facts of the workload and without a fingerprint.
+
+    Read, and nothing made up.
+    """
     older = {"event": "counted", "counters": {"ops": {"aten::mm": 26}, "flops": 7}, "facts": {"device": "cpu"}}
     found = side_work(read(older), (7.6,), {})
     assert "host_syncs" not in found.counters
@@ -146,7 +149,10 @@ def test_what_an_earlier_side_does_not_say_is_absent() -> None:
 
 
 def test_a_request_is_read_as_it_was_made() -> None:
-    """By a runner of the same commit; one of another ignores what it does not know, and has defaults for what is missing."""
+    """By a runner of the same commit.
+
+    One of another ignores what it does not know, and has defaults for what is missing.
+    """
     request = Request(do="run", case=CaseSpec(global_batch_size=16, precision="bf16"), layout=3, warmup_steps=2)
     line = msgspec.json.encode(request)
     assert msgspec.json.decode(line, type=Request) == request

@@ -45,7 +45,10 @@ PAIRS_PER_START = 3
 
 
 def duet(effects: dict[int, float], candidate: SideWork = WORK, *, num_pairs: int = 30) -> DuetResult:
-    """Return a duet with the given effects, differences of logarithms, and next to no noise; pairs come in starts of three."""
+    """Return a duet with the given effects, differences of logarithms, and next to no noise.
+
+    Pairs come in starts of three.
+    """
     pairs: list[Pair] = []
     decisions = Decisions(list(effects), threshold=0.02, budget_s=float(num_pairs))
     for first in range(0, num_pairs, PAIRS_PER_START):
@@ -282,7 +285,10 @@ def test_a_rate_is_samples_over_seconds(size: int) -> None:
 
 
 def test_another_scalar_is_another_training() -> None:
-    """Beyond rounding, in relation to its size; the loss is compared first, and a scalar of one side only not at all."""
+    """Beyond rounding, in relation to its size.
+
+    The loss is compared first, and a scalar of one side only not at all.
+    """
     one = dataclasses.replace(WORK, scalars={"norm": (100.0,) * len(WORK.losses), "own": (1.0,) * len(WORK.losses)})
     near = dataclasses.replace(WORK, scalars={"norm": (100.05,) * len(WORK.losses)})
     far = dataclasses.replace(WORK, scalars={"norm": (101.0,) * len(WORK.losses)})

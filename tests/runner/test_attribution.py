@@ -366,7 +366,7 @@ def test_an_operation_belongs_to_its_phase_with_the_type_it_computes_in() -> Non
 
 
 def test_forward_begins_with_the_first_recorded_operation() -> None:
-    """Without modules, an operation on what needs gradients is "forward", but not one that detaches, compares or looks."""
+    """Without modules, an operation on what needs gradients is "forward", unless it detaches, compares or looks."""
     weight = torch.randn(3, requires_grad=True)
     inputs = torch.randn(3)
 

@@ -88,7 +88,7 @@ def test_one_thread_and_no_collection_while_counting() -> None:
 @pytest.mark.parametrize("collects", [True, False])
 @pytest.mark.parametrize("fails_at", [None, 1, 2, 3])
 def test_everything_is_as_it_was_afterwards(fails_at: int | None, collects: bool) -> None:
-    """Hooks, modes, profiler, threads and the collection of garbage are what they were, also after an error in any step."""
+    """Hooks, modes, profiler, threads and garbage collection are what they were, also after an error in any step."""
 
     def state() -> tuple[object, ...]:
         return (

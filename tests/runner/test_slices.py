@@ -48,7 +48,10 @@ def run(step_s: list[float], pauses_s: list[float], cuts: list[int]) -> list[Ste
 
 @given(data=st.data(), cuts=st.lists(st.integers(1, 5), min_size=1, max_size=6))
 def test_pauses_do_not_count(data: Any, cuts: list[int]) -> None:
-    """Whatever the steps and the pauses take: each step has its own time, and rates are samples over the steps' seconds."""
+    """Whatever the steps and the pauses take.
+
+    Each step has its own time, and rates are samples over the steps' seconds.
+    """
     number = sum(cuts)
     step_s = data.draw(st.lists(st.floats(0.001, 10.0), min_size=number, max_size=number))
     pauses_s = data.draw(st.lists(st.floats(0.0, 100.0), min_size=len(cuts), max_size=len(cuts)))

@@ -133,7 +133,10 @@ class CheckpointLife(RuleBasedStateMachine):
     @precondition(lambda self: self.keep_last > 0)
     @rule(steps=st.integers(1, 3), call=st.integers(1, 8))
     def crash_while_saving(self, steps: int, call: int) -> None:
-        """Die anywhere in a save, retention included: the new checkpoint is whole or absent, no other is lost; resume."""
+        """Die anywhere in a save, retention included: the new checkpoint is whole or absent, no other is lost.
+
+        Resume.
+        """
         crashed = False
         with pytest.MonkeyPatch.context() as monkeypatch:
             crash_at(call, monkeypatch)
@@ -219,7 +222,10 @@ def test_damage_is_told_apart_and_nothing_is_lost(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", [META_FILE, STATE_FILE])
 def test_every_flipped_bit_is_damage(name: str, tmp_path: Path) -> None:
-    """No bit of a checkpoint's files makes it foreign or passes unseen: the older one is used, or the damage is named."""
+    """No bit of a checkpoint's files makes it foreign or passes unseen.
+
+    The older one is used, or the damage is named.
+    """
     store, alone = (CheckpointStore(tmp_path / folder, keep_last=5) for folder in ("store", "alone"))
     for each in (store, alone):
         each.require_usable()
@@ -377,7 +383,7 @@ def test_a_letter_altered_anywhere_is_damage(name: str, tmp_path: Path) -> None:
 
 
 def test_odd_entries_do_not_hide_a_whole_checkpoint(tmp_path: Path) -> None:
-    """A file in a checkpoint's place, folders in place of its files, nonsense nested too deep, names that are not ours."""
+    """A file in a checkpoint's place, folders in place of its files, nonsense nested too deep, names not ours."""
     store = CheckpointStore(tmp_path, keep_last=9)
     save(store, 10)
     (tmp_path / "step-00000020").touch()

@@ -71,7 +71,10 @@ def test_batch_sizes_that_cannot_be_cut_are_refused(run_config: RunConfig) -> No
 
 
 def test_the_failure_of_the_reference_run_is_explained(finished: RunConfig) -> None:
-    """Another batch size in the directory of a finished run: the published sentence, then what it needs to be understood."""
+    """Another batch size in the directory of a finished run.
+
+    The published sentence, then what it needs to be understood.
+    """
     other = dataclasses.replace(finished, global_batch_size=8)
     with pytest.raises(RuntimeError) as caught:
         plan(other)
@@ -125,7 +128,10 @@ def test_only_the_same_run_has_nothing_to_do(finished: RunConfig) -> None:
 def test_what_interrupted_saves_left_is_deleted_before_a_finished_run_is_refused(
     finished: RunConfig, seed: int, keep_checkpoints: int
 ) -> None:
-    """No run comes after a finished one to tidy up. What another run is writing stays, and so does all with 0 to keep."""
+    """No run comes after a finished one to tidy up.
+
+    What another run is writing stays, and so does all with 0 to keep.
+    """
     left = [finished.model_dir / name for name in (".partial-deleted-step-00000008", ".partial-step-00000012")]
     again = dataclasses.replace(finished, seed=seed, keep_checkpoints=keep_checkpoints)
     with finished.store().claim():

@@ -52,7 +52,10 @@ def test_every_count_is_the_same(run_config: RunConfig, before: StepCounters) ->
 
 
 def analytic_flops(workload: BertConfig, num_samples: int) -> int:
-    """Return what a step must cost by its shapes: two FLOPs a multiply-add; backward twice the forward, attention 2.5 x."""
+    """Return what a step must cost by its shapes: two FLOPs a multiply-add.
+
+    Backward twice the forward, attention 2.5 x.
+    """
     hidden, seq, wide = workload.hidden_size, workload.seq_len, workload.intermediate_size
     masked, read = workload.masked_per_sample, workload.masked_per_sample + 1
     rows = -(-workload.vocab_size // 64) * 64

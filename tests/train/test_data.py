@@ -66,7 +66,10 @@ def test_samples_are_well_formed(name: str) -> None:
 
 
 def test_masking_is_80_10_10_and_drawn_afresh() -> None:
-    """Of the hidden tokens 80 % are [MASK], 10 % random and 10 % kept, within five standard errors; no two draws alike."""
+    """Of the hidden tokens 80 % are [MASK], 10 % random and 10 % kept, within five standard errors.
+
+    No two draws alike.
+    """
     workload = BERT_CONFIGS["pico"]
     tokens = np.random.default_rng(0).integers(NUM_SPECIAL, workload.vocab_size, size=(20_000, workload.seq_len))
     special = np.zeros(tokens.shape, dtype=bool)

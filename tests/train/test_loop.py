@@ -99,7 +99,10 @@ def test_the_loss_falls(run_config: RunConfig, workload: BertConfig) -> None:
 
 
 def test_count_and_time_come_from_the_same_marks(run_config: RunConfig) -> None:
-    """With a clock that ticks once per reading: one mark before the first step, one per log line, and rates from them."""
+    """With a clock that ticks once per reading.
+
+    One mark before the first step, one per log line, and rates from them.
+    """
     ticks = iter(range(100, 200))
     result, lines, _ = train(run_config, clock=lambda: float(next(ticks)))
     assert [(mark.samples, mark.time_s) for mark in result.marks] == [(i * 32, 100.0 + i) for i in range(6)]
@@ -180,7 +183,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
 
 
 def test_a_weight_that_is_not_finite_is_not_saved(run_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gradient that overflows spoils the weights while the loss of its step is fine: no checkpoint is made of them."""
+    """A gradient that overflows spoils the weights while the loss of its step is fine.
+
+    No checkpoint is made of them.
+    """
     real = trainer.train_step
 
     def spoil(model: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -198,7 +204,10 @@ def test_a_weight_that_is_not_finite_is_not_saved(run_config: RunConfig, monkeyp
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_request_finishes_the_step_and_saves(run_config: RunConfig, number: signal.Signals) -> None:
-    """Ctrl-C, SIGTERM or a lost terminal between steps 3 and 4: step 4 is finished, logged and saved, and the run can go on."""
+    """Ctrl-C, SIGTERM or a lost terminal between steps 3 and 4.
+
+    Step 4 is finished, logged and saved, and the run can go on.
+    """
     whole, _, _ = train(dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name("whole")))
     steps = 0
 
@@ -261,7 +270,10 @@ def test_a_second_ctrl_c_stops_at_once(run_config: RunConfig) -> None:
 
 
 def test_fresh_and_weights_begin_at_step_0_and_lose_nothing(run_config: RunConfig) -> None:
-    """Fresh starts from new weights, `weights` from the newest ones; each keeps what was there before, however often."""
+    """Fresh starts from new weights, `weights` from the newest ones.
+
+    Each keeps what was there before, however often.
+    """
     first, _, _ = train(run_config)
     again, lines, source = train(dataclasses.replace(run_config, start="fresh"))
     assert again.losses == first.losses

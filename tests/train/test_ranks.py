@@ -70,7 +70,10 @@ def losses(log: str) -> list[float]:
 
 
 def test_two_ranks_give_the_loss_curve_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Same global batch, split over two processes and averaged: equal to rounding of fp32, also when one rank resumes."""
+    """Same global batch, split over two processes and averaged.
+
+    Equal to rounding of fp32, also when one rank resumes.
+    """
     assert main(arguments(tmp_path / "one", 12)) == EXIT_DONE
     one = losses(capsys.readouterr().out)
     two = train_on_two(tmp_path / "two", 8)

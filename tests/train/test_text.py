@@ -70,7 +70,10 @@ def test_every_place_comes_once_an_epoch_in_another_order_each_time(corpus: Text
 
 
 def test_the_second_sentence_follows_unless_it_is_unrelated(corpus: TextCorpus) -> None:
-    """Label 0: the two are one stretch of the text. Label 1: they are not, and the second begins a sentence elsewhere."""
+    """Label 0: the two are one stretch of the text.
+
+    Label 1: they are not, and the second begins a sentence elsewhere.
+    """
     batch = corpus.batch(position=0, num_samples=500)
     tokens = corpus._tokens.astype(np.uint16)
     stream = tokens.tobytes()
