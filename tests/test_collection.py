@@ -101,7 +101,8 @@ def test_an_imported_workload_belongs_to_the_module_that_defines_it(project: Pro
     source = "from bench_net import net\nimport factory\nmade = factory.make()\nalias = made\n"
     (project.pytester.path / "bench_more.py").write_text(source)
     (project.pytester.path / "factory.py").write_text(
-        "import perf\ndef make():\n    @perf.workload(global_batch_sizes=(8,))\n    def inner(case): ...\n    return inner\n"
+        "import perf\ndef make():\n"
+        "    @perf.workload(global_batch_sizes=(8,))\n    def inner(case): ...\n    return inner\n"
     )
     listed = ids(project.run("bench_net.py", "bench_more.py", "-k", "rate", "--co", "-q"))
     assert listed == [

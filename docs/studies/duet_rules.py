@@ -189,7 +189,7 @@ def rules(trials: Sequence[Trial]) -> str:
 
 
 def sides(trials: Sequence[Trial], trial: Trial, *, together: bool) -> tuple[FloatArray, FloatArray]:
-    """Return step times of a baseline and of the trial's candidate: of the same trial, or of the one measured before it."""
+    """Return step times of a baseline and of the trial's candidate: of the same trial, or the one before it."""
     index = next(i for i, other in enumerate(trials) if other is trial)
     before = trial if together else trials[index - 1]
     baseline = [step for pair in before["pairs"] for step in pair["baseline_step_s"]]

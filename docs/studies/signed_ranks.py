@@ -1,4 +1,4 @@
-"""The rules of version 0.1, to compare with: Wilcoxon's signed ranks over pairs, as if no two of them had anything in common."""
+"""The rules of version 0.1, to compare with: Wilcoxon's signed ranks over pairs, as if each stood alone."""
 
 from __future__ import annotations
 

@@ -433,8 +433,8 @@ def test_nothing_is_promoted_if_one_workload_cannot_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "workload",
-    ["../x:net", "/a.py:net", "a/../b.py:net", "a/./b:net", "a//b:net", "..:net", "a b.py:net", "a:b/c", ":net", "a.py:",
-     "a\\b.py:net", "\u00e4.py:net", "a.py:net\n", "x" * 201 + ":net", "a.py:" + "n" * 56, "a:b:c"],
+    ["../x:net", "/a.py:net", "a/../b.py:net", "a/./b:net", "a//b:net", "..:net", "a b.py:net", "a:b/c", ":net",
+     "a.py:", "a\\b.py:net", "\u00e4.py:net", "a.py:net\n", "x" * 201 + ":net", "a.py:" + "n" * 56, "a:b:c"],
 )  # fmt: skip
 def test_a_workload_whose_id_is_no_place_is_refused(tmp_path: Path, workload: str) -> None:
     """Before it is measured, where its baseline is looked for; and as a part of a session."""

@@ -162,8 +162,11 @@ def test_a_request_is_read_as_it_was_made() -> None:
 
 
 NASTY: list[Any] = [
-    None, True, -1, 0, 1, 2**70, 10**400, 1.5, 1e308, -1e308, math.nan, math.inf, "", "7", "x\n\x1b[2J", [], [[]], {}, {"a": {}},
-    {"x\n\x1b[2J": 1}, {"ops": {"\x1b[2J": 1}}, {"y" * 10**6: 0}, [1, "2"], [None], [math.nan], list(range(5)), {"ops": 3}, {"ops": {"a": -1}}, [{}], [{"phase": 1}],
+    None, True, -1, 0, 1, 2**70, 10**400, 1.5, 1e308, -1e308, math.nan, math.inf, "", "7", "x\n\x1b[2J", [], [[]], {},
+    {"a": {}},
+    {"x\n\x1b[2J": 1}, {"ops": {"\x1b[2J": 1}}, {"y" * 10**6: 0},
+    [1, "2"], [None], [math.nan], list(range(5)),
+    {"ops": 3}, {"ops": {"a": -1}}, [{}], [{"phase": 1}],
 ]  # fmt: skip
 
 

@@ -437,7 +437,8 @@ def test_a_checkpoint_of_another_model_changes_nothing(run_config: RunConfig, wo
         ({"num_layers": 1}, "the model needs nothing"),
         (
             {"intermediate_size": 64},
-            r"torch.float32 \[32, 16\] under 'model.layers.0.intermediate.weight', the model needs torch.float32 \[64, 16\]",
+            r"torch.float32 \[32, 16\] under 'model.layers.0.intermediate.weight', "
+            r"the model needs torch.float32 \[64, 16\]",
         ),
     ):
         other = dataclasses.replace(run_config, workload=dataclasses.replace(workload, **changes), start="weights")
