@@ -1,7 +1,7 @@
 """What duets, version 0.1 and the rules people use say of recorded trials: false alarms and detections, side by side.
 
-Run with ``python docs/studies/duet_rules.py FILE`` on what ``docs/studies/duets.py`` recorded; with ``--plot FILE`` it also
-draws detection against budget (needs matplotlib). Nothing is measured here.
+Run with ``python docs/studies/duet_rules.py FILE`` on what ``docs/studies/duets.py`` recorded; with ``--plot FILE``
+it also draws detection against budget (needs matplotlib). Nothing is measured here.
 """
 
 from __future__ import annotations

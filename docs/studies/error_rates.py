@@ -1,7 +1,7 @@
 """How often duets err: verdicts on thousands of duets whose truth is known, made of recorded and of synthetic starts.
 
-Run with ``python docs/studies/error_rates.py`` at the root of the repository; it takes about 25 minutes of one core for 10,000
-duets of each kind. Nothing is measured here.
+Run with ``python docs/studies/error_rates.py`` at the root of the repository; it takes about 25 minutes of one core
+for 10,000 duets of each kind. Nothing is measured here.
 """
 
 from __future__ import annotations

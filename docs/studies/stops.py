@@ -1,8 +1,9 @@
 """What a stopped duet or bench leaves: ``python docs/studies/stops.py --stops 100``, on Linux, in the checkout as it is.
 
-Each command is stopped so many times, when the first measuring process has appeared or a little later, by INT as a terminal
-sends it (to the process group) and by INT and TERM as ``kill`` does; with sides that work, and with sides that never read
-their input. Nothing may be left: no process, no worktree, no temporary file; the exit code is 130, without a traceback.
+Each command is stopped so many times, when the first measuring process has appeared or a little later, by INT as a
+terminal sends it (to the process group) and by INT and TERM as ``kill`` does; with sides that work, and with sides
+that never read their input. Nothing may be left: no process, no worktree, no temporary file; the exit code is 130,
+without a traceback.
 """
 
 from __future__ import annotations
