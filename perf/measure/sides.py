@@ -188,7 +188,9 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
     """Return the interpreter of a cached environment: the given packages before everything that `python` has."""
     code = "import sys, sysconfig; print(sys.version); print(sysconfig.get_path('purelib'))"
     version, below = _tool(where, [str(python), "-c", code]).strip().rsplit("\n", 1)
-    key = hashlib.sha256("\n".join([version, below, *packages]).encode()).hexdigest()[:16]
+    # After its own packages it finds those below, installed ones and checkouts: only what was named differs.
+    path_line = f"import site; site.addsitedir({below!r})\n"
+    key = hashlib.sha256("\n".join([version, path_line, *packages]).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepmark" / "environments"
     folder, whole = cache / key, cache / key / "whole"
     cache.mkdir(parents=True, exist_ok=True)
@@ -199,8 +201,7 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
             _tool(where, [str(python), "-m", "venv", "--without-pip", str(folder)])
             inner = folder / "bin" / "python"
             (above,) = folder.glob("lib/python*/site-packages")
-            # After its own packages it finds those below: only what was named differs.
-            (above / "zz-stepmark.pth").write_text(f"{below}\n")
+            (above / "zz-stepmark.pth").write_text(path_line)
             _tool(where, [str(python), "-m", "pip", "--python", str(inner), "install", "--quiet", *packages])
             whole.write_text("\n".join(packages))
     return folder / "bin" / "python"
