@@ -1,19 +1,19 @@
 """How often duets are right: A/A trials, and trials against slowdowns of known size, recorded raw.
 
 Run with ``python docs/studies/duets.py --out FILE``. A slowdown is extra arithmetic in the kernel of a git branch, made
-here and removed afterwards. Trials never stop early, so what a smaller budget or another rule would have said can be
-computed from the same record: ``python docs/studies/duet_rules.py FILE``.
+here and removed afterwards. What a product costs is found by a duet, since products cost less in training than timed
+alone. Trials never stop early, so what a smaller budget or another rule would have said can be computed from the same
+record: ``python docs/studies/duet_rules.py FILE``.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from perf.measure.duet import Duet
 from perf.measure.recipes import parse_recipe
@@ -29,8 +28,6 @@ from perf.measure.sides import HOME, Side, prepared
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import CaseSpec
 from perf.runner.machine import fingerprint
-from perf.seam import Case
-from perf.train.devices import keep_freed_memory
 from perf.train.workloads import WORKLOADS
 
 UNIT = 96
@@ -38,6 +35,8 @@ UNIT = 96
 
 ANCHOR = "    total = torch.zeros((), device=batch.input_ids.device)\n"
 WORKLOAD = "pico"
+MANY = 500
+"""Products of a micro-batch that slow a step by several percent."""
 
 
 def main() -> None:
@@ -48,18 +47,24 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20, help="of each")
     parser.add_argument("--budget", type=float, default=60, help="seconds of a trial")
     parser.add_argument("--mode", type=Mode, choices=list(Mode), default=Mode.SIMULTANEOUS)
-    parser.add_argument("--global-batch-size", type=int, default=512)
+    parser.add_argument("--global-batch-size", type=int, nargs="+", default=[512])
+    parser.add_argument("--products", type=float, help="that lower the rate by 1 %%; without it they are found first")
     arguments = parser.parse_args()
+    mode, budget_s = arguments.mode, arguments.budget
+    products = arguments.products
+    if products is None and any(arguments.percent):
+        products = products_of_a_percent(mode)
+        print(f"--products {products:.1f}", flush=True)
+    doses = {percent: round(percent * (products or 0)) for percent in arguments.percent}
     with ExitStack() as stack:
-        sides = {percent: stack.enter_context(slowed(percent, arguments.mode)) for percent in arguments.percent}
-        plan = np.random.default_rng().permutation(arguments.percent * arguments.trials)
-        for number, percent in enumerate(plan.tolist(), start=1):
-            found = trial(
-                sides[percent], percent, arguments.mode, budget_s=arguments.budget, size=arguments.global_batch_size
-            )
+        sides = {percent: stack.enter_context(slowed(doses[percent])) for percent in arguments.percent}
+        plan = list(itertools.product(arguments.percent, arguments.global_batch_size)) * arguments.trials
+        for number, i in enumerate(np.random.default_rng().permutation(len(plan)).tolist(), start=1):
+            percent, size = plan[i]
+            found = trial(sides[percent], mode, budget_s=budget_s, size=size)
             with arguments.out.open("a") as out:
-                out.write(json.dumps(found) + "\n")
-            print(f"{number} of {len(plan)}: {percent} %: {len(found['pairs'])} pairs", flush=True)
+                out.write(json.dumps({"percent": percent, "products": doses[percent], **found}) + "\n")
+            print(f"{number} of {len(plan)}: {percent} % at {size}: {len(found['pairs'])} pairs", flush=True)
 
 
 def num_threads(mode: Mode) -> int:
@@ -67,7 +72,7 @@ def num_threads(mode: Mode) -> int:
     return len(os.sched_getaffinity(0)) // 2 if mode is Mode.SIMULTANEOUS else 0
 
 
-def trial(candidate: Side, percent: float, mode: Mode, *, budget_s: float, size: int) -> dict[str, Any]:
+def trial(candidate: Side, mode: Mode, *, budget_s: float, size: int) -> dict[str, Any]:
     """Return one duet of the working tree against `candidate`, raw: seconds, logarithms of rate ratios."""
     with prepared(parse_recipe(["self"]), "baseline", HOME, WORKLOAD, os.environ) as baseline:
         duet = Duet(
@@ -88,7 +93,6 @@ def trial(candidate: Side, percent: float, mode: Mode, *, budget_s: float, size:
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": fingerprint().hardware["cpu"],
         "start_s": round(duet.start_s, 3),
-        "percent": percent,
         "mode": mode,
         "budget_s": budget_s,
         "global_batch_size": size,
@@ -111,12 +115,10 @@ def step_s(slices: tuple[tuple[float, ...], ...]) -> list[float]:
 
 
 @contextmanager
-def slowed(percent: float, mode: Mode) -> Iterator[Side]:
-    """Make a side whose step takes `percent` longer, from a branch of its own."""
+def slowed(products: int) -> Iterator[Side]:
+    """Make a side that multiplies matrices `products` times more a micro-batch, from a branch of its own."""
     with ExitStack() as stack:
-        spec = "self"
-        if percent:
-            spec = f"git:{stack.enter_context(slow_branch(extra_products(percent, num_threads(mode))))}"
+        spec = f"git:{stack.enter_context(slow_branch(products))}" if products else "self"
         yield stack.enter_context(prepared(parse_recipe([spec]), "candidate", HOME, WORKLOAD, os.environ))
 
 
@@ -144,24 +146,11 @@ def slow_branch(products: int) -> Iterator[str]:
             _git("branch", "-D", name)
 
 
-def extra_products(percent: float, threads: int) -> int:
-    """Return how many matrix products take `percent` of a step, timed in turns with steps."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    keep_freed_memory()
-    workload = WORKLOADS[WORKLOAD]
-    size = workload.micro_batch_size_of(max(workload.global_batch_sizes))
-    step, extra = workload(Case(global_batch_size=size, micro_batch_size=size)), torch.ones(UNIT, UNIT)
-    ratios = []
-    for _ in range(40):
-        began = time.perf_counter()
-        step()
-        stepped = time.perf_counter()
-        for _ in range(50):
-            extra @ extra
-        ratios.append((time.perf_counter() - stepped) / 50 / (stepped - began))
-    torch.set_num_threads(before)
-    return max(1, round(percent / 100 / statistics.median(ratios[5:])))
+def products_of_a_percent(mode: Mode) -> float:
+    """Return how many products lower the rate by 1 %: a duet of one minute against many of them."""
+    with slowed(MANY) as candidate:
+        pairs = trial(candidate, mode, budget_s=60, size=min(WORKLOADS[WORKLOAD].global_batch_sizes))["pairs"]
+    return MANY * 0.01 / -float(np.mean([pair["effect"] for pair in pairs]))
 
 
 def _git(*arguments: str) -> None:
