@@ -2,8 +2,6 @@
 
 # signals are handled before torch is imported
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress

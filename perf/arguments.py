@@ -1,7 +1,5 @@
 """What values look like, on command lines and in configuration files alike."""
 
-from __future__ import annotations
-
 import argparse
 import re
 

@@ -1,7 +1,5 @@
 """The command line: ``stepmark``, or ``python -m perf``. What a command needs is imported when it runs."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import io

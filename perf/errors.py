@@ -4,8 +4,6 @@ A message reads *where: what was found, what was needed; what to do*. Wrong argu
 anything below is a problem with data or state, which the command line reports in one line (exit code 3).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from perf.printable import printable

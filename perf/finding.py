@@ -1,7 +1,5 @@
 """Finds the workload that an id names: a built-in one, or one in a file or a module of a project."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import importlib.util
@@ -25,17 +23,11 @@ from perf.train.workloads import WORKLOADS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """A workload under the id that commands and files know it by.
+    """A workload under the id that commands and files know it by."""
 
-    Attributes:
-        id: "pico" for a built-in one, "bench_net.py:net" for one in a file, "package.module:net" for one in a module.
-        workload: as its module defines it.
-        origin: the file that defines it.
-    """
-
-    id: str
-    workload: Workload
-    origin: Path
+    id: str  # "pico" for a built-in one, "bench_net.py:net" for one in a file, "package.module:net" for one in a module
+    workload: Workload  # as its module defines it
+    origin: Path  # the file that defines it
 
 
 def find(name: str, root: Path, fallback: Path | None = None) -> Found:

@@ -1,7 +1,5 @@
 """The hooks of a pytest session that measures; they are registered in no other one."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -31,8 +29,7 @@ from perf.signals import EXIT_STOPPED
 
 T = TypeVar("T")
 
-SUMMARY = Path("runs") / "summary.md"
-"""A session as Markdown, beside its result."""
+SUMMARY = Path("runs") / "summary.md"  # a session as Markdown, beside its result
 
 
 class Measuring:
@@ -262,11 +259,7 @@ class Measuring:
 
 
 def _duet_mode(asked: str | None, *, compares: bool) -> str:
-    """Return when to compare side by side, as `Bench` takes it.
-
-    Raises:
-        UsageError: it is neither a word nor a SPEC.
-    """
+    """Return when to compare side by side, as `Bench` takes it. Raises UsageError: it is neither a word nor a SPEC."""
     if asked in WITH_BASELINE:
         return asked
     if asked is None:

@@ -1,7 +1,5 @@
 """What the command line takes: arguments and their help."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path

@@ -32,25 +32,17 @@ IN_PARALLEL = "not timed under -n, where tests disturb each other; run: pytest w
 
 @dataclass(kw_only=True, slots=True)
 class State:
-    """What is known of a session before anything is measured.
+    """What is known of a session before anything is measured."""
 
-    Attributes:
-        compare, compare_fail: --benchmark-compare and -fail, held back from pytest-benchmark until it is known whose
-            they are.
-        seen: whether there are claims, also if none is to be run.
-        measuring: the hooks of a session that measures; None in all others.
-        here: this machine, once somebody asked.
-        chosen: what --perf-workload names, once somebody asked.
-        problem: why a session that measured nothing fails.
-    """
-
+    # compare, compare_fail: --benchmark-compare and -fail, held back from pytest-benchmark until it is known whose they
+    # are.
     compare: Any = None
     compare_fail: Any = None
-    seen: bool = False
-    measuring: Measuring | None = None
-    here: Here | None = None
-    chosen: Found | None = None
-    problem: str = ""
+    seen: bool = False  # whether there are claims, also if none is to be run
+    measuring: Measuring | None = None  # the hooks of a session that measures; None in all others
+    here: Here | None = None  # this machine, once somebody asked
+    chosen: Found | None = None  # what --perf-workload names, once somebody asked
+    problem: str = ""  # why a session that measured nothing fails
 
 
 STATE = pytest.StashKey[State]()
@@ -140,11 +132,7 @@ def in_parallel(config: pytest.Config) -> bool:
 
 
 def parsed(name: str, value: object, parse: Callable[[str], float]) -> float:
-    """Return a value of the configuration or of a mark.
-
-    Raises:
-        pytest.UsageError: it is none.
-    """
+    """Return a value of the configuration or of a mark. Raises pytest.UsageError: it is none."""
     try:
         return parse(str(value))
     except argparse.ArgumentTypeError as error:

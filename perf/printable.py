@@ -1,7 +1,5 @@
 """Text from files and programs, made safe to show in a terminal."""
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,7 +1,5 @@
 """A user's project: where its root is, and what this tool is called there."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Estimates that single outliers do not move. Numpy alone: the measuring side needs them, and does without scipy."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """The seam: how a training step of anyone's enters. A workload is a function of a case that returns a step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What INT, TERM and HUP do, where an exception between any two instructions would leave something behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
@@ -12,8 +10,7 @@ from typing import NoReturn
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-EXIT_STOPPED = 130
-"""Exit code of a command that a signal stopped."""
+EXIT_STOPPED = 130  # exit code of a command that a signal stopped
 
 
 @contextmanager

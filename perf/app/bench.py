@@ -1,7 +1,5 @@
 """Measured claims: each workload of a sitting measured once, judged claim by claim, and written down."""
 
-from __future__ import annotations
-
 import glob
 import sys
 import time
@@ -41,8 +39,7 @@ T = TypeVar("T")
 RUNS, RUNS_BEFORE_DUET = 6, 3
 """Fresh processes of each batch size; the fewest that can become a baseline where a duet compares the times."""
 
-WITH_BASELINE = ("never", "auto", "always")
-"""What --perf-duet takes beside a SPEC."""
+WITH_BASELINE = ("never", "auto", "always")  # what --perf-duet takes beside a SPEC
 
 
 class Bench:
@@ -93,11 +90,7 @@ class Bench:
         self._problems: dict[str, str] = {}
 
     def measure(self) -> Session:
-        """Return what was measured, now or before.
-
-        Raises:
-            MeasureError: nothing could be, now or before.
-        """
+        """Return what was measured, now or before. Raises MeasureError: nothing could be, now or before."""
         if self.session is None:
             self.session = self._tried_once("", self._measured)
         return self.session

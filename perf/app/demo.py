@@ -1,7 +1,5 @@
 """Show what a user will see: plant a slowdown and another training in a copy of the template, and find both."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

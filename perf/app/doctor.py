@@ -1,7 +1,5 @@
 """What this machine can show: one line for each fact, and what to do where it is not as it should be."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +10,7 @@ from perf.measure.busy import BUSY, busy_share
 from perf.measure.duet import choose_mode, usable_cores
 from perf.measure.sides import last_other_commit
 
-Fact = tuple[bool, str, str]
-"""Whether it is as it should be, what it is, and what to do about it."""
+Fact = tuple[bool, str, str]  # whether it is as it should be, what it is, and what to do about it
 
 
 def doctor() -> int:

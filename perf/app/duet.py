@@ -1,7 +1,5 @@
 """The commands that compare two versions side by side, and a version with itself."""
 
-from __future__ import annotations
-
 import math
 import shlex
 import sys
@@ -27,8 +25,7 @@ from perf.signals import EXIT_STOPPED
 
 EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE = 1, 3, 4
 
-THRESHOLD = 0.02
-"""The smallest change that matters side by side, where neither the command nor the workload says."""
+THRESHOLD = 0.02  # the smallest change that matters side by side, where neither the command nor the workload says
 
 
 def duet(

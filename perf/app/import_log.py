@@ -1,7 +1,5 @@
 """Read training logs and audit their rates."""
 
-from __future__ import annotations
-
 import json
 import stat
 import sys
@@ -17,16 +15,11 @@ from perf.report.audit import audit_report
 
 EXIT_AGREE, EXIT_DAMAGED, EXIT_DISAGREE = 0, 5, 6
 
-MOST_DAMAGED = 100
-"""Damaged lines that are shown; the others are counted."""
+MOST_DAMAGED = 100  # damaged lines that are shown; the others are counted
 
 
 def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
     """Print what is found in logs, run by run, and return the exit code: 0 agree, 5 damaged lines, 6 rates disagree.
-
-    Args:
-        files: logs; ``-`` is standard input.
-        as_json: whether to print JSON and no tables.
 
     Raises:
         DataError: a log cannot be read or has no line of a run; the other logs were printed before.

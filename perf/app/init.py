@@ -1,7 +1,5 @@
 """Write a template of a training step, and check a step: is it repeatable, and what does it do?"""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Promotion: the one way a result becomes a baseline."""
 
-from __future__ import annotations
-
 import fcntl
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -54,16 +52,7 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
 
     Each file is replaced at once or not at all, and says in `promotions` what it replaced and why. Another promotion
     into the same folder is waited for. Times that spread too much to compare with are promoted with a mark that says
-    so.
-
-    Args:
-        result: a file that ``pytest --benchmark-json`` wrote.
-        directory: the baselines.
-        reason: for the log of promotions.
-        date: for the same, ISO 8601.
-
-    Returns:
-        The files written: the machine's baselines and, unless they say the same already, the portable ones.
+    so. Returns the files written: the machine's baselines and, unless they say the same already, the portable ones.
 
     Raises:
         BaselineError: the result cannot be read or is not fit to be compared with, or a baseline there is damaged.

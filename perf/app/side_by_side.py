@@ -1,7 +1,5 @@
 """Compare two sides: make them, make pairs until all is decided, show the progress, locate a difference."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys
@@ -53,10 +51,7 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
 def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -> DuetResult:
     """Make both sides, compare them, and remove what was made.
 
-    Args:
-        recipes: of the baseline and the candidate; `is_baseline` has been resolved.
-        asked: what both train.
-        threshold: the smallest change that matters, a fraction.
+    The recipes are of the baseline and the candidate; `is_baseline` has been resolved.
 
     Raises:
         MeasureError: a side cannot be made, or failed.
@@ -102,11 +97,10 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
 
-REPORTS = 4
-"""How often a duet says where things stand."""
+REPORTS = 4  # how often a duet says where things stand
 
 
-def _shown_on(bar: tqdm[Any], total_s: float) -> Callable[[Pair], None]:
+def _shown_on(bar: "tqdm[Any]", total_s: float) -> Callable[[Pair], None]:
     """Return what moves the bar with each pair, and prints where things stand after each quarter of the budget."""
     effects: dict[int, list[float]] = {}
     num_reports = 0

@@ -1,7 +1,5 @@
 """Train a built-in workload at each global batch size."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -36,10 +34,9 @@ def train(
     seed: int,
     **asked: Any,
 ) -> int:
-    """Train, log and save each run. None means what the workload says; `asked` are further fields of `RunConfig`.
+    """Train, log and save each run, and return 0, or `EXIT_STOPPED` if one was stopped.
 
-    Returns:
-        0, or `EXIT_STOPPED` if a run was stopped.
+    None means what the workload says; `asked` are further fields of `RunConfig`.
 
     Raises:
         UsageError: the arguments cannot work, or not together.

@@ -1,7 +1,5 @@
 """What is to be measured: which workload, at which batch sizes, on which machine, and for how long."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,19 +19,12 @@ from perf.train.workloads import default_workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Here:
-    """This machine, its software and what they choose where nobody says.
+    """This machine, its software and what they choose where nobody says."""
 
-    Attributes:
-        fingerprint: machine and software.
-        device: the type of device: "cpu" or "cuda".
-        auto_precision: what precision "auto" is here.
-        default_workload: what to measure and train unless told otherwise.
-    """
-
-    fingerprint: Fingerprint
-    device: str
-    auto_precision: str
-    default_workload: str
+    fingerprint: Fingerprint  # machine and software
+    device: str  # the type of device: "cpu" or "cuda"
+    auto_precision: str  # what precision "auto" is here
+    default_workload: str  # what to measure and train unless told otherwise
 
 
 def here() -> Here:
@@ -49,27 +40,16 @@ def here() -> Here:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class What:
-    """What is trained and measured, by a session or by two sides.
+    """What is trained and measured, by a session or by two sides."""
 
-    Attributes:
-        root: of the project.
-        here: this machine.
-        target: the workload.
-        sizes: the global batch sizes.
-        precision: "fp32", "bf16", or "auto" to let each side choose.
-        budget_s: for each batch size, seconds.
-        mode: "simultaneous" or "alternating"; None for what suits the machine.
-        environ: what the sides' environments are built on.
-    """
-
-    root: Path
-    here: Here
-    target: Found
-    sizes: Sequence[int]
-    precision: str
-    budget_s: float
-    mode: str | None = None
-    environ: Mapping[str, str]
+    root: Path  # of the project
+    here: Here  # this machine
+    target: Found  # the workload
+    sizes: Sequence[int]  # the global batch sizes
+    precision: str  # "fp32", "bf16", or "auto" to let each side choose
+    budget_s: float  # for each batch size, seconds
+    mode: str | None = None  # "simultaneous" or "alternating"; None for what suits the machine
+    environ: Mapping[str, str]  # what the sides' environments are built on
 
     @property
     def baseline_path(self) -> Path:
@@ -79,11 +59,7 @@ class What:
         return baseline_path(shown(self.root / BASELINES_DIR), name, self.here.fingerprint)
 
     def load_baseline(self) -> Baseline | None:
-        """Read this machine's baseline; None where there is none.
-
-        Raises:
-            BaselineError: it is damaged.
-        """
+        """Read this machine's baseline; None where there is none. Raises BaselineError: it is damaged."""
         return load_baseline(self.baseline_path)
 
 
@@ -100,8 +76,7 @@ def what(
     Without a workload, that is each of those in the project's own ``bench_*.py``, or else the default one.
 
     Raises:
-        UsageError: there is no such workload, or a file of workloads cannot be imported and
-            there is no other one.
+        UsageError: there is no such workload, or a file of workloads cannot be imported and there is no other one.
     """
     root, facts = find_root(), here()
     if workload:

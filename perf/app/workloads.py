@@ -1,7 +1,5 @@
 """Which workloads there are: the built-in ones, and those in a project's own files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Where the time of two sides differs: their phases and operations, compared."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +13,8 @@ from perf.robust import deviation
 STANDARD_ERRORS = 4.0
 """How many standard errors a significant difference exceeds; high, since about a hundred rows are tested."""
 
-SHARE = 0.005
-"""The smallest difference in time that matters, as a fraction of the baseline's step."""
-
-MIN_VISITS = 3
-"""Of each side; fewer do not show how much visits vary."""
+SHARE = 0.005  # the smallest difference in time that matters, as a fraction of the baseline's step
+MIN_VISITS = 3  # of each side; fewer do not show how much visits vary
 
 Visit = Sequence[PhaseTime]
 
@@ -40,31 +35,23 @@ class PhaseDifference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contribution(PhaseDifference):
-    """The time of one operation in a phase, and whether it differs.
+    """The time of one operation in a phase, and whether it differs."""
 
-    Attributes:
-        operation: as in `PhaseTime`.
-        baseline_count, candidate_count: dispatches per step; medians over the visits.
-        standard_error_s: of the difference of the seconds.
-        is_significant: whether the count differs, or the time by more than chance explains and by enough to matter.
-        line: the source line of the candidate that calls it more often than the baseline's does, as in
-            `PhaseTime.lines`; "" if there is none, or it is not known.
-    """
-
-    operation: str
+    operation: str  # as in `PhaseTime`
+    # baseline_count, candidate_count: dispatches per step; medians over the visits.
     baseline_count: float
     candidate_count: float
-    standard_error_s: float
-    is_significant: bool
+    standard_error_s: float  # of the difference of the seconds
+    is_significant: bool  # whether the count differs, or the time by more than chance explains and by enough to matter
+    # the source line of the candidate that calls it more often than the baseline's does, as in `PhaseTime.lines`; "" if
+    # there is none, or it is not known
     line: str = ""
 
 
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
     """Return every operation of either side: the significant first, of these the parts of a step, of these the largest.
 
-    Args:
-        baseline: rows of `perf.runner.attribution.attribute`, visit by visit; at least `MIN_VISITS`, none empty.
-        candidate: the same, from visits in turns with the baseline's.
+    The sides were visited in turns, at least `MIN_VISITS` times; rows are of `perf.runner.attribution.attribute`.
     """
     assert min(len(baseline), len(candidate)) >= MIN_VISITS
     assert all((*baseline, *candidate))
@@ -97,7 +84,7 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
 
 
 def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseDifference]:
-    """Return the time of each phase on both sides; arguments as in `attribute_difference`."""
+    """Return the time of each phase on both sides, from their visits."""
 
     def total(side: Sequence[Visit], phase: str) -> float:
         return float(np.median([sum(row.seconds for row in visit if row.phase == phase) for visit in side]))

@@ -1,7 +1,5 @@
 """The result of a duet: its verdicts, the claims that follow from it, and where the work of its sides differs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,40 +25,29 @@ LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuetResult:
-    """What a duet measured, and its verdicts.
+    """What a duet measured, and its verdicts."""
 
-    Attributes:
-        sides: what the baseline and the candidate are.
-        mode, mode_reason: how they shared the machine, and why.
-        threshold, budget_s: as given; the budget is of the whole duet.
-        work: what both did in a step, by batch size.
-        pairs: all of them, raw.
-        judgements: of the times, by batch size; only of those that have a whole start.
-        phases, contributions: of the batch size whose difference was located: the time of each phase, and of each
-            operation, the largest difference first.
-        start_s: what starting the processes of both sides takes, seconds.
-        problem: why it ended before all was decided; "" if it did not.
-        attribution_problem: why `phases` and `contributions` are missing although a difference was to be located.
-        interrupted: whether a signal ended it.
-        show_change: the command that shows what changed between the sides; "" if no commit is compared.
-        budget_option: how the tool at hand is given the budget of a batch size; `DUET_BUDGET` or `SESSION_BUDGET`.
-    """
-
-    sides: tuple[str, str]
+    sides: tuple[str, str]  # what the baseline and the candidate are
+    # mode, mode_reason: how they shared the machine, and why.
     mode: Mode
     mode_reason: str
+    # threshold, budget_s: as given; the budget is of the whole duet.
     threshold: float
     budget_s: float
-    work: dict[int, tuple[SideWork, SideWork]]
-    pairs: list[Pair]
-    judgements: dict[int, DuetJudgement]
+    work: dict[int, tuple[SideWork, SideWork]]  # what both did in a step, by batch size
+    pairs: list[Pair]  # all of them, raw
+    judgements: dict[int, DuetJudgement]  # of the times, by batch size; only of those that have a whole start
+    # phases, contributions: of the batch size whose difference was located: the time of each phase, and of each
+    # operation, the largest difference first.
     phases: dict[int, list[PhaseDifference]]
     contributions: dict[int, list[Contribution]]
-    start_s: float = 0.0
-    problem: str = ""
+    start_s: float = 0.0  # what starting the processes of both sides takes, seconds
+    problem: str = ""  # why it ended before all was decided; "" if it did not
+    # why `phases` and `contributions` are missing although a difference was to be located
     attribution_problem: str = ""
-    interrupted: bool = False
-    show_change: str = ""
+    interrupted: bool = False  # whether a signal ended it
+    show_change: str = ""  # the command that shows what changed between the sides; "" if no commit is compared
+    # how the tool at hand is given the budget of a batch size; `DUET_BUDGET` or `SESSION_BUDGET`
     budget_option: str = DUET_BUDGET
 
     def verdict(self, size: int) -> Verdict:

@@ -1,7 +1,5 @@
 """Exact comparisons: the work of a step, and its losses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -1,14 +1,11 @@
 """Whether a session is fit to become a baseline, and its times to be compared with later."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from perf.judge.stats import compare_rates, run_rate
 from perf.records.sessions import Session
 
-LEAST_RUNS = 3
-"""Runs of each batch size a baseline needs, to know its own spread."""
+LEAST_RUNS = 3  # runs of each batch size a baseline needs, to know its own spread
 
 MOST_HIDDEN = 0.5
 """The largest slowdown that may hide behind stored times: beside themselves they must show at least this one."""

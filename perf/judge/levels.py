@@ -5,8 +5,6 @@ All runs of a start inherit the addresses of their parent process, so pairs of o
 on their highest level.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +15,8 @@ from perf.judge.stats import CONFIDENCE, POWER, Effect, FloatArray
 from perf.records.pairs import FEWEST_STARTS
 from perf.robust import deviation
 
-OUTLIER = 5.0
-"""Pairs farther from the median, in standard deviations, are moved to this limit."""
-
-FEWEST_TO_COMPARE = 8
-"""With fewer pairs, none is treated as an outlier."""
+OUTLIER = 5.0  # pairs farther from the median, in standard deviations, are moved to this limit
+FEWEST_TO_COMPARE = 8  # with fewer pairs, none is treated as an outlier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,20 +24,14 @@ class DuetEffect(Effect):
     """How the candidate's rate relates to the baseline's, from pairs of runs in several starts.
 
     `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone.
-
-    Attributes:
-        level: the error that this look may make for this batch size; the change is significant where `p_value` is less.
-        standard_error: of the logarithm of the ratio of rates.
-        num_runs: the number of pairs.
-        num_starts: how many independent values there are.
-        elapsed_s: seconds of the duet when the last start ended, divided by its batch sizes.
     """
 
+    # the error that this look may make for this batch size; the change is significant where `p_value` is less
     level: float
-    standard_error: float
-    num_runs: int
-    num_starts: int
-    elapsed_s: float
+    standard_error: float  # of the logarithm of the ratio of rates
+    num_runs: int  # the number of pairs
+    num_starts: int  # how many independent values there are
+    elapsed_s: float  # seconds of the duet when the last start ended, divided by its batch sizes
 
     @property
     def is_significant(self) -> bool:
@@ -57,9 +46,7 @@ class DuetEffect(Effect):
     def budget_for(self, threshold: float, *, level: float) -> float:
         """Return about how many seconds for each batch size would have shown a slowdown of `threshold`; inf if unknown.
 
-        Args:
-            threshold: a fraction.
-            level: the error of the look that would show it.
+        `level` is the error of the look that would show it.
         """
         if self.num_starts < 2:
             return np.inf
@@ -104,10 +91,8 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
 def levels(starts: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Return the standard deviations between pairs of a start, and between starts beyond what their pairs explain.
 
-    They are the roots of the variance components of a one-way layout.
-
-    Args:
-        starts: logarithms of effects, start by start: at least two, with two pairs each.
+    They are the roots of the variance components of a one-way layout, of logarithms of effects, start by start: at
+    least two, with two pairs each.
     """
     num_pairs = sum(map(len, starts))
     pair = sum(float(np.var(start)) * len(start) for start in starts) / max(1, num_pairs - len(starts))

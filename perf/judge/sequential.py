@@ -1,7 +1,5 @@
 """The verdicts of a duet, start by start; they are decided at two looks, each with its share of the error."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,28 +10,18 @@ from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, scaling_contrasts
 from perf.judge.verdicts import Verdict, why_inconclusive
 from perf.records.pairs import FEWEST_STARTS, Pair
 
-INTERIM_LOOK = 0.5
-"""The share of the budget after which there is a look before the last one."""
-
-LATEST_INTERIM_LOOK = 0.7
-"""After this share it is left out: it would take most of the error from the last look."""
+INTERIM_LOOK = 0.5  # the share of the budget after which there is a look before the last one
+LATEST_INTERIM_LOOK = 0.7  # after this share it is left out: it would take most of the error from the last look
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuetJudgement:
-    """The verdict on the times of one batch size.
+    """The verdict on the times of one batch size."""
 
-    Attributes:
-        verdict: IMPROVED, UNCHANGED, REGRESSED or INCONCLUSIVE.
-        effect: the comparison behind it.
-        reason: why, in words.
-        needed_s: the budget for each batch size that about would have decided it, seconds; 0 if it is decided, or
-            unknown.
-    """
-
-    verdict: Verdict
-    effect: DuetEffect
-    reason: str
+    verdict: Verdict  # IMPROVED, UNCHANGED, REGRESSED or INCONCLUSIVE
+    effect: DuetEffect  # the comparison behind it
+    reason: str  # why, in words
+    # the budget for each batch size that about would have decided it, seconds; 0 if it is decided, or unknown
     needed_s: float = 0.0
 
     def advice(self, budget_option: str) -> str:
@@ -46,8 +34,7 @@ def spent(share: float) -> float:
     return min(1.0, share) ** 2
 
 
-LAST_SHARE = 1 - spent(INTERIM_LOOK)
-"""The last look's share of the error."""
+LAST_SHARE = 1 - spent(INTERIM_LOOK)  # the last look's share of the error
 
 
 class Decisions:
@@ -57,10 +44,7 @@ class Decisions:
     looks were independent, so the actual error is smaller than the allowed one. A look at fewer than `FEWEST_STARTS`
     starts decides nothing, and its share is left for the next.
 
-    Args:
-        sizes: the batch sizes; one family.
-        threshold: the smallest change that matters, a fraction.
-        budget_s: of the whole duet, seconds.
+    The batch sizes are one family, and `budget_s` is of the whole duet.
     """
 
     def __init__(self, sizes: Sequence[int], *, threshold: float, budget_s: float) -> None:
@@ -85,12 +69,7 @@ class Decisions:
         return dict(sorted(found.items()))
 
     def add(self, pairs: Sequence[Pair], *, ended_s: float) -> None:
-        """Add the pairs of one whole start, and look at them if a look is due.
-
-        Args:
-            pairs: of the undecided batch sizes.
-            ended_s: seconds of the duet when the start ended.
-        """
+        """Add the pairs of one whole start, which ended at `ended_s` of the duet, and look at them if a look is due."""
         for size in {pair.global_batch_size for pair in pairs}:
             self._starts[size].append([pair.effect for pair in pairs if pair.global_batch_size == size])
         took_s, self._ended_s = ended_s - self._ended_s, ended_s
@@ -121,11 +100,6 @@ def judge_scaling(pairs: Sequence[Pair], *, threshold: float, elapsed_s: float) 
 
     A value is a start: the effect at one batch size less the mean of the effects at the others. Only starts that have
     all batch sizes count. A duet ends at one of its two looks, so each may spend half of the error.
-
-    Args:
-        pairs: of the whole duet.
-        threshold: the smallest change that matters, a fraction.
-        elapsed_s: seconds of the duet.
     """
     sizes = sorted({pair.global_batch_size for pair in pairs})
     effects: dict[int, dict[int, list[float]]] = {}

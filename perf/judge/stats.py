@@ -4,8 +4,6 @@ Scipy is imported where it is used: promotion and reports take its results from 
 Why not a bootstrap, and what these intervals cover on noise like the measured one: docs/decisions.md, 11.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +12,9 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-CONFIDENCE = 0.95
-"""Of the intervals that are shown."""
-
-FAMILY_ERROR = 0.01
-"""How often a family of comparisons without any difference may find one, in either direction."""
-
-POWER = 0.8
-"""How often a change of the size of the minimal detectable effect is found."""
+CONFIDENCE = 0.95  # of the intervals that are shown
+FAMILY_ERROR = 0.01  # how often a family of comparisons without any difference may find one, in either direction
+POWER = 0.8  # how often a change of the size of the minimal detectable effect is found
 
 SHARED_PHASES = 1.15
 """Factor on standard errors: neighbouring runs often share a phase of the machine's speed, and are not independent."""
@@ -32,20 +25,15 @@ RUN_QUANTILE = 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """How the candidate's rates relate to the baseline's.
+    """How the candidate's rates relate to the baseline's."""
 
-    Attributes:
-        effect_size: candidate / baseline - 1; below 0 is slower.
-        low, high: its interval at `CONFIDENCE`.
-        p_value: two-sided, of no effect; not corrected for other comparisons.
-        minimal_detectable_effect: the smallest slowdown, a fraction of the rate, that such data shows with probability
-            `POWER` within its family of comparisons; 1 where it shows none.
-    """
-
-    effect_size: float
+    effect_size: float  # candidate / baseline - 1; below 0 is slower
+    # low, high: its interval at `CONFIDENCE`.
     low: float
     high: float
-    p_value: float
+    p_value: float  # two-sided, of no effect; not corrected for other comparisons
+    # the smallest slowdown, a fraction of the rate, that such data shows with probability `POWER` within its family of
+    # comparisons; 1 where it shows none
     minimal_detectable_effect: float
 
 
@@ -93,11 +81,7 @@ def compare_rates(
 def scaling_contrasts(logs: FloatArray) -> FloatArray:
     """Return how far each batch size is above the mean of the others in its round: what all share cancels.
 
-    Args:
-        logs: (B, R) logarithms of rates or effects of B batch sizes, at least two, in R rounds.
-
-    Returns:
-        (B, R) differences of logarithms.
+    `logs` are (B, R) logarithms of rates or effects of B batch sizes, at least two, in R rounds; so are the differences.
     """
     return np.asarray(logs - (logs.sum(axis=0) - logs) / (len(logs) - 1))
 

@@ -1,7 +1,5 @@
 """The claims about a session: whether each holds, and why."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -28,8 +26,7 @@ CLAIMS = ("loss_decreases", "losses", "rate", "counters", "scaling")
 """All claims, in the order in which failures are reported: first whether training is the same, then how fast it is."""
 
 DECREASE_SIGNIFICANCE = 0.001
-DECREASE_STEPS = 8
-"""The fewest steps that show a trend at that significance, with a pair or two out of order."""
+DECREASE_STEPS = 8  # the fewest steps that show a trend at that significance, with a pair or two out of order
 
 
 class Verdict(StrEnum):
@@ -46,19 +43,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """The outcome of one claim.
+    """The outcome of one claim."""
 
-    Attributes:
-        holds: whether it does; None if it could not be checked.
-        verdict: of a comparison of times; None for an exact claim that could be checked.
-        effect: the comparison of times behind it, if there was one.
-        reason: why, in words.
-    """
-
-    holds: bool | None
-    reason: str
-    verdict: Verdict | None = None
-    effect: Effect | None = None
+    holds: bool | None  # whether it does; None if it could not be checked
+    reason: str  # why, in words
+    verdict: Verdict | None = None  # of a comparison of times; None for an exact claim that could be checked
+    effect: Effect | None = None  # the comparison of times behind it, if there was one
 
 
 ONLY_OTHERS_FASTER = "slower only relative to the others, which got faster; its own rate did not decrease"
@@ -71,12 +61,7 @@ def decide(effect: Effect, *, p_in_family: float, threshold: float) -> Verdict:
 
     REGRESSED or IMPROVED: the change is significant within its family, and at least as large as `threshold`.
     UNCHANGED: the whole interval lies within the threshold, and a change of that size would have shown. Otherwise
-    INCONCLUSIVE.
-
-    Args:
-        effect: the comparison.
-        p_in_family: its p-value, corrected for the other comparisons.
-        threshold: the smallest change that matters, a fraction.
+    INCONCLUSIVE. `p_in_family` is the p-value, corrected for the other comparisons.
     """
     if p_in_family <= FAMILY_ERROR and abs(effect.effect_size) >= threshold:
         return Verdict.REGRESSED if effect.effect_size < 0 else Verdict.IMPROVED
@@ -87,18 +72,12 @@ def decide(effect: Effect, *, p_in_family: float, threshold: float) -> Verdict:
 
 
 def judge_rates(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
-    """Return by batch size whether its rate is that of the baseline; one family.
-
-    Args:
-        session: what was measured.
-        baseline: what to compare with, if there is anything.
-        threshold: the smallest change that matters, a fraction.
-    """
+    """Return by batch size whether its rate is that of the baseline; one family. The threshold is a fraction."""
     return _judge_family(session, baseline, threshold)
 
 
 def judge_scaling(session: Session, baseline: Baseline | None, *, threshold: float) -> dict[int, Judgement]:
-    """Return by batch size whether its rate relative to the others' is the baseline's; arguments as in `judge_rates`.
+    """Return by batch size whether its rate relative to the others' is the baseline's.
 
     A batch size that is relatively slower only because others got faster is not REGRESSED: its own rate must have
     decreased too, by at least half the threshold.

@@ -7,8 +7,6 @@ the step the run began at. It is searched for: 0, or up to one log window before
 A tracker reads the clock for Rate, again for GlobalRate, and again for the total: the times differ by moments.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,23 +20,17 @@ from perf.logs.starts import Gap, find_start, gaps, is_possible, log_window
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RateCheck:
-    """A printed rate beside its recomputation.
+    """A printed rate beside its recomputation."""
 
-    Attributes:
-        line: the line that was checked.
-        recomputed_rate: samples/sec; None where it does not follow from the lines there are: one before is missing, or
-            their printed decimals leave no time between the two.
-        explained: how much of a difference the printed decimals and the moments between readings of the clock can
-            explain, samples/sec; only the decimals where the batch size is not known.
-        agrees: whether the difference is no more than that; None where it is unknown.
-        problem: what is wrong with the line, in words; empty where nothing is.
-    """
-
-    line: LogLine
+    line: LogLine  # the line that was checked
+    # samples/sec; None where it does not follow from the lines there are: one before is missing, or their printed
+    # decimals leave no time between the two
     recomputed_rate: float | None = None
+    # how much of a difference the printed decimals and the moments between readings of the clock can explain,
+    # samples/sec; only the decimals where the batch size is not known
     explained: float | None = None
-    agrees: bool | None = None
-    problem: str = ""
+    agrees: bool | None = None  # whether the difference is no more than that; None where it is unknown
+    problem: str = ""  # what is wrong with the line, in words; empty where nothing is
 
     def as_json(self) -> dict[str, Any]:
         """Return the check as JSON values, not all of them finite; rates in samples/sec."""
@@ -48,26 +40,16 @@ class RateCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunAudit:
-    """What the audit of one run found.
+    """What the audit of one run found."""
 
-    Attributes:
-        run: the run that was audited.
-        start_step: the step that `checks` assume its timed region began at.
-        start_is_certain: whether no other start fits the lines as well.
-        checks: one for each step line that was kept.
-        global_batch_size: samples per step, as the log says, or from the end line and `start_step`; None where they
-            do not tell.
-        problems: what does not fit together, in words.
-        notes: what could not be checked, and what needs no mending, in words.
-    """
-
-    run: LoggedRun
-    start_step: int = 0
-    start_is_certain: bool = False
-    checks: list[RateCheck] = field(default_factory=list)
+    run: LoggedRun  # the run that was audited
+    start_step: int = 0  # the step that `checks` assume its timed region began at
+    start_is_certain: bool = False  # whether no other start fits the lines as well
+    checks: list[RateCheck] = field(default_factory=list)  # one for each step line that was kept
+    # samples per step, as the log says, or from the end line and `start_step`; None where they do not tell
     global_batch_size: int | None = None
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # what does not fit together, in words
+    notes: list[str] = field(default_factory=list)  # what could not be checked, and what needs no mending, in words
 
     def as_json(self) -> dict[str, Any]:
         """Return the audit as plain JSON values; rates in samples/sec, null for what is not a finite number."""

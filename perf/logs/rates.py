@@ -4,42 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-SMOOTHING = 0.6
-"""Weight of the newest log window in the smoothed rate; the rest is the previous rate's."""
+SMOOTHING = 0.6  # weight of the newest log window in the smoothed rate; the rest is the previous rate's
 
 LAST_DIGIT = 0.01
 """The last printed digit of a rate, samples/sec: a printed rate may be off by it (rounded or truncated)."""
 
-MOMENT_S = 0.001
-"""The most time that is allowed between two readings of the clock for one line, seconds."""
+MOMENT_S = 0.001  # the most time that is allowed between two readings of the clock for one line, seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mark:
-    """A sample count and the clock, read together once the device had finished.
+    """A sample count and the clock, read together once the device had finished."""
 
-    Attributes:
-        samples: training examples completed since the run's process started training.
-        time_s: a monotonic clock, seconds.
-    """
-
-    samples: int
-    time_s: float
+    samples: int  # training examples completed since the run's process started training
+    time_s: float  # a monotonic clock, seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rates:
-    """The smoothed and the global rate at a mark. Immutable: `at` returns the rates of the next mark.
+    """The smoothed and the global rate at a mark. Immutable: `at` returns the rates of the next mark."""
 
-    Attributes:
-        began: where the timed region began.
-        latest: the newest mark.
-        rate: samples/sec, smoothed over log windows: 0.6 x this window + 0.4 x the previous rate; the first
-            window's rate stands alone. None before the first window has ended.
-    """
-
-    began: Mark
-    latest: Mark
+    began: Mark  # where the timed region began
+    latest: Mark  # the newest mark
+    # samples/sec, smoothed over log windows: 0.6 x this window + 0.4 x the previous rate; the first window's rate
+    # stands alone. None before the first window has ended.
     rate: float | None = None
 
     @classmethod

@@ -1,7 +1,5 @@
 """The log of a run: its lines formatted, and logs found in the wild parsed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,11 +12,8 @@ _BEFORE = r"(?<![\w.])"  # whatever stands before a line, it must not run into i
 _AFTER = r"(?![\w.])"
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*+[A-Za-z]")
 
-LONGEST_LINE = 2**20
-"""Characters of a line that are read; a longer line counts as damaged."""
-
-MOST_LINES = 100_000
-"""Step lines of a run that are kept, and so checked; the others are counted."""
+LONGEST_LINE = 2**20  # characters of a line that are read; a longer line counts as damaged
+MOST_LINES = 100_000  # step lines of a run that are kept, and so checked; the others are counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,29 +128,17 @@ def parse_line(text: str) -> AnyLine | None:
 
 @dataclass(kw_only=True, slots=True)
 class LoggedRun:
-    """One run found in a log.
+    """One run found in a log."""
 
-    Attributes:
-        first_line_number: where in the log it begins, from 1.
-        start: what was said before it, if anything.
-        lines: its step lines, in order; the first `MOST_LINES`.
-        last_line: its last step line, also where that is not kept.
-        num_left_out: how many step lines are not kept.
-        num_evaluation_lines: how many lines of evaluations stand among them.
-        after_gap: the steps of those lines before which a line was damaged.
-        end: its end line, if it got there.
-        refused: its refusal to start, which then is all there is of it.
-    """
-
-    first_line_number: int
-    start: StartLine | None = None
-    lines: list[LogLine] = field(default_factory=list)
-    last_line: LogLine | None = None
-    num_left_out: int = 0
-    num_evaluation_lines: int = 0
-    after_gap: set[int] = field(default_factory=set)
-    end: EndLine | None = None
-    refused: RefusedStart | None = None
+    first_line_number: int  # where in the log it begins, from 1
+    start: StartLine | None = None  # what was said before it, if anything
+    lines: list[LogLine] = field(default_factory=list)  # its step lines, in order; the first `MOST_LINES`
+    last_line: LogLine | None = None  # its last step line, also where that is not kept
+    num_left_out: int = 0  # how many step lines are not kept
+    num_evaluation_lines: int = 0  # how many lines of evaluations stand among them
+    after_gap: set[int] = field(default_factory=set)  # the steps of those lines before which a line was damaged
+    end: EndLine | None = None  # its end line, if it got there
+    refused: RefusedStart | None = None  # its refusal to start, which then is all there is of it
 
     def add(self, found: AnyLine, *, after_gap: bool) -> None:
         """Add what the next line of the run says; `after_gap` where damaged lines stand before it."""

@@ -1,7 +1,5 @@
 """The step a logged run began at, where its log does not say so, and the time between its lines."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,25 +14,17 @@ from perf.logs.runlog import LoggedRun, LogLine
 _MOST_STARTS = 10_000
 """Starts that are tried beside step 0: the earliest of a larger log window, the latest where it is not known."""
 
-_MOST_LINES = 100
-"""Lines that each start is tried with: the later a line, the less its time depends on the start."""
+_MOST_LINES = 100  # lines that each start is tried with: the later a line, the less its time depends on the start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gap:
-    """What lies between a line and the one before, or the start of the run; arrays where several starts are tried.
+    """What lies between a line and the one before, or the start of the run; arrays where several starts are tried."""
 
-    Attributes:
-        steps: how many steps.
-        seconds: their time, seconds per sample of a step.
-        rounding: how far the printed digits let `seconds` be off.
-        is_window: whether it is one log window: no line is missing in it.
-    """
-
-    steps: Any
-    seconds: Any
-    rounding: Any
-    is_window: Any
+    steps: Any  # how many steps
+    seconds: Any  # their time, seconds per sample of a step
+    rounding: Any  # how far the printed digits let `seconds` be off
+    is_window: Any  # whether it is one log window: no line is missing in it
 
 
 def log_window(run: LoggedRun) -> int | None:

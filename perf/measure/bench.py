@@ -1,7 +1,5 @@
 """Runs in fresh processes, several batch sizes in turns: rounds, slices in random order, one process at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -65,9 +63,7 @@ def measure(
         num_steps: of each run, a multiple of `SLICE_STEPS`.
         rng: decides the order of the slices.
         on_slice: called after each slice.
-        on_round: called after each round with all that was measured so far.
-
-    A signal ends it with the rounds so far, if there is one.
+        on_round: called after each round with all that was measured so far; a signal ends the measuring with that.
 
     Raises:
         MeasureError: no batch size could be measured, or the software changed between two runs.

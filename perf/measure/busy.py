@@ -1,21 +1,15 @@
 """How busy other programs, and other guests of the same host, keep this machine."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 
-BUSY = 0.1
-"""The share of all cores from which on measuring is disturbed."""
+BUSY = 0.1  # the share of all cores from which on measuring is disturbed
 
 
 def busy_share(seconds: float = 0.3) -> float | None:
     """Return the share of all cores' time that is in use, stolen time included; None where that is not known.
 
-    To be asked while nothing of ours runs. Linux only.
-
-    Args:
-        seconds: how long to look.
+    To be asked while nothing of ours runs; it looks for so many seconds. Linux only.
     """
     try:
         before = _ticks()

@@ -1,7 +1,5 @@
 """Pairs of runs, one of each side: both at once on swapped cores, or in turns, slice by slice."""
 
-from __future__ import annotations
-
 import os
 import select
 import time
@@ -18,22 +16,14 @@ from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_
 from perf.records.phases import PhaseTime
 from perf.records.wire import CaseSpec, Request, SideWork, Waiting
 
-RUN_S = 0.8
-"""About how long a side steps in a run."""
-
-SWAP_S = 0.01
-"""Time between two swaps of the sides' cores; docs/decisions.md, 15, has what other periods gave."""
-
-BLOCKS = 3
-"""Blocks of four slices (ABBA) in a pair of alternating runs."""
+RUN_S = 0.8  # about how long a side steps in a run
+SWAP_S = 0.01  # time between two swaps of the sides' cores; docs/decisions.md, 15, has what other periods gave
+BLOCKS = 3  # blocks of four slices (ABBA) in a pair of alternating runs
 
 ATTRIBUTION_VISITS = 7
 
-COMPARED_STEPS = 8
-"""Steps whose losses must agree."""
-
-WARMUP_STEPS = 2
-"""Untimed steps of a run: they allocate buffers and the optimizer's state."""
+COMPARED_STEPS = 8  # steps whose losses must agree
+WARMUP_STEPS = 2  # untimed steps of a run: they allocate buffers and the optimizer's state
 
 BOTH = (0, 1)
 
@@ -44,13 +34,7 @@ def usable_cores() -> set[int]:
 
 
 def choose_mode(sides: Sequence[Mapping[str, str]], *, num_gpus: int, cores: Collection[int]) -> tuple[Mode, str]:
-    """Return how two sides are to share this machine, and why.
-
-    Args:
-        sides: what each side sets in its environment.
-        num_gpus: how many there are.
-        cores: that this process may use.
-    """
+    """Return how two sides are to share these cores and GPUs, and why; of `sides`, what each sets in its environment."""
     if num_gpus:
         return Mode.ALTERNATING, "one GPU can only serve one side at a time"
     if not hasattr(os, "sched_setaffinity"):

@@ -1,7 +1,5 @@
 """What a SPEC means: one side of a duet, as plain data."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -23,23 +21,14 @@ _NEEDED = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What makes a side differ from what is here.
+    """What makes a side differ from what is here."""
 
-    Attributes:
-        text: as it was asked for.
-        commit: a git revision to check out; "" for the working tree.
-        packages: pip requirements to put before what is installed.
-        python: an interpreter; None for this one.
-        environ: environment variables to set.
-        is_baseline: whether commit and packages are to be those of the promoted baseline.
-    """
-
-    text: str
-    commit: str = ""
-    packages: tuple[str, ...] = ()
-    python: Path | None = None
-    environ: Mapping[str, str] = field(default_factory=dict)
-    is_baseline: bool = False
+    text: str  # as it was asked for
+    commit: str = ""  # a git revision to check out; "" for the working tree
+    packages: tuple[str, ...] = ()  # pip requirements to put before what is installed
+    python: Path | None = None  # an interpreter; None for this one
+    environ: Mapping[str, str] = field(default_factory=dict)  # environment variables to set
+    is_baseline: bool = False  # whether commit and packages are to be those of the promoted baseline
 
 
 def parse_recipe(parts: Sequence[str]) -> Recipe:

@@ -1,7 +1,5 @@
 """A runner: requests in, JSON lines out, in typed messages; killed on exit, with everything it started."""
 
-from __future__ import annotations
-
 import os
 import select
 import signal
@@ -23,17 +21,13 @@ from perf.records import wire
 from perf.records.wire import Answer
 from perf.signals import hold_signals
 
-ANSWER_TIMEOUT_S = 600.0
-"""How long a process may take to start, to make one slice, or to count."""
-
-END_TIMEOUT_S = 30.0
-"""How long killed processes may take to be gone; the memory of a GPU is given back slowly."""
+ANSWER_TIMEOUT_S = 600.0  # how long a process may take to start, to make one slice, or to count
+END_TIMEOUT_S = 30.0  # how long killed processes may take to be gone; the memory of a GPU is given back slowly
 
 ANSWER_BYTES = 2**24
 """Where an answer without an end is cut. The longest, of a run of 100,000 steps, takes a fifth of it."""
 
-STDERR_BYTES = 2**16
-"""How much of the end of a process's stderr is kept, in memory."""
+STDERR_BYTES = 2**16  # how much of the end of a process's stderr is kept, in memory
 
 MARK = "STEPMARK_RUN"
 """The environment variable that tells which processes belong together, also those that left the process group."""

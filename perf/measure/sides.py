@@ -1,7 +1,5 @@
 """The two sides of a duet: the checkouts and environments they need, made and cleaned up."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os
@@ -33,31 +31,20 @@ _PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """A side that can be started.
+    """A side that can be started."""
 
-    Attributes:
-        name: "baseline", "candidate", or "" where there is one side only.
-        text: what was asked for, and which commit that is.
-        workload: the id of what its runs train.
-        command: its runner.
-        root: the checkout it runs in.
-        environ: its whole environment.
-    """
-
-    name: str
-    text: str
-    workload: str
-    command: tuple[str, ...]
-    root: Path
-    environ: Mapping[str, str]
+    name: str  # "baseline", "candidate", or "" where there is one side only
+    text: str  # what was asked for, and which commit that is
+    workload: str  # the id of what its runs train
+    command: tuple[str, ...]  # its runner
+    root: Path  # the checkout it runs in
+    environ: Mapping[str, str]  # its whole environment
 
 
 def last_other_commit(root: Path, tree_is_candidate: bool) -> str:
-    """Return the revision that the working tree is to be compared with: the last one that is not the same.
+    """Return the revision that the candidate is to be compared with: the last one that is not the same.
 
-    Args:
-        root: the project's folder.
-        tree_is_candidate: whether the candidate is the working tree, which may be the last commit itself.
+    The working tree, if it is the candidate, may be the last commit itself.
 
     Raises:
         MeasureError: there is no git repository, or no such commit.
@@ -86,13 +73,10 @@ def prepared(recipe: Recipe, name: str, root: Path, workload: str, environ: Mapp
 
     Args:
         recipe: what to make; `is_baseline` has been resolved.
-        name: "baseline" or "candidate".
+        name: "baseline" or "candidate"; errors name it, and end with the tool's last lines.
         root: the project's folder, in a git repository if the recipe names a commit.
         workload: the id of what its runs train.
         environ: what its environment is built on.
-
-    Raises:
-        MeasureError: it cannot be made; the message names the side and ends with the tool's last lines.
     """
     where = f"{name} side ({recipe.text})"
     top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"]).strip()

@@ -1,7 +1,5 @@
 """Result and baseline files: read back as what was written, and refused where they are anything else."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,12 +16,10 @@ from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
 
 BASELINES_DIR = Path("baselines")
-LATEST_RESULT = Path("runs") / "bench.json"
-"""Where every pytest session that times something leaves its result."""
+LATEST_RESULT = Path("runs") / "bench.json"  # where every pytest session that times something leaves its result
 
 PORTABLE = "portable"
-KEY = "stepmark"
-"""Where a pytest-benchmark file holds what this project adds."""
+KEY = "stepmark"  # where a pytest-benchmark file holds what this project adds
 
 SCHEMA = 2
 
@@ -76,21 +72,13 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """A session read back.
+    """A session read back."""
 
-    Attributes:
-        path: its file.
-        session: what was measured.
-        provenance: when, by which command, at which commit, clean or dirty.
-        promotions: how it became a baseline, the newest last; none for a mere result.
-        portable: whether it is meant for any machine.
-    """
-
-    path: Path
-    session: Session
-    provenance: Provenance
-    promotions: Sequence[Promotion] = ()
-    portable: bool = False
+    path: Path  # its file
+    session: Session  # what was measured
+    provenance: Provenance  # when, by which command, at which commit, clean or dirty
+    promotions: Sequence[Promotion] = ()  # how it became a baseline, the newest last; none for a mere result
+    portable: bool = False  # whether it is meant for any machine
 
     @property
     def times_unfit(self) -> str:

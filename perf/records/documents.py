@@ -1,7 +1,5 @@
 """JSON files from anywhere, read as data; JSON files of ours, written whole."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -13,8 +11,7 @@ from perf.errors import BaselineError
 
 ADVICE = "it was edited or damaged; restore it from git, or delete it and measure again"
 
-_MOST_BYTES = 2**28
-"""Far more than any session has: what is larger is something else, and is not read into memory."""
+_MOST_BYTES = 2**28  # far more than any session has: what is larger is something else, and is not read into memory
 
 _MOST_DEPTH = 32
 

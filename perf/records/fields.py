@@ -1,7 +1,5 @@
 """What the fields of a kept record may hold; msgspec refuses the rest when a file is read."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated
 
@@ -15,15 +13,11 @@ Losses = Annotated[tuple[Annotated[float, Meta(ge=-1e9, le=1e9)], ...], Meta(min
 Scalars = Annotated[tuple[Annotated[float, Meta(ge=-1e39, le=1e39)], ...], Meta(max_length=10**6)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
-Word = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]
-"""Printable ASCII in one line."""
+Word = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]  # printable ASCII in one line
 
 Sentence = Annotated[str, Meta(pattern=r"^[ -~]{0,1000}\Z")]
-Text = Annotated[str, Meta(max_length=100_000)]
-"""Anything, so it is escaped where it is shown."""
-
-MOST_REASON = 1000
-"""Characters of the reason for a promotion."""
+Text = Annotated[str, Meta(max_length=100_000)]  # anything, so it is escaped where it is shown
+MOST_REASON = 1000  # characters of the reason for a promotion
 
 Reason = Annotated[str, Meta(max_length=MOST_REASON)]
 Release = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,99}\Z")]

@@ -4,8 +4,6 @@ Other hardware makes times incomparable. Other software is what an upgrade is ab
 What changes by itself (clock frequency, load, host name) is in neither.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,15 +40,10 @@ class _Software(TypedDict):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fingerprint:
-    """A machine and the software on it.
+    """A machine and the software on it."""
 
-    Attributes:
-        hardware: facts that make times incomparable when they differ.
-        software: facts that explain a difference.
-    """
-
-    hardware: Facts
-    software: Facts
+    hardware: Facts  # facts that make times incomparable when they differ
+    software: Facts  # facts that explain a difference
 
     @property
     def slug(self) -> str:

@@ -1,7 +1,5 @@
 """What a pair of runs gave, one of each side, and what follows from its marks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +9,7 @@ import numpy as np
 
 Marks = tuple[float, ...]
 
-FEWEST_STARTS = 4
-"""With fewer starts nothing is decided: how much they spread is not known."""
+FEWEST_STARTS = 4  # with fewer starts nothing is decided: how much they spread is not known
 
 VARIANCE_RATIO = 6.0
 """About how many times the variance between starts that between pairs of one start is; `calibrate` measures both."""
@@ -27,20 +24,13 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """One run of each side at one batch size.
+    """One run of each side at one batch size."""
 
-    Attributes:
-        global_batch_size: of both.
-        start: which start of the sides' processes it belongs to, from 0.
-        ended_s: seconds from the beginning of the duet to its end.
-        effect: logarithm of the candidate's rate over the baseline's; below 0 the candidate is slower.
-        baseline, candidate: the marks of each slice, seconds from the first mark of the pair.
-    """
-
-    global_batch_size: int
-    start: int
-    ended_s: float
-    effect: float
+    global_batch_size: int  # of both
+    start: int  # which start of the sides' processes it belongs to, from 0
+    ended_s: float  # seconds from the beginning of the duet to its end
+    effect: float  # logarithm of the candidate's rate over the baseline's; below 0 the candidate is slower
+    # baseline, candidate: the marks of each slice, seconds from the first mark of the pair.
     baseline: tuple[Marks, ...]
     candidate: tuple[Marks, ...]
 
@@ -70,12 +60,7 @@ def pairs_per_start(*, start_s: float, round_s: float, budget_s: float) -> int:
     """Return how many pairs of each batch size a start should have, so that the budget shows the smallest effect.
 
     The best number is the root of the ratio of the costs times the ratio of the variances (Kalibera and Jones 2013);
-    fewer where `FEWEST_STARTS` would not fit into the budget.
-
-    Args:
-        start_s: what starting the sides' processes takes.
-        round_s: what a pair of each batch size takes.
-        budget_s: of the duet.
+    fewer where `FEWEST_STARTS` would not fit into the budget. `round_s` is what a pair of each batch size takes.
     """
     best = round(math.sqrt(start_s / round_s * VARIANCE_RATIO))
     fitting = int((budget_s / FEWEST_STARTS - start_s) / round_s)

@@ -1,7 +1,5 @@
 """The phases of a training step, and what each took."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,18 +15,11 @@ PYTHON = "(Python)"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseTime:
-    """What one operation took in one phase.
+    """What one operation took in one phase."""
 
-    Attributes:
-        phase: of a step, such as "forward"; or "logging" or "checkpoint".
-        operation: its name and the type of its first tensor, such as ``aten::mm float32``; or "(Python)".
-        count: how often it was dispatched, per step; a whole number if the steps are alike.
-        seconds: its time, per step; in "logging" and "checkpoint", per occurrence.
-        lines: the source lines that call it, such as ``kernel.py:81: total = a @ b``, and how often, per step.
-    """
-
-    phase: str
-    operation: str
-    count: float
-    seconds: float
+    phase: str  # of a step, such as "forward"; or "logging" or "checkpoint"
+    operation: str  # its name and the type of its first tensor, such as ``aten::mm float32``; or "(Python)"
+    count: float  # how often it was dispatched, per step; a whole number if the steps are alike
+    seconds: float  # its time, per step; in "logging" and "checkpoint", per occurrence
+    # the source lines that call it, such as ``kernel.py:81: total = a @ b``, and how often, per step
     lines: Mapping[str, float] = field(default_factory=dict)

@@ -1,7 +1,5 @@
 """Runs that somebody published: shown beside a report, never compared with."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +14,15 @@ from perf.records.fields import BatchSize, Text
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedRun:
-    """A run somebody published: shown beside a report, never a pass or fail for another machine.
+    """A run somebody published: shown beside a report, never a pass or fail for another machine."""
 
-    Attributes:
-        machine, workload: what ran where.
-        global_batch_size: samples per step.
-        samples_per_sec: its rate over the whole run; None if it did not run.
-        failure: why not; empty if it did.
-    """
-
+    # machine, workload: what ran where.
     machine: Text
     workload: Text
-    global_batch_size: BatchSize
+    global_batch_size: BatchSize  # samples per step
+    # its rate over the whole run; None if it did not run
     samples_per_sec: Annotated[float, Meta(gt=0, lt=1e15)] | None = None
-    failure: Text = ""
+    failure: Text = ""  # why not; empty if it did
 
 
 def load_published(directory: Path) -> list[PublishedRun]:

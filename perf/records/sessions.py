@@ -1,7 +1,5 @@
 """What was measured: raw values of every run, never only their mean."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -16,50 +14,33 @@ from perf.robust import deviation
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepCounters:
-    """What one optimizer step at steady state does, on one rank.
+    """What one optimizer step at steady state does, on one rank."""
 
-    Attributes:
-        ops: how often each operation was dispatched, by name.
-        flops: floating-point operations of matrix products, attention and convolutions (two for a multiply-add).
-        allocated_bytes: what torch's allocators handed out, on all devices.
-        peak_bytes: the most that was in use at a time beyond what the step began with.
-        device_peak_bytes: the most that was in use at a time on the GPU, in all; 0 on a CPU.
-        host_syncs: operations that make Python wait for a value: ``.item()``, ``bool()`` and the like, and on a GPU
-            copies to the host (``.tolist()``, ``.cpu()``), which on a CPU wait for nothing.
-        parameters: trainable numbers.
-        optimizer_updates: updates of the weights.
-        python_calls: Python functions entered; depends on the versions of Python and numpy.
-    """
-
+    # how often each operation was dispatched, by name
     ops: Annotated[dict[fields.Word, fields.Positive], Meta(min_length=1, max_length=10_000)]
+    # floating-point operations of matrix products, attention and convolutions (two for a multiply-add)
     flops: fields.Count
-    allocated_bytes: fields.Count
-    peak_bytes: fields.Count
-    device_peak_bytes: fields.Count
+    allocated_bytes: fields.Count  # what torch's allocators handed out, on all devices
+    peak_bytes: fields.Count  # the most that was in use at a time beyond what the step began with
+    device_peak_bytes: fields.Count  # the most that was in use at a time on the GPU, in all; 0 on a CPU
+    # operations that make Python wait for a value: ``.item()``, ``bool()`` and the like, and on a GPU copies to the
+    # host (``.tolist()``, ``.cpu()``), which on a CPU wait for nothing
     host_syncs: fields.Count
-    parameters: fields.Count
-    optimizer_updates: fields.Count
-    python_calls: fields.Count
+    parameters: fields.Count  # trainable numbers
+    optimizer_updates: fields.Count  # updates of the weights
+    python_calls: fields.Count  # Python functions entered; depends on the versions of Python and numpy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRun:
-    """One fresh process that trained from step 0.
+    """One fresh process that trained from step 0."""
 
-    Attributes:
-        losses: of each step, nats.
-        counters: what one step does.
-        step_s: seconds of each step, the first ones included; none where only work and losses are kept.
-        warmup_steps: how many of them, at the front, are not used for times; see `find_warmup`.
-        lines: its log.
-        scalars: what else a step returned, by name, of each step.
-    """
-
-    losses: fields.Losses
-    counters: StepCounters
-    step_s: fields.Times = ()
-    warmup_steps: fields.Count = 0
-    lines: Annotated[tuple[fields.Text, ...], Meta(max_length=10**6)] = ()
+    losses: fields.Losses  # of each step, nats
+    counters: StepCounters  # what one step does
+    step_s: fields.Times = ()  # seconds of each step, the first ones included; none where only work and losses are kept
+    warmup_steps: fields.Count = 0  # how many of them, at the front, are not used for times; see `find_warmup`
+    lines: Annotated[tuple[fields.Text, ...], Meta(max_length=10**6)] = ()  # its log
+    # what else a step returned, by name, of each step
     scalars: Annotated[dict[fields.Word, fields.Scalars], Meta(max_length=1000)] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,15 +63,12 @@ class MeasuredRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """All runs of one workload at one batch size.
+    """All runs of one workload at one batch size."""
 
-    Attributes:
-        global_batch_size, micro_batch_size: samples per step, and per forward pass.
-        runs: in the order they were made; run ``i`` was interleaved with run ``i`` of the other batch sizes.
-    """
-
+    # global_batch_size, micro_batch_size: samples per step, and per forward pass.
     global_batch_size: fields.BatchSize
     micro_batch_size: fields.BatchSize
+    # in the order they were made; run ``i`` was interleaved with run ``i`` of the other batch sizes
     runs: Annotated[tuple[MeasuredRun, ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
@@ -100,33 +78,24 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """Everything measured of one workload in one sitting, on one machine.
+    """Everything measured of one workload in one sitting, on one machine."""
 
-    Attributes:
-        workload: its id.
-        device, precision, seed: how it was run.
-        fingerprint: the machine and software of every run.
-        python: the versions of Python and numpy, which the count of Python calls belongs to.
-        measurements: one for each batch size that could be measured.
-        failures: what went wrong, by the batch size that could not be.
-        sample: what one sample is called.
-        about: facts of the workload that decide what a step does.
-        threshold: the smallest change of its rate that matters, a fraction; None for the session's.
-        times_unfit: why its times are too noisy to compare with later; "" where they are not.
-    """
-
-    workload: str
+    workload: str  # its id
+    # device, precision, seed: how it was run.
     device: fields.Device
     precision: fields.Precision
     seed: fields.Count
-    fingerprint: Fingerprint
-    python: fields.Word
+    fingerprint: Fingerprint  # the machine and software of every run
+    python: fields.Word  # the versions of Python and numpy, which the count of Python calls belongs to
+    # one for each batch size that could be measured
     measurements: Annotated[dict[fields.BatchSize, Measurement], Meta(min_length=1)]
-    failures: dict[fields.BatchSize, fields.Text]
-    sample: fields.Word = "samples"
+    failures: dict[fields.BatchSize, fields.Text]  # what went wrong, by the batch size that could not be
+    sample: fields.Word = "samples"  # what one sample is called
+    # facts of the workload that decide what a step does
     about: Annotated[dict[fields.Word, fields.About], Meta(max_length=1000)] = field(default_factory=dict)
+    # the smallest change of its rate that matters, a fraction; None for the session's
     threshold: fields.Fraction | None = None
-    times_unfit: fields.Sentence = ""
+    times_unfit: fields.Sentence = ""  # why its times are too noisy to compare with later; "" where they are not
 
     def __post_init__(self) -> None:
         if problem := fields.name_problem(self.configuration):

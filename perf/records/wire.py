@@ -4,8 +4,6 @@ A runner may be of another commit. Fields that a reader does not know are ignore
 known, and what needs them is reported as not compared. A request or an answer keeps its meaning in all versions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,8 +17,7 @@ from perf.records.fields import Count
 from perf.records.fingerprint import Fingerprint
 from perf.records.phases import PhaseTime
 
-VERSION = 3
-"""Sides of this version and later ones can be compared with each other."""
+VERSION = 3  # sides of this version and later ones can be compared with each other
 
 REQUESTS = ("run", "count", "attribute")
 
@@ -33,37 +30,24 @@ Scalars = Annotated[dict[Name, Numbers], Meta(max_length=100)]
 
 
 class CaseSpec(Struct, frozen=True, kw_only=True):
-    """What one case is asked to be; the side decides what is None.
+    """What one case is asked to be; the side decides what is None."""
 
-    Attributes:
-        global_batch_size, micro_batch_size, seed: as in `perf.seam.Case`.
-        device: "auto", "cpu" or "cuda".
-        precision: "auto", "fp32" or "bf16".
-    """
-
+    # global_batch_size, micro_batch_size, seed: as in `perf.seam.Case`.
     global_batch_size: Count
     micro_batch_size: Count | None = None
     seed: Count = 0
-    device: Name = "auto"
-    precision: Name | None = None
+    device: Name = "auto"  # "auto", "cpu" or "cuda"
+    precision: Name | None = None  # "auto", "fp32" or "bf16"
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What a runner is asked to do, in a fresh process.
+    """What a runner is asked to do, in a fresh process."""
 
-    Attributes:
-        do: one of `REQUESTS`.
-        case: of the workload.
-        layout: seeds the layout of the fresh process's memory.
-        num_threads: of a run on the CPU; 0 leaves what the environment says.
-        warmup_steps: steps of a run before it says "waiting".
-    """
-
-    do: Name
-    case: CaseSpec
-    layout: Count = 0
-    num_threads: Count = 0
-    warmup_steps: Count = 0
+    do: Name  # one of `REQUESTS`
+    case: CaseSpec  # of the workload
+    layout: Count = 0  # seeds the layout of the fresh process's memory
+    num_threads: Count = 0  # of a run on the CPU; 0 leaves what the environment says
+    warmup_steps: Count = 0  # steps of a run before it says "waiting"
 
 
 class Header(Struct, frozen=True, kw_only=True):
@@ -82,36 +66,25 @@ class Ready(Struct, frozen=True, kw_only=True):
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
-    """A run that has been built, and has made its warm-up steps.
+    """A run that has been built, and has made its warm-up steps."""
 
-    Attributes:
-        pid: its process.
-        micro_batch_size: samples per forward pass.
-        step_s: about how long a step takes, seconds; None without warm-up steps.
-        losses: of the warm-up steps, nats.
-        scalars: further scalars of the same steps, by name.
-    """
-
-    pid: Annotated[int, Meta(ge=2, lt=2**31)]
-    micro_batch_size: Count = 0
+    pid: Annotated[int, Meta(ge=2, lt=2**31)]  # its process
+    micro_batch_size: Count = 0  # samples per forward pass
+    # about how long a step takes, seconds; None without warm-up steps
     step_s: Annotated[float, Meta(ge=1e-6, lt=1e6)] | None = None
-    losses: Numbers = ()
-    scalars: Scalars = {}
+    losses: Numbers = ()  # of the warm-up steps, nats
+    scalars: Scalars = {}  # further scalars of the same steps, by name
 
 
 class Stepped(Struct, frozen=True, kw_only=True):
-    """A slice of a run.
+    """A slice of a run."""
 
-    Attributes:
-        marks: seconds, before the first step and after each; of one clock of the machine.
-        losses, scalars: of its steps.
-        lines: of its log.
-    """
-
+    # seconds, before the first step and after each; of one clock of the machine
     marks: Annotated[tuple[Number, ...], Meta(min_length=2, max_length=_MOST_VALUES)]
+    # losses, scalars: of its steps.
     losses: Numbers = ()
     scalars: Scalars = {}
-    lines: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()
+    lines: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()  # of its log
 
     def __post_init__(self) -> None:
         if not all(a < b for a, b in pairwise(self.marks)):
@@ -119,19 +92,13 @@ class Stepped(Struct, frozen=True, kw_only=True):
 
 
 class Counted(Struct, frozen=True, kw_only=True):
-    """What a side does in a step, and what it is.
+    """What a side does in a step, and what it is."""
 
-    Attributes:
-        counters: of one step: numbers by name, and under "ops" how often each operation was dispatched.
-        facts: what decides the work: device, precision, micro_batch_size, and those of the workload.
-        python: what its count of Python calls belongs to.
-        fingerprint: of its process.
-    """
-
+    # of one step: numbers by name, and under "ops" how often each operation was dispatched
     counters: dict[str, Any] = {}
-    facts: dict[str, Any] = {}
-    python: Name = ""
-    fingerprint: Fingerprint | None = None
+    facts: dict[str, Any] = {}  # what decides the work: device, precision, micro_batch_size, and those of the workload
+    python: Name = ""  # what its count of Python calls belongs to
+    fingerprint: Fingerprint | None = None  # of its process
 
 
 class Attributed(Struct, frozen=True, kw_only=True):
@@ -153,28 +120,20 @@ Answer = TypeVar("Answer", bound=Struct)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SideWork:
-    """What a side does and what it is, at one batch size; what it did not say is absent.
+    """What a side does and what it is, at one batch size; what it did not say is absent."""
 
-    Attributes:
-        counters, facts, python: as in `Counted`, in the forms that are known here.
-        losses, scalars: as in `Stepped`, of the first steps.
-        software: of its process, as in `Fingerprint`.
-    """
-
+    # counters, facts, python: as in `Counted`, in the forms that are known here.
     counters: Mapping[str, Any]
+    # losses, scalars: as in `Stepped`, of the first steps.
     losses: tuple[float, ...]
     facts: Mapping[str, Any]
     python: str
-    software: Mapping[str, Any]
+    software: Mapping[str, Any]  # of its process, as in `Fingerprint`
     scalars: Mapping[str, tuple[float, ...]]
 
 
 def decode(line: bytes, kind: type[Answer]) -> Answer:
-    """Return the answer in a line.
-
-    Raises:
-        MeasureError: it is no such answer; the message names the field.
-    """
+    """Return the answer in a line. Raises MeasureError: it is no such answer; the message names the field."""
     try:
         return msgspec.json.decode(line, type=kind)
     except msgspec.ValidationError as error:

@@ -1,7 +1,5 @@
 """What a reader needs first: one sentence that says what happened, and what to do next."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,8 +23,7 @@ from perf.records.phases import STEP_PHASES
 from perf.records.sessions import Session
 from perf.report.sections import number, percent
 
-Judgements = Mapping[tuple[str, int], Judgement]
-"""By claim and batch size."""
+Judgements = Mapping[tuple[str, int], Judgement]  # by claim and batch size
 
 NOTHING_TO_DO = "nothing to do"
 PROMOTE = "stepmark promote --reason TEXT"
@@ -37,17 +34,11 @@ _WORST_FIRST = (Verdict.LOSSES_DIFFER, Verdict.REGRESSED, Verdict.INCONCLUSIVE, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """The most important result of a duet or a session.
+    """The most important result of a duet or a session."""
 
-    Attributes:
-        verdict: a `Verdict`, or "FAILED", "NOT MEASURED" or "MEASURED".
-        sentence: what happened, without the verdict.
-        next_step: what to do: a command where there is one.
-    """
-
-    verdict: str
-    sentence: str
-    next_step: str
+    verdict: str  # a `Verdict`, or "FAILED", "NOT MEASURED" or "MEASURED"
+    sentence: str  # what happened, without the verdict
+    next_step: str  # what to do: a command where there is one
 
     @property
     def line(self) -> str:
@@ -105,12 +96,7 @@ def of_session(
 ) -> Answer:
     """Return the most important result of a session: a failed claim (`CLAIMS`), what is unknown, or that all is well.
 
-    Args:
-        session: what was measured.
-        judgements: of its claims.
-        baseline: what they were compared with, if there was anything.
-        duet: what was compared side by side.
-        problem: why the session fails although no claim does.
+    `problem` says why the session fails although no claim does.
     """
     commit = baseline.provenance["commit"][:12] if baseline and not baseline.rerun_problem else ""
     show_change = f"git diff {commit}" if commit else ""

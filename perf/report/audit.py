@@ -1,7 +1,5 @@
 """The audit of a training log."""
 
-from __future__ import annotations
-
 from perf.logs.audit import RateCheck, RunAudit
 from perf.printable import printable
 from perf.report.sections import number, text_table, wrapped

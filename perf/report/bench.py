@@ -1,7 +1,5 @@
 """A benchmark session: logs, the verdict of each batch size, the baseline, and what to do next."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,12 +122,7 @@ def summary(
 
 
 def promotion_note(results: Sequence[Baseline], written: Sequence[Path]) -> str:
-    """Return which files the promotion of a result wrote, and what cannot be done with them.
-
-    Args:
-        results: each workload's session; of one file.
-        written: the files.
-    """
+    """Return which files the promotion of a result (each workload's session) wrote, and what they cannot be used for."""
     first = results[0]
     made = f"{first.path}, measured {first.provenance['date']} at commit {first.provenance['commit'][:12]}"
     lines = [f"{made}, is now", *(f"  {path}" for path in written)]

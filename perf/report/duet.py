@@ -1,7 +1,5 @@
 """A duet: what is compared, the verdict of each batch size, where the time differs; and the noise of a machine."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import geometric_mean
@@ -29,8 +27,7 @@ from perf.report.sections import (
     wrapped,
 )
 
-CONTRIBUTIONS = 8
-"""The most operations that are shown."""
+CONTRIBUTIONS = 8  # the most operations that are shown
 
 
 def duet_heading(
@@ -123,9 +120,7 @@ def _ms(row: PhaseDifference) -> tuple[str, ...]:
 def calibration(result: DuetResult, budgets: Mapping[float, float]) -> str:
     """Return the noise of this machine, level by level: steps, pairs of runs, starts; and what they cost.
 
-    Args:
-        result: of the same side twice.
-        budgets: seconds for each batch size, by the slowdown that they show.
+    `result` is of the same side twice, `budgets` are seconds for each batch size, by the slowdown that they show.
     """
     rows = []
     for size, judgement in result.judgements.items():

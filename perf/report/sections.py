@@ -1,7 +1,5 @@
 """Sections of a report, and how they are rendered: as text for a terminal, as Markdown."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -9,11 +7,8 @@ from dataclasses import dataclass, field
 
 from perf.judge.stats import POWER, Effect
 
-WIDTH = 80
-"""Columns of a terminal that tables and wrapped lines use."""
-
-NONE = "-"
-"""The cell of a value that does not exist."""
+WIDTH = 80  # columns of a terminal that tables and wrapped lines use
+NONE = "-"  # the cell of a value that does not exist
 
 EFFECT_HEADER = ("change", "95% interval", "detectable")
 DETECTABLE = f"the smallest slowdown this data would have shown ({POWER:.0%} power)"
@@ -21,18 +16,15 @@ DETECTABLE = f"the smallest slowdown this data would have shown ({POWER:.0%} pow
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A title, a table and notes below it; each may be empty. A column without any value is not shown.
-
-    Attributes:
-        left: names of the columns with words: aligned to the left, and shortened where the text would be too wide.
-        legend: what columns mean, by name; shown last, for the columns that are.
-    """
+    """A title, a table and notes below it; each may be empty. A column without any value is not shown."""
 
     title: str = ""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
+    # names of the columns with words: aligned to the left, and shortened where the text would be too wide
     left: Collection[str] = ()
     notes: Sequence[str] = ()
+    # what columns mean, by name; shown last, for the columns that are
     legend: Mapping[str, str] = field(default_factory=dict)
 
     def shown(self) -> tuple[list[str], list[list[str]], list[str]]:

@@ -5,8 +5,6 @@ makes a process faster or slower for as long as it lives; each run therefore shu
 Requests are JSON lines, and a run's commands are numbers of steps; answers are JSON lines.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import os

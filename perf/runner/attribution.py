@@ -13,8 +13,6 @@ Zeroing gradients belongs where it stands: before the data it is "data", after t
 its phases itself (`perf.seam.Case.phase`) is believed.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 import time
@@ -39,8 +37,7 @@ from perf.runner.phases import Costs, Gap, Part, Timeline
 from perf.seam import phases_heard
 from perf.train.devices import keep_freed_memory, synchronize
 
-_MOST_LINES = 20
-"""Of an operation in a phase."""
+_MOST_LINES = 20  # of an operation in a phase
 
 _BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 

@@ -1,7 +1,5 @@
 """What one training step does, counted exactly: the same in every process and on every machine with the same torch."""
 
-from __future__ import annotations
-
 import gc
 import platform
 import sys

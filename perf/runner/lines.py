@@ -1,7 +1,5 @@
 """The line of a step's own code that an operation comes from."""
 
-from __future__ import annotations
-
 import functools
 import linecache
 import os

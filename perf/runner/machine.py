@@ -1,7 +1,5 @@
 """This process's machine and software, as facts."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

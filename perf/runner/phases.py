@@ -114,12 +114,7 @@ class Timeline:
         self._parts.pop()
 
     def charge(self, operation: Hashable = None, line: str = "") -> None:
-        """Charge what passed since the last time: to an operation, which is counted, or to none.
-
-        Args:
-            operation: the one that has ended, or None.
-            line: where it was called; "" where that is not asked for.
-        """
+        """Charge what passed since the last time to the operation that has ended, which is counted, or to none."""
         now, part = self._clock(), self.part
         costs = part.costs[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
         costs.seconds[operation] += now - self._charged_until

@@ -1,7 +1,5 @@
 """A run that makes slices of steps and stands still in between."""
 
-from __future__ import annotations
-
 import time
 
 import torch
@@ -18,11 +16,6 @@ class Slices:
 
     On a CPU there is a mark after each step. On a GPU the steps are marked by events, which do not wait for it; the
     first and the last mark of a slice are read from the clock after the device has finished.
-
-    Args:
-        stepping: what is advanced.
-        device: where it computes.
-        global_batch_size: samples of a step.
     """
 
     def __init__(self, stepping: Stepping, device: torch.device, global_batch_size: int) -> None:

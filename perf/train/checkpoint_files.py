@@ -4,8 +4,6 @@ A checkpoint is a folder with the tensors (``state.safetensors``) and ``checkpoi
 the configuration that wrote it, and the digests that reveal damage.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -34,41 +32,24 @@ _UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO
 
 
 class Config(TypedDict):
-    """What wrote a checkpoint, as plain JSON values.
+    """What wrote a checkpoint, as plain JSON values."""
 
-    Attributes:
-        identity: what a run must have to resume from it.
-        environment: what may be another.
-    """
-
-    identity: dict[str, Any]
-    environment: dict[str, Any]
+    identity: dict[str, Any]  # what a run must have to resume from it
+    environment: dict[str, Any]  # what may be another
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose digests have been verified.
+    """A checkpoint whose digests have been verified."""
 
-    Attributes:
-        path: its folder.
-        global_step: optimizer steps completed when it was written.
-        data_position: samples drawn from the source by then; the number of the next one.
-        config: what wrote it.
-        state_sha256: the digest of its tensors' file.
-    """
-
-    path: Path
-    global_step: int
-    data_position: int
-    config: Config
-    state_sha256: str
+    path: Path  # its folder
+    global_step: int  # optimizer steps completed when it was written
+    data_position: int  # samples drawn from the source by then; the number of the next one
+    config: Config  # what wrote it
+    state_sha256: str  # the digest of its tensors' file
 
     def tensors(self) -> dict[str, Tensor]:
-        """Read the tensors into memory.
-
-        Raises:
-            CheckpointError: the file is not in safetensors format.
-        """
+        """Read the tensors into memory. Raises CheckpointError: the file is not in safetensors format."""
         try:
             return safetensors.torch.load_file(self.path / STATE_FILE)
         except SafetensorError as error:

@@ -4,8 +4,6 @@ A checkpoint is written under another name and renamed, so a folder called ``ste
 damaged later is set aside, not deleted.
 """
 
-from __future__ import annotations
-
 import fcntl
 import itertools
 import os
@@ -50,10 +48,7 @@ class CheckpointStore:
         return self.directory / f"step-{global_step:08d}"
 
     def save(self, *, global_step: int, data_position: int, config: Config, tensors: dict[str, Tensor]) -> Path | None:
-        """Write a checkpoint atomically, then delete those that `keep_last` no longer covers.
-
-        Returns:
-            Its folder, or None when `keep_last` is 0.
+        """Write a checkpoint atomically, delete those that `keep_last` no longer covers, and return its folder, if any.
 
         Raises:
             CheckpointError, OSError: the step has a checkpoint already, or it could not be written, or the directory

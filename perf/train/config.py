@@ -1,7 +1,5 @@
 """What a run is asked to do, what it therefore plans, and what its checkpoints record of both."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,39 +22,28 @@ Start = Literal["resume", "fresh", "weights"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """One run: a workload at one global batch size.
+    """One run: a workload at one global batch size."""
 
-    Attributes:
-        workload: what to train.
-        global_batch_size: samples per optimizer step, over all ranks.
-        model_dir: where its checkpoints are.
-        device, precision: where and in what to compute ("fp32" or "bf16").
-        micro_batch_size: samples per forward pass; None for the workload's, or less where that does not divide.
-        seed: of the weights, the data and the dropout.
-        max_steps, num_steps, num_epochs: limits, see `perf.train.steps.steps_to_run`.
-        log_steps: a log line every so many steps, and at the last.
-        checkpoint_steps: a checkpoint every so many steps, and at the last; None for the last only.
-        keep_checkpoints: how many to keep.
-        start: "resume" from the newest valid checkpoint; "fresh" puts the checkpoints there away; "weights" does
-            that too but begins with the newest one's weights.
-        compile: whether to run the model through torch.compile.
-    """
-
-    workload: BertConfig
-    global_batch_size: int
-    model_dir: Path
+    workload: BertConfig  # what to train
+    global_batch_size: int  # samples per optimizer step, over all ranks
+    model_dir: Path  # where its checkpoints are
+    # device, precision: where and in what to compute ("fp32" or "bf16").
     device: torch.device
     precision: str
+    # samples per forward pass; None for the workload's, or less where that does not divide
     micro_batch_size: int | None = None
-    seed: int = 0
+    seed: int = 0  # of the weights, the data and the dropout
+    # max_steps, num_steps, num_epochs: limits, see `perf.train.steps.steps_to_run`.
     max_steps: int | None = None
     num_steps: int | None = None
     num_epochs: int | None = None
-    log_steps: int
-    checkpoint_steps: int | None = None
-    keep_checkpoints: int = 2
+    log_steps: int  # a log line every so many steps, and at the last
+    checkpoint_steps: int | None = None  # a checkpoint every so many steps, and at the last; None for the last only
+    keep_checkpoints: int = 2  # how many to keep
+    # "resume" from the newest valid checkpoint; "fresh" puts the checkpoints there away; "weights" does that too but
+    # begins with the newest one's weights
     start: Start = "resume"
-    compile: bool = False
+    compile: bool = False  # whether to run the model through torch.compile
 
     def __post_init__(self) -> None:
         for name, most in (("global_batch_size", 2**24), ("seed", 2**63 - 1)):
@@ -70,25 +57,15 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPlan:
-    """A run that can start: what it resumes from, how far it goes, and how a step is cut.
+    """A run that can start: what it resumes from, how far it goes, and how a step is cut."""
 
-    Attributes:
-        config: what was asked for.
-        checkpoint: what to load; None to begin with new weights.
-        start_step: `global_step` before the first step.
-        last_step: `global_step` after the last.
-        micro_batch_size: samples per forward pass.
-        grad_accum_steps: forward passes per step and rank.
-        notes: what the user should know before it starts.
-    """
-
-    config: RunConfig
-    checkpoint: Checkpoint | None
-    start_step: int
-    last_step: int
-    micro_batch_size: int
-    grad_accum_steps: int
-    notes: list[str]
+    config: RunConfig  # what was asked for
+    checkpoint: Checkpoint | None  # what to load; None to begin with new weights
+    start_step: int  # `global_step` before the first step
+    last_step: int  # `global_step` after the last
+    micro_batch_size: int  # samples per forward pass
+    grad_accum_steps: int  # forward passes per step and rank
+    notes: list[str]  # what the user should know before it starts
 
 
 def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:

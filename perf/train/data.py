@@ -26,21 +26,13 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Samples ready for the model; all int64. B samples, S tokens each, P of them to predict.
+    """Samples ready for the model; all int64. B samples, S tokens each, P of them to predict."""
 
-    Attributes:
-        input_ids: (B, S) tokens, masked.
-        token_type_ids: (B, S) 0 in the first sentence, 1 in the second.
-        masked_positions: (B, P) where the tokens to predict stand, ascending.
-        masked_labels: (B, P) the tokens that stood there.
-        next_sentence_labels: (B,) 0 when the second sentence follows the first, 1 when it does not.
-    """
-
-    input_ids: Tensor
-    token_type_ids: Tensor
-    masked_positions: Tensor
-    masked_labels: Tensor
-    next_sentence_labels: Tensor
+    input_ids: Tensor  # (B, S) tokens, masked
+    token_type_ids: Tensor  # (B, S) 0 in the first sentence, 1 in the second
+    masked_positions: Tensor  # (B, P) where the tokens to predict stand, ascending
+    masked_labels: Tensor  # (B, P) the tokens that stood there
+    next_sentence_labels: Tensor  # (B,) 0 when the second sentence follows the first, 1 when it does not
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -57,17 +49,11 @@ class Batch:
 
 
 class Source(ABC):
-    """An addressable stream of samples.
+    """An addressable stream of samples."""
 
-    Attributes:
-        name: what the output calls it.
-        identity: what a checkpoint records, and a resumed run must match.
-        samples_per_epoch: samples in one pass over the data; None when it has no end.
-    """
-
-    name: str
-    identity: str
-    samples_per_epoch: int | None = None
+    name: str  # what the output calls it
+    identity: str  # what a checkpoint records, and a resumed run must match
+    samples_per_epoch: int | None = None  # samples in one pass over the data; None when it has no end
 
     BLOCK_SAMPLES = 256
     """Samples are drawn in blocks with a generator each: large enough for numpy, small enough to waste little."""

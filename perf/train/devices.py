@@ -1,7 +1,5 @@
 """Where a run computes: device, precision, clock synchronization and the group of ranks."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """One optimizer step: forward and backward over micro-batches, clip, update."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 

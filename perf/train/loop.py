@@ -1,7 +1,5 @@
 """The step loop: warm up, step, mark, log, save."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,24 +21,15 @@ from perf.train.trainer import Trainer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """What a run did.
+    """What a run did."""
 
-    Attributes:
-        end_step: `global_step` at the end.
-        interrupted: whether it was asked to stop, by a signal or a log that cannot be written, at the latest while it
-            saved.
-        losses: the loss of every step, nats.
-        marks: one where the timed region began, and one for each log line.
-        totals: samples processed, and the seconds from the first mark to the last.
-        checkpoint: the last one written on this rank, if any.
-    """
-
-    end_step: int
+    end_step: int  # `global_step` at the end
+    # whether it was asked to stop, by a signal or a log that cannot be written, at the latest while it saved
     interrupted: bool
-    losses: list[float]
-    marks: list[Mark]
-    totals: EndLine
-    checkpoint: Path | None
+    losses: list[float]  # the loss of every step, nats
+    marks: list[Mark]  # one where the timed region began, and one for each log line
+    totals: EndLine  # samples processed, and the seconds from the first mark to the last
+    checkpoint: Path | None  # the last one written on this rank, if any
 
 
 def run_steps(

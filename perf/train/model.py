@@ -7,8 +7,6 @@ the gradients are those of the full computation (tests/train/test_model_parity.p
 Shapes: B samples, S tokens each, H hidden, A heads, P hidden tokens, V words, R = V rounded up to a multiple of 64.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ from perf.train.workloads import BertConfig
 
 LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
-_ROW_MULTIPLE = 64  # Matrix products over an odd number of words (30522) are markedly slower.
+_ROW_MULTIPLE = 64  # matrix products over an odd number of words (30522) are markedly slower.
 
 
 class SelfAttention(nn.Module):

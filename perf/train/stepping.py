@@ -1,7 +1,5 @@
 """A step of anyone's, advanced and read: what the loop, counting and attribution need of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +12,7 @@ from perf.errors import NonFiniteError, PerfError
 from perf.seam import Step
 from perf.train.devices import World
 
-Scalars = dict[str, float]
-"""What one step returned, by name; "loss" is always there."""
+Scalars = dict[str, float]  # what one step returned, by name; "loss" is always there
 
 
 def _fail(step: int, what: str) -> NoReturn:
@@ -25,11 +22,7 @@ def _fail(step: int, what: str) -> NoReturn:
 class Stepping:
     """Counts steps and keeps what they return until it is read, so that a step need not wait for the device.
 
-    Args:
-        step: makes one optimizer step; see `perf.seam.Step`.
-        world: the ranks; what a step returns is averaged over them.
-        start_step: `global_step` before the first step.
-        fail: raises `NonFiniteError` for a step and what was found in it.
+    What a step returns is averaged over the ranks. `fail` raises `NonFiniteError` for a step and what was found in it.
 
     Attributes:
         global_step: optimizer steps completed.
@@ -78,11 +71,7 @@ class Stepping:
 
 
 def _by_name(returned: Any, step: int) -> dict[str, Tensor | float]:
-    """Return the scalars that a step returned.
-
-    Raises:
-        PerfError: there is no loss, or something is no scalar.
-    """
+    """Return the scalars that a step returned. Raises PerfError: there is no loss, or something is no scalar."""
     values = returned if isinstance(returned, dict) else {"loss": returned}
     if "loss" not in values:
         raise PerfError(f'Step={step}: returned scalars without "loss"; return the loss, or {{"loss": loss, ...}}')

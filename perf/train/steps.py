@@ -1,7 +1,5 @@
 """Step arithmetic: how many optimizer steps are left, and at which of them to log or save."""
 
-from __future__ import annotations
-
 from perf.errors import RunFinishedError
 
 

@@ -20,12 +20,8 @@ class TextCorpus(Source):
     """Sentence pairs from text files, in an order shuffled anew each epoch.
 
     The files are one stream of tokens. A sample belongs to a place where a sentence begins: its second sentence
-    begins there, or at another such place, and its first ends just before it. Both are cut to fill `seq_len`.
-
-    Args:
-        paths: UTF-8 text files.
-        workload: gives the size of the vocabulary, which is trained on the files.
-        seed: of order, pairs and masks.
+    begins there, or at another such place, and its first ends just before it. Both are cut to fill `seq_len`. The
+    vocabulary is trained on the files, which are UTF-8; `seed` is of order, pairs and masks.
 
     Raises:
         DataError: a file cannot be read as text, or there is too little of it.

@@ -1,7 +1,5 @@
 """The state of a training run: its model, optimizer and data position; loaded, advanced one step, and saved."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,11 +23,7 @@ from perf.train.workloads import BertConfig
 class Trainer:
     """A model in training. Learning rate, dropout and data follow from the seed and the step alone.
 
-    Args:
-        plan: from `plan_run`.
-        source: where samples come from.
-        world: the ranks.
-        store: where to save, if the run holds its directory.
+    It saves in `store`, if the run holds its directory.
 
     Attributes:
         global_step: optimizer steps completed.

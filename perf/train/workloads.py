@@ -1,7 +1,5 @@
 """The built-in workloads: what is trained, how, at which batch sizes, and why it is here."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,45 +9,28 @@ from perf.seam import Case, Step, Workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BertConfig:
-    """What one built-in workload trains. Sizes follow BERT (Devlin et al. 2018); a sample is a pair of sentences.
+    """What one built-in workload trains. Sizes follow BERT (Devlin et al. 2018); a sample is a pair of sentences."""
 
-    Attributes:
-        name: what the command line calls it.
-        why: what it is for.
-        num_layers, hidden_size, num_heads, intermediate_size: the encoder.
-        vocab_size: tokens in the vocabulary.
-        max_positions: positions the model could tell apart; at least `seq_len`.
-        seq_len: tokens per sample.
-        masked_per_sample: tokens to predict per sample: 15 % of `seq_len`, rounded up.
-        dropout: probability, on embeddings, attention weights and sublayer outputs.
-        learning_rate: the peak, after `lr_warmup_steps` of linear rise.
-        lr_warmup_steps: length of the learning-rate ramp, steps.
-        lr_end_step: the step at which the linear decay reaches 0.
-        weight_decay: AdamW's, on matrices only.
-        max_grad_norm: the gradient's norm is clipped to it.
-        micro_batch_size: samples per forward pass; the fastest found where it was measured.
-        global_batch_sizes: samples per optimizer step, for each run of the main job.
-        max_steps, log_steps: how long to train and how often to log, by default.
-    """
-
-    name: str
-    why: str
+    name: str  # what the command line calls it
+    why: str  # what it is for
+    # num_layers, hidden_size, num_heads, intermediate_size: the encoder.
     num_layers: int
     hidden_size: int
     num_heads: int
     intermediate_size: int
-    vocab_size: int
-    max_positions: int
-    seq_len: int
-    masked_per_sample: int
-    dropout: float = 0.0
-    learning_rate: float
-    lr_warmup_steps: int
-    lr_end_step: int
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    micro_batch_size: int
-    global_batch_sizes: tuple[int, ...]
+    vocab_size: int  # tokens in the vocabulary
+    max_positions: int  # positions the model could tell apart; at least `seq_len`
+    seq_len: int  # tokens per sample
+    masked_per_sample: int  # tokens to predict per sample: 15 % of `seq_len`, rounded up
+    dropout: float = 0.0  # probability, on embeddings, attention weights and sublayer outputs
+    learning_rate: float  # the peak, after `lr_warmup_steps` of linear rise
+    lr_warmup_steps: int  # length of the learning-rate ramp, steps
+    lr_end_step: int  # the step at which the linear decay reaches 0
+    weight_decay: float = 0.01  # AdamW's, on matrices only
+    max_grad_norm: float = 1.0  # the gradient's norm is clipped to it
+    micro_batch_size: int  # samples per forward pass; the fastest found where it was measured
+    global_batch_sizes: tuple[int, ...]  # samples per optimizer step, for each run of the main job
+    # max_steps, log_steps: how long to train and how often to log, by default.
     max_steps: int
     log_steps: int
 
