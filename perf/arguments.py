@@ -14,6 +14,14 @@ def not_negative(text: str) -> int:
     return _integer(text, least=0)
 
 
+def steps(text: str) -> int:
+    """Return a number of steps that fill whole slices."""
+    value = positive(text)
+    if value % 4:  # perf.measure.bench.SLICE_STEPS, whose import takes too long here
+        raise argparse.ArgumentTypeError(f"{text!r}: a multiple of 4 is needed, the steps of a slice")
+    return value
+
+
 def fraction(text: str) -> float:
     """Return a fraction between 0 and 1, written as such or in percent."""
     match = re.fullmatch(r"(\d*\.?\d+(?:e-?\d{1,3})?)(%?)", text, re.ASCII)

@@ -35,14 +35,8 @@ SUMMARY = Path("runs") / "summary.md"  # a session as Markdown, beside its resul
 class Measuring:
     """Measures for the tests of one session, and writes down what becomes of it.
 
-    Args:
-        config: pytest's.
-        items: the tests that need something measured.
-        compare: what --benchmark-compare says; [] without it, True for this machine's baselines.
-        asked: the given options that make a session without a comparison a failure.
-
-    Attributes:
-        benches: by the workload's id.
+    `items` are the tests that need something measured; `compare` is what --benchmark-compare says ([] without it, True
+    for this machine's baselines), and `asked` the given options that make a session without a comparison a failure.
 
     Raises:
         pytest.UsageError: nothing can be measured as asked; a damaged baseline is told before anything is.
@@ -63,7 +57,7 @@ class Measuring:
             for item in items:
                 if batch_size(item):
                     by_id.setdefault(target_of(item).id, []).append(item)
-            self.benches = {name: self._bench(some, duet) for name, some in by_id.items()}
+            self.benches = {name: self._bench(some, duet) for name, some in by_id.items()}  # by the workload's id
             self._published = load_published(self._baselines)
             (config.rootpath / SUMMARY).unlink(missing_ok=True)  # what is there afterwards is this session's
         except (PerfError, UsageError) as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from perf.arguments import fraction, positive, seconds
+from perf.arguments import fraction, positive, seconds, steps
 from perf.errors import UsageError
 from perf.seam import PRECISIONS, Workload
 
@@ -64,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fresh processes for each batch size (default: 6, or 3 where --perf-duet can decide); more find "
         "smaller changes",
     )
-    option("--perf-steps", type=_steps, default=20, metavar="N", help="steps of each run (default: 20)")
+    option("--perf-steps", type=steps, default=20, metavar="N", help="steps of each run (default: 20)")
     option(
         "--perf-precision",
         choices=PRECISIONS,
@@ -86,13 +86,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("perf_duet_threshold", "smallest change of a rate that matters side by side", default="2%")
     parser.addini("perf_threshold", "smallest change of a rate that matters, such as 5% or 0.05", default="5%")
     parser.addini("perf_scaling_threshold", "the same for scaling", default="5%")
-
-
-def _steps(text: str) -> int:
-    value = positive(text)
-    if value % 4:  # perf.measure.bench.SLICE_STEPS, whose import takes too long here
-        raise argparse.ArgumentTypeError(f"{text!r}: a multiple of 4 is needed, the steps of a slice")
-    return value
 
 
 @pytest.hookimpl(tryfirst=True)

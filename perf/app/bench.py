@@ -45,22 +45,7 @@ WITH_BASELINE = ("never", "auto", "always")  # what --perf-duet takes beside a S
 class Bench:
     """One workload in a session: measured when the first test needs it, and compared side by side likewise.
 
-    Args:
-        what: the workload, the batch sizes that tests ask for, and how they are run.
-        num_runs: fresh processes of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide.
-        num_steps: steps of each run.
-        compare: a file to compare with; None for this machine's baselines.
-        duet: when the working tree is compared side by side: "never"; "auto": where stored times do not decide;
-            "always"; or the SPEC of what to compare it with.
-        duet_threshold: the smallest change that matters side by side, a fraction.
-
-    Attributes:
-        target: the workload.
-        baseline: what times are compared with, if there is anything.
-        session: what was measured, once it is.
-        duet: the comparison side by side, once there is one.
-        judgements: by claim and batch size.
-        is_stopped: whether a signal ended the measuring; the session has the runs until then.
+    It is compared so, `duet`, "never"; "auto", where stored times do not decide; "always"; or with what a SPEC says.
 
     Raises:
         BaselineError: its baseline, or a portable one, is damaged.
@@ -68,13 +53,13 @@ class Bench:
 
     def __init__(
         self,
-        what: What,
+        what: What,  # the workload, the batch sizes that tests ask for, and how they are run
         *,
-        num_runs: int | None,
-        num_steps: int,
-        compare: Path | None,
+        num_runs: int | None,  # of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide
+        num_steps: int,  # of each run
+        compare: Path | None,  # a file to compare with; None for this machine's baselines
         duet: str,
-        duet_threshold: float,
+        duet_threshold: float,  # the smallest change that matters side by side, a fraction
     ) -> None:
         self._what, self._num_runs, self._num_steps = what, num_runs, num_steps
         self._duet_mode, self._duet_threshold = duet, duet_threshold
@@ -83,10 +68,10 @@ class Bench:
         for path in (self._baselines / PORTABLE).glob("**/*.json"):
             load_result(path)
         self.baseline = load_session(compare) if compare else what.load_baseline()
-        self.session: Session | None = None
-        self.duet: DuetResult | None = None
-        self.judgements: dict[tuple[str, int], Judgement] = {}
-        self.is_stopped = False
+        self.session: Session | None = None  # once it is measured
+        self.duet: DuetResult | None = None  # once sides are compared
+        self.judgements: dict[tuple[str, int], Judgement] = {}  # by claim and batch size
+        self.is_stopped = False  # whether a signal ended the measuring; the session has the runs until then
         self._problems: dict[str, str] = {}
 
     def measure(self) -> Session:

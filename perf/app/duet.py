@@ -44,10 +44,6 @@ def duet(
         threshold: the smallest change that matters, a fraction; None for the workload's own, or 2 %.
         json: where to keep the raw values.
         asked_for: what both train, one workload after the other, as in `what`.
-
-    Raises:
-        UsageError: a SPEC is not understood, or `json` cannot be a file.
-        PerfError: a side cannot be made or run.
     """
     _require_file(json)
     asked = what(**asked_for)

@@ -21,8 +21,7 @@ MOST_DAMAGED = 100  # damaged lines that are shown; the others are counted
 def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
     """Print what is found in logs, run by run, and return the exit code: 0 agree, 5 damaged lines, 6 rates disagree.
 
-    Raises:
-        DataError: a log cannot be read or has no line of a run; the other logs were printed before.
+    Of a log that cannot be read or has no line of a run, the error comes after all others were printed.
     """
     several = len(files) > 1
     damaged: list[tuple[str, DamagedLine]] = []

@@ -21,12 +21,7 @@ TEMPLATE = Path(__file__).with_name("template.py")
 
 
 def init(file: Path) -> int:
-    """Write the template to a file, or leave the file that is there, and check its workloads; return the exit code.
-
-    Raises:
-        UsageError: it is no Python file, or has no workload.
-        MeasureError: a step cannot be built, or fails.
-    """
+    """Write the template to a file, or leave the file that is there, and check its workloads; return the exit code."""
     if file.suffix != ".py":
         raise UsageError(f"{file}: a Python file is needed, such as bench_step.py")
     if file.exists():

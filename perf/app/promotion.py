@@ -27,12 +27,7 @@ from perf.records.sessions import Session
 
 
 def promote_result(*, result: Path | None, reason: str) -> int:
-    """Promote a result, by default the latest session's, say what was written, and return the exit code.
-
-    Raises:
-        UsageError: the reason is too long.
-        BaselineError, OSError: as for `promote`.
-    """
+    """Promote a result, by default the latest session's, say what was written, and return the exit code."""
     from perf.report.bench import promotion_note
 
     root = shown(find_root())

@@ -126,21 +126,14 @@ def _shown_on(bar: "tqdm[Any]", total_s: float) -> Callable[[Pair], None]:
 def run_duet(
     duet: Duet,
     *,
-    mode_reason: str,
-    threshold: float,
-    budget_s: float,
-    on_pair: Callable[[Pair], object] = lambda pair: None,
+    mode_reason: str,  # why the duet has its mode
+    threshold: float,  # the smallest change that matters, a fraction
+    budget_s: float,  # for all batch sizes together; comparing the work and locating a difference come on top
+    on_pair: Callable[[Pair], object] = lambda pair: None,  # called after each
 ) -> DuetResult:
     """Compare two sides until every batch size is decided or the budget is spent.
 
     A side that fails after the first pair, or Ctrl-C, ends the duet; the result has the pairs so far.
-
-    Args:
-        duet: what to measure.
-        mode_reason: why the duet has its mode.
-        threshold: the smallest change that matters, a fraction.
-        budget_s: for all batch sizes together, seconds; comparing the work and locating a difference come on top.
-        on_pair: called after each pair.
 
     Raises:
         MeasureError: a side failed before there was a pair.

@@ -37,10 +37,6 @@ def train(
     """Train, log and save each run, and return 0, or `EXIT_STOPPED` if one was stopped.
 
     None means what the workload says; `asked` are further fields of `RunConfig`.
-
-    Raises:
-        UsageError: the arguments cannot work, or not together.
-        PerfError: a run cannot start or go on.
     """
     with ExitStack() as group:
         try:  # a ValueError names a wrong argument; no training happens here

@@ -48,13 +48,10 @@ def compare_rates(
     """Compare the rates of runs by Welch's t-test (1947) on their logarithms.
 
     Args:
-        candidate: one rate for each run, any positive unit; at least two runs.
+        candidate: one rate for each run, at least two, in any positive unit; else ValueError.
         baseline: the same.
         family_size: how many comparisons are made at once.
         widen: factor on the standard error; 1 for runs that are independent.
-
-    Raises:
-        ValueError: a side has fewer than two runs, or a rate is not positive.
     """
     from scipy import special
 

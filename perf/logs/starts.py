@@ -49,10 +49,7 @@ def is_possible(line: LogLine, *, start_step: int = 0) -> bool:
 def gaps(run: LoggedRun, start: Any, window: int | None) -> Iterator[tuple[LogLine, Gap | None]]:
     """Yield each line of a run with the gap before it; None where no time follows from one of its ends.
 
-    Args:
-        run: a run with step lines.
-        start: the step it began at, or an array of starts, none after its first line.
-        window: from `log_window`.
+    `start` is the step it began at, or an array of starts, none after its first line; `window` is from `log_window`.
     """
     latest_start = int(np.max(start))
     before: tuple[Any, Any, Any] | None = (start, 0.0, 0.0)  # step, time, and how far rounding lets the time be off

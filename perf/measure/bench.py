@@ -43,27 +43,20 @@ class _Run:
 
 def measure(
     side: Side,
-    cases: Mapping[int, CaseSpec],
+    cases: Mapping[int, CaseSpec],  # by global batch size
     *,
-    num_rounds: int,
-    num_steps: int,
-    rng: np.random.Generator,
-    on_slice: Callable[[], object] = lambda: None,
-    on_round: Callable[[Session], object] = lambda session: None,
+    num_rounds: int,  # runs of each batch size
+    num_steps: int,  # of each run, a multiple of `SLICE_STEPS`
+    rng: np.random.Generator,  # decides the order of the slices
+    on_slice: Callable[[], object] = lambda: None,  # called after each
+    on_round: Callable[[Session], object] = lambda session: None,  # called after each with all that was measured so far
 ) -> Session:
     """Measure each batch size in `num_rounds` fresh processes.
 
     A round starts one process for each batch size and lets them step in turns: slice by slice, in random order, one at
     a time. So each batch size meets every phase of the machine's speed, and nothing else runs while one is timed.
 
-    Args:
-        side: what is measured.
-        cases: by global batch size.
-        num_rounds: runs of each batch size.
-        num_steps: of each run, a multiple of `SLICE_STEPS`.
-        rng: decides the order of the slices.
-        on_slice: called after each slice.
-        on_round: called after each round with all that was measured so far; a signal ends the measuring with that.
+    A signal ends it with the rounds so far, if there is one.
 
     Raises:
         MeasureError: no batch size could be measured, or the software changed between two runs.

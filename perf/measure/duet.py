@@ -49,38 +49,25 @@ def choose_mode(sides: Sequence[Mapping[str, str]], *, num_gpus: int, cores: Col
 
 
 class Duet:
-    """Two sides that train the same, measured pair by pair.
-
-    Args:
-        sides: the baseline and the candidate.
-        cases: by global batch size.
-        mode: how they share the machine.
-        cores: to share in simultaneous mode.
-        num_threads: of each side's runs; 0 leaves what its environment says.
-        rng: draws every order that could give a side an advantage.
-
-    Attributes:
-        start_s: what the last start of the sides' processes took, seconds.
-        pairs_per_start: of each batch size; None before the first pair.
-    """
+    """Two sides that train the same, measured pair by pair."""
 
     def __init__(
         self,
-        sides: tuple[Side, Side],
-        cases: Mapping[int, CaseSpec],
+        sides: tuple[Side, Side],  # the baseline and the candidate
+        cases: Mapping[int, CaseSpec],  # by global batch size
         *,
         mode: Mode,
-        cores: Collection[int],
-        num_threads: int = 0,
-        rng: np.random.Generator,
+        cores: Collection[int],  # to share in simultaneous mode
+        num_threads: int = 0,  # of each side's runs; 0 leaves what its environment says
+        rng: np.random.Generator,  # draws every order that could give a side an advantage
     ) -> None:
         self.sides, self._cases, self.mode, self._rng, self._num_threads = sides, cases, mode, rng, num_threads
         each = len(cores) // 2
         self._halves = [set(sorted(cores)[:each]), set(sorted(cores)[each : 2 * each])]
         self._num_starts = 0
         self._began_s: float | None = None
-        self.start_s = 0.0
-        self.pairs_per_start: int | None = None
+        self.start_s = 0.0  # what the last start of the sides' processes took
+        self.pairs_per_start: int | None = None  # of each batch size; None before the first pair
 
     @property
     def elapsed_s(self) -> float:

@@ -38,17 +38,7 @@ class Runner:
 
     It has a process group of its own, and whatever it starts ends with it. On Linux that includes what has left the
     group (a daemon), as long as it keeps its environment. A signal that comes while it is started is held until it is
-    sure to end.
-
-    Args:
-        stack: ends the process.
-        side: whose process it is; every error names it.
-
-    Attributes:
-        pid: its process, and the group of all that it starts.
-
-    Raises:
-        MeasureError: it could not be started.
+    sure to end. `stack` ends the process. Every error names the side, also where it could not be started.
     """
 
     def __init__(self, stack: ExitStack, side: Side) -> None:
@@ -76,7 +66,8 @@ class Runner:
             assert self._process.stdout
             assert self._process.stderr
             self._stdin, self._stdout = self._process.stdin, self._process.stdout
-            self._stderr, self.pid = _Tail(self._process.stderr), self._process.pid
+            self._stderr = _Tail(self._process.stderr)
+            self.pid = self._process.pid  # and the group of all that it starts
 
     def _close(self) -> None:
         with hold_signals():

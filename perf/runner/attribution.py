@@ -43,25 +43,17 @@ _BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 
 
 def attribute(
-    step: Callable[[], object],
+    step: Callable[[], object],  # makes one optimizer step; what it returns is dropped
     *,
-    device: torch.device,
-    num_steps: int,
-    read: Callable[[], object] | None = None,
-    save: Callable[[Path], object] | None = None,
+    device: torch.device,  # where it computes
+    num_steps: int,  # how many to time
+    read: Callable[[], object] | None = None,  # reads the losses of the steps since the last call: "logging"
+    save: Callable[[Path], object] | None = None,  # writes to a directory, here a temporary one: "checkpoint"
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[PhaseTime]:
     """Time steps, after a warm-up, and then one reading of their losses and one checkpoint, where given.
 
     All rows together, those of a step `num_steps` times, are the time that elapsed.
-
-    Args:
-        step: makes one optimizer step; what it returns is dropped.
-        device: where it computes.
-        num_steps: how many to time.
-        read: reads the losses of the steps since the last call: the phase "logging".
-        save: writes a checkpoint to a directory, here a temporary one: the phase "checkpoint".
-        clock: monotonic, seconds.
 
     Raises:
         ValueError: the step said a phase that is none of `STEP_PHASES`.

@@ -14,17 +14,12 @@ _PASSES = ("forward", "backward")
 
 
 class Costs:
-    """Seconds by operation, None for what is outside of all operations, how often each was dispatched, and from where.
-
-    Attributes:
-        counts, seconds: by operation.
-        lines: how often, by operation and source line.
-    """
+    """Seconds by operation, None for what is outside of all operations, how often each was dispatched, and from where."""
 
     def __init__(self) -> None:
-        self.counts: Counter[Hashable] = Counter()
-        self.lines: Counter[tuple[Hashable, str]] = Counter()
-        self.seconds: defaultdict[Hashable, float] = defaultdict(float)
+        self.counts: Counter[Hashable] = Counter()  # by operation
+        self.lines: Counter[tuple[Hashable, str]] = Counter()  # how often, by operation and source line
+        self.seconds: defaultdict[Hashable, float] = defaultdict(float)  # by operation
 
     def add(self, costs: Costs) -> None:
         """Add other costs to these."""
@@ -42,19 +37,13 @@ class Part:
 
 
 class Gap(Part):
-    """What lies between the known parts of a step, or of an optimizer's closure.
-
-    Attributes:
-        phase: what it is unless its neighbours tell more.
-        follows: the phase of the last part, or "start".
-        is_recorded: whether an operation was recorded for a backward pass.
-        costs: before that operation, and from there on.
-    """
+    """What lies between the known parts of a step, or of an optimizer's closure; its neighbours may tell its phase."""
 
     def __init__(self, phase: str) -> None:
         super().__init__(phase, gives_way=True)
-        self.follows, self.is_recorded = "start", False
-        self.costs = Costs(), Costs()
+        self.follows = "start"  # the phase of the last part
+        self.is_recorded = False  # whether an operation was recorded for a backward pass
+        self.costs = Costs(), Costs()  # before that operation, and from there on
 
     def phases_before(self, phase: str) -> tuple[str, str]:
         """Return the phases of `costs` if the next part is in `phase`, or is the "end"."""
@@ -69,14 +58,10 @@ class Gap(Part):
 
 
 class Timeline:
-    """Charges the time that passes to the innermost part.
-
-    Attributes:
-        phases: what was charged to each phase; what is in a gap, when it ends.
-    """
+    """Charges the time that passes to the innermost part."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.phases: defaultdict[str, Costs] = defaultdict(Costs)
+        self.phases: defaultdict[str, Costs] = defaultdict(Costs)  # what is in a gap is charged when it ends
         self._clock = clock
         self._parts = [Part("other")]
         self._charged_until = clock()

@@ -34,11 +34,11 @@ class RunResult:
 
 def run_steps(
     plan: RunPlan,
-    source: Source,
-    world: World,
+    source: Source,  # of samples
+    world: World,  # only its main rank logs and saves
     *,
-    on_line: Callable[[str], None] = print,
-    on_step: Callable[[], object] = lambda: None,
+    on_line: Callable[[str], None] = print,  # receives each line of the log
+    on_step: Callable[[], object] = lambda: None,  # called after each
     clock: Callable[[], float] = time.perf_counter,
 ) -> RunResult:
     """Train as planned.
@@ -47,14 +47,6 @@ def run_steps(
     no result depends on it. It is read only where a log line is due, after the device has finished, together with
     the count of samples. A window that follows a checkpoint includes its writing; the last checkpoint follows the
     last mark.
-
-    Args:
-        plan: from `plan_run`.
-        source: where samples come from.
-        world: the ranks; only the main one logs and saves.
-        on_line: receives each line of the log.
-        on_step: called after each step.
-        clock: monotonic, seconds.
 
     Raises:
         NonFiniteError: a loss or a weight was NaN or infinite; nothing was saved since.

@@ -23,20 +23,15 @@ class Stepping:
     """Counts steps and keeps what they return until it is read, so that a step need not wait for the device.
 
     What a step returns is averaged over the ranks. `fail` raises `NonFiniteError` for a step and what was found in it.
-
-    Attributes:
-        global_step: optimizer steps completed.
-        losses: of every step that was read, nats.
-        scalars: further scalars of every step that was read, by name.
     """
 
     def __init__(
         self, step: Step, *, world: World, start_step: int = 0, fail: Callable[[int, str], NoReturn] = _fail
     ) -> None:
         self._step, self._world, self._fail = step, world, fail
-        self.global_step = start_step
-        self.losses: list[float] = []
-        self.scalars: dict[str, list[float]] = {}
+        self.global_step = start_step  # optimizer steps completed
+        self.losses: list[float] = []  # of every step that was read, nats
+        self.scalars: dict[str, list[float]] = {}  # further ones of the same steps, by name
         self._unread: list[Any] = []
 
     def step(self) -> None:

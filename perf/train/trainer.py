@@ -24,21 +24,16 @@ class Trainer:
     """A model in training. Learning rate, dropout and data follow from the seed and the step alone.
 
     It saves in `store`, if the run holds its directory.
-
-    Attributes:
-        global_step: optimizer steps completed.
-        data_position: the number of the next sample.
-        model: the plain module, whatever wraps it for several ranks.
     """
 
     def __init__(self, plan: RunPlan, source: Source, world: World, store: CheckpointStore | None = None) -> None:
         config = plan.config
         self._plan, self._source, self._world, self._store = plan, source, world, store
         torch.manual_seed(config.seed)
-        self.model = BertForPreTraining(config.workload).to(config.device)
+        self.model = BertForPreTraining(config.workload).to(config.device)  # plain, whatever wraps it for several ranks
         self.optimizer = make_optimizer(self.model, config.workload)
-        self.global_step = plan.start_step
-        self.data_position = 0
+        self.global_step = plan.start_step  # optimizer steps completed
+        self.data_position = 0  # the number of the next sample
         if plan.checkpoint is not None:
             with_optimizer = config.start == "resume"
             load_tensors(plan.checkpoint, self.model, self.optimizer if with_optimizer else None)
