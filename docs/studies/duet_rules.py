@@ -19,7 +19,7 @@ import signed_ranks  # beside this file
 from scipy import stats
 
 from perf.judge.levels import levels
-from perf.judge.sequential import Decisions
+from perf.judge.sequential import Decisions, DuetJudgement
 from perf.judge.stats import FloatArray
 from perf.judge.verdicts import Verdict
 from perf.records.pairs import Mode, Pair
@@ -53,14 +53,14 @@ def main() -> None:
 def doses(trials: Sequence[Trial]) -> str:
     """Return what each dose did to the rate, and how much pairs of a start, starts and trials spread."""
     rows = []
-    for percent, chosen in by_percent(trials).items():
+    for dose, chosen in by_dose(trials).items():
         starts = [start for trial in chosen for start in by_start(trial)]
         means = [float(np.mean([pair["effect"] for pair in trial["pairs"]])) for trial in chosen]
         pair, start_sd = levels([start for start in starts if len(start) > 1])
         error = np.std(means, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
         rows.append(
             (
-                f"{percent:g} %",
+                dose,
                 f"{len(chosen)}",
                 f"{chosen[0]['budget_s']:g} s",
                 f"{len(starts) / len(chosen):.1f}",
@@ -104,23 +104,27 @@ def verdicts(trials: Sequence[Trial]) -> str:
         "IMPROVED",
         "UNCHANGED",
         "INCONCLUSIVE",
+        "detectable (median)",
         "REGRESSED, exact 95 % interval",
     )
     rows = []
-    for percent, chosen in by_percent(trials).items():
+    for dose, chosen in by_dose(trials).items():
         for threshold, share, rule in itertools.product((0.01, 0.02), (0.5, 1.0), (verdict, old_verdict)):
             budget_s = share * chosen[0]["budget_s"]
             found = [rule(trial, threshold=threshold, budget_s=budget_s) for trial in chosen]
+            effects = [judged(trial, threshold=threshold, budget_s=budget_s).effect for trial in chosen]
+            shown = float(np.median([effect.minimal_detectable_effect for effect in effects]))
             kinds = (Verdict.REGRESSED, Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE)
             counts = [found.count(kind) for kind in kinds]
             low, high = exact_interval(counts[0], len(found))
             rows.append(
                 (
-                    f"{percent:g} %",
+                    dose,
                     f"{threshold:.0%}",
                     f"{budget_s:g} s",
                     "now" if rule is verdict else "0.1",
                     *map(str, counts),
+                    f"{shown:.1%}" if rule is verdict and shown < 1 else "-",
                     f"{low:.1%} to {high:.1%} of {len(found)}",
                 )
             )
@@ -128,7 +132,12 @@ def verdicts(trials: Sequence[Trial]) -> str:
 
 
 def verdict(trial: Trial, *, threshold: float, budget_s: float) -> Verdict:
-    """Return what a duet of `budget_s` would have said, with the starts that it would have had time for."""
+    """Return what a duet of `budget_s` would have said."""
+    return judged(trial, threshold=threshold, budget_s=budget_s).verdict
+
+
+def judged(trial: Trial, *, threshold: float, budget_s: float) -> DuetJudgement:
+    """Return the judgement of a duet of `budget_s`, with the starts that it would have had time for."""
     size = trial["global_batch_size"]
     decisions = Decisions([size], threshold=threshold, budget_s=budget_s)
     for _, group in itertools.groupby(trial["pairs"], key=lambda pair: pair["start"]):
@@ -149,7 +158,7 @@ def verdict(trial: Trial, *, threshold: float, budget_s: float) -> Verdict:
             ],
             ended_s=pairs[-1]["ended_s"],
         )
-    return decisions.judgements[size].verdict
+    return decisions.judgements[size]
 
 
 def old_verdict(trial: Trial, *, threshold: float, budget_s: float) -> Verdict:
@@ -167,8 +176,8 @@ def exact_interval(count: int, number: int) -> tuple[float, float]:
 def rules(trials: Sequence[Trial]) -> str:
     """Return how often each rule says slower (and faster): both sides of one trial, and sides of trials in a row."""
     header = ["rule", "times are of"]
-    doses_ = by_percent(trials)
-    header += [f"{percent:g} %, {len(chosen)} trials" for percent, chosen in doses_.items()]
+    doses_ = by_dose(trials)
+    header += [f"{dose}, {len(chosen)} trials" for dose, chosen in doses_.items()]
     rows = []
     for name, rule in RULES.items():
         for where in ("the same minute", "another minute"):
@@ -178,10 +187,10 @@ def rules(trials: Sequence[Trial]) -> str:
                 faster = f" (+{found.count(FASTER)} faster)" if FASTER in found else ""
                 cells.append(f"{found.count(SLOWER)} slower{faster}")
             rows.append((name, where, *cells))
-    for name, judged in (("duet, threshold 2 %", verdict), ("duet of version 0.1", old_verdict)):
+    for name, rule in (("duet, threshold 2 %", verdict), ("duet of version 0.1", old_verdict)):
         cells = []
         for chosen in doses_.values():
-            verdicts_ = [judged(trial, threshold=0.02, budget_s=trial["budget_s"]) for trial in chosen]
+            verdicts_ = [rule(trial, threshold=0.02, budget_s=trial["budget_s"]) for trial in chosen]
             faster = f" (+{verdicts_.count(Verdict.IMPROVED)} faster)" if Verdict.IMPROVED in verdicts_ else ""
             cells.append(f"{verdicts_.count(Verdict.REGRESSED)} slower{faster}")
         rows.append((name, "the same minute", *cells))
@@ -190,16 +199,20 @@ def rules(trials: Sequence[Trial]) -> str:
 
 def sides(trials: Sequence[Trial], trial: Trial, *, together: bool) -> tuple[FloatArray, FloatArray]:
     """Return step times of a baseline and of the trial's candidate: of the same trial, or the one before it."""
-    index = next(i for i, other in enumerate(trials) if other is trial)
-    before = trial if together else trials[index - 1]
+    alike = [other for other in trials if other["global_batch_size"] == trial["global_batch_size"]]
+    index = next(i for i, other in enumerate(alike) if other is trial)
+    before = trial if together else alike[index - 1]
     baseline = [step for pair in before["pairs"] for step in pair["baseline_step_s"]]
     return np.array(baseline), np.array([step for pair in trial["pairs"] for step in pair["candidate_step_s"]])
 
 
-def by_percent(trials: Sequence[Trial]) -> dict[float, list[Trial]]:
-    """Return the trials of each dose."""
-    percents = sorted({trial["percent"] for trial in trials})
-    return {percent: [trial for trial in trials if trial["percent"] == percent] for percent in percents}
+def by_dose(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """Return the trials of each dose, where there are several batch sizes at each of them, and of each budget."""
+    several = len({trial["global_batch_size"] for trial in trials}) > 1
+    found: dict[tuple[float, int, float], list[Trial]] = {}
+    for trial in trials:
+        found.setdefault((trial["percent"], trial["global_batch_size"], trial["budget_s"]), []).append(trial)
+    return {f"{p:g} %{f' at {size}' if several else ''}": found[p, size, s] for p, size, s in sorted(found)}
 
 
 def _mean_5(baseline: FloatArray, candidate: FloatArray) -> str:
@@ -244,14 +257,14 @@ def plot(trials: Sequence[Trial], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(10, 4.5), layout="constrained")
-    for percent, chosen in by_percent(trials).items():
+    for dose, chosen in by_dose(trials).items():
         whole = chosen[0]["budget_s"]
         budgets = np.arange(8, whole + 1, 2)
         share = [
             np.mean([verdict(t, threshold=0.01, budget_s=b) is Verdict.REGRESSED for t in chosen]) for b in budgets
         ]
         change = np.expm1(np.mean([np.mean([pair["effect"] for pair in trial["pairs"]]) for trial in chosen]))
-        (line,) = axes.plot(budgets, share, label=f"{percent:g} %; {change:+.1%} ({len(chosen)})")
+        (line,) = axes.plot(budgets, share, label=f"{dose}; {change:+.1%} ({len(chosen)})")
         low, high = exact_interval(round(share[-1] * len(chosen)), len(chosen))
         axes.errorbar([whole], [share[-1]], [[share[-1] - low], [high - share[-1]]], color=line.get_color(), capsize=3)
     axes.set(
