@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -215,6 +216,25 @@ def test_packages_come_before_what_is_installed(tmp_path: Path, monkeypatch: pyt
     assert versions("2.0") == ["2.0", numpy]
     (tmp_path / "stepmarkprobe-1.0-py3-none-any.whl").unlink()  # it must come from the cache
     assert versions("1.0") == ["1.0", numpy]
+
+
+def test_beside_packages_the_paths_of_an_interpreter_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable install is a path in a file of the interpreter's; with other packages before it, it is still found."""
+    wheel(tmp_path, "1.0")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "base")], check=True)
+    (packages,) = (tmp_path / "base").glob("lib/python*/site-packages")
+    pip = importlib.util.find_spec("pip")
+    assert pip is not None
+    assert pip.origin is not None
+    (packages / "edited.pth").write_text(f"{tmp_path / 'checkout'}\n{Path(pip.origin).parents[1]}\n")
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "stepmarkedited.py").touch()
+    recipe = parse_recipe(["pip:stepmarkprobe==1.0", f"python:{tmp_path / 'base' / 'bin' / 'python'}"])
+    with prepared(recipe, "candidate", tmp_path, "pico", os.environ) as side:
+        subprocess.run([side.command[0], "-c", "import stepmarkedited, stepmarkprobe"], check=True)
 
 
 def test_packages_that_cannot_be_installed_name_the_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
