@@ -12,8 +12,6 @@ from perf.judge.verdicts import Verdict
 from perf.records.pairs import FEWEST_STARTS, Pair
 from tests.judge.duet_noise import RECORDED, Draw, duet, recorded_starts, resampled, synthetic
 
-pytestmark = pytest.mark.xdist_group("duets")  # what its tests share is made once
-
 SIZES = (512, 1024, 2048)
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 TINY = 1e-4

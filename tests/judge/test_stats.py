@@ -27,8 +27,6 @@ from perf.records.baselines import Baseline
 from tests.judge.noise import PHASES, SIZES, session, step_times
 from tests.judge.test_verdicts import as_baseline
 
-pytestmark = pytest.mark.xdist_group("families")  # what its tests share is made once
-
 THRESHOLD = 0.05
 NUM_FAMILIES = 1000
 

@@ -22,8 +22,6 @@ from perf.records.wire import CaseSpec, Counted, Request, Stepped, Waiting
 from tests.judge.noise import COUNTERS
 from tests.measure.test_runners import interrupted_inside_popen
 
-pytestmark = pytest.mark.xdist_group("runs")  # what its tests share is made once
-
 
 def cases(*sizes: int) -> dict[int, CaseSpec]:
     """Return a case of each batch size."""

@@ -33,7 +33,7 @@ WORKLOAD = "tests.workloads:small"
 
 SIZES = (8, 16)
 
-NUM_STEPS = 200
+NUM_STEPS = 60
 """Long enough for some swaps of the cores."""
 
 

@@ -18,8 +18,6 @@ from perf.records.phases import STEP_PHASES
 from perf.records.wire import CaseSpec, Ended, Request
 from perf.runner.__main__ import shuffled_memory
 
-pytestmark = pytest.mark.xdist_group("side")  # what its tests share is made once
-
 CASE = CaseSpec(global_batch_size=16)
 RUN = Request(do="run", case=CASE, num_threads=1, warmup_steps=2)
 
