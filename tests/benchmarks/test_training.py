@@ -1,4 +1,4 @@
-"""The measured claims of the workload that --perf-workload names; see CONTRIBUTING.md for what their outcomes mean."""
+"""The measured claims of the workload that --perf-workload names; see docs/claims.md for what their outcomes mean."""
 
 from __future__ import annotations
 
