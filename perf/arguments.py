@@ -34,9 +34,10 @@ def fraction(text: str) -> float:
 def seconds(text: str) -> float:
     """Return a time of at least 1 s, in seconds or minutes."""
     match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([sm]?)", text, re.ASCII)
-    if not match or float(match[1]) < 1:
+    value = float(match[1]) * (60 if match[2] == "m" else 1) if match else 0.0
+    if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no time of at least 1 s, such as 90s or 5m")
-    return float(match[1]) * (60 if match[2] == "m" else 1)
+    return value
 
 
 def _integer(text: str, *, least: int) -> int:

@@ -76,7 +76,7 @@ def _require_own(name: str, root: Path, candidate_root: Path, origin: Path) -> N
     for module in list(sys.modules.values()):
         file = Path(getattr(module, "__file__", None) or "/")
         foreign = candidate_root in file.parents and root not in file.parents and file != origin
-        if foreign and not {"site-packages", "dist-packages"} & set(file.parts):
+        if foreign and _is_own(file):
             raise UsageError(
                 f"workload {name}: {module.__name__} was imported from {file}, which is the candidate's; this side's "
                 f"commit has none under {root} or {root / 'src'}"
@@ -127,9 +127,9 @@ def in_one_line(error: BaseException) -> str:
 
 
 def _is_own(file: Path) -> bool:
-    libraries = {Path(__file__).parent, Path(sysconfig.get_path("stdlib"))}
-    is_library = str(file).startswith("<") or "site-packages" in file.parts or libraries & {*file.parents}
-    return not is_library
+    """Return whether a file is none of Python's, of installed packages or of stepmark."""
+    libraries = {Path(__file__).parent, Path(sysconfig.get_path("stdlib"))} & {*file.parents}
+    return not (libraries or str(file).startswith("<") or {"site-packages", "dist-packages"} & {*file.parts})
 
 
 def _import_file(file: Path, folder: Path) -> ModuleType:

@@ -158,7 +158,7 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
     add("--checkpoint-steps", type=positive, metavar="C", help="a checkpoint every C steps (default: only at the end)")
     add(
         "--keep-checkpoints", type=not_negative, default=2, metavar="K",
-        help="keep the newest K checkpoints; 0 writes, moves and deletes none (default: 2)",
+        help="keep the newest K checkpoints; with 0 none is written, and no whole one deleted (default: 2)",
     )  # fmt: skip
     add(
         "--model-dir", type=Path, metavar="DIR",

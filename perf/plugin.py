@@ -34,8 +34,7 @@ IN_PARALLEL = "not timed under -n, where tests disturb each other; run: pytest w
 class State:
     """What is known of a session before anything is measured."""
 
-    # compare, compare_fail: --benchmark-compare and -fail, held back from pytest-benchmark until it is known whose they
-    # are.
+    # compare, compare_fail: pytest-benchmark's options, held back until it is known whose they are
     compare: Any = None
     compare_fail: Any = None
     seen: bool = False  # whether there are claims, also if none is to be run
@@ -92,7 +91,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Hold back what --benchmark-compare asks for until it is known whether this session has claims."""
     config.addinivalue_line(
-        "markers", "perf(threshold=None): a claim about a measured session; `threshold`: smallest change that matters"
+        "markers", "perf(threshold=0.02): a claim about a measured session; `threshold`: smallest change that matters"
     )
     state = config.stash[STATE] = State()
     if (own := _asked(config, "perf")) and in_parallel(config):
@@ -198,9 +197,17 @@ def pytest_pycollect_makeitem(
 
 
 def target_of(node: pytest.Item) -> Found:
-    """Return the workload that a test is about."""
-    own = node.getparent(WorkloadNode)
-    return own.target if own else _chosen(node.config)
+    """Return the workload that a test is about: its own, the only one of its file, or what --perf-workload names."""
+    if own := node.getparent(WorkloadNode):
+        return own.target
+    module = node.getparent(pytest.Module)
+    if module and not node.config.getoption("perf_workload"):
+        from perf.finding import workloads_in
+
+        beside = [*workloads_in(module.obj, node.config.rootpath).values()]
+        if len(beside) == 1:
+            return beside[0]
+    return _chosen(node.config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

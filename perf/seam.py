@@ -98,6 +98,8 @@ class Workload:
             ("micro_batch_size", micro is None or _is_size(micro), "a positive integer is needed"),
             ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)} is needed"),
             ("threshold", threshold is None or 0 < threshold < 1, "a fraction between 0 and 1 is needed"),
+            ("sample", _is_word(self.sample), "printable ASCII is needed"),
+            ("about", all(map(_is_word, self.about)), "names of printable ASCII are needed"),
         ):
             if not is_fine:
                 raise ValueError(f"workload {self.name}: {name}={getattr(self, name)!r}: {needed}")
@@ -157,6 +159,10 @@ def workload(
         )
 
     return decorate
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isprintable() and len(value) <= 200
 
 
 def _is_size(value: object) -> bool:

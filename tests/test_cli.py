@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from perf.app.import_log import EXIT_DISAGREE
+from perf.arguments import seconds
 from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
 from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.trainer import Trainer
@@ -371,9 +372,14 @@ def test_a_duet_that_cannot_be_is_one_line(
     assert problem in only_line(capsys.readouterr().err)
 
 
+def test_a_time_is_in_seconds_or_minutes() -> None:
+    """What counts is the time and not the number."""
+    assert [seconds(text) for text in ("1", "90s", "5m", "0.5m")] == [1.0, 90.0, 300.0, 30.0]
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--threshold", "0"), ("--threshold", "2 %"), ("--threshold", "200%"), ("--budget", "0.5"), ("--budget", "2h")],
+    [("--threshold", "0"), ("--threshold", "2 %"), ("--threshold", "200%"), ("--budget", "0.01m"), ("--budget", "2h")],
 )
 def test_a_duet_refuses_numbers_that_are_none(capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
     """The value is shown, and how to write it."""

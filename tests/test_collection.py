@@ -128,6 +128,16 @@ def test_the_nearest_threshold_counts(project: Project, own: float | None, mark:
     assert found.parseoutcomes().get("failed", 0) == num_failed
 
 
+def test_a_file_that_cannot_name_a_baseline_is_refused_before_it_is_measured(project: Project) -> None:
+    """Whatever it is compared with."""
+    path = project.write(here(quiet()), project.pytester.path / "before.json")
+    (project.pytester.path / "bench_net.py").rename(project.pytester.path / "bench net.py")
+    found = project.run("bench net.py", f"--benchmark-compare={path}")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*workload 'bench net.py:*its name needs*"])
+    assert project.measured == []
+
+
 def test_a_workload_by_its_id(project: Project) -> None:
     """Claims without a workload measure the one of --perf-workload; a name that is none is told with what is near."""
     (project.pytester.path / "test_it.py").write_text(
@@ -221,6 +231,17 @@ def test_a_project_without_workloads_is_left_alone(project: Project) -> None:
     assert "no rate was compared" not in found.stdout.str()
     assert not (project.pytester.path / "runs").exists()
     assert project.measured == []
+
+
+def test_ones_own_test_is_about_the_workload_of_its_file(project: Project) -> None:
+    """Where the file has one workload; of several, and of none, it is about what --perf-workload names."""
+    path = project.pytester.path / "bench_own.py"
+    own = "def test_mine(perf_measurement, global_batch_size):\n    assert perf_measurement.runs\n"
+    path.write_text(NET.format(threshold=None).partition("@perf.workload(global_batch_sizes=(2048,))")[0] + own)
+    project.run("bench_own.py", "-k", "mine").assert_outcomes(passed=2)
+    path.write_text(NET.format(threshold=None) + own)
+    project.run("bench_own.py", "-k", "mine", "--perf-workload=bench_own.py:wide").assert_outcomes(passed=1)
+    assert project.measured == [("bench_own.py:net", [512, 1024]), ("bench_own.py:wide", [2048])]
 
 
 def test_a_session_of_two_workloads_is_written_down(project: Project) -> None:

@@ -164,17 +164,20 @@ def test_what_is_exact_is_said_after_the_first_round(project: Project) -> None:
 
     def give() -> Session:
         whole = here(quiet(seed=1))
-        runs = [
-            dataclasses.replace(run, losses=tuple(loss + 1 for loss in run.losses))
-            for run in whole.measurements[512].runs
-        ]
-        other = dataclasses.replace(whole.measurements[512], runs=tuple(runs))
-        return dataclasses.replace(whole, measurements={**whole.measurements, 512: other})
+        other = {}
+        for size in (512, 1024):
+            runs = [
+                dataclasses.replace(run, losses=tuple(loss + 1 for loss in run.losses))
+                for run in whole.measurements[size].runs
+            ]
+            other[size] = dataclasses.replace(whole.measurements[size], runs=tuple(runs))
+        return dataclasses.replace(whole, measurements={**whole.measurements, **other})
 
     project.give = give
     found = project.run("--benchmark-compare", "-k", "test_losses")
-    found.assert_outcomes(passed=2, failed=1)
-    found.stdout.fnmatch_lines(["run 1 of 3 *", "512: losses FAILED: Step=1: *", "Global batch size 512, *"])
+    found.assert_outcomes(passed=1, failed=2)
+    failures = ["512: losses FAILED: Step=1: *", "1024: losses FAILED: Step=1: *"]
+    found.stdout.fnmatch_lines(["run 1 of 3 *", *failures, "Global batch size 512, *"])
 
 
 def test_one_slowdown_fails_one_claim_about_times(project: Project) -> None:

@@ -85,6 +85,24 @@ def test_a_side_without_the_file_runs_the_candidate_s_against_its_own_package(tm
     assert loaded("bench_net.py:net", baseline, candidate) == f"{candidate}/bench_net.py net 1"
 
 
+def test_an_interpreter_below_the_candidate_is_not_the_candidate_s(tmp_path: Path) -> None:
+    """An environment, or stepmark itself, may lie in the project's folder."""
+    candidate = project(tmp_path / "candidate", 2)
+    baseline = project(tmp_path / "baseline", 1)
+    library = candidate / "env" / "lib"
+    command = (
+        f"import sysconfig; get = sysconfig.get_path; lib = {str(library)!r}\n"
+        "sysconfig.get_path = lambda name: lib if name == 'stdlib' else get(name)\n"
+        "import abc; abc.__file__ = lib + '/abc.py'\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    found = subprocess.run(
+        [sys.executable, "-c", command + CODE, "bench_net.py:net", str(baseline), str(candidate)],
+        check=True, capture_output=True, text=True, env=environ, cwd="/",
+    ).stdout  # fmt: skip
+    assert found.strip() == f"{baseline}/bench_net.py net 1"
+
+
 def test_a_side_never_runs_the_candidate_s_package(tmp_path: Path) -> None:
     """Found through an installation that points at the working tree, it would be compared with itself."""
     candidate = project(tmp_path / "candidate", 2)

@@ -68,3 +68,13 @@ def line(case: Case) -> Callable[[], dict[str, object]]:
 def broken(case: Case) -> Step:
     """Cannot be built."""
     raise RuntimeError("no data here")
+
+
+@perf.workload(global_batch_sizes=(4,))
+def fussy(case: Case) -> Step:
+    """Fails in its first step, as torch does where shapes do not fit."""
+
+    def step() -> float:
+        raise ValueError("4 and 5 do not fit")
+
+    return step

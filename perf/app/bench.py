@@ -25,7 +25,7 @@ from perf.measure.busy import busy_share, load_note
 from perf.measure.recipes import parse_recipe
 from perf.measure.sides import own_side
 from perf.project import shown
-from perf.records.baselines import BASELINES_DIR, PORTABLE, find_expected, load_result, load_session
+from perf.records.baselines import BASELINES_DIR, PORTABLE, find_expected, load_baseline, load_result, load_session
 from perf.records.sessions import Session
 from perf.records.wire import CaseSpec
 from perf.report.answers import Answer, of_session
@@ -45,7 +45,8 @@ WITH_BASELINE = ("never", "auto", "always")  # what --perf-duet takes beside a S
 class Bench:
     """One workload in a session: measured when the first test needs it, and compared side by side likewise.
 
-    It is compared so, `duet`, "never"; "auto", where stored times do not decide; "always"; or with what a SPEC says.
+    `duet` says when it is compared side by side: "never"; "auto": where stored times do not decide; "always"; or the
+    SPEC of what to compare it with.
 
     Raises:
         BaselineError: its baseline, or a portable one, is damaged.
@@ -67,7 +68,10 @@ class Bench:
         self._baselines = shown(what.root / BASELINES_DIR)
         for path in (self._baselines / PORTABLE).glob("**/*.json"):
             load_result(path)
-        self.baseline = load_session(compare) if compare else what.load_baseline()
+        path = what.baseline_path  # a workload whose id cannot name a file is refused before anything is measured
+        self.baseline = (
+            load_session(compare) if compare else load_baseline(path)
+        )  # what times are compared with, if any
         self.session: Session | None = None  # once it is measured
         self.duet: DuetResult | None = None  # once sides are compared
         self.judgements: dict[tuple[str, int], Judgement] = {}  # by claim and batch size
@@ -133,13 +137,12 @@ class Bench:
 
     def _failed_already(self, session: Session) -> str:
         """Return lines about the exact claims that fail after the first round."""
-        found = {
+        return "".join(
             f"{size}: {claim} FAILED: {judgement.reason}\n"
             for size in session.measurements
             for claim in ("losses", "counters")
             if (judgement := self._exact(claim, size, session)).holds is False
-        }
-        return "".join(sorted(found))
+        )
 
     def _can_duet(self) -> bool:
         """Return whether there is anything to compare with side by side."""

@@ -66,7 +66,8 @@ def demo() -> int:
 
 def _run(command: Sequence[str], root: Path, *, may_differ: bool = False) -> int:
     """Run a command in the project with its output shown, and return its exit code."""
-    path = os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")]))
+    home = "" if HOME.name in ("site-packages", "dist-packages") else str(HOME)
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     with ExitStack() as stack:
         try:
             with hold_signals():

@@ -92,7 +92,7 @@ def _duet(asked: What, recipes: tuple[Recipe, Recipe], threshold: float | None, 
 def calibrate(*, json: Path | None = None, **asked_for: Any) -> int:
     """Run the working tree beside itself, say what budget finds what, and return the exit code.
 
-    Arguments as in `duet`, of the first workload only.
+    `json` and `asked_for` are as in `duet`; only the first workload is measured.
     """
     _require_file(json)
     asked = what(**asked_for)[0]

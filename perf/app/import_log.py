@@ -21,7 +21,8 @@ MOST_DAMAGED = 100  # damaged lines that are shown; the others are counted
 def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
     """Print what is found in logs, run by run, and return the exit code: 0 agree, 5 damaged lines, 6 rates disagree.
 
-    Of a log that cannot be read or has no line of a run, the error comes after all others were printed.
+    ``-`` is standard input. A log that cannot be read, or has no line of a run, is a DataError after the others were
+    printed.
     """
     several = len(files) > 1
     damaged: list[tuple[str, DamagedLine]] = []

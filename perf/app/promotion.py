@@ -64,7 +64,7 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
 
 
 def refusal(result: Path, directory: Path) -> str:
-    """Return why `promote` would refuse a result, or nothing; arguments as there."""
+    """Return why `promote` would refuse a result, or nothing."""
     try:
         _contents(result, directory, reason="", date="")
     except BaselineError as error:

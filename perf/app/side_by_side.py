@@ -92,7 +92,8 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         whole = re.compile(r"[0-9a-f]{40,64}")
         commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
         reverse = "-R " if recipes[1].commit and not recipes[0].commit else ""  # from the baseline to the candidate
-        return replace(result, show_change=f"git diff {reverse}{commits}" if commits else "")
+        show_change = f"git diff {reverse}{commits}" if commits else ""
+        return replace(result, show_change=show_change, sample=asked.target.workload.sample)
 
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
@@ -129,7 +130,7 @@ def run_duet(
     mode_reason: str,  # why the duet has its mode
     threshold: float,  # the smallest change that matters, a fraction
     budget_s: float,  # for all batch sizes together; comparing the work and locating a difference come on top
-    on_pair: Callable[[Pair], object] = lambda pair: None,  # called after each
+    on_pair: Callable[[Pair], object] = lambda pair: None,  # called after each pair
 ) -> DuetResult:
     """Compare two sides until every batch size is decided or the budget is spent.
 

@@ -51,7 +51,8 @@ class Contribution(PhaseDifference):
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
     """Return every operation of either side: the significant first, of these the parts of a step, of these the largest.
 
-    The sides were visited in turns, at least `MIN_VISITS` times; rows are of `perf.runner.attribution.attribute`.
+    The sides were visited in turns, at least `MIN_VISITS` times; each visit has rows, which are of
+    `perf.runner.attribution.attribute`.
     """
     assert min(len(baseline), len(candidate)) >= MIN_VISITS
     assert all((*baseline, *candidate))

@@ -17,7 +17,7 @@ from perf.records.wire import SideWork
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 
 DUET_BUDGET, SESSION_BUDGET = "--budget {:.0f}s", "-o perf_duet_budget={:.0f}"
-"""How the budget of a batch size is given to ``perf duet``, and to pytest with ``--perf-duet``."""
+"""How the budget of a batch size is given to ``stepmark duet``, and to pytest with ``--perf-duet``."""
 
 LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
 """The largest difference between losses of the first steps that rounding explains, nats, by precision."""
@@ -31,9 +31,8 @@ class DuetResult:
     # mode, mode_reason: how they shared the machine, and why.
     mode: Mode
     mode_reason: str
-    # threshold, budget_s: as given; the budget is of the whole duet.
-    threshold: float
-    budget_s: float
+    threshold: float  # the smallest change that matters, a fraction
+    budget_s: float  # of all batch sizes that were timed together
     work: dict[int, tuple[SideWork, SideWork]]  # what both did in a step, by batch size
     pairs: list[Pair]  # all of them, raw
     judgements: dict[int, DuetJudgement]  # of the times, by batch size; only of those that have a whole start
@@ -47,6 +46,7 @@ class DuetResult:
     attribution_problem: str = ""
     interrupted: bool = False  # whether a signal ended it
     show_change: str = ""  # the command that shows what changed between the sides; "" if no commit is compared
+    sample: str = "samples"  # what one sample is called
     # how the tool at hand is given the budget of a batch size; `DUET_BUDGET` or `SESSION_BUDGET`
     budget_option: str = DUET_BUDGET
 

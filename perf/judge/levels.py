@@ -91,8 +91,8 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
 def levels(starts: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Return the standard deviations between pairs of a start, and between starts beyond what their pairs explain.
 
-    They are the roots of the variance components of a one-way layout, of logarithms of effects, start by start: at
-    least two, with two pairs each.
+    `starts` are logarithms of effects: at least two starts, with two pairs each. The results are the roots of the
+    variance components of a one-way layout.
     """
     num_pairs = sum(map(len, starts))
     pair = sum(float(np.var(start)) * len(start) for start in starts) / max(1, num_pairs - len(starts))

@@ -11,7 +11,7 @@ from perf.judge.verdicts import Verdict, why_inconclusive
 from perf.records.pairs import FEWEST_STARTS, Pair
 
 INTERIM_LOOK = 0.5  # the share of the budget after which there is a look before the last one
-LATEST_INTERIM_LOOK = 0.7  # after this share it is left out: it would take most of the error from the last look
+LATEST_INTERIM_LOOK = 0.7  # after this share the interim look is left out: it would take most of the error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -78,7 +78,7 @@ def compare_rates(
 def scaling_contrasts(logs: FloatArray) -> FloatArray:
     """Return how far each batch size is above the mean of the others in its round: what all share cancels.
 
-    `logs` are (B, R) logarithms of rates or effects of B batch sizes, at least two, in R rounds; so are the differences.
+    `logs` are (B, R) logarithms of rates or effects of B batch sizes, at least two, in R rounds; so is the result.
     """
     return np.asarray(logs - (logs.sum(axis=0) - logs) / (len(logs) - 1))
 

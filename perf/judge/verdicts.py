@@ -166,10 +166,12 @@ def judge_losses(session: Session, size: int, expected: Baseline | None) -> Judg
     """Return whether all runs have the same losses, and those of the stored curve."""
     runs = session.measurements[size].runs
     for number, run in enumerate(runs[1:], start=2):
-        for name, first in runs[0].curves.items():
-            if (curve := run.curves.get(name, ())) != first:
+        for name in {**runs[0].curves, **run.curves}:
+            first, curve = (one.curves.get(name, ()) for one in (runs[0], run))
+            if curve != first:
                 step = next((i for i, (a, b) in enumerate(zip(curve, first, strict=False), 1) if a != b), 1)
-                values = f"the {name} is {first[step - 1]!r} in run 1 and {[*curve, None][step - 1]!r} in run {number}"
+                before, now = ([*one, None][step - 1] for one in (first, curve))
+                values = f"the {name} is {before!r} in run 1 and {now!r} in run {number}"
                 reason = f"runs differ from step {step} on: {values}; this training is not repeatable"
                 return Judgement(holds=False, reason=reason)
     if expected is None:

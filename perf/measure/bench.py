@@ -48,8 +48,8 @@ def measure(
     num_rounds: int,  # runs of each batch size
     num_steps: int,  # of each run, a multiple of `SLICE_STEPS`
     rng: np.random.Generator,  # decides the order of the slices
-    on_slice: Callable[[], object] = lambda: None,  # called after each
-    on_round: Callable[[Session], object] = lambda session: None,  # called after each with all that was measured so far
+    on_slice: Callable[[], object] = lambda: None,  # called after each slice
+    on_round: Callable[[Session], object] = lambda session: None,  # called after each round with all so far
 ) -> Session:
     """Measure each batch size in `num_rounds` fresh processes.
 
@@ -162,7 +162,7 @@ def _measured(run: _Run) -> MeasuredRun:
     step_s = [float(s) for part in slices for s in np.diff(part.marks)]
     end = EndLine(samples=run.size * len(step_s), seconds=sum(part.marks[-1] - part.marks[0] for part in slices))
     try:
-        return MeasuredRun(
+        found = MeasuredRun(
             step_s=tuple(step_s),
             warmup_steps=find_warmup(step_s),
             losses=tuple(loss for part in slices for loss in part.losses),
@@ -172,5 +172,6 @@ def _measured(run: _Run) -> MeasuredRun:
                 name: tuple(v for part in slices for v in part.scalars.get(name, ())) for name in slices[0].scalars
             },
         )
+        return msgspec.convert(msgspec.to_builtins(found), MeasuredRun)  # what could not be read back is told now
     except (msgspec.ValidationError, ValueError) as error:
         raise MeasureError(f"global batch size {run.size}: its answers do not fit together: {error}") from None

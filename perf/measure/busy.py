@@ -9,7 +9,7 @@ BUSY = 0.1  # the share of all cores from which on measuring is disturbed
 def busy_share(seconds: float = 0.3) -> float | None:
     """Return the share of all cores' time that is in use, stolen time included; None where that is not known.
 
-    To be asked while nothing of ours runs; it looks for so many seconds. Linux only.
+    It looks for `seconds`, and is to be asked while nothing of ours runs. Linux only.
     """
     try:
         before = _ticks()

@@ -34,7 +34,7 @@ def usable_cores() -> set[int]:
 
 
 def choose_mode(sides: Sequence[Mapping[str, str]], *, num_gpus: int, cores: Collection[int]) -> tuple[Mode, str]:
-    """Return how two sides are to share these cores and GPUs, and why; of `sides`, what each sets in its environment."""
+    """Return how two sides are to share cores and GPUs, and why; `sides` are the variables that each sets."""
     if num_gpus:
         return Mode.ALTERNATING, "one GPU can only serve one side at a time"
     if not hasattr(os, "sched_setaffinity"):

@@ -170,10 +170,13 @@ def _remove(folder: Path, top: Path) -> None:
 
 def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
     """Return the interpreter of a cached environment: the given packages before everything that `python` has."""
-    code = "import sys, sysconfig; print(sys.version); print(sysconfig.get_path('purelib'))"
-    version, below = _tool(where, [str(python), "-c", code]).strip().rsplit("\n", 1)
+    code = (
+        "import site, sys; users = [site.getusersitepackages()] * bool(site.ENABLE_USER_SITE); "
+        "print(repr(sys.version), *site.getsitepackages(), *users, sep='\\n')"
+    )
+    version, *below = _tool(where, [str(python), "-c", code]).splitlines()
     # After its own packages it finds those below, installed ones and checkouts: only what was named differs.
-    path_line = f"import site; site.addsitedir({below!r})\n"
+    path_line = "; ".join(["import site", *(f"site.addsitedir({folder!r})" for folder in below)]) + "\n"
     key = hashlib.sha256("\n".join([version, path_line, *packages]).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepmark" / "environments"
     folder, whole = cache / key, cache / key / "whole"

@@ -232,5 +232,4 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
         and found.session.seed == session.seed
         and size in found.session.measurements
     ]
-    torch = here.software["torch"]
-    return min(fitting, key=lambda found: found.session.fingerprint.software["torch"] != torch, default=None)
+    return min(fitting, key=lambda one: one.session.fingerprint.torch_release != here.torch_release, default=None)

@@ -28,7 +28,7 @@ class Pair:
 
     global_batch_size: int  # of both
     start: int  # which start of the sides' processes it belongs to, from 0
-    ended_s: float  # seconds from the beginning of the duet to its end
+    ended_s: float  # seconds of the duet when the pair ended
     effect: float  # logarithm of the candidate's rate over the baseline's; below 0 the candidate is slower
     # baseline, candidate: the marks of each slice, seconds from the first mark of the pair.
     baseline: tuple[Marks, ...]
@@ -60,7 +60,8 @@ def pairs_per_start(*, start_s: float, round_s: float, budget_s: float) -> int:
     """Return how many pairs of each batch size a start should have, so that the budget shows the smallest effect.
 
     The best number is the root of the ratio of the costs times the ratio of the variances (Kalibera and Jones 2013);
-    fewer where `FEWEST_STARTS` would not fit into the budget. `round_s` is what a pair of each batch size takes.
+    fewer where `FEWEST_STARTS` would not fit into the budget. `budget_s` is of the whole duet,
+    `round_s` what a pair of each batch size takes.
     """
     best = round(math.sqrt(start_s / round_s * VARIANCE_RATIO))
     fitting = int((budget_s / FEWEST_STARTS - start_s) / round_s)

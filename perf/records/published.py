@@ -22,7 +22,7 @@ class PublishedRun:
     global_batch_size: BatchSize  # samples per step
     # its rate over the whole run; None if it did not run
     samples_per_sec: Annotated[float, Meta(gt=0, lt=1e15)] | None = None
-    failure: Text = ""  # why not; empty if it did
+    failure: Text = ""  # why it did not run; "" if it did
 
 
 def load_published(directory: Path) -> list[PublishedRun]:

@@ -38,7 +38,7 @@ class MeasuredRun:
     losses: fields.Losses  # of each step, nats
     counters: StepCounters  # what one step does
     step_s: fields.Times = ()  # seconds of each step, the first ones included; none where only work and losses are kept
-    warmup_steps: fields.Count = 0  # how many of them, at the front, are not used for times; see `find_warmup`
+    warmup_steps: fields.Count = 0  # how many steps at the front are not used for times; see `find_warmup`
     lines: Annotated[tuple[fields.Text, ...], Meta(max_length=10**6)] = ()  # its log
     # what else a step returned, by name, of each step
     scalars: Annotated[dict[fields.Word, fields.Scalars], Meta(max_length=1000)] = field(default_factory=dict)
@@ -89,11 +89,11 @@ class Session:
     python: fields.Word  # the versions of Python and numpy, which the count of Python calls belongs to
     # one for each batch size that could be measured
     measurements: Annotated[dict[fields.BatchSize, Measurement], Meta(min_length=1)]
-    failures: dict[fields.BatchSize, fields.Text]  # what went wrong, by the batch size that could not be
+    failures: dict[fields.BatchSize, fields.Text]  # what went wrong, by the batch size that could not be measured
     sample: fields.Word = "samples"  # what one sample is called
     # facts of the workload that decide what a step does
     about: Annotated[dict[fields.Word, fields.About], Meta(max_length=1000)] = field(default_factory=dict)
-    # the smallest change of its rate that matters, a fraction; None for the session's
+    # the smallest change of its rate that matters, a fraction; None where the workload has none of its own
     threshold: fields.Fraction | None = None
     times_unfit: fields.Sentence = ""  # why its times are too noisy to compare with later; "" where they are not
 

@@ -59,10 +59,10 @@ class Header(Struct, frozen=True, kw_only=True):
 
 
 class Ready(Struct, frozen=True, kw_only=True):
-    """The runner has imported its workload. `can`: what it can be asked to do."""
+    """The runner has imported its workload."""
 
-    protocol: Count = 0
-    can: Annotated[tuple[Name, ...], Meta(max_length=1000)] = ()
+    protocol: Count = 0  # the `VERSION` it speaks
+    can: Annotated[tuple[Name, ...], Meta(max_length=1000)] = ()  # what it can be asked to do
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ class Counted(Struct, frozen=True, kw_only=True):
     # of one step: numbers by name, and under "ops" how often each operation was dispatched
     counters: dict[str, Any] = {}
     facts: dict[str, Any] = {}  # what decides the work: device, precision, micro_batch_size, and those of the workload
-    python: Name = ""  # what its count of Python calls belongs to
+    python: Name = ""  # the versions of Python and numpy, which its count of Python calls belongs to
     fingerprint: Fingerprint | None = None  # of its process
 
 
@@ -122,14 +122,12 @@ Answer = TypeVar("Answer", bound=Struct)
 class SideWork:
     """What a side does and what it is, at one batch size; what it did not say is absent."""
 
-    # counters, facts, python: as in `Counted`, in the forms that are known here.
-    counters: Mapping[str, Any]
-    # losses, scalars: as in `Stepped`, of the first steps.
-    losses: tuple[float, ...]
-    facts: Mapping[str, Any]
-    python: str
+    counters: Mapping[str, Any]  # as in `Counted`, in the forms that are known here
+    losses: tuple[float, ...]  # of the first steps, nats
+    facts: Mapping[str, Any]  # as in `Counted`, in the forms that are known here
+    python: str  # the versions of Python and numpy, which its count of Python calls belongs to
     software: Mapping[str, Any]  # of its process, as in `Fingerprint`
-    scalars: Mapping[str, tuple[float, ...]]
+    scalars: Mapping[str, tuple[float, ...]]  # further scalars of the first steps, by name
 
 
 def decode(line: bytes, kind: type[Answer]) -> Answer:

@@ -168,7 +168,7 @@ def _advised(judgement: Judgement) -> str:
 def _because(result: DuetResult, size: int) -> str:
     """Return where the time differs, or the first difference that may explain it."""
     located = next(iter(result.contributions), size)
-    if row := _explaining_row(result, located):
+    if result.verdict(located) is result.verdict(size) and (row := _explaining_row(result, located)):
         at = f"at {located}, " if located != size else ""
         change = row.candidate_count - row.baseline_count
         more = f"{number(abs(change), ',g')} {'more' if change > 0 else 'fewer'} {row.operation} per step"

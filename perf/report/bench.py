@@ -65,12 +65,12 @@ def verdict_section(session: Session, judgements: Judgements) -> Section:
             if claim == "rate" or judgement.holds is False
         ]
     rows += [(str(size), *[NONE] * 4, "NOT MEASURED", NONE) for size in session.failures]
-    rate_is = "lower quartile of a run's steps, geometric mean over runs"
+    unit, rate_is = f"{session.sample}/sec", "lower quartile of a run's steps, geometric mean over runs"
     return Section(
-        header=("size", "samples/sec", *EFFECT_HEADER, "verdict", "other claims"),
+        header=("size", unit, *EFFECT_HEADER, "verdict", "other claims"),
         rows=sorted(rows, key=lambda row: int(row[0])),
         notes=by_text(reasons),
-        legend={"samples/sec": rate_is, "detectable": DETECTABLE},
+        legend={unit: rate_is, "detectable": DETECTABLE},
     )
 
 
@@ -122,7 +122,7 @@ def summary(
 
 
 def promotion_note(results: Sequence[Baseline], written: Sequence[Path]) -> str:
-    """Return which files the promotion of a result (each workload's session) wrote, and what they cannot be used for."""
+    """Return which files a promotion of sessions, one of each workload, wrote, and what they cannot be used for."""
     first = results[0]
     made = f"{first.path}, measured {first.provenance['date']} at commit {first.provenance['commit'][:12]}"
     lines = [f"{made}, is now", *(f"  {path}" for path in written)]

@@ -60,7 +60,7 @@ def duet_sections(result: DuetResult) -> list[Section]:
         rows=rows,
         notes=[*_work_notes(result), *by_text(reasons)],
         legend={
-            "baseline, candidate": "samples/sec, mean of a run, median over runs",
+            "baseline, candidate": f"{result.sample}/sec, mean of a run, median over runs",
             "change": "in pairs of runs, mean over starts",
             "detectable": DETECTABLE,
         },

@@ -74,7 +74,10 @@ def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO
         request = msgspec.json.decode(line, type=Request)
         torch.set_num_threads(request.num_threads or num_threads)
         _kept.append(shuffled_memory(random.Random(request.layout)))
-        case = _case(workload, request.case)
+        try:
+            case = _case(workload, request.case)
+        except ValueError as error:
+            raise UsageError(error) from None
         if request.do == "run":
             _run(workload, case, request.warmup_steps, requests, say)
         elif request.do == "count":
@@ -82,8 +85,8 @@ def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO
         elif request.do == "attribute":
             say("attributed", _attribute(workload, case))
         else:
-            raise ValueError(f"was asked to {request.do}, and can {', '.join(REQUESTS)}")
-    except (PerfError, ValueError) as error:  # a ValueError names an argument that does not fit this side
+            raise UsageError(f"was asked to {request.do}, and can {', '.join(REQUESTS)}")
+    except (PerfError, UsageError) as error:
         say("failed", {"reason": str(error)})
     except BaseException as error:
         sys.excepthook(*sys.exc_info())

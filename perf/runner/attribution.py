@@ -47,9 +47,9 @@ def attribute(
     *,
     device: torch.device,  # where it computes
     num_steps: int,  # how many to time
-    read: Callable[[], object] | None = None,  # reads the losses of the steps since the last call: "logging"
-    save: Callable[[Path], object] | None = None,  # writes to a directory, here a temporary one: "checkpoint"
-    clock: Callable[[], float] = time.perf_counter,
+    read: Callable[[], object] | None = None,  # reads the losses since its last call: phase "logging"
+    save: Callable[[Path], object] | None = None,  # writes to a temporary directory: phase "checkpoint"
+    clock: Callable[[], float] = time.perf_counter,  # monotonic, seconds
 ) -> list[PhaseTime]:
     """Time steps, after a warm-up, and then one reading of their losses and one checkpoint, where given.
 

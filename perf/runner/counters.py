@@ -38,11 +38,7 @@ def count_step(step: Callable[[], object], device: torch.device) -> StepCounters
     Counting is slow and runs on one thread, so that scratch memory per thread does not count: nothing here is timed.
     What torch.compile has compiled, or would, runs uncompiled: counts are those of the operations as written. They do
     not depend on the compiler, its version and what it fuses, and no dispatch reaches the kernels that it makes.
-
-    Args:
-        step: makes one optimizer step; what it returns is dropped. Its `parameters` are the distinct trainable ones
-            of all optimizers that it steps: none without an optimizer of torch's.
-        device: where it computes.
+    `parameters` are the distinct trainable ones of all optimizers that it steps: none without an optimizer of torch's.
     """
     operations, optimizers, python_calls = _Operations(), list[Optimizer](), 0
     is_kept = False

@@ -14,7 +14,7 @@ _PASSES = ("forward", "backward")
 
 
 class Costs:
-    """Seconds by operation, None for what is outside of all operations, how often each was dispatched, and from where."""
+    """Seconds by operation (None: outside of all operations), how often each was dispatched, and from where."""
 
     def __init__(self) -> None:
         self.counts: Counter[Hashable] = Counter()  # by operation
@@ -99,7 +99,10 @@ class Timeline:
         self._parts.pop()
 
     def charge(self, operation: Hashable = None, line: str = "") -> None:
-        """Charge what passed since the last time to the operation that has ended, which is counted, or to none."""
+        """Charge what passed since the last time to the operation that has ended, which is counted, or to none.
+
+        `line` is where it was called; "" where that is not asked for.
+        """
         now, part = self._clock(), self.part
         costs = part.costs[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
         costs.seconds[operation] += now - self._charged_until

@@ -39,7 +39,7 @@ class RunConfig:
     num_epochs: int | None = None
     log_steps: int  # a log line every so many steps, and at the last
     checkpoint_steps: int | None = None  # a checkpoint every so many steps, and at the last; None for the last only
-    keep_checkpoints: int = 2  # how many to keep
+    keep_checkpoints: int = 2  # how many to keep; with 0 none is written
     # "resume" from the newest valid checkpoint; "fresh" puts the checkpoints there away; "weights" does that too but
     # begins with the newest one's weights
     start: Start = "resume"

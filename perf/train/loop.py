@@ -38,8 +38,8 @@ def run_steps(
     world: World,  # only its main rank logs and saves
     *,
     on_line: Callable[[str], None] = print,  # receives each line of the log
-    on_step: Callable[[], object] = lambda: None,  # called after each
-    clock: Callable[[], float] = time.perf_counter,
+    on_step: Callable[[], object] = lambda: None,  # called after each step
+    clock: Callable[[], float] = time.perf_counter,  # monotonic, seconds
 ) -> RunResult:
     """Train as planned.
 

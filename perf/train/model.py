@@ -16,7 +16,7 @@ from perf.train.workloads import BertConfig
 
 LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
-_ROW_MULTIPLE = 64  # matrix products over an odd number of words (30522) are markedly slower.
+_ROW_MULTIPLE = 64  # matrix products are markedly slower where the number of words (30522) is no multiple of it
 
 
 class SelfAttention(nn.Module):

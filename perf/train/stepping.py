@@ -12,8 +12,6 @@ from perf.errors import NonFiniteError, PerfError
 from perf.seam import Step
 from perf.train.devices import World
 
-Scalars = dict[str, float]  # what one step returned, by name; "loss" is always there
-
 
 def _fail(step: int, what: str) -> NoReturn:
     raise NonFiniteError(f"Step={step}: {what}; the run cannot go on. Lower the learning rate, or use fp32")
@@ -31,7 +29,7 @@ class Stepping:
         self._step, self._world, self._fail = step, world, fail
         self.global_step = start_step  # optimizer steps completed
         self.losses: list[float] = []  # of every step that was read, nats
-        self.scalars: dict[str, list[float]] = {}  # further ones of the same steps, by name
+        self.scalars: dict[str, list[float]] = {}  # further scalars of every step that was read, by name
         self._unread: list[Any] = []
 
     def step(self) -> None:
@@ -44,7 +42,7 @@ class Stepping:
 
         Raises:
             PerfError: a step did not return a loss, or not the same scalars as the others.
-            NonFiniteError: a loss is NaN or infinite.
+            NonFiniteError: a loss, or another scalar, is NaN or infinite.
             MainRankError: on the other ranks, the same.
         """
         unread, self._unread = self._unread, []
@@ -56,13 +54,10 @@ class Stepping:
             values = [row[name] for row in rows]
             # One transfer for all steps: waiting for each of them would take as many round trips.
             read = self._world.mean(torch.stack([torch.as_tensor(value).detach() for value in values])).tolist()
-            if name != "loss":
-                self.scalars.setdefault(name, []).extend(read)
-                continue
-            for step, loss in enumerate(read, first):
-                if not math.isfinite(loss):
-                    self._world.from_main(partial(self._fail, step, f"the loss is {loss}"))
-            self.losses += read
+            for step, value in enumerate(read, first):
+                if not math.isfinite(value):
+                    self._world.from_main(partial(self._fail, step, f"the {name} is {value}"))
+            (self.losses if name == "loss" else self.scalars.setdefault(name, [])).extend(read)
 
 
 def _by_name(returned: Any, step: int) -> dict[str, Tensor | float]:

@@ -1,7 +1,5 @@
 """Real text as training data: files, a WordPiece vocabulary trained on them, and sentence pairs."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

@@ -23,7 +23,7 @@ from perf.train.workloads import BertConfig
 class Trainer:
     """A model in training. Learning rate, dropout and data follow from the seed and the step alone.
 
-    It saves in `store`, if the run holds its directory.
+    It saves in `store`; without one, only where `save` is told to.
     """
 
     def __init__(self, plan: RunPlan, source: Source, world: World, store: CheckpointStore | None = None) -> None:

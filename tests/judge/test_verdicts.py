@@ -277,6 +277,18 @@ def test_runs_with_different_losses_fail_without_any_baseline() -> None:
     assert judge_losses(_with_losses(LOSSES, LOSSES), 512, None).verdict is Verdict.NO_BASELINE
 
 
+def test_a_scalar_that_only_one_run_has_fails() -> None:
+    """Whichever run it is."""
+    session = _with_losses(LOSSES, LOSSES)
+    first, second = session.measurements[512].runs
+    more = dataclasses.replace(second, scalars={"norm": LOSSES})
+    for runs in ((first, more), (more, first)):
+        measurement = dataclasses.replace(session.measurements[512], runs=runs)
+        found = judge_losses(dataclasses.replace(session, measurements={512: measurement}), 512, None)
+        assert found.holds is False
+        assert "the norm is" in found.reason
+
+
 def test_counters_are_compared_exactly_and_by_name() -> None:
     """One copy more fails; what changed is named before how much it takes."""
     more = dataclasses.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 2}, allocated_bytes=183_780_276)

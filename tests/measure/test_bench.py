@@ -211,6 +211,16 @@ def test_counters_that_are_not_these_are_an_error(
         measure(NOBODY, cases(8), num_rounds=1, num_steps=8, rng=np.random.default_rng(0))
 
 
+def test_what_could_not_be_read_back_is_an_error(
+    recorded: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result that is kept must be one that can be promoted: names are printable ASCII."""
+    answer = Stepped(marks=(0.0, 0.1, 0.2, 0.3, 0.4), losses=(1.0,) * 4, scalars={"gr\xf6\xdfe": (1.0,) * 4})
+    monkeypatch.setattr(Recorder, "stepped", lambda self: answer)
+    with pytest.raises(MeasureError, match=r"global batch size 8: its answers do not fit together: .*scalars"):
+        measure(NOBODY, cases(8), num_rounds=1, num_steps=8, rng=np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("num_steps", [0, 3, 10])
 def test_a_run_is_whole_slices(num_steps: int) -> None:
     """Steps that slices do not divide are refused."""

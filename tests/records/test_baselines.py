@@ -531,6 +531,10 @@ def test_expectations_come_from_the_same_torch_first(tmp_path: Path) -> None:
     assert path(None, directory) == baseline_path(directory, "pico-cpu-fp32", HERE, portable=True)
     assert path(other_torch, elsewhere) == other_torch.path
     assert path(None, elsewhere) is None
+    build = as_baseline(dataclasses.replace(quiet(), fingerprint=Fingerprint(
+        hardware=HERE.hardware, software={**HERE.software, "torch": f"{HERE.torch_release}+cu130"}
+    )))  # fmt: skip
+    assert path(build, directory) == build.path  # another build of the same release
     for change in ({"seed": 1}, {"precision": "bf16"}):
         assert path(as_baseline(dataclasses.replace(quiet(), **change)), elsewhere) is None
 

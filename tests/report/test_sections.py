@@ -178,6 +178,14 @@ def test_a_stored_rate_does_not_stand_beside_the_change_of_a_duet() -> None:
     assert not any("significantly slower" in note for note in notes)
 
 
+def test_a_table_calls_samples_what_the_workload_calls_them() -> None:
+    """In a session's table and below a duet's."""
+    night = dataclasses.replace(quiet(), sample="tokens")
+    assert verdict_section(night, {}).header[1] == "tokens/sec"
+    assert "(tokens/sec: lower quartile" in as_text([verdict_section(night, {})])
+    assert "candidate: tokens/sec" in as_text(duet_sections(dataclasses.replace(SLOWER, sample="tokens")))
+
+
 def test_rates_of_a_session_have_the_ratio_that_its_change_says() -> None:
     """The rate of a table and the change beside it are of one estimator."""
     candidate, baseline = quiet(0.2, -0.1, 0.0, spread=0.05, seed=1), quiet(spread=0.05)
@@ -214,6 +222,14 @@ def test_the_headline_does_not_contradict_the_phases(
     ]
     found = dataclasses.replace(duet({1024: -0.1}), phases={1024: phases}, contributions={1024: rows})
     assert of_duet(found).line.endswith(f": {named or 'same work, same software'}")
+
+
+def test_a_slowdown_is_not_explained_by_what_got_faster_elsewhere() -> None:
+    """Where the difference was located at a batch size that is faster, its operations say nothing of the slower one."""
+    faster = [PhaseDifference(phase="forward", baseline_s=0.04, candidate_s=0.03)]
+    found = duet({512: 0.12, 1024: -0.1})
+    found = dataclasses.replace(found, phases={512: faster}, contributions={512: [contribution("a", -0.01)]})
+    assert of_duet(found).line.endswith("(512 IMPROVED): same work, same software")
 
 
 def test_a_change_that_is_none_has_no_largest_part() -> None:

@@ -140,6 +140,15 @@ def test_a_workload_that_cannot_be_built_says_where() -> None:
             runner.waiting()
 
 
+def test_a_step_that_fails_says_where() -> None:
+    """Also with a ValueError, which is no argument's of ours."""
+    with ExitStack() as stack:
+        runner = made(stack, "tests.workloads:fussy")
+        runner.request(Request(do="run", case=CaseSpec(global_batch_size=4), warmup_steps=1))
+        with pytest.raises(MeasureError, match=r"^ValueError: 4 and 5 do not fit \(.*tests/workloads\.py, line \d+\)"):
+            runner.waiting()
+
+
 def test_layouts_differ() -> None:
     """What is kept has other sizes for other seeds, and the same for the same one."""
     sizes = [[len(block) for block in shuffled_memory(random.Random(seed))] for seed in (1, 1, 2)]

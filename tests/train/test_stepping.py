@@ -47,6 +47,12 @@ def test_a_loss_that_is_not_finite_names_its_step(bad: Any) -> None:
         stepped([1.0, bad, 1.0], start_step=10).read()
 
 
+def test_a_scalar_that_is_not_finite_is_named() -> None:
+    """Whatever it is called: nothing of it could be written down."""
+    with pytest.raises(NonFiniteError, match=r"^Step=2: the norm is inf"):
+        stepped([{"loss": 1.0, "norm": 1.0}, {"loss": 1.0, "norm": float("inf")}]).read()
+
+
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
