@@ -12,12 +12,12 @@ import pytest
 
 from perf.app.bench import WITH_BASELINE, Bench, stored_file
 from perf.app.promotion import refusal
-from perf.app.what import What
+from perf.app.what import What, here
 from perf.arguments import fraction, seconds
 from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
 from perf.measure.recipes import parse_recipe
-from perf.plugin import ENVIRON, WorkloadNode, batch_size, known_here, parsed, target_of
+from perf.plugin import ENVIRON, WorkloadNode, batch_size, parsed, target_of
 from perf.project import shown
 from perf.records.baselines import BASELINES_DIR, KEY, LATEST_RESULT, Provenance, result_json
 from perf.records.documents import write_json
@@ -70,7 +70,7 @@ class Measuring:
         config, target = self._config, target_of(items[0])
         what = What(
             root=config.rootpath,
-            here=known_here(config),
+            here=here(),
             target=target,
             sizes=sorted({batch_size(item) or 0 for item in items}),
             precision=config.getoption("perf_precision") or target.workload.precision,
@@ -142,7 +142,7 @@ class Measuring:
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
         """Leave in pytest-benchmark's file only what makes times incomparable; the rest is in our part of it."""
         machine_info.clear()
-        machine_info.update(known_here(self._config).fingerprint.hardware)
+        machine_info.update(here().fingerprint.hardware)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
@@ -169,7 +169,7 @@ class Measuring:
 
     def _save(self) -> None:
         """Keep the session's result, whole or not at all."""
-        machine = known_here(self._config).fingerprint.hardware
+        machine = here().fingerprint.hardware
         content = {"machine_info": machine, "benchmarks": [], KEY: self._stored()}
         try:
             write_json(self._config.rootpath / LATEST_RESULT, content)

@@ -16,7 +16,6 @@ from perf.seam import PRECISIONS, Workload
 
 if TYPE_CHECKING:
     from perf.app.bench import Bench
-    from perf.app.what import Here
     from perf.claims import Judge
     from perf.finding import Found
     from perf.measuring import Measuring
@@ -39,7 +38,6 @@ class State:
     compare_fail: Any = None
     seen: bool = False  # whether there are claims, also if none is to be run
     measuring: Measuring | None = None  # the hooks of a session that measures; None in all others
-    here: Here | None = None  # this machine, once somebody asked
     chosen: Found | None = None  # what --perf-workload names, once somebody asked
     problem: str = ""  # why a session that measured nothing fails
 
@@ -141,24 +139,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         _chosen(config)
 
 
-def known_here(config: pytest.Config) -> Here:
-    """Return what is known of this machine."""
-    state = config.stash[STATE]
-    if state.here is None:
-        from perf.app.what import here
-
-        state.here = here()
-    return state.here
-
-
 def _chosen(config: pytest.Config) -> Found:
     state = config.stash[STATE]
     if state.chosen is None:
+        from perf.app.what import here
         from perf.finding import find
 
         name = config.getoption("perf_workload")
         try:
-            state.chosen = find(name or known_here(config).default_workload, config.rootpath)
+            state.chosen = find(name or here().default_workload, config.rootpath)
         except UsageError as error:
             raise pytest.UsageError(f"--perf-workload: {error}") from None
     return state.chosen

@@ -1,5 +1,6 @@
 """What is to be measured: which workload, at which batch sizes, on which machine, and for how long."""
 
+import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,9 @@ class Here:
     default_workload: str  # what to measure and train unless told otherwise
 
 
+@functools.cache
 def here() -> Here:
-    """Return the facts of this machine."""
+    """Return the facts of this machine, as they were when somebody first asked."""
     device = resolve_device("auto")
     return Here(
         fingerprint=fingerprint(),
