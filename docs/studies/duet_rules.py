@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="JSON lines, or the same in gzip")
     parser.add_argument("--plot", type=Path, help="draw detection against budget into this file")
+    parser.add_argument("--threshold", type=float, nargs="+", default=[0.01, 0.02], help="fractions")
     arguments = parser.parse_args()
     opened = gzip.open if arguments.file.suffix == ".gz" else open
     with opened(arguments.file, "rt") as lines:
@@ -43,7 +44,7 @@ def main() -> None:
         chosen = [trial for trial in trials if trial["mode"] == mode]
         if chosen:
             print(f"\n{mode}: what was planted, what was found\n\n{doses(chosen)}")
-            print(f"\n{mode}: verdicts by budget\n\n{verdicts(chosen)}")
+            print(f"\n{mode}: verdicts by budget\n\n{verdicts(chosen, arguments.threshold)}")
     at_once = [trial for trial in trials if trial["mode"] == Mode.SIMULTANEOUS]
     print(f"\nthe rules people use, on the same step times\n\n{rules(at_once)}")
     if arguments.plot:
@@ -93,7 +94,7 @@ def by_start(trial: Trial) -> list[list[float]]:
     return list(starts.values())
 
 
-def verdicts(trials: Sequence[Trial]) -> str:
+def verdicts(trials: Sequence[Trial], thresholds: Sequence[float]) -> str:
     """Return what duets of smaller budgets, cut from the front of each trial, would have said; and version 0.1."""
     header = (
         "a step takes longer by",
@@ -109,7 +110,7 @@ def verdicts(trials: Sequence[Trial]) -> str:
     )
     rows = []
     for dose, chosen in by_dose(trials).items():
-        for threshold, share, rule in itertools.product((0.01, 0.02), (0.5, 1.0), (verdict, old_verdict)):
+        for threshold, share, rule in itertools.product(thresholds, (0.5, 1.0), (verdict, old_verdict)):
             budget_s = share * chosen[0]["budget_s"]
             found = [rule(trial, threshold=threshold, budget_s=budget_s) for trial in chosen]
             effects = [judged(trial, threshold=threshold, budget_s=budget_s).effect for trial in chosen]
@@ -120,7 +121,7 @@ def verdicts(trials: Sequence[Trial]) -> str:
             rows.append(
                 (
                     dose,
-                    f"{threshold:.0%}",
+                    f"{100 * threshold:g} %",
                     f"{budget_s:g} s",
                     "now" if rule is verdict else "0.1",
                     *map(str, counts),
