@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from perf.errors import MainRankError, NothingToDoError, PerfError, UsageError
+from perf.errors import EXIT_PROBLEM, MainRankError, NothingToDoError, PerfError, UsageError
 from perf.parsers import make_parser
 from perf.printable import printable
 from perf.signals import EXIT_STOPPED, exit_on_signals
 
-EXIT_DONE, EXIT_USAGE, EXIT_PROBLEM = 0, 2, 3
+EXIT_DONE, EXIT_USAGE = 0, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

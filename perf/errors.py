@@ -8,6 +8,8 @@ from pathlib import Path
 
 from perf.printable import printable
 
+EXIT_PROBLEM = 3  # exit code of a command that such a problem ended
+
 
 class PerfError(Exception):
     """Base of every problem with data or state that a user can cause and can solve."""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from perf.app.import_log import EXIT_DISAGREE
 from perf.arguments import seconds
-from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
+from perf.cli import EXIT_DONE, EXIT_USAGE, main
+from perf.errors import EXIT_PROBLEM
 from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.trainer import Trainer
 from tests.logs import published

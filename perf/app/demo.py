@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from perf.app.init import TEMPLATE
-from perf.errors import MeasureError
+from perf.errors import EXIT_PROBLEM, MeasureError
 from perf.measure.sides import HOME
 from perf.signals import hold_signals, stopped_by_signals
 
@@ -30,7 +30,7 @@ def demo() -> int:
     Raises:
         MeasureError: git is missing, or the planted faults were not found.
     """
-    from perf.app.duet import EXIT_DIFFERS, EXIT_PROBLEM
+    from perf.app.duet import EXIT_DIFFERS
 
     began_s = time.monotonic()
     whole = TEMPLATE.read_text(encoding="utf-8").replace("FILE", FILE)

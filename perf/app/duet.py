@@ -10,7 +10,7 @@ from typing import Any
 
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, what
-from perf.errors import BaselineError, PerfError, UsageError
+from perf.errors import EXIT_PROBLEM, BaselineError, PerfError, UsageError
 from perf.judge.duets import DuetResult, loss_problem
 from perf.judge.sequential import LAST_SHARE
 from perf.judge.stats import FAMILY_ERROR
@@ -23,7 +23,7 @@ from perf.records.documents import write_json
 from perf.report.duet import calibration, duet_report
 from perf.signals import EXIT_STOPPED
 
-EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE = 1, 3, 4
+EXIT_DIFFERS, EXIT_INCONCLUSIVE = 1, 4
 
 THRESHOLD = 0.02  # the smallest change that matters side by side, where neither the command nor the workload says
 

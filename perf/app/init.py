@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perf.errors import MeasureError, UsageError
+from perf.errors import EXIT_PROBLEM, MeasureError, UsageError
 from perf.finding import Found, own_workloads
 from perf.measure.duet import Duet
 from perf.measure.sides import own_side
@@ -13,8 +13,6 @@ from perf.project import find_root, shown
 from perf.records.pairs import Mode
 from perf.records.wire import CaseSpec, SideWork
 from perf.signals import stopped_by_signals
-
-EXIT_PROBLEM = 3
 
 TEMPLATE = Path(__file__).with_name("template.py")
 """A workload like a user's own; it is copied, and never imported here."""

@@ -85,9 +85,7 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         total_s = asked.budget_s * len(asked.sizes)
         # None: only on a terminal
         with tqdm(total=round(total_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
-            result = run_duet(
-                duet, mode_reason=reason, threshold=threshold, budget_s=total_s, on_pair=_shown_on(bar, total_s)
-            )
+            result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=total_s, on_pair=_shown_on(bar))
         # Of a whole hash the front; another revision as it is written.
         whole = re.compile(r"[0-9a-f]{40,64}")
         commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
@@ -101,23 +99,24 @@ _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
 REPORTS = 4  # how often a duet says where things stand
 
 
-def _shown_on(bar: "tqdm[Any]", total_s: float) -> Callable[[Pair], None]:
+def _shown_on(bar: "tqdm[Any]") -> Callable[[Pair, float], None]:
     """Return what moves the bar with each pair, and prints where things stand after each quarter of the budget."""
     effects: dict[int, list[float]] = {}
     num_reports = 0
 
-    def show(pair: Pair) -> None:
+    def show(pair: Pair, budget_s: float) -> None:
         nonlocal num_reports
         effects.setdefault(pair.global_batch_size, []).append(pair.effect)
-        bar.update(min(pair.ended_s, total_s) - bar.n)
-        quarters = int(REPORTS * pair.ended_s / total_s)
+        bar.total = round(budget_s)
+        bar.update(min(pair.ended_s, budget_s) - bar.n)
+        quarters = int(REPORTS * pair.ended_s / budget_s)
         if quarters <= num_reports:
             return
         num_reports = quarters
         so_far = (
             f"{size}: {np.expm1(np.median(some)):+.1%} in {len(some)} pairs" for size, some in sorted(effects.items())
         )
-        left = duration(max(0.0, total_s - pair.ended_s))
+        left = duration(max(0.0, budget_s - pair.ended_s))
         bar.write(f"at most {left} left: {'; '.join(so_far)}", file=sys.stdout)
         sys.stdout.flush()
 
@@ -130,7 +129,7 @@ def run_duet(
     mode_reason: str,  # why the duet has its mode
     threshold: float,  # the smallest change that matters, a fraction
     budget_s: float,  # for all batch sizes together; comparing the work and locating a difference come on top
-    on_pair: Callable[[Pair], object] = lambda pair: None,  # called after each pair
+    on_pair: Callable[[Pair, float], object] = lambda pair, budget_s: None,  # called after each, with the whole budget
 ) -> DuetResult:
     """Compare two sides until every batch size is decided or the budget is spent.
 
@@ -152,7 +151,7 @@ def run_duet(
 
     def keep(pair: Pair) -> None:
         pairs.append(pair)
-        on_pair(pair)
+        on_pair(pair, budget_s)
 
     try:
         while sizes := decisions.undecided:

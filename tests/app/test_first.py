@@ -11,8 +11,8 @@ import pytest
 
 from perf.app import demo
 from perf.app.init import TEMPLATE
-from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
-from perf.errors import MeasureError
+from perf.cli import EXIT_DONE, EXIT_USAGE, main
+from perf.errors import EXIT_PROBLEM, MeasureError
 from perf.finding import own_workloads
 from perf.measure.busy import busy_share, load_note
 from perf.measure.sides import last_other_commit

@@ -10,7 +10,8 @@ import pytest
 
 from perf.app import import_log as logs
 from perf.app.import_log import EXIT_AGREE, EXIT_DAMAGED, EXIT_DISAGREE
-from perf.cli import EXIT_DONE, EXIT_PROBLEM, main
+from perf.cli import EXIT_DONE, main
+from perf.errors import EXIT_PROBLEM
 from tests.logs import published
 from tests.logs.mutations import healthy_log, mutated_log
 

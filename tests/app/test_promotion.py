@@ -15,8 +15,8 @@ from perf.app import promotion
 from perf.app.promotion import promote, refusal
 from perf.app.side_by_side import baseline_recipe
 from perf.app.what import here as this_machine
-from perf.cli import EXIT_DONE, EXIT_PROBLEM, EXIT_USAGE, main
-from perf.errors import BaselineError
+from perf.cli import EXIT_DONE, EXIT_USAGE, main
+from perf.errors import EXIT_PROBLEM, BaselineError
 from perf.judge.fitness import with_fitness
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates, judge_scaling
 from perf.measure.recipes import parse_recipe

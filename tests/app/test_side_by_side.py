@@ -14,8 +14,8 @@ import pytest
 from perf.app.duet import exit_code
 from perf.app.side_by_side import _shown_on, baseline_recipe, run_duet
 from perf.app.what import What, here
-from perf.cli import EXIT_PROBLEM, EXIT_USAGE, main
-from perf.errors import BaselineError, MeasureError
+from perf.cli import EXIT_USAGE, main
+from perf.errors import EXIT_PROBLEM, BaselineError, MeasureError
 from perf.judge import duets
 from perf.judge.duets import DuetResult
 from perf.judge.verdicts import Verdict
@@ -258,10 +258,13 @@ def test_why_is_asked_where_something_differs(
 ) -> None:
     """Of the batch size with the largest effect, when times or work differ; else not at all."""
     scripted = Scripted(effects, work)
-    seen: list[Pair] = []
-    found = run_duet(scripted, mode_reason="", threshold=0.02, budget_s=60.0 * len(effects), on_pair=seen.append)
+    seen: list[tuple[Pair, float]] = []
+    budget_s = 60.0 * len(effects)
+    found = run_duet(
+        scripted, mode_reason="", threshold=0.02, budget_s=budget_s, on_pair=lambda *what: seen.append(what)
+    )
     assert scripted.attributed == attributed == list(found.contributions)
-    assert seen == found.pairs
+    assert seen == [(pair, budget_s) for pair in found.pairs]
     assert found.judgements[512].verdict in (Verdict.UNCHANGED, Verdict.INCONCLUSIVE)
     if attributed:
         assert found.contributions[attributed[0]][0].phase == "clip"
@@ -269,10 +272,12 @@ def test_why_is_asked_where_something_differs(
 
 
 @pytest.mark.parametrize(("software", "timed"), [({}, False), ({"torch": "9.9"}, True)])
-def test_another_training_is_timed_only_with_other_software(software: dict[str, str], timed: bool) -> None:
+def test_another_training_is_timed_only_with_other_software(
+    monkeypatch: pytest.MonkeyPatch, software: dict[str, str], timed: bool
+) -> None:
     """A change of code that alters the losses is told at once; an upgrade is timed all the same.
 
-    Both are LOSSES_DIFFER.
+    Both are LOSSES_DIFFER. What is not timed takes no part of the budget.
     """
     other = dataclasses.replace(
         WORK, losses=tuple(loss + 0.01 for loss in WORK.losses), software={**WORK.software, **software}
@@ -280,6 +285,11 @@ def test_another_training_is_timed_only_with_other_software(software: dict[str, 
     found = run_duet(Scripted({512: -0.1}, (WORK, other)), mode_reason="", threshold=0.02, budget_s=60.0)
     assert bool(found.pairs) == (512 in found.judgements) == timed
     assert found.verdict(512) is Verdict.LOSSES_DIFFER
+    beside = Scripted({512: 0.0, 1024: 0.0}, (WORK, WORK))
+    monkeypatch.setattr(beside, "work", lambda: {512: (WORK, WORK), 1024: (WORK, other)})
+    budgets: set[float] = set()
+    run_duet(beside, mode_reason="", threshold=0.02, budget_s=120.0, on_pair=lambda _, budget_s: budgets.add(budget_s))
+    assert budgets == {120.0 if timed else 60.0}
 
 
 @pytest.mark.parametrize("failure", [MeasureError("candidate side (self): ended by SIGKILL"), KeyboardInterrupt()])
@@ -321,7 +331,7 @@ def test_progress_is_printed_once_in_each_quarter() -> None:
     class Bar:
         """A bar that keeps what it is given."""
 
-        n = 0.0
+        n = total = 0.0
         lines: ClassVar[list[str]] = []
 
         def update(self, seconds: float) -> None:
@@ -333,9 +343,9 @@ def test_progress_is_printed_once_in_each_quarter() -> None:
             self.lines.append(line)
 
     bar = Bar()
-    show = _shown_on(bar, 100.0)
+    show = _shown_on(bar)
     marks = ((0.0, 1.0),)
     for ended_s in (10.0, 20.0, 30.0, 40.0, 80.0, 90.0, 120.0):
-        show(Pair(global_batch_size=8, start=0, ended_s=ended_s, effect=0.0, baseline=marks, candidate=marks))
-    assert bar.n == 100.0
+        show(Pair(global_batch_size=8, start=0, ended_s=ended_s, effect=0.0, baseline=marks, candidate=marks), 100.0)
+    assert bar.n == bar.total == 100.0
     assert [line.split(": ", 1)[1] for line in bar.lines] == [f"8: +0.0% in {n} pairs" for n in (3, 5, 7)]

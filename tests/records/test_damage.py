@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from perf.cli import EXIT_DONE, EXIT_PROBLEM, main
-from perf.errors import BaselineError
+from perf.cli import EXIT_DONE, main
+from perf.errors import EXIT_PROBLEM, BaselineError
 from perf.judge.verdicts import judge_counters, judge_loss_decreases, judge_losses, judge_rates, judge_scaling
 from perf.records.baselines import (
     KEY,
