@@ -38,7 +38,7 @@ class Contribution(PhaseDifference):
     """The time of one operation in a phase, and whether it differs."""
 
     operation: str  # as in `PhaseTime`
-    # baseline_count, candidate_count: dispatches per step; medians over the visits.
+    # baseline_count, candidate_count: dispatches per step; medians over the visits
     baseline_count: float
     candidate_count: float
     standard_error_s: float  # of the difference of the seconds

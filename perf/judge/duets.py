@@ -28,7 +28,7 @@ class DuetResult:
     """What a duet measured, and its verdicts."""
 
     sides: tuple[str, str]  # what the baseline and the candidate are
-    # mode, mode_reason: how they shared the machine, and why.
+    # mode, mode_reason: how they shared the machine, and why
     mode: Mode
     mode_reason: str
     threshold: float  # the smallest change that matters, a fraction
@@ -37,7 +37,7 @@ class DuetResult:
     pairs: list[Pair]  # all of them, raw
     judgements: dict[int, DuetJudgement]  # of the times, by batch size; only of those that have a whole start
     # phases, contributions: of the batch size whose difference was located: the time of each phase, and of each
-    # operation, the largest difference first.
+    # operation, the largest difference first
     phases: dict[int, list[PhaseDifference]]
     contributions: dict[int, list[Contribution]]
     start_s: float = 0.0  # what starting the processes of both sides takes, seconds

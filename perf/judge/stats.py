@@ -28,7 +28,7 @@ class Effect:
     """How the candidate's rates relate to the baseline's."""
 
     effect_size: float  # candidate / baseline - 1; below 0 is slower
-    # low, high: its interval at `CONFIDENCE`.
+    # low, high: its interval at `CONFIDENCE`
     low: float
     high: float
     p_value: float  # two-sided, of no effect; not corrected for other comparisons

@@ -14,7 +14,7 @@ from perf.measure.runners import ANSWER_TIMEOUT_S, Runner
 from perf.measure.sides import Side
 from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
 from perf.records.phases import PhaseTime
-from perf.records.wire import CaseSpec, Request, SideWork, Waiting
+from perf.records.wire import CaseSpec, Request, SideWork, Waiting, side_work
 
 RUN_S = 0.8  # about how long a side steps in a run
 SWAP_S = 0.01  # time between two swaps of the sides' cores; docs/decisions.md, 15, has what other periods gave
@@ -105,16 +105,27 @@ class Duet:
         return pairs
 
     def work(self) -> dict[int, tuple[SideWork, SideWork]]:
-        """Return what both sides do in a step, by batch size; they count at the same time, since nothing is timed."""
+        """Return what both sides do in a step, by batch size, and what their first steps return.
+
+        Both count, and then step, at the same time, since nothing is timed.
+        """
         found = {}
         with self._started() as runners:
             for size, case in self._cases.items():
                 for runner in runners:
                     runner.request(Request(do="count", case=case, num_threads=self._num_threads))
                 counted = [runner.counted() for runner in runners]
+                for runner in runners:
+                    runner.request(Request(do="run", case=case, num_threads=self._num_threads))
+                for runner in runners:
+                    runner.waiting()
+                    runner.tell(COMPARED_STEPS)
+                first = [runner.stepped() for runner in runners]
+                for runner in runners:
+                    runner.end_run()
                 baseline, candidate = (
-                    runner.work(case, count, num_threads=self._num_threads, num_steps=COMPARED_STEPS)
-                    for runner, count in zip(runners, counted, strict=True)
+                    side_work(count, slice_.losses, slice_.scalars)
+                    for count, slice_ in zip(counted, first, strict=True)
                 )
                 found[size] = (baseline, candidate)
         return found

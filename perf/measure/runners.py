@@ -145,15 +145,6 @@ class Runner:
         """Return the counts that were asked for."""
         return self._last_answer("counted", wire.Counted)
 
-    def work(self, case: wire.CaseSpec, counted: wire.Counted, *, num_threads: int, num_steps: int) -> wire.SideWork:
-        """Return what a step does, and what the first steps return, in a run of its own."""
-        self.request(wire.Request(do="run", case=case, num_threads=num_threads))
-        self.waiting()
-        self.tell(num_steps)
-        first = self.stepped()
-        self.end_run()
-        return wire.side_work(counted, first.losses, first.scalars)
-
     def attribute(self, case: wire.CaseSpec, *, num_threads: int, layout: int) -> wire.Attributed:
         """Return where the time of a step goes."""
         self.request(wire.Request(do="attribute", case=case, num_threads=num_threads, layout=layout))

@@ -30,7 +30,7 @@ class Pair:
     start: int  # which start of the sides' processes it belongs to, from 0
     ended_s: float  # seconds of the duet when the pair ended
     effect: float  # logarithm of the candidate's rate over the baseline's; below 0 the candidate is slower
-    # baseline, candidate: the marks of each slice, seconds from the first mark of the pair.
+    # baseline, candidate: the marks of each slice, seconds from the first mark of the pair
     baseline: tuple[Marks, ...]
     candidate: tuple[Marks, ...]
 

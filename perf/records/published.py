@@ -16,7 +16,7 @@ from perf.records.fields import BatchSize, Text
 class PublishedRun:
     """A run somebody published: shown beside a report, never a pass or fail for another machine."""
 
-    # machine, workload: what ran where.
+    # machine, workload: what ran where
     machine: Text
     workload: Text
     global_batch_size: BatchSize  # samples per step

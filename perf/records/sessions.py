@@ -65,7 +65,7 @@ class MeasuredRun:
 class Measurement:
     """All runs of one workload at one batch size."""
 
-    # global_batch_size, micro_batch_size: samples per step, and per forward pass.
+    # global_batch_size, micro_batch_size: samples per step, and per forward pass
     global_batch_size: fields.BatchSize
     micro_batch_size: fields.BatchSize
     # in the order they were made; run ``i`` was interleaved with run ``i`` of the other batch sizes
@@ -81,7 +81,7 @@ class Session:
     """Everything measured of one workload in one sitting, on one machine."""
 
     workload: str  # its id
-    # device, precision, seed: how it was run.
+    # device, precision, seed: how it was run
     device: fields.Device
     precision: fields.Precision
     seed: fields.Count

@@ -81,7 +81,7 @@ class Stepped(Struct, frozen=True, kw_only=True):
 
     # seconds, before the first step and after each; of one clock of the machine
     marks: Annotated[tuple[Number, ...], Meta(min_length=2, max_length=_MOST_VALUES)]
-    # losses, scalars: of its steps.
+    # losses, scalars: of its steps
     losses: Numbers = ()
     scalars: Scalars = {}
     lines: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()  # of its log

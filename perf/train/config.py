@@ -27,7 +27,7 @@ class RunConfig:
     workload: BertConfig  # what to train
     global_batch_size: int  # samples per optimizer step, over all ranks
     model_dir: Path  # where its checkpoints are
-    # device, precision: where and in what to compute ("fp32" or "bf16").
+    # device, precision: where and in what to compute ("fp32" or "bf16")
     device: torch.device
     precision: str
     # samples per forward pass; None for the workload's, or less where that does not divide

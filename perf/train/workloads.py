@@ -13,7 +13,7 @@ class BertConfig:
 
     name: str  # what the command line calls it
     why: str  # what it is for
-    # num_layers, hidden_size, num_heads, intermediate_size: the encoder.
+    # num_layers, hidden_size, num_heads, intermediate_size: the encoder
     num_layers: int
     hidden_size: int
     num_heads: int
@@ -30,7 +30,7 @@ class BertConfig:
     max_grad_norm: float = 1.0  # the gradient's norm is clipped to it
     micro_batch_size: int  # samples per forward pass; the fastest found where it was measured
     global_batch_sizes: tuple[int, ...]  # samples per optimizer step, for each run of the main job
-    # max_steps, log_steps: how long to train and how often to log, by default.
+    # max_steps, log_steps: how long to train and how often to log, by default
     max_steps: int
     log_steps: int
 

@@ -124,9 +124,13 @@ def test_a_workload_of_anyone_s() -> None:
         assert counted.counters["parameters"] == 3
         assert counted.facts["workload.width"] == 3
         assert counted.facts["precision"] == "bf16"
-        work = runner.work(CaseSpec(global_batch_size=4), counted, num_threads=1, num_steps=8)
-        assert work.losses[-1] < work.losses[0]
-        assert len(work.losses) == len(work.scalars["grad_norm"]) == 8
+        runner.request(Request(do="run", case=CaseSpec(global_batch_size=4)))
+        runner.waiting()
+        runner.tell(8)
+        first = runner.stepped()
+        runner.end_run()
+        assert first.losses[-1] < first.losses[0]
+        assert len(first.losses) == len(first.scalars["grad_norm"]) == 8
         rows = runner.attribute(CaseSpec(global_batch_size=4), num_threads=1, layout=0).rows
         assert any(row.phase == "clip" and "norm" in row.operation for row in rows)
 

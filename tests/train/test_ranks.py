@@ -54,14 +54,23 @@ def train_on_two(model_dir: Path, max_steps: int) -> subprocess.CompletedProcess
     )
 
 
-def test_a_rank_ends_without_shutting_the_interpreter_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads of torch's abort a process that they meet shutting down; only torchrun's own process may."""
-    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.write, 2, b'shut down\\n')\n")
-    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(tmp_path))
-    done = train_on_two(tmp_path / "run", 2)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A directory in which two ranks made eight steps, and what they said; each process says when it shuts down."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.write, 2, b'shut down\\n')\n")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(ENVIRONMENT, "PYTHONPATH", str(folder))
+        done = train_on_two(folder / "run", 8)
     assert done.returncode == EXIT_DONE, done.stderr
-    assert done.stderr.count("shut down") == 1
-    assert "Processed 128 sample(s)" in done.stdout
+    return folder / "run", done
+
+
+def test_a_rank_ends_without_shutting_the_interpreter_down(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """Threads of torch's abort a process that they meet shutting down; only torchrun's own process may."""
+    assert trained[1].stderr.count("shut down") == 1
 
 
 def losses(log: str) -> list[float]:
@@ -69,16 +78,17 @@ def losses(log: str) -> list[float]:
     return [float(loss) for loss in re.findall(r"^Step=\d+, Loss=([\d.]+),", log, flags=re.MULTILINE)]
 
 
-def test_two_ranks_give_the_loss_curve_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_ranks_give_the_loss_curve_of_one(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Same global batch, split over two processes and averaged.
 
     Equal to rounding of fp32, also when one rank resumes.
     """
+    folder, two = trained
     assert main(arguments(tmp_path / "one", 12)) == EXIT_DONE
     one = losses(capsys.readouterr().out)
-    two = train_on_two(tmp_path / "two", 8)
-    assert two.returncode == EXIT_DONE, two.stderr
-    assert main(arguments(tmp_path / "two", 12)) == EXIT_DONE
+    assert main(arguments(folder, 12)) == EXIT_DONE
     resumed = capsys.readouterr().out
     assert len(one) == 12
     assert losses(two.stdout) + losses(resumed) == pytest.approx(one, abs=1e-4)
@@ -86,7 +96,7 @@ def test_two_ranks_give_the_loss_curve_of_one(tmp_path: Path, capsys: pytest.Cap
     assert two.stdout.count("Processed 512 sample(s)") == 1, "rates and totals are those of both ranks, printed once"
     assert two.stdout.count("2 ranks") == 1
     assert "with world_size 2 -> 1 the losses can differ" in resumed
-    found, _ = CheckpointStore(tmp_path / "two", keep_last=2).newest_valid()
+    found, _ = CheckpointStore(folder, keep_last=2).newest_valid()
     assert found is not None
     assert (found.global_step, found.data_position) == (12, 12 * 64)
 
