@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -226,10 +225,9 @@ def test_beside_packages_the_paths_of_an_interpreter_are_kept(tmp_path: Path, mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "base")], check=True)
     (packages,) = (tmp_path / "base").glob("lib/python*/site-packages")
-    pip = importlib.util.find_spec("pip")
-    assert pip is not None
-    assert pip.origin is not None
-    (packages / "edited.pth").write_text(f"{tmp_path / 'checkout'}\n{Path(pip.origin).parents[1]}\n")
+    find_pip = [sys.executable, "-c", "import pip, pathlib; print(pathlib.Path(pip.__file__).parents[1])"]
+    pip = subprocess.run(find_pip, check=True, capture_output=True, text=True).stdout
+    (packages / "edited.pth").write_text(f"{tmp_path / 'checkout'}\n{pip}")
     (tmp_path / "checkout").mkdir()
     (tmp_path / "checkout" / "stepmarkedited.py").touch()
     recipe = parse_recipe(["pip:stepmarkprobe==1.0", f"python:{tmp_path / 'base' / 'bin' / 'python'}"])
