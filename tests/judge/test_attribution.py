@@ -273,7 +273,7 @@ def test_a_product_in_another_type_comes_first() -> None:
 
     Which is longer, the bf16 product that is gone or the fp32 one that came, depends on the processor.
     """
-    found = compared(with_float32_head, micro_batch_size=8, precision="bf16", hidden_size=64, vocab_size=4096)
+    found = compared(with_float32_head, micro_batch_size=8, precision="bf16", hidden_size=64, vocab_size=16384)
     products = {"forward": "aten::addmm", "backward": "aten::mm"}
     assert found[0].is_significant
     assert found[0].operation.split()[0] == products[found[0].phase]
