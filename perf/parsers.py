@@ -6,6 +6,7 @@ from pathlib import Path
 
 from perf import __version__
 from perf.arguments import fraction, not_negative, positive, seconds
+from perf.printable import indented
 from perf.project import tool
 from perf.seam import DEVICES, PRECISIONS
 
@@ -132,10 +133,10 @@ def _add_measured(parser: argparse.ArgumentParser, *, budget: int) -> None:
 def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
     from perf.train.workloads import WORKLOADS
 
-    names = "\n".join(f"  {name:18} {workload.why}" for name, workload in WORKLOADS.items())
+    names = "\n".join(f"  {name:18} {indented(workload.why, 21).lstrip()}" for name, workload in WORKLOADS.items())
     train = command(
         "train", "perf.app.train:train", "train a workload at one or more global batch sizes",
-        "Train a workload at each global batch size, log its rates, keep a checkpoint of each run.",
+        "Train a workload at each global batch size, log its rates, keep checkpoints.",
         f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
     )  # fmt: skip
     add = train.add_argument_group("what to train").add_argument

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 
 
 def printable(text: str) -> str:
@@ -11,6 +12,12 @@ def printable(text: str) -> str:
     write.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def indented(text: str, indent: int) -> str:
+    """Return text in lines of at most 80 columns, as far as its words are shorter, each begun by so many spaces."""
+    margin = " " * indent
+    return textwrap.fill(text, 80, initial_indent=margin, subsequent_indent=margin, break_long_words=False)
 
 
 def emphasized(text: str, *, is_bad: bool) -> str:

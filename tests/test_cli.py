@@ -315,6 +315,15 @@ def test_import_log_refuses_what_is_no_log(content: bytes, message: str, capsys:
     assert message in only_line(capsys.readouterr().err)
 
 
+def test_workloads_fit_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In their own list and in the help of `train`, words are not broken at 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["workloads"]) == EXIT_DONE
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_help_names_every_workload_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     """What one needs to start is in the help."""
     with pytest.raises(SystemExit):

@@ -9,6 +9,7 @@ from perf.errors import PerfError
 from perf.measure.busy import BUSY, busy_share
 from perf.measure.duet import choose_mode, usable_cores
 from perf.measure.sides import last_other_commit
+from perf.printable import indented
 
 Fact = tuple[bool, str, str]  # whether it is as it should be, what it is, and what to do about it
 
@@ -19,7 +20,7 @@ def doctor() -> int:
     first = asked[0]
     found = [_cores(first.here), _load(), _precision(), *_gpus(first.here), _git(first.root), *map(_baseline, asked)]
     for is_fine, fact, advice in found:
-        print(f"{'ok  ' if is_fine else 'NOTE'}  {fact}{f': {advice}' if advice else ''}")
+        print(f"{'ok  ' if is_fine else 'NOTE'}  {indented(f'{fact}: {advice}' if advice else fact, 6).lstrip()}")
     return 0
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from perf.errors import BaselineError
 from perf.finding import find, own_workloads
-from perf.printable import printable
+from perf.printable import indented, printable
 from perf.project import find_root, shown
 from perf.train.workloads import WORKLOADS
 
@@ -23,7 +23,7 @@ def workloads(files: Sequence[Path]) -> int:
         origin = shown(target.origin) if ":" in target.id else "built in"
         print(printable(f"{target.id} ({origin}), batch sizes {sizes}"))
         if target.workload.why:
-            print(printable(f"    {target.workload.why}"))
+            print(indented(printable(target.workload.why), 4))
     if problems:
         raise BaselineError("; ".join(problems))
     return 0

@@ -134,7 +134,8 @@ def calibration(result: DuetResult, budgets: Mapping[float, float]) -> str:
         change = (f"{judgement.effect.effect_size:+.2%}", f"{judgement.effect.standard_error:.2%}")
         rows.append((str(size), step_ms, f"{within:.2%}", *spreads, *change))
     between = [after.ended_s - pair.ended_s for pair, after in pairwise(result.pairs) if after.start == pair.start]
-    cost = f"a start of both sides takes {result.start_s:.1f} s, a pair {np.median(between or [np.nan]):.1f} s"
+    pair = f", a pair {np.median(between):.1f} s" if between else ""  # where no start has two, it is not known
+    cost = f"a start of both sides takes {result.start_s:.1f} s{pair}"
     header = ("batch size", "step ms", "steps", "pairs", "starts", "change", "standard error")
     notes = [
         f"to show a slowdown of {percent(slowdown)} ({POWER:.0%} power): "

@@ -94,10 +94,12 @@ def test_the_demonstration_finds_what_it_plants(
 
 
 def test_the_doctor_says_what_there_is_and_what_to_do(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line each; what is not as it should be is marked, and has advice."""
+    """An entry each, in lines that fit a terminal; what is not as it should be is marked, and has advice."""
     (here / "bench_step.py").write_text(TEMPLATE.read_text(encoding="utf-8"))
     assert main(["doctor"]) == EXIT_DONE
-    lines = capsys.readouterr().out.splitlines()
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    lines = out.replace("\n      ", " ").splitlines()
     assert all(line.startswith(("ok    ", "NOTE  ")) for line in lines)
     assert any("cores, " in line for line in lines)
     (baseline,) = [line for line in lines if "classifier" in line]

@@ -278,6 +278,15 @@ def test_a_calibration_tells_the_spreads_and_the_budgets() -> None:
     assert "to show a slowdown of 1.0% (80% power): --budget 240s for each batch size" in text
 
 
+def test_what_a_pair_takes_is_not_said_where_no_start_has_two() -> None:
+    """A start of one pair says nothing of the time between pairs."""
+    few = duet({512: 0.0})
+    alone = [dataclasses.replace(pair, start=number) for number, pair in enumerate(few.pairs)]
+    text = calibration(dataclasses.replace(few, pairs=alone), {})
+    assert "a start of both sides takes " in text
+    assert "nan" not in text
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_rate_is_samples_over_seconds(size: int) -> None:
     """Whatever the batch size, both sides of a duet without effect show what was put in."""
