@@ -228,7 +228,7 @@ class Measuring:
             terminalreporter.write_line(wrapped(f"Next: {found.next_step}"))
             terminalreporter.write_line(f"\n{bench.details()}")
         if self._published and any(":" not in bench.target.id for bench in measured):  # the reference's own workloads
-            terminalreporter.write_line(published_note(self._published))
+            terminalreporter.write_line(wrapped(published_note(self._published)))
         if self._saved:
             refused = refusal(shown(root / LATEST_RESULT), self._baselines)
             terminalreporter.write_line(result_note(LATEST_RESULT, refused))
