@@ -180,7 +180,7 @@ class Measuring:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         """Fail a session that was asked to compare and did not: green must mean that somebody looked."""
-        timed = self._config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
+        timed = self._config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark sets it
         if self._measured():
             self._save()
         if not timed.benchmarks:

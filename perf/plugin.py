@@ -227,9 +227,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if mark.args or set(mark.kwargs) - {"threshold"}:
                 raise pytest.UsageError(f"{item.nodeid}: {mark} is not understood; write perf(threshold=0.02)")
         if in_parallel(config):
-            item.add_marker(pytest.mark.skip(reason=IN_PARALLEL))
+            item.add_marker(pytest.mark.skip(reason=IN_PARALLEL))  # its times would mean nothing
         elif config.getoption("benchmark_disable", False) and not config.getoption("benchmark_enable", False):
-            item.add_marker(pytest.mark.skip(reason="not timed: --benchmark-disable"))
+            item.add_marker(pytest.mark.skip(reason="not timed: --benchmark-disable"))  # as the user asked
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -244,7 +244,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise pytest.UsageError("--benchmark-compare-fail: verdicts judge here; leave it out, see perf_threshold")
         from perf.measuring import Measuring
 
-        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
+        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark sets it
         try:
             state.measuring = Measuring(config, items, state.compare, _asked(config, ""))
         except pytest.UsageError:
@@ -252,7 +252,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise
         config.pluginmanager.register(state.measuring, "stepmark-measuring")
     elif not items and not in_parallel(config) and (state.compare or state.compare_fail):
-        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
+        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark sets it
         config.option.benchmark_compare = timed.compare = state.compare
         config.option.benchmark_compare_fail = timed.compare_fail = state.compare_fail
         timed.handle_loading()

@@ -137,7 +137,7 @@ def _as_json(
     found = _Part(
         kind=kind, schema=SCHEMA, provenance=provenance, sessions=tuple(sessions), promotions=tuple(promotions)
     )
-    return msgspec.to_builtins(found, str_keys=True)  # type: ignore[no-any-return]  # a record is an object
+    return msgspec.to_builtins(found, str_keys=True)  # type: ignore[no-any-return]  # of a record it is a dict
 
 
 def load_result(path: Path) -> list[Baseline]:

@@ -208,7 +208,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
     """Times and counts what reaches a kernel; on a GPU, that of a backward pass from threads of autograd."""
 
     def __init__(self, timeline: Timeline, find_line: Callable[[], str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # the same
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self._timeline, self._find_line = timeline, find_line
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -111,7 +111,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
     """Counts what reaches a kernel."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # the same
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.counts: Counter[str] = Counter()
         self.host_syncs = 0
 

@@ -218,7 +218,7 @@ def test_packages_come_before_what_is_installed(tmp_path: Path, monkeypatch: pyt
 
 
 def test_beside_packages_the_paths_of_an_interpreter_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An editable install is a path in a file of the interpreter's; with other packages before it, it is still found."""
+    """An editable install is a path in a file of the interpreter's; it is found behind other packages, too."""
     wheel(tmp_path, "1.0")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
