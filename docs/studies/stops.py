@@ -1,4 +1,4 @@
-"""What a stopped duet or bench leaves: ``python docs/studies/stops.py --stops 100``, on Linux, in the checkout as it is.
+"""What a stopped duet or bench leaves: ``python docs/studies/stops.py --stops 100``, on Linux, in this checkout.
 
 Each command is stopped so many times, when the first measuring process has appeared or a little later, by INT as a
 terminal sends it (to the process group) and by INT and TERM as ``kill`` does; with sides that work, and with sides

@@ -1,7 +1,7 @@
 """What duets of version 0.1 and of today show in the same time: ``python docs/studies/turns.py``; measures nothing.
 
-Each line of docs/duets-turns.jsonl.gz has the pairs of an A/A duet of one minute at 512 (``calibrate --global-batch-size
-512 --budget 60s``), of either version in turns. Both are judged by today's inference, which rests on starts.
+Each line of docs/duets-turns.jsonl.gz has the pairs of an A/A duet of one minute at 512, of either version in turns:
+``calibrate --global-batch-size 512 --budget 60s``. Both are judged by today's inference, which rests on starts.
 """
 
 from __future__ import annotations
