@@ -1,9 +1,8 @@
 """The hooks of a pytest session that measures; they are registered in no other one."""
 
-import os
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -12,6 +11,7 @@ import pytest
 
 from perf.app.bench import WITH_BASELINE, Bench, stored_file
 from perf.app.promotion import refusal
+from perf.app.publish import publish
 from perf.app.what import What, here
 from perf.arguments import fraction, seconds
 from perf.errors import PerfError, UsageError
@@ -21,15 +21,16 @@ from perf.plugin import ENVIRON, WorkloadNode, batch_size, parsed, target_of
 from perf.project import shown
 from perf.records.baselines import BASELINES_DIR, KEY, LATEST_RESULT, Provenance, result_json
 from perf.records.documents import write_json
-from perf.records.published import load_published
+from perf.records.published import load_published, load_published_lines
 from perf.records.sessions import Session
-from perf.report.bench import published_note, result_note, summary
-from perf.report.sections import wrapped
+from perf.report.bench import published_note, result_note, session_report
+from perf.report.model import Report
+from perf.report.sections import as_text, wrapped
 from perf.signals import EXIT_STOPPED
 
 T = TypeVar("T")
 
-SUMMARY = Path("runs") / "summary.md"  # a session as Markdown, beside its result
+REPORT = LATEST_RESULT.with_suffix("")  # the page and the summary of a session are beside its result
 
 
 class Measuring:
@@ -47,6 +48,8 @@ class Measuring:
         self._baselines = shown(config.rootpath / BASELINES_DIR)
         self._saved = self._stopped = False
         self._problem = ""
+        self._reports: list[Report] = []  # what is to be said of each workload, once the tests have run
+        self._thresholds: dict[str, float] = {}  # of stored rates, by workload
         saved_to = config.option.benchmark_json
         if saved_to and not Path(saved_to).parent.is_dir():
             raise pytest.UsageError(f"--benchmark-json={saved_to}: there is no folder {Path(saved_to).parent}")
@@ -58,12 +61,14 @@ class Measuring:
                 if batch_size(item):
                     by_id.setdefault(target_of(item).id, []).append(item)
             self.benches = {name: self._bench(some, duet) for name, some in by_id.items()}  # by the workload's id
-            self._published = load_published(self._baselines)
-            (config.rootpath / SUMMARY).unlink(missing_ok=True)  # what is there afterwards is this session's
+            runs = load_published(self._baselines)
+            self._published = {run: load_published_lines(self._baselines, run) for run in runs}
+            for suffix in (".html", ".md"):  # what is there afterwards is this session's
+                (config.rootpath / REPORT.with_suffix(suffix)).unlink(missing_ok=True)
         except (PerfError, UsageError) as error:
             raise pytest.UsageError(str(error)) from None
         except OSError as error:
-            raise pytest.UsageError(f"{SUMMARY}: an earlier session's cannot be removed: {error}") from None
+            raise pytest.UsageError(f"{REPORT}: an earlier session's cannot be removed: {error}") from None
 
     def _bench(self, items: list[pytest.Item], duet: str) -> Bench:
         """Return what the tests of one workload need."""
@@ -126,6 +131,8 @@ class Measuring:
         """Turn what becomes of a claim into the test's outcome."""
         config = self._config
         threshold = self._threshold(item, "perf_scaling_threshold" if claim == "scaling" else "perf_threshold")
+        if claim == "rate":
+            self._thresholds[bench.target.id] = threshold
         judgement = self.shown(lambda: bench.judge(claim, size, threshold=threshold))
         if bench.duet and bench.duet.interrupted:  # what its pairs show is in the summary
             self._stop()
@@ -153,7 +160,8 @@ class Measuring:
     def _stored(self) -> dict[str, Any]:
         """Return what this project adds to pytest-benchmark's file: each measured session and its duet."""
         duets = {bench.target.id: bench.duet.as_json() for bench in self._measured() if bench.duet}
-        return result_json([bench.measure() for bench in self._measured()], self._provenance(), duets)
+        sessions = [bench.measure() for bench in self._measured()]
+        return result_json(sessions, self._provenance(), duets, list(map(asdict, self._reports)))
 
     def _measured(self) -> list[Bench]:
         return [bench for bench in self.benches.values() if bench.session]
@@ -181,8 +189,6 @@ class Measuring:
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         """Fail a session that was asked to compare and did not: green must mean that somebody looked."""
         timed = self._config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark sets it
-        if self._measured():
-            self._save()
         if not timed.benchmarks:
             timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
         if session.exitstatus == pytest.ExitCode.INTERRUPTED:
@@ -191,9 +197,32 @@ class Measuring:
         self._problem = self._problem or self._not_looked()
         if self._problem and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._measured():
+            self._reports = list(map(self._report, self._measured()))
+            self._save()
         yield
         if self._stopped:
             session.exitstatus = EXIT_STOPPED
+
+    def _report(self, bench: Bench) -> Report:
+        """Return what is to be said of a workload."""
+        session = bench.measure()
+        return session_report(
+            session,
+            provenance=self._provenance(),
+            judgements=bench.judgements,
+            baseline=bench.baseline,
+            expected={size: bench.expected(size) for size in session.measurements},
+            duet=bench.duet,
+            answer=bench.answer(self._problem),
+            threshold=self._thresholds.get(bench.target.id, 0.05),
+            published=self._published if self._is_reference(bench) else {},
+            more=[],
+        )
+
+    def _is_reference(self, bench: Bench) -> bool:
+        """Return whether a workload is one of this project's own, which others have published runs of."""
+        return bool(self._published) and ":" not in bench.target.id
 
     def _not_looked(self) -> str:
         """Return which comparison was asked for and not made, or nothing."""
@@ -216,40 +245,25 @@ class Measuring:
         finally:
             if self._problem:
                 terminalreporter.write_line(self._problem, red=True)
-            if measured := self._measured():
-                self._summarize(terminalreporter, measured)
+            if self._reports:
+                self._summarize(terminalreporter)
 
-    def _summarize(self, terminalreporter: pytest.TerminalReporter, measured: list[Bench]) -> None:
-        root = self._config.rootpath
-        for bench in measured:
-            terminalreporter.section(f"stepmark: {bench.measure().configuration}")
-            found = bench.answer(self._problem)
-            terminalreporter.write_line(wrapped(found.line), bold=True, red=bench.is_bad)
-            terminalreporter.write_line(wrapped(f"Next: {found.next_step}"))
-            terminalreporter.write_line(f"\n{bench.details()}")
-        if self._published and any(":" not in bench.target.id for bench in measured):  # the reference's own workloads
-            terminalreporter.write_line(wrapped(published_note(self._published)))
+    def _summarize(self, terminalreporter: pytest.TerminalReporter) -> None:
+        root, write = self._config.rootpath, terminalreporter.write_line
+        for report in self._reports:
+            terminalreporter.section(f"stepmark: {report.title}")
+            write(wrapped(report.answer.line), bold=True, red=report.is_bad)
+            write(wrapped(f"Next: {report.answer.next_step}"))
+            write(f"\n{as_text(report.sections)}")
+        if any(map(self._is_reference, self._measured())):
+            write(wrapped(published_note(list(self._published))))
         if self._saved:
-            refused = refusal(shown(root / LATEST_RESULT), self._baselines)
-            terminalreporter.write_line(result_note(LATEST_RESULT, refused))
-        about = self._provenance()
-        text = "\n".join(
-            summary(b.measure(), about, b.judgements, b.baseline, b.duet, b.answer(self._problem))
-            for b in sorted(measured, key=lambda bench: not bench.is_bad)  # what failed comes first
-        )
+            write(wrapped(result_note(LATEST_RESULT, refusal(shown(root / LATEST_RESULT), self._baselines))))
         try:
-            (root / SUMMARY).parent.mkdir(parents=True, exist_ok=True)
-            (root / SUMMARY).write_text(text, encoding="utf-8")
-            if to := os.environ.get("GITHUB_STEP_SUMMARY"):
-                with Path(to).open("a", encoding="utf-8") as file:
-                    file.write(text)
+            for line in publish(self._reports, self._stored(), shown(root / REPORT)):
+                write(line)
         except OSError as error:
-            terminalreporter.write_line(f"the summary could not be written: {error}", red=True)
-        for bench in measured if "GITHUB_ACTIONS" in os.environ else ():
-            for (claim, size), judgement in bench.judgements.items():
-                if judgement.verdict is Verdict.INCONCLUSIVE and claim == "rate":
-                    where = f"{bench.target.id}: global batch size {size}"
-                    terminalreporter.write_line(f"::warning::{where}: {judgement.reason}")
+            write(f"the page could not be written: {error}", red=True)
 
 
 def _duet_mode(asked: str | None, *, compares: bool) -> str:

@@ -73,6 +73,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="what pytest wrote (default: runs/bench.json of the project, the latest session's)",
     )  # fmt: skip
     add("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
+    add = command(
+        "report", "perf.app.report:report", "say what a result says, and make its page",
+        "Print what a session or a duet found, and write its page and its summary (.html and .md) beside it.",
+    ).add_argument  # fmt: skip
+    add(
+        "runs", type=Path, nargs="*", metavar="RUN",
+        help="what pytest or duet --json wrote (default: runs/bench.json of the project, the latest session's)",
+    )  # fmt: skip
     duet = command(
         "duet", "perf.app.duet:duet", "compare two versions side by side",
         "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -177,14 +178,14 @@ def test_a_stop_during_the_duet_keeps_what_was_measured(project: Project, monkey
 
 def test_warnings_name_the_workload(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """On GitHub, where several workloads have the same batch sizes."""
-    named = here(quiet())
+    named = dataclasses.replace(here(quiet()), workload="bench_net.py:net")
     path = project.write(named, project.pytester.path / "before.json")
     project.give = lambda: named
     few = duet(dict.fromkeys((512, 1024), 0.0), num_pairs=5)
     monkeypatch.setattr("perf.app.bench.compared", lambda *arguments, **options: few)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     found = project.run("bench_net.py::net", "--perf-duet", f"--benchmark-compare={path}", "-k", "rate")
-    found.stdout.fnmatch_lines(["::warning::bench_net.py:net: global batch size 512: *"])
+    found.stdout.fnmatch_lines(["::warning title=bench_net.py%3Anet-cpu-fp32::512: *"])
 
 
 def test_without_pytest_benchmark_only_claims_fail(project: Project) -> None:
@@ -249,7 +250,7 @@ def test_a_session_of_two_workloads_is_written_down(project: Project) -> None:
     project.is_named_by_side = True
     project.give = lambda: here(quiet(seed=1))
     project.run("bench_net.py")
-    text = Path(project.pytester.path / "runs" / "summary.md").read_text()
+    text = Path(project.pytester.path / "runs" / "bench.md").read_text()
     assert text.count("| size |") == 2
     found = load_result(project.pytester.path / "runs" / "bench.json")
     assert [one.session.workload for one in found] == ["bench_net.py:net", "bench_net.py:wide"]

@@ -305,7 +305,7 @@ def test_results_are_saved_whole(project: Project) -> None:
     for path in (Path("mine.json"), Path("runs/bench.json"), saved):
         found = load_session(project.pytester.path / path).session
         assert found.about["hidden_size"] == 32
-        assert dataclasses.replace(found, about={}) == here(quiet(seed=1))
+        assert dataclasses.replace(found, about={}, health={}) == here(quiet(seed=1))
     content = json.loads((project.pytester.path / "mine.json").read_text())
     assert [benchmark["name"] for benchmark in content["benchmarks"]] == [f"test_rate[{size}]" for size in SIZES]
     steps = [s for run in quiet(seed=1).measurements[512].runs for s in run.timed_step_s]
@@ -373,7 +373,7 @@ def test_a_signal_while_measuring_ends_the_session(project: Project, number: sig
 
 def test_the_result_of_every_measured_session_can_be_promoted(project: Project) -> None:
     """Also of one that judged exact claims only: it has the times all the same."""
-    project.run("-k", "test_counters").stdout.fnmatch_lines(["result: runs/bench.json; *promote --reason TEXT"])
+    project.run("-k", "test_counters").stdout.fnmatch_lines(["result: runs/bench.json; *stepmark promote"])
     kept = load_session(project.pytester.path / "runs" / "bench.json").session
     assert kept.measurements[512].runs[0].step_s
 
@@ -494,7 +494,7 @@ def test_side_by_side_times_are_judged_by_the_duet(
     found.stdout.fnmatch_lines(["REGRESSED: side by side with *", "REGRESSED: 9.5% slower*", "*1024*REGRESSED*3 hold"])
     first = step_summary.read_text().splitlines()[0]
     assert first.startswith("**REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024 (512 UNCHANGED")
-    assert (project.pytester.path / "runs" / "summary.md").read_text() == step_summary.read_text()
+    assert (project.pytester.path / "runs" / "bench.md").read_text() == step_summary.read_text()
     result = project.pytester.path / "runs" / "bench.json"
     assert len(json.loads(result.read_text())[KEY]["duets"]["pico"]["pairs"]) == 90
     load_session(result)  # it can be promoted all the same
@@ -597,7 +597,7 @@ def test_side_by_side_without_a_baseline_says_so(project: Project, side_by_side:
     found.assert_outcomes(skipped=3)
     assert found.ret == 0
     assert not side_by_side
-    assert (project.pytester.path / "runs" / "summary.md").read_text().startswith("**NO_BASELINE: ")
+    assert (project.pytester.path / "runs" / "bench.md").read_text().startswith("**NO_BASELINE: ")
 
 
 def test_side_by_side_with_a_baseline_that_nobody_can_run_again_fails(
@@ -622,7 +622,7 @@ def test_a_night_that_could_not_tell_warns(project: Project, monkeypatch: pytest
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate")
     found.assert_outcomes(skipped=3)
     assert found.ret == 0
-    assert len([line for line in found.outlines if line.startswith("::warning::")]) == 3
+    assert len([line for line in found.outlines if line.startswith("::warning title=")]) == 3
 
 
 def test_sides_that_learn_otherwise_fail_the_losses(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -658,7 +658,7 @@ def test_a_duet_that_is_stopped_shows_what_is_known(project: Project, monkeypatc
 
 def test_the_summary_is_of_this_session_or_absent(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact claims alone have one; a session that is stopped while measuring leaves none of an earlier one."""
-    path = project.pytester.path / "runs" / "summary.md"
+    path = project.pytester.path / "runs" / "bench.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text("of an earlier night")
     project.run("-k", "test_loss_decreases")

@@ -21,17 +21,25 @@ from perf.judge.fitness import with_fitness
 from perf.judge.stats import run_rate
 from perf.judge.verdicts import Judgement, Verdict
 from perf.measure.bench import SLICE_STEPS, measure
-from perf.measure.busy import busy_share, load_note
+from perf.measure.busy import busy_share, health, load_note
 from perf.measure.recipes import parse_recipe
 from perf.measure.sides import own_side
 from perf.project import shown
-from perf.records.baselines import BASELINES_DIR, PORTABLE, find_expected, load_baseline, load_result, load_session
+from perf.records.baselines import (
+    BASELINES_DIR,
+    PORTABLE,
+    Baseline,
+    find_expected,
+    load_baseline,
+    load_result,
+    load_session,
+)
 from perf.records.sessions import Session
 from perf.records.wire import CaseSpec
-from perf.report.answers import Answer, of_session
-from perf.report.bench import baseline_note, log_blocks, verdict_section, warmup_note
-from perf.report.duet import duet_sections
-from perf.report.sections import as_text, duration
+from perf.report.answers import of_session
+from perf.report.bench import log_blocks, warmup_note
+from perf.report.model import Answer
+from perf.report.sections import duration
 from perf.signals import stopped_by_signals
 
 T = TypeVar("T")
@@ -100,7 +108,8 @@ class Bench:
         steps, sizes = self._num_steps, ", ".join(map(str, what.sizes))
         # A log in a file must show that it goes on, too.
         print(f"\n{self.target.id} at {sizes}: {rounds} fresh processes each, {steps} steps, in turns", flush=True)
-        if note := load_note(busy_share()):
+        busy = busy_share()
+        if note := load_note(busy):
             print(note, flush=True)
         num_done, began_s = 0, time.monotonic()
         num_slices = rounds * len(what.sizes) * steps // SLICE_STEPS
@@ -132,7 +141,11 @@ class Bench:
         print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
         workload = self.target.workload
         return replace(
-            with_fitness(session), sample=workload.sample, about=dict(workload.about), threshold=workload.threshold
+            with_fitness(session),
+            sample=workload.sample,
+            about=dict(workload.about),
+            threshold=workload.threshold,
+            health=health(busy),
         )
 
     def _failed_already(self, session: Session) -> str:
@@ -211,9 +224,12 @@ class Bench:
 
     def _exact(self, claim: str, size: int, session: Session) -> Judgement:
         """Return what becomes of the losses or the counters, compared with stored ones."""
-        expected = find_expected(session, size, self.baseline, self._baselines)
         judge = verdicts.judge_losses if claim == "losses" else verdicts.judge_counters
-        return judge(session, size, expected)
+        return judge(session, size, find_expected(session, size, self.baseline, self._baselines))
+
+    def expected(self, size: int) -> Baseline | None:
+        """Return what the losses and counters of a batch size are compared with."""
+        return find_expected(self.measure(), size, self.baseline, self._baselines)
 
     def _by_duet(self, claim: str, size: int, stored: Judgement, threshold: float) -> Judgement:
         """Return what becomes of a claim side by side; the `stored` judgement where it is not compared so.
@@ -250,13 +266,6 @@ class Bench:
     def answer(self, problem: str) -> Answer:
         """Return the most important result; `problem` is why the session fails although no claim does."""
         return of_session(self.measure(), self.judgements, self.baseline, self.duet, problem)
-
-    def details(self) -> str:
-        """Return one line for each batch size, the duet, and what was compared with."""
-        duet = duet_sections(self.duet) if self.duet else []
-        text = as_text([verdict_section(self.measure(), self.judgements), *duet])
-        note = f"\nbaseline: {baseline_note(self.baseline, self.measure())}" if self.baseline else ""
-        return f"{text}{note}"
 
 
 def stored_file(name: str, storage: str) -> Path:

@@ -4,10 +4,12 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from perf.app.publish import publish
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, what
 from perf.errors import EXIT_PROBLEM, BaselineError, PerfError, UsageError
@@ -17,10 +19,11 @@ from perf.judge.stats import FAMILY_ERROR
 from perf.measure.recipes import Recipe, parse_recipe
 from perf.measure.sides import last_other_commit
 from perf.printable import emphasized, printable
-from perf.project import tool
+from perf.project import shown, tool
 from perf.records.baselines import KEY, Baseline
 from perf.records.documents import write_json
-from perf.report.duet import calibration, duet_report
+from perf.report.duet import calibration, duet_report, duet_text
+from perf.report.model import Report
 from perf.signals import EXIT_STOPPED
 
 EXIT_DIFFERS, EXIT_INCONCLUSIVE = 1, 4
@@ -59,11 +62,12 @@ def duet(
     except ValueError as error:
         raise UsageError(error) from None
     codes: list[int] = []
+    said: list[tuple[Report, dict[str, Any]]] = []
     for one in asked:
         if EXIT_STOPPED in codes:
             break
         try:
-            codes.append(_duet(one, recipes, threshold, json))
+            codes.append(_duet(one, recipes, threshold, json, said))
         except PerfError as error:
             if len(asked) == 1:
                 raise
@@ -72,8 +76,14 @@ def duet(
     return min(codes, key=[EXIT_STOPPED, EXIT_DIFFERS, EXIT_PROBLEM, EXIT_INCONCLUSIVE, 0].index)
 
 
-def _duet(asked: What, recipes: tuple[Recipe, Recipe], threshold: float | None, json: Path | None) -> int:
-    """Compare two sides on one workload, and return the exit code."""
+def _duet(
+    asked: What,
+    recipes: tuple[Recipe, Recipe],
+    threshold: float | None,
+    json: Path | None,
+    said: list[tuple[Report, dict[str, Any]]],  # of the workloads before, with their raw values: one page has all
+) -> int:
+    """Compare two sides on one workload, add it to the page, and return the exit code."""
     promoted = _promoted(asked) if any(recipe.is_baseline for recipe in recipes) else None
     is_upgrade = recipes[0].is_baseline and not recipes[1].is_baseline
     first, second = (
@@ -81,9 +91,16 @@ def _duet(asked: What, recipes: tuple[Recipe, Recipe], threshold: float | None, 
         for recipe in recipes
     )
     result = compared((first, second), asked, threshold=threshold or asked.target.workload.threshold or THRESHOLD)
-    sentence, _, rest = duet_report(result).partition("\nNext: ")
+    sentence, _, rest = duet_text(result).partition("\nNext: ")
     is_bad = exit_code(result) not in (0, EXIT_INCONCLUSIVE)
-    _keep(json, result, asked, f"{emphasized(sentence, is_bad=is_bad)}\nNext: {rest}")
+    report, raw = _raw(result, asked)
+    said.append((report, raw))
+    _keep(json, raw, f"{emphasized(sentence, is_bad=is_bad)}\nNext: {rest}")
+    stem = shown(asked.root / "runs" / "duet")
+    try:
+        print("\n".join(publish([one for one, _ in said], {one.title: values for one, values in said}, stem)))
+    except OSError as error:
+        print(f"{stem}: the page could not be written: {error}", file=sys.stderr)
     if promoted and is_upgrade and not result.problem:
         print(_how_to_promote(second, promoted))
     return exit_code(result)
@@ -109,7 +126,7 @@ def calibrate(*, json: Path | None = None, **asked_for: Any) -> int:
     if not all(map(math.isfinite, budgets.values())):
         budgets = {}
         print("" if problems else "too few pairs to say what budget finds what; give a larger --budget")
-    _keep(json, result, asked, "\n".join([calibration(result, budgets), *problems]))
+    _keep(json, _raw(result, asked)[1], "\n".join([calibration(result, budgets), *problems]))
     if result.interrupted:
         return EXIT_STOPPED
     return EXIT_PROBLEM if problems else 0
@@ -135,14 +152,22 @@ def _require_file(path: Path | None) -> None:
         raise UsageError(f"--json {path}: {above} is a file, and a folder is needed; name another place")
 
 
-def _keep(path: Path | None, result: DuetResult, asked: What, report: str) -> None:
-    """Write the raw values where they were asked for, and print the report, whichever of the two fails."""
-    date, command = datetime.now(UTC).isoformat(timespec="seconds"), shlex.join(sys.argv)
+def _raw(result: DuetResult, asked: What) -> tuple[Report, dict[str, Any]]:
+    """Return what is to be said of a duet, and all its raw values with that."""
+    date, command = datetime.now(UTC).isoformat(timespec="seconds"), f"{tool()} {shlex.join(sys.argv[1:])}"
+    about = f"on {asked.here.fingerprint.slug}, {date}"
+    report = duet_report(result, title=asked.target.id, about=about, command=command)
+    named = {"workload": asked.target.id, "date": date, "command": command, "reports": [asdict(report)]}
+    return report, {**result.as_json(), **named}
+
+
+def _keep(path: Path | None, raw: dict[str, Any], text: str) -> None:
+    """Write the raw values where they were asked for, and print a text, whichever of the two fails."""
     try:
         if path:
-            write_json(path, {KEY: {**result.as_json(), "workload": asked.target.id, "date": date, "command": command}})
+            write_json(path, {KEY: raw})
     finally:
-        print(f"\n{report}")
+        print(f"\n{text}")
     if path:
         print(f"raw values: {path}")
 

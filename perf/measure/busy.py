@@ -1,6 +1,7 @@
 """How busy other programs, and other guests of the same host, keep this machine."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 BUSY = 0.1  # the share of all cores from which on measuring is disturbed
@@ -26,6 +27,20 @@ def load_note(share: float | None) -> str:
     if share is None or share < BUSY:
         return ""
     return f"Other programs use {share:.0%} of the cores: times will vary more. Stop them, or expect to need more time."
+
+
+def health(share: float | None) -> dict[str, str | int]:
+    """Return how the machine is now: `share` of `busy_share`, and the clock of its cores; what is not known is missing.
+
+    Linux only.
+    """
+    found: dict[str, str | int] = {} if share is None else {"cores in use before": f"{share:.0%}"}
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+        if clocks:
+            found["clock"] = f"{min(clocks):,.0f} to {max(clocks):,.0f} MHz"
+    return found
 
 
 def _ticks() -> list[int]:

@@ -55,6 +55,7 @@ class _Part:
     sessions: Annotated[tuple[Session, ...], Meta(min_length=1)]
     promotions: tuple[Promotion, ...] = ()
     duets: dict[str, Any] = field(default_factory=dict)
+    reports: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         names = [session.configuration for session in self.sessions]
@@ -112,10 +113,13 @@ def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, por
 
 
 def result_json(
-    sessions: Sequence[Session], provenance: Provenance, duets: Mapping[str, Any] | None = None
+    sessions: Sequence[Session],
+    provenance: Provenance,
+    duets: Mapping[str, Any] | None = None,  # by workload
+    reports: Sequence[Any] = (),  # what was said of each workload, as `perf.report.model.Report`
 ) -> dict[str, Any]:
-    """Return what a result file holds under `KEY`; `load_result` reads it back. Duets are by workload."""
-    return {**_as_json("result", provenance, sessions), "duets": dict(duets or {})}
+    """Return what a result file holds under `KEY`; `load_result` reads the sessions back."""
+    return {**_as_json("result", provenance, sessions), "duets": dict(duets or {}), "reports": list(reports)}
 
 
 def baseline_json(baseline: Baseline) -> dict[str, Any]:

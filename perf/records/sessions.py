@@ -95,6 +95,8 @@ class Session:
     about: Annotated[dict[fields.Word, fields.About], Meta(max_length=1000)] = field(default_factory=dict)
     # the smallest change of its rate that matters, a fraction; None where the workload has none of its own
     threshold: fields.Fraction | None = None
+    # how the machine was when measuring began: load, clock; what could not be read is missing
+    health: Annotated[dict[fields.Word, fields.Fact], Meta(max_length=100)] = field(default_factory=dict)
     times_unfit: fields.Sentence = ""  # why its times are too noisy to compare with later; "" where they are not
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from perf.judge.verdicts import CLAIMS, Judgement, Verdict
 from perf.records.baselines import Baseline
 from perf.records.phases import STEP_PHASES
 from perf.records.sessions import Session
+from perf.report.model import Answer
 from perf.report.sections import number, percent
 
 Judgements = Mapping[tuple[str, int], Judgement]  # by claim and batch size
@@ -30,23 +30,6 @@ PROMOTE = "stepmark promote --reason TEXT"
 SIDE_BY_SIDE = "compare side by side: --perf-duet"
 
 _WORST_FIRST = (Verdict.LOSSES_DIFFER, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.UNCHANGED)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """The most important result of a duet or a session."""
-
-    verdict: str  # a `Verdict`, or "FAILED", "NOT MEASURED" or "MEASURED"
-    sentence: str  # what happened, without the verdict
-    next_step: str  # what to do: a command where there is one
-
-    @property
-    def line(self) -> str:
-        """The verdict and the sentence."""
-        return f"{self.verdict}: {self.sentence}"
-
-    def __str__(self) -> str:
-        return f"{self.line}\nNext: {self.next_step}"
 
 
 def of_duet(result: DuetResult) -> Answer:

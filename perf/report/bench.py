@@ -1,6 +1,7 @@
 """A benchmark session: logs, the verdict of each batch size, the baseline, and what to do next."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from perf.judge.verdicts import CLAIMS, Verdict, mean_rate
 from perf.printable import printable
 from perf.records.baselines import Baseline
 from perf.records.fingerprint import differences
-from perf.records.published import PublishedRun
+from perf.records.published import PublishedLine, PublishedRun
 from perf.records.sessions import Session
-from perf.report.answers import PROMOTE, Answer, Judgements
+from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
-from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Section, as_markdown, by_text, effect_cells, number
+from perf.report.model import NONE, Answer, Report, Section
+from perf.report.plots import effects_plot, loss_difference_plot, loss_plots, published_plots, rates_plot, steps_plots
+from perf.report.sections import DETECTABLE, EFFECT_HEADER, by_text, effect_cells, number
 
 
 def log_blocks(session: Session) -> str:
@@ -82,8 +85,7 @@ def _outcome(holds: Sequence[bool | None]) -> str:
 
 def baseline_note(baseline: Baseline, session: Session) -> str:
     """Return where the baseline comes from, which software differs, and which of its batch sizes were not measured."""
-    made = f"{baseline.path}, measured {baseline.provenance['date']} at {baseline.provenance['commit'][:12]}"
-    parts = [f"{made}{' with uncommitted changes' if baseline.provenance['dirty'] else ''}"]
+    parts = [f"{baseline.path}, measured {baseline.provenance['date']} at {commit_text(baseline.provenance)}"]
     changed = differences(baseline.session.fingerprint.software, session.fingerprint.software)
     parts.append(f"software differs: {', '.join(changed)}" if changed else "same software")
     if baseline.times_unfit:
@@ -100,25 +102,72 @@ def result_note(result: Path, refusal: str) -> str:
     return f"result: {result}; to make it this machine's baseline: {PROMOTE}"
 
 
-def summary(
+def session_report(
     session: Session,
+    *,
     provenance: Mapping[str, Any],
     judgements: Judgements,
     baseline: Baseline | None,
+    expected: Mapping[int, Baseline | None],  # what the losses of each batch size are compared with
     duet: DuetResult | None,
     answer: Answer,
-) -> str:
-    """Return the summary of a session in Markdown; its first line is the most important result."""
-    commit = f"{provenance['commit'][:12]}{' with uncommitted changes' if provenance['dirty'] else ''}"
-    about = f"`{session.configuration}` on `{session.fingerprint.slug}`, {provenance['date']}, commit {commit}"
-    sections = [Section(title=text) for text in (f"**{answer.line}**", f"Next: {answer.next_step}", about)]
-    sections.append(verdict_section(session, judgements))
+    threshold: float,  # of stored rates
+    published: Mapping[PublishedRun, Sequence[PublishedLine]],  # runs that somebody published, and their logs
+    more: Sequence[Section],  # what else is known, such as the history
+) -> Report:
+    """Return what is to be said of a session, the most important first."""
+    stored = {
+        size: judgement.effect
+        for (claim, size), judgement in judgements.items()
+        if claim == "rate" and judgement.effect and not isinstance(judgement.effect, DuetEffect)
+    }
+    plots = [effects_plot(stored, threshold, "stored times")] if stored else []
+    sections = [replace(verdict_section(session, judgements), plots=plots)]
     if duet:
-        beside = f"Side by side ({duet.mode}: {duet.mode_reason}), {duet.sides[0]} and {duet.sides[1]}:"
-        sections += [Section(title=beside), *duet_sections(duet)]
+        beside = f"Side by side ({duet.mode}: {duet.mode_reason}), {duet.sides[0]} and {duet.sides[1]}"
+        first, *others = duet_sections(duet)
+        sections += [replace(first, title=beside), *others]
     if baseline:
-        sections.append(Section(title=f"Baseline: {baseline_note(baseline, session)}"))
-    return as_markdown(sections) + "\n"
+        sections.append(Section(title="Baseline", notes=baseline_note(baseline, session).split("\n  ")))
+    difference = loss_difference_plot(session, expected)
+    sections += [
+        *more,
+        Section(title="Losses", plots=[*loss_plots(session), *filter(None, [difference])], is_detail=True),
+        Section(title="Rates", plots=[rates_plot(session, baseline), *steps_plots(session)], is_detail=True),
+    ]
+    if published:
+        plots = published_plots({run.global_batch_size: lines for run, lines in published.items() if lines})
+        title = "Published runs of another machine: compare the shapes, not the numbers"
+        notes = published_note(list(published)).split("\n")
+        sections.append(Section(title=title, plots=plots, notes=notes, is_detail=True))
+    sections.append(machine_section(session))
+    return Report(
+        title=session.configuration,
+        about=f"on {session.fingerprint.slug}, {provenance['date']}, commit {commit_text(provenance)}",
+        answer=answer,
+        sections=sections,
+        command=provenance["command"],
+        warnings=[
+            f"{size}: {judgement.reason}"
+            for (claim, size), judgement in judgements.items()
+            if claim == "rate" and judgement.verdict is Verdict.INCONCLUSIVE
+        ],
+        is_bad=any(judgement.holds is False for judgement in judgements.values()),
+    )
+
+
+def commit_text(provenance: Mapping[str, Any]) -> str:
+    """Return a commit, shortened, and whether there were changes beside it."""
+    return f"{provenance['commit'][:12]}{' with uncommitted changes' if provenance['dirty'] else ''}"
+
+
+def machine_section(session: Session) -> Section:
+    """Return the machine and the software of a session, and how the machine was while it was measured."""
+    facts = {**session.fingerprint.hardware, **session.fingerprint.software, **session.health}
+    rows = [(name, str(value)) for name, value in facts.items()]
+    return Section(
+        title="Machine and software", header=("fact", "value"), rows=rows, left=("fact", "value"), is_detail=True
+    )
 
 
 def promotion_note(results: Sequence[Baseline], written: Sequence[Path]) -> str:

@@ -13,11 +13,11 @@ from perf.judge.stats import POWER
 from perf.judge.verdicts import Verdict
 from perf.records.phases import STEP_PHASES
 from perf.report.answers import of_duet
+from perf.report.model import NONE, Report, Section
+from perf.report.plots import effects_plot, pairs_plot, phases_plot
 from perf.report.sections import (
     DETECTABLE,
     EFFECT_HEADER,
-    NONE,
-    Section,
     as_text,
     by_text,
     duration,
@@ -41,7 +41,22 @@ def duet_heading(
     )
 
 
-def duet_report(result: DuetResult) -> str:
+def duet_report(result: DuetResult, *, title: str, about: str, command: str) -> Report:
+    """Return what is to be said of a duet; `title` is the workload, `about` when and where it was made."""
+    differing = {size: ", ".join(work_differences(work)[:3]) for size, work in result.work.items()}
+    answer = of_duet(result)
+    return Report(
+        title=title,
+        about=f"{about}; {result.mode}: {result.mode_reason}; baseline {result.sides[0]}, candidate {result.sides[1]}",
+        answer=answer,
+        sections=duet_sections(result),
+        command=command,
+        warnings=by_text({size: [f"work differs: {text} per step"] for size, text in differing.items() if text}),
+        is_bad=answer.verdict in (Verdict.REGRESSED, Verdict.LOSSES_DIFFER),
+    )
+
+
+def duet_text(result: DuetResult) -> str:
     """Return all of a duet as text."""
     return as_text([Section(title=str(of_duet(result))), *duet_sections(result)])
 
@@ -55,6 +70,8 @@ def duet_sections(result: DuetResult) -> list[Section]:
         rows.append((str(size), *cells, *effect_cells(judgement.effect if judgement else None), str(verdict)))
         plain = verdict is Verdict.UNCHANGED and judgement and not judgement.effect.is_significant
         reasons[size] = [judgement.advice(result.budget_option)] if judgement and not plain else []
+    effects = {size: judgement.effect for size, judgement in result.judgements.items()}
+    pictures = [effects_plot(effects, result.threshold, "side by side"), pairs_plot(result)] if result.pairs else []
     table = Section(
         header=("size", "baseline", "candidate", *EFFECT_HEADER, "verdict"),
         rows=rows,
@@ -64,6 +81,7 @@ def duet_sections(result: DuetResult) -> list[Section]:
             "change": "in pairs of runs, mean over starts",
             "detectable": DETECTABLE,
         },
+        plots=pictures,
     )
     attributions = [_attribution_section(result, size) for size in result.contributions]
     problems = [Section(title=problem) for problem in (result.problem, result.attribution_problem) if problem]
@@ -107,7 +125,8 @@ def _attribution_section(result: DuetResult, size: int) -> Section:
         title=f"Where a step at {size} differs: milliseconds, each operation timed alone",
         header=("phase", "operation", "count", "baseline", "candidate", "difference"),
         rows=rows,
-        left={"phase", "operation"},
+        left=("phase", "operation"),
+        plots=[phases_plot(result.phases[size], size)],
         notes=[rest, *lines] if named else ["No operation differs by more than chance explains."],
     )
 

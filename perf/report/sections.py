@@ -1,59 +1,51 @@
-"""Sections of a report, and how they are rendered: as text for a terminal, as Markdown."""
+"""Reports and their sections rendered as text for a terminal and as Markdown; and how values are written."""
 
 import math
+import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from perf.judge.stats import POWER, Effect
+from perf.printable import printable
+from perf.report.model import NONE, Report, Section
 
 WIDTH = 80  # columns of a terminal that tables and wrapped lines use
-NONE = "-"  # the cell of a value that does not exist
-
 EFFECT_HEADER = ("change", "95% interval", "detectable")
 DETECTABLE = f"the smallest slowdown this data would have shown ({POWER:.0%} power)"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
-    """A title, a table and notes below it; each may be empty. A column without any value is not shown."""
-
-    title: str = ""
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    # names of the columns with words: aligned to the left, and shortened where the text would be too wide
-    left: Collection[str] = ()
-    notes: Sequence[str] = ()
-    # what columns mean, by name; shown last, for the columns that are
-    legend: Mapping[str, str] = field(default_factory=dict)
-
-    def shown(self) -> tuple[list[str], list[list[str]], list[str]]:
-        """Return the header and the rows without the columns that have no value, and the notes with the legend."""
-        columns = [i for i in range(len(self.header)) if any(row[i] != NONE for row in self.rows)]
-        header = [self.header[i] for i in columns]
-        legend = "; ".join(f"{names}: {text}" for names, text in self.legend.items() if names.split(", ")[0] in header)
-        notes = [*self.notes, f"({legend})"] if legend else [*self.notes]
-        return header, [[row[i] for i in columns] for row in self.rows], notes
-
-
 def as_text(sections: Sequence[Section]) -> str:
-    """Return sections as text."""
+    """Return sections as text, without plots and details."""
     blocks = []
     for section in sections:
-        header, rows, notes = section.shown()
-        table = text_table(header, rows, left=section.left) if rows else ""
-        blocks.append("\n".join(filter(None, [wrapped(section.title), table, *map(wrapped, notes)])))
-    return "\n\n".join(blocks)
+        if not section.is_detail:
+            header, rows, notes = section.shown()
+            table = text_table(header, rows, left=section.left) if rows else ""
+            blocks.append("\n".join(filter(None, [wrapped(section.title), table, *map(wrapped, notes)])))
+    return "\n\n".join(filter(None, blocks))
 
 
-def as_markdown(sections: Sequence[Section]) -> str:
-    """Return sections as Markdown."""
-    blocks = []
-    for section in sections:
+def as_markdown(report: Report, page: str) -> str:
+    """Return a report as Markdown: its first line says it all, tables follow, and what explains them is folded."""
+    answer = report.answer
+    blocks = [f"**{_markdown(answer.line)}**", f"Next: {_markdown(answer.next_step)}", _markdown(f"{report.title} {report.about}")]
+    blocks += [f"- {_markdown(warning)}" for warning in report.warnings]
+    for section in report.sections:
         header, rows, notes = section.shown()
         table = markdown_table(header, rows) if rows else ""
-        blocks += [section.title, table, "\n".join(f"- {note}" for note in notes)]
-    return "\n\n".join(filter(None, blocks))
+        listed = "\n".join(f"- {_markdown(note)}" for note in notes)
+        title = _markdown(section.title)
+        if section.is_detail and (table or listed):
+            blocks += [f"<details><summary>{title}</summary>", table, listed, "</details>"]
+        elif not section.is_detail:
+            blocks += [title, table, listed]
+    return "\n\n".join(filter(None, [*blocks, f"Plots, details and raw values: {_markdown(page)}"])) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Return text as Markdown that shows it as it is: no markup, HTML or control character in it has an effect."""
+    escaped = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"(?<!\w)_|_(?!\w)|[\\`*\[\]|~#]", r"\\\g<0>", escaped)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[str] = ()) -> str:
@@ -61,6 +53,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Co
 
     Columns in `left` are aligned to the left, and lose the middle of long cells to keep to `WIDTH`.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for index in sorted((i for i, name in enumerate(header) if name in left), key=lambda i: -widths[i]):
         excess = max(0, sum(widths) + 2 * (len(widths) - 1) - WIDTH)
@@ -78,13 +71,13 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Co
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table of text cells."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
 
 
 def wrapped(text: str) -> str:
     """Return each line of a text within `WIDTH` columns, if its words are shorter; continued lines are indented."""
     wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return "\n".join(wrap.fill(line) for line in text.splitlines())
+    return "\n".join(wrap.fill(printable(line)) for line in text.split("\n"))
 
 
 def number(value: float, style: str = ",.0f") -> str:

@@ -30,7 +30,7 @@ from perf.records.wire import (
     side_work,
 )
 from perf.report.answers import of_duet
-from perf.report.duet import duet_report
+from perf.report.duet import duet_text
 from tests.report.test_duet import WORK, duet
 
 FINGERPRINT = {"hardware": {"cores": 2}, "software": {"torch": "2.13.0"}}
@@ -215,7 +215,7 @@ def test_mutated_answers_are_read_or_refused() -> None:
             work: SideWork = side_work(found, (7.6,), {})
             assert not any(word in repr(work) for word in ("nan", "inf,", "inf)", "inf]", "inf}"))
             result = dataclasses.replace(QUIET, work={512: (WORK, work)})
-            assert all(line.isprintable() for line in [of_duet(result).line, *duet_report(result).splitlines()])
+            assert all(line.isprintable() for line in [of_duet(result).line, *duet_text(result).splitlines()])
         else:
             assert not any(word in repr(found) for word in ("nan", "inf,", "inf)", "inf]", "inf}"))
     assert MUTATIONS / 4 < refused < MUTATIONS

@@ -15,9 +15,10 @@ from perf.judge.verdicts import Judgement, Verdict
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import SideWork
 from perf.report.answers import of_duet, of_session
-from perf.report.bench import summary
-from perf.report.duet import calibration, duet_report
+from perf.report.duet import calibration, duet_text
+from perf.report.sections import as_markdown
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
+from tests.report.nights import judged, report_of
 
 WORK = SideWork(
     counters=dataclasses.asdict(COUNTERS),
@@ -88,7 +89,7 @@ def _pair(size: int, effect: float, number: int) -> Pair:
 
 def row_of(result: DuetResult, size: int) -> list[str]:
     """Return the cells of a batch size in the table of a report."""
-    return next(line.split() for line in duet_report(result).splitlines() if line.split()[:1] == [str(size)])
+    return next(line.split() for line in duet_text(result).splitlines() if line.split()[:1] == [str(size)])
 
 
 SLOWER = duet({512: 0.0, 1024: -0.1, 2048: -0.05}, EXTRA)
@@ -117,7 +118,7 @@ def test_without_a_difference_the_first_sentence_says_so() -> None:
     found = of_duet(same)
     assert found.line.startswith("UNCHANGED: no change of 2.0% or more at 512, 1024, 2048 (measured +0.0%")
     assert found.next_step == "nothing to do"
-    assert "work: the same operations, and the same losses up to rounding" in duet_report(same)
+    assert "work: the same operations, and the same losses up to rounding" in duet_text(same)
 
 
 def test_too_few_pairs_are_not_green() -> None:
@@ -125,14 +126,14 @@ def test_too_few_pairs_are_not_green() -> None:
     few = duet({512: 0.0}, num_pairs=5)
     assert of_duet(few).line.startswith("INCONCLUSIVE: cannot tell at 512: between ")
     assert of_duet(few).next_step == "give it more time: --budget 10s"
-    assert "only 2 of the 4 starts that a verdict needs; use about --budget 10s" in duet_report(few)
+    assert "only 2 of the 4 starts that a verdict needs; use about --budget 10s" in duet_text(few)
     in_a_session = dataclasses.replace(few, budget_option=SESSION_BUDGET)
     assert "; use about -o perf_duet_budget=10" in as_claims(in_a_session, 512)["rate"].reason
 
 
 def test_the_report_has_a_line_for_each_batch_size_and_says_where_the_time_goes() -> None:
     """Rates of both sides, the verdicts, what a step does otherwise, and the operation it is spent in."""
-    lines = duet_report(SLOWER).splitlines()
+    lines = duet_text(SLOWER).splitlines()
     assert max(map(len, lines)) <= 80
     assert row_of(SLOWER, 512)[-1] == "UNCHANGED"
     assert row_of(SLOWER, 1024)[-1] == "REGRESSED"
@@ -179,13 +180,13 @@ def test_what_one_side_lacks_is_not_called_equal() -> None:
     assert not_compared((older, WORK)) == ["losses", "host_syncs"]
     assert work_differences((older, EXTRA)) == ["+5 aten::mm"]
     found = dataclasses.replace(duet({512: 0.0}), work={512: (older, WORK)})
-    assert "512: not compared, because a side lacks it: losses, host_syncs" in duet_report(found)
+    assert "512: not compared, because a side lacks it: losses, host_syncs" in duet_text(found)
     slower = dataclasses.replace(duet({512: -0.1}), work={512: (older, WORK)})
     assert of_duet(slower).line.endswith("no difference in what was compared; not compared: losses, host_syncs")
     silent = dataclasses.replace(WORK, software={}, python="", counters={})
     assert not_compared((silent, silent)) == ["software", "counters"]
     nothing = dataclasses.replace(duet({512: 0.0}), work={512: (silent, silent)})
-    assert "software: not known" in duet_report(nothing)
+    assert "software: not known" in duet_text(nothing)
     assert not_compared((WORK, dataclasses.replace(WORK, python="3.12"))) == ["python_calls"]
 
 
@@ -194,14 +195,14 @@ def test_a_duet_that_ended_early_shows_what_is_known() -> None:
     whole = duet(dict.fromkeys(SIZES, 0.0), num_pairs=5)
     only = {size: found for size, found in whole.judgements.items() if size != 2048}
     early = dataclasses.replace(whole, judgements=only, problem="candidate side (self): ended by SIGKILL")
-    report = duet_report(early)
+    report = duet_text(early)
     assert "+0." in report
     assert report.endswith("candidate side (self): ended by SIGKILL")
     assert of_duet(early).line.endswith("candidate side (self): ended by SIGKILL")
     for size in SIZES:
         assert as_claims(early, size)["rate"].holds is False
     found = dataclasses.replace(duet({512: -0.1}), attribution_problem="where the time differs is not known: x")
-    assert duet_report(found).endswith("where the time differs is not known: x")
+    assert duet_text(found).endswith("where the time differs is not known: x")
 
 
 def test_claims_of_a_session_follow_from_its_duet() -> None:
@@ -232,20 +233,14 @@ def test_scaling_is_judged_from_the_pairs() -> None:
     assert "scaling" not in as_claims(duet({512: 0.0}), 512)
 
 
-def judged(result: DuetResult) -> dict[tuple[str, int], Judgement]:
-    """Return the claims of a session with a duet."""
-    return {(claim, size): found for size in result.judgements for claim, found in as_claims(result, size).items()}
-
-
 def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
     """A regression with its batch size and cause; tables are Markdown; without a duet the claims speak."""
     night = session(step_times(np.random.default_rng(1)))
-    about = {"date": "2026-11-24T01:02:03+00:00", "commit": "0123456789abcdef", "dirty": True}
     judgements = {key: found for key, found in judged(SLOWER).items() if key[0] != "counters"}
-    text = summary(night, about, judgements, None, SLOWER, of_session(night, judgements, None, SLOWER, ""))
+    text = as_markdown(report_of(night, judgements, duet=SLOWER, dirty=True), "bench.html")
     lines = text.splitlines()
     assert lines[0] == f"**{of_duet(SLOWER).line}**"
-    assert lines[4].endswith("`, 2026-11-24T01:02:03+00:00, commit 0123456789ab with uncommitted changes")
+    assert lines[4].endswith(", 2026-11-24T01:02:03+00:00, commit 0123456789ab with uncommitted changes")
     assert "| 1024 | 4,000 | 3,6" in text
     assert "|  | aten::mm float32 | 26 -> 31 |" in text
     counters = Judgement(holds=False, reason="+1 host_syncs per step")

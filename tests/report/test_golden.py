@@ -15,12 +15,13 @@ from perf.judge.duets import DuetResult
 from perf.judge.verdicts import judge_rates
 from perf.printable import emphasized
 from perf.report.answers import of_session
-from perf.report.bench import summary, verdict_section
-from perf.report.duet import duet_report
-from perf.report.sections import as_text
+from perf.report.bench import verdict_section
+from perf.report.duet import duet_text
+from perf.report.sections import as_markdown, as_text
 from tests.judge.noise import SIZES
 from tests.judge.test_verdicts import as_baseline, quiet
-from tests.report.test_duet import SLOWER, WORK, duet, judged
+from tests.report.nights import judged, report_of
+from tests.report.test_duet import SLOWER, WORK, duet
 
 GOLDEN = Path(__file__).with_name("golden")
 LOSSES = dataclasses.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
@@ -50,7 +51,7 @@ def check(name: str, text: str) -> None:
 @pytest.mark.parametrize("name", DUETS)
 def test_the_report_of_a_duet(name: str) -> None:
     """Every verdict, and a duet that was stopped."""
-    text = duet_report(DUETS[name])
+    text = duet_text(DUETS[name])
     assert max(map(len, text.splitlines())) <= 80
     check(f"duet-{name}.txt", text)
 
@@ -69,10 +70,7 @@ def test_the_summary_of_a_session(name: str) -> None:
 def test_the_summary_of_a_night_in_markdown() -> None:
     """A regression found side by side."""
     night = quiet()
-    about = {"date": "2026-11-24T01:02:03+00:00", "commit": "0123456789abcdef", "dirty": False}
-    judgements = judged(SLOWER)
-    answer = of_session(night, judgements, None, SLOWER, "")
-    check("night.md", summary(night, about, judgements, None, SLOWER, answer))
+    check("night.md", as_markdown(report_of(night, judged(SLOWER), duet=SLOWER), "runs/bench.html"))
 
 
 def test_colours_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:

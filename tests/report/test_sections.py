@@ -26,8 +26,9 @@ from perf.records.sessions import Session
 from perf.report.answers import of_duet, of_session
 from perf.report.audit import audit_report
 from perf.report.bench import verdict_section
-from perf.report.duet import calibration, duet_report, duet_sections
-from perf.report.sections import NONE, WIDTH, Section, as_markdown, as_text, text_table, wrapped
+from perf.report.duet import calibration, duet_sections, duet_text
+from perf.report.model import NONE, Answer, Report, Section
+from perf.report.sections import WIDTH, as_markdown, as_text, text_table, wrapped
 from perf.report.training import run_table
 from tests.judge.noise import SIZES, session
 from tests.judge.test_verdicts import as_baseline, quiet
@@ -35,6 +36,12 @@ from tests.report.test_duet import EXTRA_PRODUCTS, SLOWER, duet
 
 ROOT = Path(__file__).parents[2]
 LONG = "aten::_scaled_dot_product_flash_attention_for_cpu_backward float32"
+
+
+def markdown_of(*sections: Section) -> str:
+    """Return sections as Markdown, in a report that says little else."""
+    answer = Answer(verdict="UNCHANGED", sentence="no change", next_step="nothing to do")
+    return as_markdown(Report(title="net", about="today", answer=answer, sections=sections), "net.html")
 
 
 def widest(text: str) -> int:
@@ -78,7 +85,7 @@ def test_a_duets_tables_fit_a_terminal(effect: float, noise: float, seconds: flo
     found = dataclasses.replace(
         SLOWER, pairs=pairs, judgements=decisions.judgements, phases={1024: phases}, contributions={1024: rows}
     )
-    text = duet_report(found)
+    text = duet_text(found)
     assert widest(text) <= WIDTH
     assert ".." in text
     assert widest(calibration(found, {0.01: 1e9, 0.02: 60.0})) <= WIDTH
@@ -120,12 +127,12 @@ def test_text_and_markdown_have_the_same_rows_and_notes() -> None:
         notes=["a note"], legend={"a": "first", "empty": "nothing"},
     )  # fmt: skip
     assert as_text([section]) == "Title\na  b\n-  -\n1  x\n2  -\na note\n(a: first)"
-    assert as_markdown([section]) == (
-        "Title\n\n| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | - |\n\n- a note\n- (a: first)"
+    assert "\n\nTitle\n\n| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | - |\n\n- a note\n- (a: first)\n\n" in markdown_of(
+        section
     )
     for shown in [verdict_section(quiet(), {}), *duet_sections(SLOWER)]:
         _, rows, notes = shown.shown()
-        text, markdown = as_text([shown]).split(), as_markdown([shown])
+        text, markdown = as_text([shown]).split(), markdown_of(shown)
         for part in [*notes, *itertools.chain.from_iterable(rows)]:
             assert part in markdown
             assert all(word in text for word in part.split())

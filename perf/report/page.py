@@ -1,0 +1,102 @@
+"""The page of a session or a duet: one HTML file that needs nothing else; it renders, and computes nothing."""
+
+import base64
+import gzip
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from perf.printable import printable
+from perf.report.model import Plot, Report, Series
+
+# Colours that are put into the drawings, and the style of the page that replaces them: light or dark is the reader's.
+INK, GRID, BAND = "#010101", "#020202", "#030303"
+_COLOURS = ("#110001", "#110002", "#110003", "#110004", "#110005", "#110006")
+_VARIABLES = {INK: "ink", GRID: "grid", BAND: "band", **{colour: f"c{i}" for i, colour in enumerate(_COLOURS)}}
+_MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+
+
+def as_html(reports: Sequence[Report], raw: Mapping[str, Any]) -> str:
+    """Return a page of one or more workloads, the worst first, with the raw data in it.
+
+    Every value is escaped; characters that do not print are shown as such.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("perf.report", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=lambda value: printable(value) if type(value) is str else value,
+    )  # fmt: skip
+    packed = base64.b64encode(gzip.compress(json.dumps(raw, allow_nan=False).encode(), mtime=0)).decode()
+    template = environment.get_template("page.html")
+    ordered = sorted(reports, key=lambda report: not report.is_bad)
+    return template.render(reports=ordered, as_svg=as_svg, raw=packed)
+
+
+def as_svg(plot: Plot) -> str:
+    """Draw a plot: an ``<svg>`` element whose text is in paths, so that nothing depends on the reader's fonts."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+    style: Any = {
+        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": plot.title,
+        "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+        "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+        "text.parse_math": False,
+    }  # fmt: skip
+    with rc_context(style):
+        figure = Figure(figsize=(4.8, 3.2 if not plot.categories else 1.6 + 0.35 * len(plot.categories)))
+        figure.set_layout_engine("constrained")
+        axes = figure.add_subplot()
+        across = axes.axvspan if plot.categories else axes.axhspan
+        if plot.band:
+            across(*plot.band, color=BAND, linewidth=0, label="does not matter")
+            (axes.axvline if plot.categories else axes.axhline)(0, color=INK, linewidth=0.8)
+        for (meaning, places), dash in zip(plot.marks.items(), ((0, (1, 2)), "--"), strict=False):
+            for index, place in enumerate(places):
+                label = meaning if index == 0 else None
+                axes.axvline(place, color=INK, linewidth=0.7, linestyle=dash, alpha=0.6, label=label)
+        for number, series in enumerate(plot.series):
+            _draw(axes, series, number % len(_COLOURS), len(plot.series))
+        if plot.categories:
+            axes.set_yticks(range(len(plot.categories)), [printable(name) for name in plot.categories])
+            axes.set_ylim(len(plot.categories) - 0.4, -0.6)
+        if plot.log_x:
+            axes.set_xscale("log")
+            ticks = sorted({x for series in plot.series for x in series.x})
+            axes.xaxis.set_major_locator(FixedLocator(ticks))
+            axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(printable(plot.x_label))
+        axes.set_ylabel(printable(plot.y_label))
+        entries = len(axes.get_legend_handles_labels()[1])
+        if entries > 1:
+            figure.legend(loc="outside lower center", ncols=3 if entries > 2 else 2, fontsize=8)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    # Only the element, without names of groups, which several drawings of a page would share.
+    svg = re.sub(r'<metadata>.*?</metadata>|(?<=<g) id="\w+"', "", file.getvalue(), flags=re.DOTALL)
+    svg = svg[svg.index("<svg") :]
+    for colour, name in _VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg
+
+
+def _draw(axes: Any, series: Series, number: int, num_series: int) -> None:
+    """Draw one series with the colour, marker and dash of its number."""
+    look = {"color": _COLOURS[number], "label": printable(series.name)}
+    if series.style == "line":
+        axes.plot(series.x, series.y, linewidth=1.4, linestyle=_DASHES[number], **look)
+    elif series.style == "dots":
+        axes.plot(series.x, series.y, _MARKERS[number], markersize=4, linestyle="none", **look)
+    elif series.style == "bars":
+        height = 0.8 / num_series
+        axes.barh(np.asarray(series.y) + (number - (num_series - 1) / 2) * height, series.x, height, **look)
+    else:
+        axes.hlines(series.y, series.low, series.high, linewidth=3, **look)
+        axes.plot(series.x, series.y, "o", color=INK, markersize=5)

@@ -1,0 +1,207 @@
+"""What the plots of a page show, from records and judgements; nothing is drawn here."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from perf.judge.attribution import PhaseDifference
+from perf.judge.duets import DuetResult
+from perf.judge.stats import Effect, run_rate
+from perf.logs.runlog import LogLine, parse_line
+from perf.records.baselines import Baseline
+from perf.records.phases import STEP_PHASES
+from perf.records.published import PublishedLine
+from perf.records.sessions import MeasuredRun, Session
+from perf.report.model import Plot, Series
+
+MOST_POINTS = 400  # of a curve that are drawn, spread evenly; the raw data on the page has all
+
+STEPS, SAMPLES, SECONDS = "optimizer steps", "samples", "seconds"
+
+
+def effects_plot(effects: Mapping[int, Effect], threshold: float, what: str) -> Plot:
+    """Return the interval of each batch size beside the threshold, and the slowdown that would have shown."""
+    known = {size: effect for size, effect in effects.items() if np.isfinite(effect.low + effect.high)}
+    places = [float(index) for index in range(len(known))]
+    found = list(known.values())
+    detectable = [(i, e.minimal_detectable_effect) for i, e in enumerate(found) if e.minimal_detectable_effect < 1]
+    series = [
+        Series(
+            name="change with its 95% interval", style="intervals", y=places,
+            x=[100 * effect.effect_size for effect in found],
+            low=[100 * effect.low for effect in found], high=[100 * effect.high for effect in found],
+        ),
+        Series(
+            name="smallest slowdown that would have shown", style="dots",
+            x=[-100 * smallest for _, smallest in detectable], y=[float(index) for index, _ in detectable],
+        ),
+    ]  # fmt: skip
+    return Plot(
+        title=f"Change of the rate, {what}",
+        caption="; ".join(
+            f"{size}: {effect.effect_size:+.1%}, interval {effect.low:+.1%} to {effect.high:+.1%}"
+            for size, effect in known.items()
+        )
+        + f"; changes within {threshold:.1%} do not matter",
+        x_label="change, % (left is slower)",
+        y_label="global batch size",
+        series=series,
+        categories=[str(size) for size in known],
+        band=(-100 * threshold, 100 * threshold),
+    )
+
+
+def pairs_plot(result: DuetResult) -> Plot:
+    """Return every pair of a duet in the order of time."""
+    sizes = sorted({pair.global_batch_size for pair in result.pairs})
+    series = []
+    for size in sizes:
+        own = [pair for pair in result.pairs if pair.global_batch_size == size]
+        changes = [100 * float(np.expm1(pair.effect)) for pair in own]
+        series.append(Series(name=str(size), style="dots", x=[pair.ended_s for pair in own], y=changes))
+    ends: dict[int, float] = {}
+    for pair in result.pairs:
+        ends[pair.start] = pair.ended_s
+    return Plot(
+        title="Every pair of runs",
+        caption=f"{len(result.pairs)} pairs in {len(ends)} starts of the processes, in the order of time",
+        x_label="seconds of the duet",
+        y_label="change, %",
+        series=series,
+        band=(-100 * result.threshold, 100 * result.threshold),
+        marks={"start of processes ended": list(ends.values())},
+    )
+
+
+def phases_plot(phases: Sequence[PhaseDifference], size: int) -> Plot:
+    """Return the time of each phase of a step, on both sides."""
+    shown = [phase for phase in phases if phase.phase in STEP_PHASES and phase.baseline_s + phase.candidate_s > 0]
+    places = [float(index) for index in range(len(shown))]
+    return Plot(
+        title=f"Phases of a step at {size}",
+        caption="; ".join(
+            f"{phase.phase}: {1e3 * phase.baseline_s:.3g} and {1e3 * phase.candidate_s:.3g} ms" for phase in shown
+        ),
+        x_label="ms per step, each operation timed alone",
+        series=[
+            Series(name="baseline", style="bars", x=[1e3 * phase.baseline_s for phase in shown], y=places),
+            Series(name="candidate", style="bars", x=[1e3 * phase.candidate_s for phase in shown], y=places),
+        ],
+        categories=[phase.phase for phase in shown],
+    )
+
+
+def loss_plots(session: Session) -> list[Plot]:
+    """Return the loss against steps, samples and seconds, one line for each batch size."""
+    if any(not m.runs[0].step_s for m in session.measurements.values()):
+        return []
+
+    def curves(along: Callable[[int, MeasuredRun], Sequence[float]]) -> dict[str, tuple[Sequence[float], ...]]:
+        return {str(size): (along(size, m.runs[0]), m.runs[0].losses) for size, m in session.measurements.items()}
+
+    alongs: dict[str, Callable[[int, MeasuredRun], Sequence[float]]] = {
+        STEPS: lambda size, run: range(1, len(run.losses) + 1),
+        SAMPLES: lambda size, run: [size * (step + 1) for step in range(len(run.losses))],
+        SECONDS: lambda size, run: np.cumsum(run.step_s).tolist(),
+    }
+    return [_loss_plot(f"Loss by {unit}", unit, curves(along)) for unit, along in alongs.items()]
+
+
+def published_plots(runs: Mapping[int, Sequence[PublishedLine]]) -> list[Plot]:
+    """Return the loss of published runs, by batch size, against steps, samples and seconds."""
+    alongs: dict[str, Callable[[PublishedLine], float]] = {
+        STEPS: lambda line: line.global_step,
+        SAMPLES: lambda line: line.global_step * line.global_batch_size,
+        SECONDS: lambda line: line.global_step * line.global_batch_size / line.global_rate_samples_per_sec,
+    }
+    found = []
+    for unit, along in alongs.items():
+        curves = {str(size): ([along(line) for line in run], [line.loss for line in run]) for size, run in runs.items()}
+        found.append(_loss_plot(f"Published loss by {unit}", unit, curves))
+    return found
+
+
+def _loss_plot(title: str, unit: str, curves: Mapping[str, tuple[Sequence[float], ...]]) -> Plot:
+    ends = ", ".join(f"{name} {losses[-1]:.3f}" for name, (_, losses) in curves.items())
+    return Plot(
+        title=title,
+        caption=f"Loss against {unit}, by global batch size; last values: {ends}",
+        x_label=unit,
+        y_label="loss, nats",
+        series=[Series(name=name, x=_thinned(x), y=_thinned(losses)) for name, (x, losses) in curves.items()],
+    )
+
+
+def loss_difference_plot(session: Session, expected: Mapping[int, Baseline | None]) -> Plot | None:
+    """Return the losses less those that the batch size is compared with, where there are any."""
+    series = []
+    for size, measurement in session.measurements.items():
+        if baseline := expected.get(size):
+            now, then = measurement.runs[0].losses, baseline.session.measurements[size].runs[0].losses
+            differences = [a - b for a, b in zip(now, then, strict=False)]
+            x = range(1, len(differences) + 1)
+            series.append(Series(name=str(size), x=_thinned(x), y=_thinned(differences)))
+    if not series:
+        return None
+    largest = max(abs(value) for one in series for value in one.y)
+    return Plot(
+        title="Loss less the baseline's",
+        caption=f"Difference of the losses from the baseline's, step by step; the largest drawn is {largest:.3g} nats",
+        x_label=STEPS,
+        y_label="difference, nats",
+        series=series,
+    )
+
+
+def rates_plot(session: Session, baseline: Baseline | None) -> Plot:
+    """Return the rate of every run against the batch size, beside the baseline's runs."""
+    series = []
+    for name, one in (("baseline", baseline.session if baseline else None), ("now", session)):
+        points = [
+            (float(size), run_rate(run.timed_step_s, size))
+            for size, measurement in sorted(one.measurements.items() if one else ())
+            for run in measurement.runs
+            if run.step_s
+        ]
+        if points:
+            sizes, rates = zip(*points, strict=True)
+            series.append(Series(name=name, style="dots", x=sizes, y=rates))
+    return Plot(
+        title=f"{session.sample.capitalize()}/sec by batch size",
+        caption="The rate of every run, a dot each, at its global batch size",
+        x_label="global batch size",
+        y_label=f"{session.sample}/sec",
+        series=series,
+        log_x=True,
+    )
+
+
+def steps_plots(session: Session) -> list[Plot]:
+    """Return the rate of each step of the first run at each batch size, with its warm-up and its log windows."""
+    found = []
+    for size, measurement in session.measurements.items():
+        run = measurement.runs[0]
+        if not run.step_s:
+            continue
+        rates = [size / seconds for seconds in run.step_s]
+        logged = [line.global_step for line in map(parse_line, run.lines) if isinstance(line, LogLine)]
+        series = [Series(name="rate of a step", x=_thinned(range(1, len(rates) + 1)), y=_thinned(rates))]
+        found.append(
+            Plot(
+                title=f"Rate of each step at {size}, run 1",
+                caption=f"Median {np.median(rates):,.0f} {session.sample}/sec; the first {run.warmup_steps} steps are "
+                "warm-up and not in the times",
+                x_label="step",
+                y_label=f"{session.sample}/sec",
+                series=series,
+                marks={"log line": logged[:50], "end of warm-up": [run.warmup_steps + 0.5]},
+            )
+        )
+    return found
+
+
+def _thinned(values: Sequence[float]) -> list[float]:
+    """Return at most `MOST_POINTS` of the values, the first and the last among them."""
+    if len(values) <= MOST_POINTS:
+        return [float(value) for value in values]
+    return [float(values[index]) for index in np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int)]
