@@ -6,12 +6,15 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perf.printable import printable
 from perf.report.model import Plot, Report, Series
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Colours that are put into the drawings, and the style of the page that replaces them: light or dark is the reader's.
 INK, GRID, BAND = "#010101", "#020202", "#030303"
@@ -38,24 +41,41 @@ def as_html(reports: Sequence[Report], raw: Mapping[str, Any]) -> str:
 
 
 def as_svg(plot: Plot) -> str:
-    """Draw a plot: an ``<svg>`` element whose text is in paths, so that nothing depends on the reader's fonts."""
+    """Draw a plot: an ``<svg>`` element.
+
+    Its text is text, laid out for a wide font: whatever a browser takes instead fits, too.
+    """
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    # What one drawing calls its parts, another must not.
+    with rc_context({"svg.hashsalt": plot.title, "svg.fonttype": "none"}):
+        figure_of(plot).savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    # Only the element, without names of groups, which several drawings of a page would share.
+    svg = re.sub(r'<metadata>.*?</metadata>|(?<=<g) id="\w+"', "", file.getvalue(), flags=re.DOTALL)
+    svg = svg[svg.index("<svg") :]
+    for colour, name in _VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg
+
+
+def figure_of(plot: Plot) -> "Figure":
+    """Return a plot as a figure of matplotlib."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     style: Any = {
-        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": plot.title,
+        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
         "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-        "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
-        "text.parse_math": False,
+        "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "legend.frameon": False, "text.parse_math": False,
     }  # fmt: skip
     with rc_context(style):
-        figure = Figure(figsize=(4.8, 3.2 if not plot.categories else 1.6 + 0.35 * len(plot.categories)))
+        figure = Figure(figsize=(4.8, 1.6 + 0.35 * len(plot.categories) if plot.categories else 3.2))
         figure.set_layout_engine("constrained")
         axes = figure.add_subplot()
-        across = axes.axvspan if plot.categories else axes.axhspan
         if plot.band:
-            across(*plot.band, color=BAND, linewidth=0, label="does not matter")
+            (axes.axvspan if plot.categories else axes.axhspan)(*plot.band, color=BAND, label="does not matter")
             (axes.axvline if plot.categories else axes.axhline)(0, color=INK, linewidth=0.8)
         for (meaning, places), dash in zip(plot.marks.items(), ((0, (1, 2)), "--"), strict=False):
             for index, place in enumerate(places):
@@ -74,17 +94,9 @@ def as_svg(plot: Plot) -> str:
             axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(printable(plot.x_label))
         axes.set_ylabel(printable(plot.y_label))
-        entries = len(axes.get_legend_handles_labels()[1])
-        if entries > 1:
-            figure.legend(loc="outside lower center", ncols=3 if entries > 2 else 2, fontsize=8)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    # Only the element, without names of groups, which several drawings of a page would share.
-    svg = re.sub(r'<metadata>.*?</metadata>|(?<=<g) id="\w+"', "", file.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg") :]
-    for colour, name in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    return svg
+        if len(axes.get_legend_handles_labels()[1]) > 1:
+            figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure
 
 
 def _draw(axes: Any, series: Series, number: int, num_series: int) -> None:

@@ -32,7 +32,7 @@ def effects_plot(effects: Mapping[int, Effect], threshold: float, what: str) -> 
             low=[100 * effect.low for effect in found], high=[100 * effect.high for effect in found],
         ),
         Series(
-            name="smallest slowdown that would have shown", style="dots",
+            name="detectable slowdown", style="dots",
             x=[-100 * smallest for _, smallest in detectable], y=[float(index) for index, _ in detectable],
         ),
     ]  # fmt: skip
@@ -69,7 +69,7 @@ def pairs_plot(result: DuetResult) -> Plot:
         y_label="change, %",
         series=series,
         band=(-100 * result.threshold, 100 * result.threshold),
-        marks={"start of processes ended": list(ends.values())},
+        marks={"end of a start": list(ends.values())},
     )
 
 

@@ -28,7 +28,11 @@ def as_text(sections: Sequence[Section]) -> str:
 def as_markdown(report: Report, page: str) -> str:
     """Return a report as Markdown: its first line says it all, tables follow, and what explains them is folded."""
     answer = report.answer
-    blocks = [f"**{_markdown(answer.line)}**", f"Next: {_markdown(answer.next_step)}", _markdown(f"{report.title} {report.about}")]
+    blocks = [
+        f"**{_markdown(answer.line)}**",
+        f"Next: {_markdown(answer.next_step)}",
+        _markdown(f"{report.title} {report.about}"),
+    ]
     blocks += [f"- {_markdown(warning)}" for warning in report.warnings]
     for section in report.sections:
         header, rows, notes = section.shown()

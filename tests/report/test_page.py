@@ -1,0 +1,155 @@
+"""The page: whole in itself, harmless whatever it is told, readable in light, in dark and on a phone."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from perf.judge.verdicts import judge_rates
+from perf.project import find_root
+from perf.records.published import load_published, load_published_lines
+from perf.report.model import Plot, Report, Section, Series
+from perf.report.page import as_html, figure_of
+from perf.report.sections import as_markdown, as_text
+from tests.judge.test_verdicts import as_baseline, quiet
+from tests.report.nights import judged, report_of
+from tests.report.test_duet import SLOWER
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PUBLISHED = find_root(Path(__file__)) / "baselines"
+RAW = {"pairs": [1.5, 2.5], "text": "</script><b>"}
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m|`**[a](javascript:alert(1))\u202e$x_{"
+
+
+def whole() -> list[Report]:
+    """Return a night that has everything a page can show, and a session with stored times."""
+    night = dataclasses.replace(quiet(), health={"clock": "2,600 MHz"})
+    runs = {run: load_published_lines(PUBLISHED, run) for run in load_published(PUBLISHED)}
+    found = report_of(night, judged(SLOWER), baseline=as_baseline(quiet(seed=1)), duet=SLOWER, published=runs)
+    stored = {("rate", size): j for size, j in judge_rates(night, as_baseline(quiet()), threshold=0.05).items()}
+    return [report_of(night, stored, baseline=as_baseline(quiet())), found]
+
+
+def plots_of(reports: list[Report]) -> list[Plot]:
+    """Return all plots of reports."""
+    return [plot for report in reports for section in report.sections for plot in section.plots]
+
+
+class _Elements(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_worst_workload_comes_first_and_its_answer_before_all_else() -> None:
+    """A reader finds the verdict, the batch size, the size of the change and the cause without scrolling."""
+    page = as_html(whole(), RAW)
+    text = re.sub(r"<[^>]*>|\s+", " ", page[page.index("<main>") :])
+    assert "REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024" in " ".join(text.split())[:400]
+    assert page.index("in forward (kernel.py:81)") < page.index("<svg")
+    assert page.index("REGRESSED") < page.index("UNCHANGED:")
+
+
+def test_the_raw_values_are_in_the_page() -> None:
+    """Unpacked, the link has them as they were."""
+    packed = re.search(r"data:application/gzip;base64,([\w+/=]+)", as_html(whole(), RAW))
+    assert packed
+    assert json.loads(gzip.decompress(base64.b64decode(packed[1]))) == RAW
+
+
+def test_a_page_needs_nothing_else_and_each_plot_has_a_name() -> None:
+    """No element fetches anything; it is smaller than 1 MB; ids are used once."""
+    page = as_html(whole(), RAW)
+    elements = _Elements(page).found
+    outside = [value for _, attributes in elements for name, value in attributes.items() if name in ("src", "href")]
+    assert all(value and value.startswith(("data:", "#")) for value in outside)
+    assert "script" not in {tag for tag, _ in elements}
+    assert len(page) < 1e6
+    named = [attributes["aria-label"] for _, attributes in elements if attributes.get("role") == "img"]
+    assert len(named) == len(plots_of(whole())) == page.count("<svg")
+    assert all(named)
+
+
+@pytest.mark.parametrize("kind", ["page", "markdown", "text"])
+def test_hostile_strings_are_harmless(kind: str) -> None:
+    """Markup in the name of a workload, a commit, a batch of notes is shown as text, and does nothing."""
+    plot = Plot(title=HOSTILE, caption=HOSTILE, x_label=HOSTILE, series=[Series(name=HOSTILE, x=[1, 2], y=[1, 2])])
+    section = Section(title=HOSTILE, header=("a",), rows=[(HOSTILE,)], left=("a",), notes=[HOSTILE], plots=[plot, plot])
+    night = dataclasses.replace(quiet(), about={"name": "x"}, sample="samples")
+    found = report_of(night, judged(SLOWER), duet=SLOWER, more=[section], commit=HOSTILE, date=HOSTILE)
+    found = dataclasses.replace(found, title=HOSTILE, command=HOSTILE, warnings=[HOSTILE])
+    if kind == "page":
+        elements = _Elements(as_html([found], {"x": HOSTILE})).found
+        assert not {"script", "img"} & {tag for tag, _ in elements}
+        assert not any(name.startswith("on") for _, attributes in elements for name in attributes)
+        text = as_html([found], {})
+    else:
+        text = as_markdown(found, HOSTILE) if kind == "markdown" else as_text(found.sections)
+    assert not {"\x1b", "\u202e"} & {*text}
+    if kind == "markdown":
+        assert not re.search(r"<(script|img)", text)
+        assert not re.search(r"(?<!\\)(\[a\]\(|`|\*\*\[)", text)
+        cells = [line for line in text.splitlines() if line.startswith("| &lt;")]
+        assert cells
+        assert all(len(re.findall(r"(?<!\\)\|", cell)) == 2 for cell in cells)
+
+
+def test_no_text_of_a_plot_lies_on_another() -> None:
+    """Titles, labels, ticks and legends of every plot on the page, as drawn."""
+    for plot in plots_of(whole()):
+        figure = figure_of(plot)
+        FigureCanvasAgg(figure).draw()
+        (axes,) = figure.axes
+        texts = [axes.xaxis.label, axes.yaxis.label]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        texts += [text for legend in figure.legends for text in legend.get_texts()]
+        boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
+        assert all(figure.bbox.x0 - 1 <= box.x0 and box.x1 <= figure.bbox.x1 + 1 for _, box in boxes), plot.title
+        for index, (name, box) in enumerate(boxes):
+            for other, another in boxes[index + 1 :]:
+                assert not box.overlaps(another), f"{plot.title}: {name!r} and {other!r}"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here to open the page in")
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 1100), ("light", 360)])
+def test_a_browser_shows_the_page(scheme: str, width: int, tmp_path: Path) -> None:
+    """Without an error or a request, no wider than the window, with ink that can be read on its paper."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = tmp_path / "page.html"
+    path.write_text(as_html(whole(), RAW), encoding="utf-8")
+    with sync_api.sync_playwright() as playwright:
+        # Root has no sandbox; the page has no scripts.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 800})
+        said: list[str] = []
+        requests: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        colours = "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        ink, paper = ([int(part) for part in re.findall(r"\d+", text)[:3]] for text in page.evaluate(colours))
+        assert (sum(ink) > sum(paper)) is (scheme == "dark")
+        assert abs(sum(ink) - sum(paper)) > 400
+        answer = page.locator(".answer").first.bounding_box()
+        assert answer
+        assert answer["y"] + answer["height"] < 800
+        browser.close()
+    assert said == []
+    assert requests == [path.as_uri()]
