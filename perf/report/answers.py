@@ -145,7 +145,8 @@ def _advised(judgement: Judgement) -> str:
     """Return what a rate that is not decided, or not to be left so, asks for."""
     if "stepmark promote" in judgement.reason or judgement.verdict is Verdict.IMPROVED:
         return PROMOTE
-    return SIDE_BY_SIDE if judgement.reason.endswith(SIDE_BY_SIDE) else "see the reason below"
+    last = judgement.reason.rpartition("; ")[2]
+    return last if last == SIDE_BY_SIDE or last.startswith("measure") else f"commit, measure again, then {PROMOTE}"
 
 
 def _because(result: DuetResult, size: int) -> str:

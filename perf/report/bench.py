@@ -140,7 +140,7 @@ def session_report(
         title = "Published runs of another machine: compare the shapes, not the numbers"
         notes = published_note(list(published)).split("\n")
         sections.append(Section(title=title, plots=plots, notes=notes, is_detail=True))
-    sections.append(machine_section(session))
+    sections += [_work_section(session), _machine_section(session, baseline)]
     return Report(
         title=session.configuration,
         about=f"on {session.fingerprint.slug}, {provenance['date']}, commit {commit_text(provenance)}",
@@ -161,13 +161,26 @@ def commit_text(provenance: Mapping[str, Any]) -> str:
     return f"{provenance['commit'][:12]}{' with uncommitted changes' if provenance['dirty'] else ''}"
 
 
-def machine_section(session: Session) -> Section:
-    """Return the machine and the software of a session, and how the machine was while it was measured."""
-    facts = {**session.fingerprint.hardware, **session.fingerprint.software, **session.health}
-    rows = [(name, str(value)) for name, value in facts.items()]
-    return Section(
-        title="Machine and software", header=("fact", "value"), rows=rows, left=("fact", "value"), is_detail=True
+def _work_section(session: Session) -> Section:
+    """Return what one step does at each batch size."""
+    names = ("flops", "allocated_bytes", "peak_bytes", "host_syncs", "optimizer_updates", "python_calls")
+    rows = []
+    for size, measurement in session.measurements.items():
+        counters = measurement.runs[0].counters
+        counts = (sum(counters.ops.values()), *(getattr(counters, name) for name in names))
+        rows.append((str(size), *(number(count, ",d") for count in counts)))
+    return Section(title="Work of a step", header=("size", "operations", *names), rows=rows, is_detail=True)
+
+
+def _machine_section(session: Session, baseline: Baseline | None) -> Section:
+    """Return the machine and the software, how the machine was when measuring began, and what the baseline's were."""
+    facts, stored = (
+        {**one.fingerprint.hardware, **one.fingerprint.software, **one.health} if one else {}
+        for one in (session, baseline.session if baseline else None)
     )
+    rows = [(name, str(facts.get(name, NONE)), str(stored.get(name, NONE))) for name in {**facts, **stored}]
+    header = ("fact", "now", "baseline")
+    return Section(title="Machine and software", header=header, rows=rows, left=header, is_detail=True)
 
 
 def promotion_note(results: Sequence[Baseline], written: Sequence[Path]) -> str:
