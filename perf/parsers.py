@@ -6,8 +6,7 @@ from pathlib import Path
 
 from perf import __version__
 from perf.arguments import fraction, not_negative, positive, seconds
-from perf.printable import indented
-from perf.project import tool
+from perf.printable import indented, tool
 from perf.seam import DEVICES, PRECISIONS
 
 SPECS = """each SPEC is one or more of:
@@ -61,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         "file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE",
         help="a file that is there is only checked (default: bench_step.py)",
     )  # fmt: skip
-    add = command("workloads", "perf.app.workloads:workloads", "list what can be measured").add_argument
+    add = command("workloads", "perf.finding:print_workloads", "list what can be measured").add_argument
     add("files", type=Path, nargs="*", metavar="FILE", help="Python files (default: bench_*.py at the project's root)")
     add = command(
         "promote", "perf.app.promotion:promote_result", "make a benchmark result the baseline of its machine",

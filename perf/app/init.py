@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from perf.errors import EXIT_PROBLEM, MeasureError, UsageError
-from perf.finding import Found, own_workloads
+from perf.finding import Found, find_root, own_workloads
 from perf.measure.duet import Duet
 from perf.measure.sides import own_side
-from perf.project import find_root, shown
+from perf.printable import shown
 from perf.records.pairs import Mode
 from perf.records.wire import CaseSpec, SideWork
 from perf.signals import stopped_by_signals

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perf.errors import UsageError
-from perf.finding import Found, find, own_workloads
-from perf.project import find_root, shown
+from perf.finding import Found, find, find_root, own_workloads
+from perf.printable import shown
 from perf.records.baselines import BASELINES_DIR, Baseline, baseline_path, load_baseline
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import configuration
