@@ -53,9 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    command("demo", "perf.app.demo:demo", "plant a slowdown and another training in a copy, and find both: a minute")
-    command("doctor", "perf.app.doctor:doctor", "say what this machine can show, and what to do about it")
-    add = command("init", "perf.app.init:init", "write a template of a training step, and check it").add_argument
+    command("demo", "perf.app.first:demo", "plant a slowdown and another training in a copy, and find both: a minute")
+    command("doctor", "perf.app.first:doctor", "say what this machine can show, and what to do about it")
+    add = command("init", "perf.app.first:init", "write a template of a training step, and check it").add_argument
     add(
         "file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE",
         help="a file that is there is only checked (default: bench_step.py)",
