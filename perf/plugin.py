@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from perf.arguments import fraction, positive, seconds, steps
+from perf.claims import Claims, Judge
 from perf.errors import UsageError
+from perf.finding import Found, find, workloads_in
 from perf.seam import PRECISIONS, Workload
 
 if TYPE_CHECKING:
     from perf.app.bench import Bench
-    from perf.claims import Judge
-    from perf.finding import Found
     from perf.measuring import Measuring
     from perf.records.sessions import Measurement, Session
 
@@ -143,11 +143,10 @@ def _chosen(config: pytest.Config) -> Found:
     state = config.stash[STATE]
     if state.chosen is None:
         from perf.app.what import here
-        from perf.finding import find
 
-        name = config.getoption("perf_workload")
         try:
-            state.chosen = find(name or here().default_workload, config.rootpath)
+            name = config.getoption("perf_workload") or here().default_workload
+            state.chosen = find(name, config.rootpath)
         except UsageError as error:
             raise pytest.UsageError(f"--perf-workload: {error}") from None
     return state.chosen
@@ -159,8 +158,6 @@ class WorkloadNode(pytest.Class):
     target: Found
 
     def _getobj(self) -> type:
-        from perf.claims import Claims
-
         about = {"__module__": self.target.workload.build.__module__, "__doc__": self.target.workload.why or None}
         return type(self.name, (Claims,), about)
 
@@ -175,8 +172,6 @@ def pytest_pycollect_makeitem(
     """Collect each workload in the module that defines it."""
     if type(obj) is not Workload or not isinstance(collector, pytest.Module):
         return None
-    from perf.finding import workloads_in
-
     target = workloads_in(collector.obj, collector.config.rootpath).get(name)
     if target is None:
         return []
@@ -191,8 +186,6 @@ def target_of(node: pytest.Item) -> Found:
         return own.target
     module = node.getparent(pytest.Module)
     if module and not node.config.getoption("perf_workload"):
-        from perf.finding import workloads_in
-
         beside = [*workloads_in(module.obj, node.config.rootpath).values()]
         if len(beside) == 1:
             return beside[0]
@@ -237,14 +230,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     state = config.stash[STATE]
     items = [item for item in session.items if is_ours(item) and not item.get_closest_marker("skip")]
+    timed: Any = getattr(config, "_benchmarksession", None)  # pytest-benchmark sets it
     if items and not config.option.collectonly:
-        if not config.pluginmanager.hasplugin("benchmark"):
+        if timed is None:
             raise pytest.UsageError(f"{items[0].nodeid}: needs pytest-benchmark; leave -p no:benchmark out")
         if state.compare_fail:
             raise pytest.UsageError("--benchmark-compare-fail: verdicts judge here; leave it out, see perf_threshold")
         from perf.measuring import Measuring
 
-        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark sets it
         try:
             state.measuring = Measuring(config, items, state.compare, _asked(config, ""))
         except pytest.UsageError:
@@ -252,7 +245,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise
         config.pluginmanager.register(state.measuring, "stepmark-measuring")
     elif not items and not in_parallel(config) and (state.compare or state.compare_fail):
-        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark sets it
         config.option.benchmark_compare = timed.compare = state.compare
         config.option.benchmark_compare_fail = timed.compare_fail = state.compare_fail
         timed.handle_loading()
