@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from perf.claims import Claims, Judge
 from perf.errors import UsageError
 from perf.finding import Found, find, workloads_in
 from perf.seam import PRECISIONS, Workload
+from perf.train.workloads import default_workload
 
 if TYPE_CHECKING:
     from perf.app.bench import Bench
@@ -34,11 +36,11 @@ class State:
     """What is known of a session before anything is measured."""
 
     # compare, compare_fail: pytest-benchmark's options, held back until it is known whose they are
-    compare: Any = None
-    compare_fail: Any = None
+    compare: Any
+    compare_fail: Any
+    asked: list[str]  # the given options that make a session without a comparison a failure
     seen: bool = False  # whether there are claims, also if none is to be run
     measuring: Measuring | None = None  # the hooks of a session that measures; None in all others
-    chosen: Found | None = None  # what --perf-workload names, once somebody asked
     problem: str = ""  # why a session that measured nothing fails
 
 
@@ -91,29 +93,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "perf(threshold=0.02): a claim about a measured session; `threshold`: smallest change that matters"
     )
-    state = config.stash[STATE] = State()
-    if (own := _asked(config, "perf")) and in_parallel(config):
-        raise pytest.UsageError(f"{own[0]}: times are not measured under -n; leave -n out, or that option")
-    if not config.pluginmanager.hasplugin("benchmark"):
-        config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is switched off")
-        return
-    option = config.option
-    state.compare, state.compare_fail = option.benchmark_compare, option.benchmark_compare_fail
-    if not in_parallel(config):  # where it would compare nothing
-        option.benchmark_compare, option.benchmark_compare_fail = [], None
-
-
-def _asked(config: pytest.Config, *prefixes: str) -> list[str]:
-    """Return the given options that make a session without a comparison a failure."""
-    state = config.stash[STATE]
+    compare = config.getoption("benchmark_compare", None)
+    compare_fail = config.getoption("benchmark_compare_fail", None)
     given = {
-        "--benchmark-compare": state.compare,
-        "--benchmark-compare-fail": state.compare_fail,
+        "--benchmark-compare": compare,
+        "--benchmark-compare-fail": compare_fail,
         "--perf-require-baseline": config.getoption("perf_require_baseline"),
         "--perf-strict": config.getoption("perf_strict"),
         "--perf-duet": config.getoption("perf_duet") not in (None, "auto", "never"),
     }
-    return [name for name, value in given.items() if value not in (None, [], False) and name[2:].startswith(prefixes)]
+    asked = [name for name, value in given.items() if value not in (None, [], False)]
+    config.stash[STATE] = State(compare=compare, compare_fail=compare_fail, asked=asked)
+    own = [name for name in asked if name.startswith("--perf")]
+    if own and in_parallel(config):
+        raise pytest.UsageError(f"{own[0]}: times are not measured under -n; leave -n out, or that option")
+    if not config.pluginmanager.hasplugin("benchmark"):
+        config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is switched off")
+    elif not in_parallel(config):  # where it would compare nothing
+        config.option.benchmark_compare, config.option.benchmark_compare_fail = [], None
 
 
 def in_parallel(config: pytest.Config) -> bool:
@@ -139,17 +136,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         _chosen(config)
 
 
+@functools.lru_cache(maxsize=1)  # a session imports its file once
 def _chosen(config: pytest.Config) -> Found:
-    state = config.stash[STATE]
-    if state.chosen is None:
-        from perf.app.what import here
+    from perf.app.what import here
 
-        try:
-            name = config.getoption("perf_workload") or here().default_workload
-            state.chosen = find(name, config.rootpath)
-        except UsageError as error:
-            raise pytest.UsageError(f"--perf-workload: {error}") from None
-    return state.chosen
+    try:
+        return find(config.getoption("perf_workload") or default_workload(here().device.type), config.rootpath)
+    except UsageError as error:
+        raise pytest.UsageError(f"--perf-workload: {error}") from None
 
 
 class WorkloadNode(pytest.Class):
@@ -239,7 +233,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from perf.measuring import Measuring
 
         try:
-            state.measuring = Measuring(config, items, state.compare, _asked(config, ""))
+            state.measuring = Measuring(config, items, state.compare, state.asked)
         except pytest.UsageError:
             timed.json = timed.save = timed.autosave = None  # there is nothing to save, which it would warn of
             raise
@@ -258,7 +252,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     reporter = config.pluginmanager.getplugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
     seen = state.seen or any(IN_PARALLEL in str(report.longrepr) for report in skipped)  # by workers of pytest-xdist
-    asked = _asked(config, "perf", *(["benchmark"] if seen else []))
+    asked = [name for name in state.asked if seen or name.startswith("--perf")]
     is_over = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if asked and is_over and not state.measuring and not config.option.collectonly:
         state.problem = f"{asked[0]}: no rate was compared in this session, so it fails"

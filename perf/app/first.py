@@ -2,16 +2,15 @@
 
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from perf.app.duet import EXIT_DIFFERS
+from perf.app.duet import EXIT_DIFFERS, duet
 from perf.app.what import Here, What, what
 from perf.errors import EXIT_PROBLEM, MeasureError, PerfError, UsageError
 from perf.finding import Found, find_root, own_workloads
@@ -21,7 +20,7 @@ from perf.measure.sides import last_other_commit, own_side
 from perf.printable import indented, shown
 from perf.records.pairs import Mode
 from perf.records.wire import CaseSpec
-from perf.signals import hold_signals, stopped_by_signals
+from perf.signals import EXIT_STOPPED, stopped_by_signals
 
 TEMPLATE = Path(__file__).with_name("template.py")
 """A workload like a user's own; it is copied, and never imported here."""
@@ -73,8 +72,8 @@ def _check(target: Found) -> bool:
     cases = {size: CaseSpec(global_batch_size=size, precision=target.workload.precision)}
     print(f"Checking {target.id} at {size} in two processes ...", flush=True)
     with stopped_by_signals():
-        duet = Duet((side, side), cases, mode=Mode.ALTERNATING, cores=(), rng=np.random.default_rng())
-        first, second = duet.work()[size]
+        sides = Duet((side, side), cases, mode=Mode.ALTERNATING, cores=(), rng=np.random.default_rng())
+        first, second = sides.work()[size]
     counters, is_same_work = first.counters, first.counters == second.counters
     is_repeatable = (first.losses, first.scalars) == (second.losses, second.scalars)
     syncs, updates = counters["host_syncs"], counters["optimizer_updates"]
@@ -101,28 +100,25 @@ def demo() -> int:
     """Make a project, plant two faults one after the other, and return the exit code: 0 if both were found.
 
     Raises:
-        MeasureError: git is missing, or the planted faults were not found.
+        MeasureError: git is missing, a duet could not be made, or the planted faults were not found.
     """
     began_s = time.monotonic()
-    whole = _template(DEMO_FILE)
-    with stopped_by_signals(), TemporaryDirectory(prefix="stepmark-demo-") as folder:
-        root = Path(folder)
-        (root / DEMO_FILE).write_text(whole, encoding="utf-8")
-        print(f"A project with one training step ({DEMO_FILE}) and one commit is made in {root}.")
-        _run(["git", "init", "--quiet"], root)
-        _run(["git", "add", DEMO_FILE], root)
+    whole, file, codes = _template(DEMO_FILE), Path(DEMO_FILE), []
+    with stopped_by_signals(), TemporaryDirectory(prefix="stepmark-demo-") as folder, chdir(folder):
+        file.write_text(whole, encoding="utf-8")
+        print(f"A project with one training step ({file}) and one commit is made in {folder}.")
+        _git("init", "--quiet")
+        _git("add", DEMO_FILE)
         who = ["-c", "user.name=stepmark", "-c", "user.email=stepmark@localhost", "-c", "commit.gpgsign=false"]
-        _run(["git", *who, "commit", "--quiet", "--message", "a training step"], root)
-        codes = []
+        _git(*who, "commit", "--quiet", "--message", "a training step")
         for title, text, faulty in FAULTS:
-            (root / DEMO_FILE).write_text(whole.replace(text, faulty), encoding="utf-8")
+            file.write_text(whole.replace(text, faulty), encoding="utf-8")
             print(f"\n{title}\n\n$ git diff --unified=0", flush=True)
-            _run(["git", "--no-pager", "diff", "--unified=0", "--no-color"], root)
-            arguments = ["duet", "--global-batch-size", f"{DEMO_SIZE}", "--budget", f"{DEMO_BUDGET_S}s"]
-            print(f"\n$ stepmark {' '.join(arguments)}", flush=True)
-            codes.append(_run([sys.executable, "-P", "-m", "perf", *arguments], root, may_differ=True))
-    if EXIT_PROBLEM in codes:
-        raise MeasureError("a duet of the demo could not be made; see above")
+            _git("--no-pager", "diff", "--unified=0", "--no-color")
+            print(f"\n$ stepmark duet --global-batch-size {DEMO_SIZE} --budget {DEMO_BUDGET_S}s", flush=True)
+            codes.append(duet(global_batch_size=[DEMO_SIZE], budget=float(DEMO_BUDGET_S)))
+            if codes[-1] == EXIT_STOPPED:
+                return EXIT_STOPPED
     if (found := codes.count(EXIT_DIFFERS)) < 2:
         raise MeasureError(
             f"{found} of 2 planted faults were found; stop other programs (stepmark doctor), and try again"
@@ -131,28 +127,21 @@ def demo() -> int:
     return 0
 
 
-def _run(command: Sequence[str], root: Path, *, may_differ: bool = False) -> int:
-    """Run a command in the project with its output shown, and return its exit code."""
-    environ = own_side(root, DEMO_FILE, os.environ).environ  # in which this package is found
-    with ExitStack() as stack:
-        try:
-            with hold_signals():
-                process = subprocess.Popen(command, cwd=root, env=environ)
-                stack.callback(process.wait)
-                stack.callback(process.terminate)
-        except OSError as error:
-            raise MeasureError(f"{command[0]} could not be started: {error}; install it") from None
-        code = process.wait()
-    if code and not may_differ:
-        raise MeasureError(f"{' '.join(command)}: failed with exit code {code}")
-    return code
+def _git(*arguments: str) -> None:
+    """Run git in the current folder with its output shown."""
+    try:
+        code = subprocess.run(["git", *arguments]).returncode
+    except OSError as error:
+        raise MeasureError(f"git could not be started: {error}; install it") from None
+    if code:
+        raise MeasureError(f"git {' '.join(arguments)}: failed with exit code {code}")
 
 
 def doctor() -> int:
     """Print the facts, and return 0: none of them keeps anybody from measuring."""
     asked = what(budget=0.0)
     here, root = asked[0].here, asked[0].root
-    for fact, advice in (*_cores(here), *_gpus(here), _git(root), *map(_baseline, asked)):
+    for fact, advice in (*_cores(here), *_gpus(here), _other_commit(root), *map(_baseline, asked)):
         print(f"{'NOTE' if advice else 'ok  '}  {indented(f'{fact}: {advice}' if advice else fact, 6).lstrip()}")
     return 0
 
@@ -197,7 +186,7 @@ def _gpus(here: Here) -> Iterator[Fact]:
         yield f"GPU clock now, at most, why lower: {line}", "lock it where you may: nvidia-smi --lock-gpu-clocks"
 
 
-def _git(root: Path) -> Fact:
+def _other_commit(root: Path) -> Fact:
     try:
         return f"stepmark duet compares git:{last_other_commit(root, True)} with the working tree", ""
     except PerfError as error:
