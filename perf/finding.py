@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -136,9 +136,8 @@ def workloads_in(module: ModuleType, root: Path) -> dict[str, Found]:
     return found
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def near(name: str, known: Collection[str]) -> str:
     """Return which known names a wrong one is close to, or all of them, as the end of a sentence."""
-    known = list(known)
     close = difflib.get_close_matches(name, known, n=2)
     return f" (did you mean {' or '.join(close)}?)" if close else f" (there are {', '.join(known) or 'none'})"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -189,8 +189,7 @@ def target_of(node: pytest.Item) -> Found:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a claim's tests: one for each batch size of the workload."""
     if {OWN_FIXTURE, "global_batch_size"} <= set(metafunc.fixturenames):
-        sizes = target_of(metafunc.definition).workload.global_batch_sizes
-        metafunc.parametrize("global_batch_size", sizes)
+        metafunc.parametrize("global_batch_size", target_of(metafunc.definition).workload.global_batch_sizes)
 
 
 def is_ours(item: pytest.Item) -> bool:
@@ -244,8 +243,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         timed.handle_loading()
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a session that was asked to compare claims and measured none: green must mean that somebody looked."""
     config = session.config
     state = config.stash[STATE]
@@ -257,7 +256,6 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     if asked and is_over and not state.measuring and not config.option.collectonly:
         state.problem = f"{asked[0]}: no rate was compared in this session, so it fails"
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -297,5 +295,4 @@ def perf_judge(perf_bench: Bench, perf_measurement: Measurement, request: pytest
     """Turn what becomes of a claim into the test's outcome: passed if it holds, failed if not, skipped if unknown."""
     measuring = request.config.stash[STATE].measuring
     assert measuring is not None
-    size = perf_measurement.global_batch_size
-    return lambda claim: measuring.settle(request.node, perf_bench, claim, size)
+    return lambda claim: measuring.settle(request.node, perf_bench, claim, perf_measurement.global_batch_size)

@@ -175,9 +175,8 @@ def _gpus(here: Here) -> Iterator[Fact]:
         yield "no GPU", ""
         return
     yield f"GPU: {hardware['num_gpus']} x {hardware['gpu']}", ""
-    query = "--query-gpu=clocks.sm,clocks.max.sm,clocks_event_reasons.active"
+    command = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,clocks_event_reasons.active", "--format=csv,noheader"]
     try:
-        command = ["nvidia-smi", query, "--format=csv,noheader"]
         found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         yield "GPU clocks are not known", "nvidia-smi does not tell them"
