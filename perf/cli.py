@@ -25,9 +25,8 @@ def run() -> NoReturn:
     """
     code = main()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # whoever read it may be gone
-                stream.flush()
+        with suppress(OSError):  # whoever read it may be gone; stderr keeps no whole line back
+            sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -18,9 +18,6 @@ from perf.printable import indented, printable, shown
 from perf.seam import Workload
 from perf.train.workloads import WORKLOADS
 
-MARKS = ("pyproject.toml", "setup.cfg", "tox.ini", ".git")
-"""What a project has at its root, where ``baselines/`` and ``runs/`` are."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
@@ -32,9 +29,9 @@ class Found:
 
 
 def find_root() -> Path:
-    """Return the nearest folder from the current one upward that has one of `MARKS`, else the current one."""
-    here = Path.cwd()
-    return next((path for path in (here, *here.parents) if any((path / mark).exists() for mark in MARKS)), here)
+    """Return the nearest folder from here upward that has a mark of a project's root, else the current one."""
+    here, marks = Path.cwd(), ("pyproject.toml", "setup.cfg", "tox.ini", ".git")  # baselines/ and runs/ are beside them
+    return next((path for path in (here, *here.parents) if any((path / mark).exists() for mark in marks)), here)
 
 
 def find(name: str, root: Path, fallback: Path | None = None) -> Found:
