@@ -2,16 +2,17 @@
 
 import argparse
 import re
+from functools import partial
 
 
-def positive(text: str) -> int:
-    """Return an integer of at least 1."""
-    return _integer(text, least=1)
+def _integer(text: str, *, least: int) -> int:
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+    return int(text)
 
 
-def not_negative(text: str) -> int:
-    """Return an integer of at least 0."""
-    return _integer(text, least=0)
+positive = partial(_integer, least=1)
+not_negative = partial(_integer, least=0)
 
 
 def steps(text: str) -> int:
@@ -38,9 +39,3 @@ def seconds(text: str) -> float:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no time of at least 1 s, such as 90s or 5m")
     return value
-
-
-def _integer(text: str, *, least: int) -> int:
-    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
-    return int(text)

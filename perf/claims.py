@@ -16,23 +16,12 @@ if TYPE_CHECKING:
 Judge = Callable[[str], None]
 """Settles a claim: the test passes if it holds, fails if it does not, and is skipped if that is not known."""
 
-
-class RecordedClock:
-    """Shows pytest-benchmark the times that the measuring processes recorded: each call of `advance` is one step."""
-
-    __name__ = "recorded_clock"
-    _now_s = 0.0
-
-    def __call__(self) -> float:
-        """Return the time, seconds."""
-        return self._now_s
-
-    def advance(self, seconds: float) -> None:
-        """Let a step go by."""
-        self._now_s += seconds
+_now_s = 0.0  # what `recorded_clock` shows
 
 
-recorded_clock = RecordedClock()
+def recorded_clock() -> float:
+    """Return the time, seconds: it passes as the measuring processes recorded it, step by step."""
+    return _now_s
 
 
 @pytest.mark.perf
@@ -58,11 +47,13 @@ class Claims:
         """Samples/sec are those of the baseline."""
         from perf.judge.stats import run_rate
 
+        def step() -> None:
+            global _now_s
+            _now_s += next(remaining, 0.0)
+
         times = [seconds for run in perf_measurement.runs for seconds in run.timed_step_s]
         remaining = iter(times)
-        benchmark.pedantic(  # type: ignore[no-untyped-call]  # pytest-benchmark: unannotated
-            lambda: recorded_clock.advance(next(remaining, 0.0)), rounds=len(times)
-        )
+        benchmark.pedantic(step, rounds=len(times))  # type: ignore[no-untyped-call]  # pytest-benchmark: unannotated
         benchmark.extra_info["workload"] = perf_bench.target.id
         benchmark.extra_info["samples_per_sec"] = [
             run_rate(run.timed_step_s, perf_measurement.global_batch_size) for run in perf_measurement.runs

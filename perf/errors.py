@@ -50,8 +50,7 @@ class RunFinishedError(PerfError, RuntimeError):
     """The checkpoint already stands at or beyond ``max_steps``: there is nothing left to run."""
 
     def __init__(self, *, global_step: int, max_steps: int, details: str = "") -> None:
-        self.global_step = global_step
-        self.max_steps = max_steps
+        self.global_step, self.max_steps = global_step, max_steps
         # People search for this first sentence: it is the one the reference run failed with.
         sentence = f"Initial global step {global_step} already exceeds max step {max_steps}."
         super().__init__(f"{sentence} {details}" if details else sentence)

@@ -1,4 +1,4 @@
-"""Finds the workload that an id names: a built-in one, or one in a file or a module of a project."""
+"""Finds a project's root and its workloads, and the workload that an id names: a built-in one, or one of a project."""
 
 import difflib
 import importlib
@@ -6,17 +6,15 @@ import importlib.util
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
 import perf.train.workloads
-from perf.errors import UsageError
-from perf.printable import printable
-from perf.project import shown
+from perf.errors import BaselineError, UsageError
+from perf.printable import indented, printable, shown
 from perf.seam import Workload
 from perf.train.workloads import WORKLOADS
 
@@ -28,6 +26,12 @@ class Found:
     id: str  # "pico" for a built-in one, "bench_net.py:net" for one in a file, "package.module:net" for one in a module
     workload: Workload  # as its module defines it
     origin: Path  # the file that defines it
+
+
+def find_root() -> Path:
+    """Return the nearest folder from here upward that has a mark of a project's root, else the current one."""
+    here, marks = Path.cwd(), ("pyproject.toml", "setup.cfg", "tox.ini", ".git")  # baselines/ and runs/ are beside them
+    return next((path for path in (here, *here.parents) if any((path / mark).exists() for mark in marks)), here)
 
 
 def find(name: str, root: Path, fallback: Path | None = None) -> Found:
@@ -48,18 +52,16 @@ def find(name: str, root: Path, fallback: Path | None = None) -> Found:
         raise UsageError(
             f"workload {name!r}: is not built in{near(name, WORKLOADS)}; your own: FILE.py:NAME or MODULE:NAME"
         )
-    for folder in (root / "src", root):
-        _put_first(folder)
+    _put_first(root / "src", root)
     if place.endswith(".py"):
         # A path from the current folder is for whoever types it; a side knows its root only.
         places = [folder / place for folder in (root, fallback or Path.cwd())]
         file = next((path.resolve() for path in places if path.is_file()), None)
         if file is None:
             raise UsageError(f"workload file {place}: is not in {root}; name a Python file that has a workload")
-        module = _import_file(file, file.parent if fallback is None else (root / place).parent)
+        module = _imported(file, file.parent if fallback is None else (root / place).parent)
     else:
-        with _importing(place):
-            module = importlib.import_module(place)
+        module = _imported(place, root)
     found = workloads_in(module, root)
     if attribute not in found:
         raise UsageError(
@@ -89,13 +91,32 @@ def own_workloads(root: Path, files: Sequence[Path] = ()) -> tuple[list[Found], 
     problems = []
     for file in files or sorted(root.glob("bench_*.py")):
         try:
-            found = workloads_in(_import_file(file.resolve(), file.resolve().parent), root).values()
+            found = workloads_in(_imported(file.resolve(), file.resolve().parent), root).values()
             known += found
             if not found:
                 problems.append(f"{shown(file)}: has no workload; decorate a function with @perf.workload(...)")
         except UsageError as error:
             problems.append(str(error))
     return known, problems
+
+
+def print_workloads(files: Sequence[Path]) -> int:
+    """Print the built-in workloads and those in files, as in `own_workloads`, and return the exit code.
+
+    Raises:
+        BaselineError: a file has none or cannot be imported; the others were printed before.
+    """
+    root = find_root()
+    own, problems = own_workloads(root, files)
+    for target in (*(find(name, root) for name in WORKLOADS), *own):
+        sizes = ", ".join(map(str, target.workload.global_batch_sizes))
+        origin = shown(target.origin) if ":" in target.id else "built in"
+        print(printable(f"{target.id} ({origin}), batch sizes {sizes}"))
+        if target.workload.why:
+            print(indented(printable(target.workload.why), 4))
+    if problems:
+        raise BaselineError("; ".join(problems))
+    return 0
 
 
 def workloads_in(module: ModuleType, root: Path) -> dict[str, Found]:
@@ -112,9 +133,8 @@ def workloads_in(module: ModuleType, root: Path) -> dict[str, Found]:
     return found
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def near(name: str, known: Collection[str]) -> str:
     """Return which known names a wrong one is close to, or all of them, as the end of a sentence."""
-    known = list(known)
     close = difflib.get_close_matches(name, known, n=2)
     return f" (did you mean {' or '.join(close)}?)" if close else f" (there are {', '.join(known) or 'none'})"
 
@@ -132,28 +152,25 @@ def _is_own(file: Path) -> bool:
     return not (libraries or str(file).startswith("<") or {"site-packages", "dist-packages"} & {*file.parts})
 
 
-def _import_file(file: Path, folder: Path) -> ModuleType:
-    """Import a file; what it imports comes from `folder` first."""
+def _imported(place: Path | str, folder: Path) -> ModuleType:
+    """Import a file, or a module by its name; what it imports comes from `folder` first."""
     _put_first(folder)
-    spec = importlib.util.spec_from_file_location(file.stem, file, loader=SourceFileLoader(file.stem, str(file)))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
-    with _importing(str(file)):
-        spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _importing(place: str) -> Iterator[None]:
     try:
-        yield
+        if isinstance(place, str):
+            return importlib.import_module(place)
+        loader = SourceFileLoader(place.stem, str(place))  # whatever the file's name ends with
+        spec = importlib.util.spec_from_file_location(place.stem, place, loader=loader)
+        assert spec is not None
+        module = sys.modules[place.stem] = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit: a script that runs when it is imported
         raise UsageError(f"{place}: cannot be imported: {in_one_line(error)}") from error
+    return module
 
 
-def _put_first(folder: Path) -> None:
-    if folder.is_dir() and str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+def _put_first(*folders: Path) -> None:
+    for folder in folders:
+        if folder.is_dir() and str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))

@@ -18,7 +18,7 @@ from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
 from perf.measure.recipes import parse_recipe
 from perf.plugin import ENVIRON, WorkloadNode, batch_size, parsed, target_of
-from perf.project import shown
+from perf.printable import shown
 from perf.records.baselines import BASELINES_DIR, KEY, LATEST_RESULT, Provenance, result_json
 from perf.records.documents import write_json
 from perf.records.published import load_published, load_published_lines

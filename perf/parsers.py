@@ -6,8 +6,7 @@ from pathlib import Path
 
 from perf import __version__
 from perf.arguments import fraction, not_negative, positive, seconds
-from perf.printable import indented
-from perf.project import tool
+from perf.printable import indented, tool
 from perf.seam import DEVICES, PRECISIONS
 
 SPECS = """each SPEC is one or more of:
@@ -54,14 +53,14 @@ def make_parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    command("demo", "perf.app.demo:demo", "plant a slowdown and another training in a copy, and find both: a minute")
-    command("doctor", "perf.app.doctor:doctor", "say what this machine can show, and what to do about it")
-    add = command("init", "perf.app.init:init", "write a template of a training step, and check it").add_argument
+    command("demo", "perf.app.first:demo", "plant a slowdown and another training in a copy, and find both: a minute")
+    command("doctor", "perf.app.first:doctor", "say what this machine can show, and what to do about it")
+    add = command("init", "perf.app.first:init", "write a template of a training step, and check it").add_argument
     add(
         "file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE",
         help="a file that is there is only checked (default: bench_step.py)",
     )  # fmt: skip
-    add = command("workloads", "perf.app.workloads:workloads", "list what can be measured").add_argument
+    add = command("workloads", "perf.finding:print_workloads", "list what can be measured").add_argument
     add("files", type=Path, nargs="*", metavar="FILE", help="Python files (default: bench_*.py at the project's root)")
     add = command(
         "promote", "perf.app.promotion:promote_result", "make a benchmark result the baseline of its machine",

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from perf.arguments import fraction, positive, seconds, steps
+from perf.claims import Claims, Judge
 from perf.errors import UsageError
+from perf.finding import Found, find, workloads_in
 from perf.seam import PRECISIONS, Workload
+from perf.train.workloads import default_workload
 
 if TYPE_CHECKING:
     from perf.app.bench import Bench
-    from perf.claims import Judge
-    from perf.finding import Found
     from perf.measuring import Measuring
     from perf.records.sessions import Measurement, Session
 
@@ -34,11 +36,11 @@ class State:
     """What is known of a session before anything is measured."""
 
     # compare, compare_fail: pytest-benchmark's options, held back until it is known whose they are
-    compare: Any = None
-    compare_fail: Any = None
+    compare: Any
+    compare_fail: Any
+    asked: list[str]  # the given options that make a session without a comparison a failure
     seen: bool = False  # whether there are claims, also if none is to be run
     measuring: Measuring | None = None  # the hooks of a session that measures; None in all others
-    chosen: Found | None = None  # what --perf-workload names, once somebody asked
     problem: str = ""  # why a session that measured nothing fails
 
 
@@ -91,29 +93,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "perf(threshold=0.02): a claim about a measured session; `threshold`: smallest change that matters"
     )
-    state = config.stash[STATE] = State()
-    if (own := _asked(config, "perf")) and in_parallel(config):
-        raise pytest.UsageError(f"{own[0]}: times are not measured under -n; leave -n out, or that option")
-    if not config.pluginmanager.hasplugin("benchmark"):
-        config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is switched off")
-        return
-    option = config.option
-    state.compare, state.compare_fail = option.benchmark_compare, option.benchmark_compare_fail
-    if not in_parallel(config):  # where it would compare nothing
-        option.benchmark_compare, option.benchmark_compare_fail = [], None
-
-
-def _asked(config: pytest.Config, *prefixes: str) -> list[str]:
-    """Return the given options that make a session without a comparison a failure."""
-    state = config.stash[STATE]
+    compare = config.getoption("benchmark_compare", None)
+    compare_fail = config.getoption("benchmark_compare_fail", None)
     given = {
-        "--benchmark-compare": state.compare,
-        "--benchmark-compare-fail": state.compare_fail,
+        "--benchmark-compare": compare,
+        "--benchmark-compare-fail": compare_fail,
         "--perf-require-baseline": config.getoption("perf_require_baseline"),
         "--perf-strict": config.getoption("perf_strict"),
         "--perf-duet": config.getoption("perf_duet") not in (None, "auto", "never"),
     }
-    return [name for name, value in given.items() if value not in (None, [], False) and name[2:].startswith(prefixes)]
+    asked = [name for name, value in given.items() if value not in (None, [], False)]
+    config.stash[STATE] = State(compare=compare, compare_fail=compare_fail, asked=asked)
+    own = [name for name in asked if name.startswith("--perf")]
+    if own and in_parallel(config):
+        raise pytest.UsageError(f"{own[0]}: times are not measured under -n; leave -n out, or that option")
+    if not config.pluginmanager.hasplugin("benchmark"):
+        config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is switched off")
+    elif not in_parallel(config):  # where it would compare nothing
+        config.option.benchmark_compare, config.option.benchmark_compare_fail = [], None
 
 
 def in_parallel(config: pytest.Config) -> bool:
@@ -139,18 +136,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         _chosen(config)
 
 
+@functools.lru_cache(maxsize=1)  # a session imports its file once
 def _chosen(config: pytest.Config) -> Found:
-    state = config.stash[STATE]
-    if state.chosen is None:
-        from perf.app.what import here
-        from perf.finding import find
+    from perf.app.what import here
 
-        name = config.getoption("perf_workload")
-        try:
-            state.chosen = find(name or here().default_workload, config.rootpath)
-        except UsageError as error:
-            raise pytest.UsageError(f"--perf-workload: {error}") from None
-    return state.chosen
+    try:
+        return find(config.getoption("perf_workload") or default_workload(here().device.type), config.rootpath)
+    except UsageError as error:
+        raise pytest.UsageError(f"--perf-workload: {error}") from None
 
 
 class WorkloadNode(pytest.Class):
@@ -159,8 +152,6 @@ class WorkloadNode(pytest.Class):
     target: Found
 
     def _getobj(self) -> type:
-        from perf.claims import Claims
-
         about = {"__module__": self.target.workload.build.__module__, "__doc__": self.target.workload.why or None}
         return type(self.name, (Claims,), about)
 
@@ -175,8 +166,6 @@ def pytest_pycollect_makeitem(
     """Collect each workload in the module that defines it."""
     if type(obj) is not Workload or not isinstance(collector, pytest.Module):
         return None
-    from perf.finding import workloads_in
-
     target = workloads_in(collector.obj, collector.config.rootpath).get(name)
     if target is None:
         return []
@@ -191,8 +180,6 @@ def target_of(node: pytest.Item) -> Found:
         return own.target
     module = node.getparent(pytest.Module)
     if module and not node.config.getoption("perf_workload"):
-        from perf.finding import workloads_in
-
         beside = [*workloads_in(module.obj, node.config.rootpath).values()]
         if len(beside) == 1:
             return beside[0]
@@ -202,8 +189,7 @@ def target_of(node: pytest.Item) -> Found:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a claim's tests: one for each batch size of the workload."""
     if {OWN_FIXTURE, "global_batch_size"} <= set(metafunc.fixturenames):
-        sizes = target_of(metafunc.definition).workload.global_batch_sizes
-        metafunc.parametrize("global_batch_size", sizes)
+        metafunc.parametrize("global_batch_size", target_of(metafunc.definition).workload.global_batch_sizes)
 
 
 def is_ours(item: pytest.Item) -> bool:
@@ -237,41 +223,39 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     state = config.stash[STATE]
     items = [item for item in session.items if is_ours(item) and not item.get_closest_marker("skip")]
+    timed: Any = getattr(config, "_benchmarksession", None)  # pytest-benchmark sets it
     if items and not config.option.collectonly:
-        if not config.pluginmanager.hasplugin("benchmark"):
+        if timed is None:
             raise pytest.UsageError(f"{items[0].nodeid}: needs pytest-benchmark; leave -p no:benchmark out")
         if state.compare_fail:
             raise pytest.UsageError("--benchmark-compare-fail: verdicts judge here; leave it out, see perf_threshold")
         from perf.measuring import Measuring
 
-        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark sets it
         try:
-            state.measuring = Measuring(config, items, state.compare, _asked(config, ""))
+            state.measuring = Measuring(config, items, state.compare, state.asked)
         except pytest.UsageError:
             timed.json = timed.save = timed.autosave = None  # there is nothing to save, which it would warn of
             raise
         config.pluginmanager.register(state.measuring, "stepmark-measuring")
     elif not items and not in_parallel(config) and (state.compare or state.compare_fail):
-        timed = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark sets it
         config.option.benchmark_compare = timed.compare = state.compare
         config.option.benchmark_compare_fail = timed.compare_fail = state.compare_fail
         timed.handle_loading()
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a session that was asked to compare claims and measured none: green must mean that somebody looked."""
     config = session.config
     state = config.stash[STATE]
     reporter = config.pluginmanager.getplugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
     seen = state.seen or any(IN_PARALLEL in str(report.longrepr) for report in skipped)  # by workers of pytest-xdist
-    asked = _asked(config, "perf", *(["benchmark"] if seen else []))
+    asked = [name for name in state.asked if seen or name.startswith("--perf")]
     is_over = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if asked and is_over and not state.measuring and not config.option.collectonly:
         state.problem = f"{asked[0]}: no rate was compared in this session, so it fails"
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -311,5 +295,4 @@ def perf_judge(perf_bench: Bench, perf_measurement: Measurement, request: pytest
     """Turn what becomes of a claim into the test's outcome: passed if it holds, failed if not, skipped if unknown."""
     measuring = request.config.stash[STATE].measuring
     assert measuring is not None
-    size = perf_measurement.global_batch_size
-    return lambda claim: measuring.settle(request.node, perf_bench, claim, size)
+    return lambda claim: measuring.settle(request.node, perf_bench, claim, perf_measurement.global_batch_size)

@@ -1,8 +1,9 @@
-"""Text from files and programs, made safe to show in a terminal."""
+"""How text, paths and this tool are shown to whoever reads a terminal."""
 
 import os
 import sys
 import textwrap
+from pathlib import Path
 
 
 def printable(text: str) -> str:
@@ -28,3 +29,13 @@ def emphasized(text: str, *, is_bad: bool) -> str:
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\x1b[1{';31' if is_bad else ''}m{text}\x1b[0m"
+
+
+def shown(path: Path) -> Path:
+    """Return a path as a reader in the current folder would write it."""
+    return Path(os.path.relpath(path))
+
+
+def tool() -> str:
+    """Return how this process's user calls the command line."""
+    return "python -m perf" if Path(sys.argv[0]).parts[-2:] == ("perf", "__main__.py") else "stepmark"

@@ -24,7 +24,7 @@ from perf.measure.bench import SLICE_STEPS, measure
 from perf.measure.busy import busy_share, health, load_note
 from perf.measure.recipes import parse_recipe
 from perf.measure.sides import own_side
-from perf.project import shown
+from perf.printable import shown
 from perf.records.baselines import (
     BASELINES_DIR,
     PORTABLE,

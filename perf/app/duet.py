@@ -18,8 +18,7 @@ from perf.judge.sequential import LAST_SHARE
 from perf.judge.stats import FAMILY_ERROR
 from perf.measure.recipes import Recipe, parse_recipe
 from perf.measure.sides import last_other_commit
-from perf.printable import emphasized, printable
-from perf.project import shown, tool
+from perf.printable import emphasized, printable, shown, tool
 from perf.records.baselines import KEY, Baseline
 from perf.records.documents import write_json
 from perf.report.duet import calibration, duet_report, duet_text

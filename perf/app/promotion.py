@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from perf.errors import BaselineError, UsageError
+from perf.finding import find_root
 from perf.judge.exact import loss_differences, work_changes
 from perf.judge.fitness import session_refusal
-from perf.project import find_root, shown
+from perf.printable import shown
 from perf.records.baselines import (
     BASELINES_DIR,
     KEY,
@@ -24,12 +25,11 @@ from perf.records.baselines import (
 from perf.records.documents import write_json
 from perf.records.fields import MOST_REASON
 from perf.records.sessions import Session
+from perf.report.bench import promotion_note
 
 
 def promote_result(*, result: Path | None, reason: str) -> int:
     """Promote a result, by default the latest session's, say what was written, and return the exit code."""
-    from perf.report.bench import promotion_note
-
     root = shown(find_root())
     result = result or root / LATEST_RESULT
     if len(reason) > MOST_REASON:
@@ -74,14 +74,12 @@ def refusal(result: Path, directory: Path) -> str:
 
 def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[Path, dict[str, Any]]:
     """Return what a promotion writes, by file: all of it is made before anything is written."""
-    found = load_result(result)
-    for one in found:
-        if problem := session_refusal(one.session):
-            which = f"{one.session.workload}: " if len(found) > 1 else ""
-            raise BaselineError(f"{result}: {which}{problem}")
-    files = {}
+    found, files = load_result(result), {}
     for one in found:
         session, made = one.session, one.provenance
+        if problem := session_refusal(session):
+            which = f"{session.workload}: " if len(found) > 1 else ""
+            raise BaselineError(f"{result}: {which}{problem}")
         for portable in (False, True):
             path = baseline_path(directory, session.configuration, session.fingerprint, portable=portable)
             before = load_baseline(path)
@@ -102,15 +100,12 @@ def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[
 
 def _is_expected(session: Session, before: Baseline) -> bool:
     """Return whether a portable baseline already says the same of each batch size, and of as many steps."""
-
-    def is_expected(size: int) -> bool:
-        now, known = session.measurements[size], before.session.measurements.get(size)
-        return (
-            known is not None
-            and known.micro_batch_size == now.micro_batch_size
-            and not work_changes(before.session, session, size)
-            and not loss_differences(session, size, before)[0]
-            and len(now.runs[0].losses) <= len(known.runs[0].losses)
-        )
-
-    return before.session.seed == session.seed and all(map(is_expected, session.measurements))
+    known = before.session.measurements
+    return before.session.seed == session.seed and all(
+        size in known
+        and known[size].micro_batch_size == now.micro_batch_size
+        and not work_changes(before.session, session, size)
+        and not loss_differences(session, size, before)[0]
+        and len(now.runs[0].losses) <= len(known[size].runs[0].losses)
+        for size, now in session.measurements.items()
+    )

@@ -8,8 +8,8 @@ import msgspec
 
 from perf.app.publish import publish
 from perf.errors import BaselineError
-from perf.printable import emphasized
-from perf.project import find_root, shown
+from perf.finding import find_root
+from perf.printable import emphasized, shown
 from perf.records.baselines import KEY, LATEST_RESULT
 from perf.records.documents import ADVICE, read_json
 from perf.report.model import Report

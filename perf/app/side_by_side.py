@@ -20,7 +20,7 @@ from perf.measure.busy import busy_share, load_note
 from perf.measure.duet import Duet, choose_mode, usable_cores
 from perf.measure.recipes import Recipe
 from perf.measure.sides import prepared
-from perf.project import tool
+from perf.printable import tool
 from perf.records.baselines import Baseline
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import CaseSpec

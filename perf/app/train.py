@@ -10,8 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from perf.errors import UsageError
-from perf.finding import near
-from perf.project import find_root, shown
+from perf.finding import find_root, near
+from perf.printable import shown
 from perf.report.training import run_heading, run_table, session_heading, stop_note
 from perf.signals import EXIT_STOPPED
 from perf.train.config import RunConfig, RunPlan, plan_run

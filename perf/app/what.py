@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from perf.errors import UsageError
-from perf.finding import Found, find, own_workloads
-from perf.project import find_root, shown
+from perf.finding import Found, find, find_root, own_workloads
+from perf.printable import shown
 from perf.records.baselines import BASELINES_DIR, Baseline, baseline_path, load_baseline
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import configuration
@@ -20,24 +22,16 @@ from perf.train.workloads import default_workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Here:
-    """This machine, its software and what they choose where nobody says."""
+    """This machine, its software and what it computes on where nobody says."""
 
     fingerprint: Fingerprint  # machine and software
-    device: str  # the type of device: "cpu" or "cuda"
-    auto_precision: str  # what precision "auto" is here
-    default_workload: str  # what to measure and train unless told otherwise
+    device: torch.device  # where it measures and trains
 
 
 @functools.cache
 def here() -> Here:
     """Return the facts of this machine, as they were when somebody first asked."""
-    device = resolve_device("auto")
-    return Here(
-        fingerprint=fingerprint(),
-        device=device.type,
-        auto_precision=resolve_precision("auto", device),
-        default_workload=default_workload(device.type),
-    )
+    return Here(fingerprint=fingerprint(), device=resolve_device("auto"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +50,8 @@ class What:
     @property
     def baseline_path(self) -> Path:
         """Where this machine's baseline is, or would be, as a reader has it from here."""
-        precision = self.here.auto_precision if self.precision == "auto" else self.precision
-        name = configuration(self.target.id, self.here.device, precision)
+        precision = resolve_precision(self.precision, self.here.device)
+        name = configuration(self.target.id, self.here.device.type, precision)
         return baseline_path(shown(self.root / BASELINES_DIR), name, self.here.fingerprint)
 
     def load_baseline(self) -> Baseline | None:
@@ -100,5 +94,5 @@ def what(
             mode=mode,
             environ=os.environ,
         )
-        for target in targets or [find(facts.default_workload, root)]
+        for target in targets or [find(default_workload(facts.device.type), root)]
     ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from perf.app import demo
-from perf.app.init import TEMPLATE
+from perf.app import first
+from perf.app.first import DEMO_FILE, FAULTS, TEMPLATE
 from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, MeasureError
 from perf.finding import own_workloads
@@ -70,27 +70,22 @@ def test_the_demonstration_finds_what_it_plants(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each fault is in the file when its duet runs; of the two, the other losses are found here, exactly."""
-    run, seen = demo._run, []
+    duet, seen = first.duet, []
 
-    def is_slower(command: Sequence[str], root: Path, *, may_differ: bool = False) -> int:
-        if "duet" in command:
-            seen.append((root / demo.FILE).read_text())
-            if len(seen) == 1:
-                return 1
-        return run(command, root, may_differ=may_differ)
+    def is_slower(**asked: Any) -> int:
+        seen.append(Path(DEMO_FILE).read_text())
+        return 1 if len(seen) == 1 else duet(**asked)
 
-    monkeypatch.setattr(demo, "_run", is_slower)
+    monkeypatch.setattr(first, "duet", is_slower)
     assert main(["demo"]) == EXIT_DONE
-    assert [demo.SLOWER in text for text in seen] == [True, False]
-    assert [demo.OTHER_RATE in text for text in seen] == [False, True]
+    assert [[faulty in text for text in seen] for _, _, faulty in FAULTS] == [[True, False], [False, True]]
     out = capfd.readouterr().out
     assert "+        with torch.no_grad():" in out
     assert "LOSSES_DIFFER: not the same training at 1024: the loss of step 2" in out
     assert "Both were found" in out
-    seen.clear()
-    monkeypatch.setattr(demo, "_run", lambda command, root, **options: 4 if "duet" in command else 0)
+    monkeypatch.setattr(first, "duet", lambda **asked: 4)
     with pytest.raises(MeasureError, match="0 of 2 planted faults"):
-        demo.demo()
+        first.demo()
 
 
 def test_the_doctor_says_what_there_is_and_what_to_do(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

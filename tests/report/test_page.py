@@ -15,7 +15,6 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from perf.judge.verdicts import judge_rates
-from perf.project import find_root
 from perf.records.published import load_published, load_published_lines
 from perf.report.model import Plot, Report, Section, Series
 from perf.report.page import as_html, figure_of
@@ -25,7 +24,7 @@ from tests.report.nights import judged, report_of
 from tests.report.test_duet import SLOWER
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PUBLISHED = find_root(Path(__file__)) / "baselines"
+PUBLISHED = Path(__file__).parents[2] / "baselines"
 RAW = {"pairs": [1.5, 2.5], "text": "</script><b>"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m|`**[a](javascript:alert(1))\u202e$x_{"
 

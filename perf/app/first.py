@@ -1,0 +1,208 @@
+"""The first five minutes: a template and a check of it, a demonstration, and what this machine can show."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from perf.app.duet import EXIT_DIFFERS, duet
+from perf.app.what import Here, What, what
+from perf.errors import EXIT_PROBLEM, MeasureError, PerfError, UsageError
+from perf.finding import Found, find_root, own_workloads
+from perf.measure.busy import BUSY, busy_share
+from perf.measure.duet import Duet, choose_mode, usable_cores
+from perf.measure.sides import last_other_commit, own_side
+from perf.printable import indented, shown
+from perf.records.pairs import Mode
+from perf.records.wire import CaseSpec
+from perf.signals import EXIT_STOPPED, stopped_by_signals
+
+TEMPLATE = Path(__file__).with_name("template.py")
+"""A workload like a user's own; it is copied, and never imported here."""
+
+DEMO_FILE, DEMO_SIZE, DEMO_BUDGET_S = "bench_demo.py", 1024, 40
+
+LOSS = "        loss = nn.functional"
+# A forward pass on a seventh of the batch: about a twentieth of a step.
+SLOWER = "        with torch.no_grad():\n            model(inputs[: len(inputs) // 7])\n"
+FAULTS = (
+    # what the demonstration plants, and the text of the template before and after it
+    ("1. A line that makes the step about 5 % slower, not committed:", LOSS, SLOWER + LOSS),
+    ("2. Instead, another learning rate, which changes the losses:", "lr=1e-3", "lr=1.1e-3"),
+)
+
+Fact = tuple[str, str]  # what there is, and what to do about it where it is not as it should be
+
+
+def init(file: Path) -> int:
+    """Write the template to a file, or leave the file that is there, and check its workloads; return the exit code."""
+    if file.suffix != ".py":
+        raise UsageError(f"{file}: a Python file is needed, such as bench_step.py")
+    if file.exists():
+        print(f"{file} is there already, and is left as it is.")
+    else:
+        file.write_text(_template(str(file)), encoding="utf-8")
+        print(f"{file} is written: put your own model and data in its step.")
+    found, problems = own_workloads(find_root(), [file])
+    if problems:
+        raise UsageError("; ".join(problems))
+    checked = [_check(target) for target in found]
+    is_fine = all(checked)
+    print(f"Next: {f'pytest {shown(file)}' if is_fine else 'mend what is marked NOT'}")
+    return 0 if is_fine else EXIT_PROBLEM
+
+
+def _template(name: str) -> str:
+    return TEMPLATE.read_text(encoding="utf-8").replace("FILE", name)
+
+
+def _check(target: Found) -> bool:
+    """Build a step in two processes and print what it does; return whether it can be measured.
+
+    Raises:
+        MeasureError: it cannot be built, or fails.
+    """
+    size = min(target.workload.global_batch_sizes)
+    side = own_side(find_root(), target.id, os.environ)
+    cases = {size: CaseSpec(global_batch_size=size, precision=target.workload.precision)}
+    print(f"Checking {target.id} at {size} in two processes ...", flush=True)
+    with stopped_by_signals():
+        sides = Duet((side, side), cases, mode=Mode.ALTERNATING, cores=(), rng=np.random.default_rng())
+        first, second = sides.work()[size]
+    counters, is_same_work = first.counters, first.counters == second.counters
+    is_repeatable = (first.losses, first.scalars) == (second.losses, second.scalars)
+    syncs, updates = counters["host_syncs"], counters["optimizer_updates"]
+    lines = [
+        f"losses of the first steps: {', '.join(f'{loss:.4f}' for loss in first.losses[:3])}, ... (finite)",
+        "two processes have the same losses"
+        if is_repeatable
+        else "NOT repeatable: two processes have other losses; seed weights, data and all else from case.seed",
+        f"a step: {sum(counters['ops'].values()):,} operations, {counters['flops'] / 1e9:.3g} GFLOP, "
+        f"{counters['peak_bytes'] / 2**20:.3g} MiB at its peak",
+        f"{syncs} host syncs a step: .item(), bool() and the like make Python wait for the device; leave them out"
+        if syncs
+        else "no host syncs",
+    ]
+    if not is_same_work:
+        lines.append("NOT the same work: two processes count other operations in a step")
+    if updates != 1:
+        lines.append(f"{updates} optimizer updates in a step, where one is usual (torch.optim's are counted)")
+    print("\n".join(f"  {line}" for line in lines))
+    return is_repeatable and is_same_work
+
+
+def demo() -> int:
+    """Make a project, plant two faults one after the other, and return the exit code: 0 if both were found.
+
+    Raises:
+        MeasureError: git is missing, a duet could not be made, or the planted faults were not found.
+    """
+    began_s = time.monotonic()
+    whole, file, codes = _template(DEMO_FILE), Path(DEMO_FILE), []
+    with stopped_by_signals(), TemporaryDirectory(prefix="stepmark-demo-") as folder, chdir(folder):
+        file.write_text(whole, encoding="utf-8")
+        print(f"A project with one training step ({file}) and one commit is made in {folder}.")
+        _git("init", "--quiet")
+        _git("add", DEMO_FILE)
+        who = ["-c", "user.name=stepmark", "-c", "user.email=stepmark@localhost", "-c", "commit.gpgsign=false"]
+        _git(*who, "commit", "--quiet", "--message", "a training step")
+        for title, text, faulty in FAULTS:
+            file.write_text(whole.replace(text, faulty), encoding="utf-8")
+            print(f"\n{title}\n\n$ git diff --unified=0", flush=True)
+            _git("--no-pager", "diff", "--unified=0", "--no-color")
+            print(f"\n$ stepmark duet --global-batch-size {DEMO_SIZE} --budget {DEMO_BUDGET_S}s", flush=True)
+            codes.append(duet(global_batch_size=[DEMO_SIZE], budget=float(DEMO_BUDGET_S)))
+            if codes[-1] == EXIT_STOPPED:
+                return EXIT_STOPPED
+    if (found := codes.count(EXIT_DIFFERS)) < 2:
+        raise MeasureError(
+            f"{found} of 2 planted faults were found; stop other programs (stepmark doctor), and try again"
+        )
+    print(f"\nBoth were found, in {time.monotonic() - began_s:.0f} s. Next, with your own step: stepmark init")
+    return 0
+
+
+def _git(*arguments: str) -> None:
+    """Run git in the current folder with its output shown."""
+    try:
+        code = subprocess.run(["git", *arguments]).returncode
+    except OSError as error:
+        raise MeasureError(f"git could not be started: {error}; install it") from None
+    if code:
+        raise MeasureError(f"git {' '.join(arguments)}: failed with exit code {code}")
+
+
+def doctor() -> int:
+    """Print the facts, and return 0: none of them keeps anybody from measuring."""
+    asked = what(budget=0.0)
+    here, root = asked[0].here, asked[0].root
+    for fact, advice in (*_cores(here), *_gpus(here), _other_commit(root), *map(_baseline, asked)):
+        print(f"{'NOTE' if advice else 'ok  '}  {indented(f'{fact}: {advice}' if advice else fact, 6).lstrip()}")
+    return 0
+
+
+def _cores(here: Here) -> Iterator[Fact]:
+    """Yield how duets share the cores, how other programs load them, and whether they multiply bf16."""
+    cores, num_gpus = usable_cores(), int(here.fingerprint.hardware["num_gpus"])
+    mode, reason = choose_mode([], num_gpus=num_gpus, cores=cores)
+    needs_time = mode is Mode.ALTERNATING and not num_gpus
+    advice = "duets take turns, which needs about four times the time" if needs_time else ""
+    yield f"{len(cores)} cores, {mode} duets ({reason})", advice
+    share = busy_share(1.0)
+    if share is None:
+        yield "load of other programs is not known here", ""
+    else:
+        advice = "" if share < BUSY else "stop other programs, or expect to need larger budgets"
+        yield f"other programs use {share:.0%} of the cores", advice
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        yield "whether the processor multiplies bf16 is not known here", ""
+    else:
+        kinds = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+        yield f"bf16 on the CPU: {', '.join(kinds) or 'not native, slower than fp32'}", ""
+
+
+def _gpus(here: Here) -> Iterator[Fact]:
+    """Yield the GPUs, and whether their clocks are fixed: else they move with temperature and load."""
+    hardware = here.fingerprint.hardware
+    if not hardware["num_gpus"]:
+        yield "no GPU", ""
+        return
+    yield f"GPU: {hardware['num_gpus']} x {hardware['gpu']}", ""
+    command = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,clocks_event_reasons.active", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        yield "GPU clocks are not known", "nvidia-smi does not tell them"
+        return
+    for line in found.splitlines():
+        yield f"GPU clock now, at most, why lower: {line}", "lock it where you may: nvidia-smi --lock-gpu-clocks"
+
+
+def _other_commit(root: Path) -> Fact:
+    try:
+        return f"stepmark duet compares git:{last_other_commit(root, True)} with the working tree", ""
+    except PerfError as error:
+        return "stepmark duet needs a commit to compare with", str(error)
+
+
+def _baseline(what: What) -> Fact:
+    """Return whether a workload has a baseline here, and what can be compared with it."""
+    name = what.target.id
+    try:
+        found = what.load_baseline()
+    except PerfError as error:
+        return f"the baseline of {name} cannot be read", str(error)
+    if found is None:
+        return f"{name} has no baseline on this machine", "measure with pytest, then stepmark promote"
+    if found.rerun_problem:
+        advice = f"it {found.rerun_problem}; commit, measure and promote again"
+        return f"the baseline of {name} cannot be compared side by side", advice
+    unfit = "; its times are too noisy to compare with, so they are compared side by side" if found.times_unfit else ""
+    return f"the baseline of {name} is of commit {found.provenance['commit'][:12]}{unfit}", ""
