@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from perf.records.baselines import KEY
+from perf.report.model import Answer, Plot, Report, Section, Series
+
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "scipy", "numpy", "tqdm"}
+PLOT = Plot(title="Loss", caption="by step", x_label="step", series=[Series(name="512", x=[1, 2], y=[2, 1])])
+REPORT = Report(
+    title="net",
+    about="today",
+    answer=Answer(verdict="UNCHANGED", sentence="no change", next_step="nothing to do"),
+    sections=[Section(title="Losses", plots=[PLOT])],
+)
 CALL = "import sys; from perf.cli import main\ntry:\n    main({!r})\nexcept SystemExit:\n    pass"
 LOG = "Step=1, Loss=9.0, Rate=8.00 samples/sec, GlobalRate=8.00 samples/sec"
 
@@ -37,11 +49,12 @@ def test_what_only_prints_imports_nothing_heavy(arguments: list[str], tmp_path: 
     assert imported(CALL.format(arguments), tmp_path) == set()
 
 
-@pytest.mark.parametrize("arguments", [["import-log", "run.log"], ["promote"]])
+@pytest.mark.parametrize("arguments", [["import-log", "run.log"], ["promote"], ["report", "duet.json"]])
 def test_what_reads_files_needs_no_torch(arguments: list[str], tmp_path: Path) -> None:
     """A log and a result are text."""
     (tmp_path / "run.log").write_text(LOG + "\n")
     (tmp_path / "baselines").mkdir()
+    (tmp_path / "duet.json").write_text(json.dumps({KEY: {"reports": [asdict(REPORT)]}}))
     assert not imported(CALL.format(arguments), tmp_path) & {"torch", "scipy"}
 
 

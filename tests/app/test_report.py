@@ -1,0 +1,75 @@
+"""Results are told again, with their page, by `stepmark report`; and what is said goes where people look."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from perf.app.publish import publish
+from perf.cli import main
+from perf.records.baselines import KEY
+from tests.judge.test_verdicts import quiet
+from tests.report.nights import judged, report_of
+from tests.report.test_duet import SLOWER
+
+NIGHT = report_of(quiet(), judged(SLOWER), duet=SLOWER)
+
+
+def result(path: Path, *reports: object) -> Path:
+    """Write a result that says so much."""
+    path.write_text(json.dumps({KEY: {"reports": reports}}))
+    return path
+
+
+def test_a_result_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The answer comes first; page and summary are beside the file."""
+    path = result(tmp_path / "night.json", asdict(NIGHT))
+    assert main(["report", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024")
+    assert lines[-1] == f"page: {tmp_path / 'night.html'}"
+    assert "<svg" in (tmp_path / "night.html").read_text()
+    assert (tmp_path / "night.md").read_text().startswith("**REGRESSED: 9.5% slower")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not whole JSON"),
+        ("{}", "has no whole report"),
+        (json.dumps({KEY: []}), "has no whole report"),
+        (json.dumps({KEY: {"reports": [{"title": 3}]}}), "has no whole report"),
+        (json.dumps({KEY: {"reports": []}}), "says nothing yet"),
+    ],
+)
+def test_what_is_no_result_is_refused(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the file's name and what to do; no page is written."""
+    path = tmp_path / "odd.json"
+    path.write_text(content)
+    assert main(["report", str(path)]) == 3
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert message in said
+    assert not (tmp_path / "odd.html").exists()
+
+
+def test_github_hears_of_what_is_bad_and_of_other_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error for the verdict, a warning for each difference; no text ends its command or begins another."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    hostile = "a\n::error::b%0A\r::stop-commands::x"
+    report = dataclasses.replace(NIGHT, title=hostile, warnings=["work differs: +1 aten::mm per step", hostile])
+    assert publish([report], {}, tmp_path / "duet") == [f"page: {tmp_path / 'duet.html'}"]
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    lines = publish([report], {}, tmp_path / "duet")[1:]
+    assert [line.split(" ")[0] for line in lines] == ["::error", "::warning", "::warning"]
+    assert "\n" not in "".join(lines)
+    assert "\r" not in "".join(lines)
+    assert "::REGRESSED: 9.5%25 slower" in lines[0]
+    assert "title=a%0A%3A%3Aerror%3A%3Ab%250A%0D%3A%3Astop-commands%3A%3Ax::" in lines[0]
+    assert (tmp_path / "summary.md").read_text() == 2 * (tmp_path / "duet.md").read_text()
