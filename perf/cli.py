@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from perf.errors import EXIT_PROBLEM, MainRankError, NothingToDoError, PerfError, UsageError
 from perf.parsers import make_parser
-from perf.printable import printable
+from perf.printable import printable, wrapped
 from perf.signals import EXIT_STOPPED, exit_on_signals
 
 EXIT_DONE, EXIT_USAGE = 0, 2
@@ -60,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_STOPPED
     with suppress(OSError):  # the terminal may be gone
-        text = "\n".join(printable(" ".join(line.split())) for line in lines)
-        print(f"{parser.prog} {command}: error: {text}", file=sys.stderr)
+        lines[0] = f"{parser.prog} {command}: error: {lines[0]}"
+        shown = [printable(" ".join(line.split())) for line in lines]
+        print("\n".join(wrapped(line) if sys.stderr.isatty() else line for line in shown), file=sys.stderr)
     return code
 
 

@@ -5,6 +5,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+WIDTH = 80  # columns of a terminal that tables and wrapped lines use
+
 
 def printable(text: str) -> str:
     r"""Return text with everything that does not print escaped, such as ``\n`` and ``\x1b``.
@@ -15,10 +17,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def wrapped(text: str) -> str:
+    """Return each line of a text within `WIDTH` columns, if its words are shorter; continued lines are indented."""
+    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrap.fill(printable(line)) for line in text.split("\n"))
+
+
 def indented(text: str, indent: int) -> str:
     """Return text in lines of at most 80 columns, as far as its words are shorter, each begun by so many spaces."""
     margin = " " * indent
-    return textwrap.fill(text, 80, initial_indent=margin, subsequent_indent=margin, break_long_words=False)
+    return textwrap.fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_long_words=False)
 
 
 def emphasized(text: str, *, is_bad: bool) -> str:

@@ -9,11 +9,11 @@ import msgspec
 from perf.app.publish import publish
 from perf.errors import BaselineError
 from perf.finding import find_root
-from perf.printable import emphasized, shown
+from perf.printable import emphasized, shown, wrapped
 from perf.records.baselines import KEY, LATEST_RESULT
 from perf.records.documents import ADVICE, read_json
 from perf.report.model import Report
-from perf.report.sections import as_text, wrapped
+from perf.report.sections import as_text
 
 
 def report(*, runs: Sequence[Path]) -> int:

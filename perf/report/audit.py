@@ -1,8 +1,8 @@
 """The audit of a training log."""
 
 from perf.logs.audit import RateCheck, RunAudit
-from perf.printable import printable
-from perf.report.sections import number, text_table, wrapped
+from perf.printable import printable, wrapped
+from perf.report.sections import number, text_table
 
 
 def audit_report(audit: RunAudit, *, where: str = "") -> str:

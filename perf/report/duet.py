@@ -11,6 +11,7 @@ from perf.judge.duets import DUET_BUDGET, DuetResult, loss_problem, not_compared
 from perf.judge.levels import levels
 from perf.judge.stats import POWER
 from perf.judge.verdicts import Verdict
+from perf.printable import wrapped
 from perf.records.phases import STEP_PHASES
 from perf.report.answers import of_duet
 from perf.report.model import NONE, Report, Section
@@ -24,7 +25,6 @@ from perf.report.sections import (
     effect_cells,
     number,
     percent,
-    wrapped,
 )
 
 CONTRIBUTIONS = 8  # the most operations that are shown

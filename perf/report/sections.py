@@ -2,14 +2,12 @@
 
 import math
 import re
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
 from perf.judge.stats import POWER, Effect
-from perf.printable import printable
+from perf.printable import WIDTH, printable, wrapped
 from perf.report.model import NONE, Report, Section
 
-WIDTH = 80  # columns of a terminal that tables and wrapped lines use
 EFFECT_HEADER = ("change", "95% interval", "detectable")
 DETECTABLE = f"the smallest slowdown this data would have shown ({POWER:.0%} power)"
 
@@ -76,12 +74,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table of text cells."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
-
-
-def wrapped(text: str) -> str:
-    """Return each line of a text within `WIDTH` columns, if its words are shorter; continued lines are indented."""
-    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return "\n".join(wrap.fill(printable(line)) for line in text.split("\n"))
 
 
 def number(value: float, style: str = ",.0f") -> str:

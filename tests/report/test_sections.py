@@ -20,6 +20,7 @@ from perf.judge.sequential import Decisions
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict, judge_rates, mean_rate
 from perf.logs.audit import audit_run
 from perf.logs.runlog import LoggedRun, parse_log, read_lines
+from perf.printable import WIDTH, wrapped
 from perf.records.pairs import Pair
 from perf.records.phases import PHASES
 from perf.records.sessions import Session
@@ -28,7 +29,7 @@ from perf.report.audit import audit_report
 from perf.report.bench import verdict_section
 from perf.report.duet import calibration, duet_sections, duet_text
 from perf.report.model import NONE, Answer, Report, Section
-from perf.report.sections import WIDTH, as_markdown, as_text, text_table, wrapped
+from perf.report.sections import as_markdown, as_text, text_table
 from perf.report.training import run_table
 from tests.judge.noise import SIZES, session
 from tests.judge.test_verdicts import as_baseline, quiet
