@@ -4,8 +4,7 @@ import time
 
 import torch
 
-from perf.logs.rates import Mark, Rates
-from perf.logs.runlog import LogLine
+from perf.logs.runlog import LogLine, Mark, Rates
 from perf.records.wire import Stepped
 from perf.train.devices import synchronize
 from perf.train.stepping import Stepping

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perf.errors import CheckpointError
-from perf.logs.rates import Mark, Rates
-from perf.logs.runlog import EndLine, LogLine
+from perf.logs.runlog import EndLine, LogLine, Mark, Rates
 from perf.signals import stop_requests
 from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunPlan
