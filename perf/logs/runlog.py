@@ -1,5 +1,6 @@
 """The log of a run: its rates, its lines formatted, and logs found in the wild parsed."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Self, TextIO
@@ -32,8 +33,8 @@ class Rates(Struct, frozen=True, kw_only=True):
     began: Mark  # where the timed region began
     latest: Mark  # the newest mark
     # samples/sec, smoothed over log windows: 0.6 x this window + 0.4 x the previous rate; the first window's rate
-    # stands alone. None before the first window has ended.
-    rate: float | None = None
+    # stands alone. NaN before the first window has ended.
+    rate: float = math.nan
 
     @classmethod
     def since(cls, mark: Mark) -> Self:
@@ -47,7 +48,7 @@ class Rates(Struct, frozen=True, kw_only=True):
             ValueError: the clock did not advance.
         """
         window = _per_sec(self.latest, mark)
-        rate = window if self.rate is None else SMOOTHING * window + (1 - SMOOTHING) * self.rate
+        rate = window if math.isnan(self.rate) else SMOOTHING * window + (1 - SMOOTHING) * self.rate
         return type(self)(began=self.began, latest=mark, rate=rate)
 
     @property
@@ -231,14 +232,14 @@ def parse_log(lines: Iterable[str]) -> Iterator[LoggedRun | DamagedLine]:
         if found is None or found == previous:
             continue
         previous = found
-        if current is None or current.ends_before(found):
-            if current is not None:
-                yield current
-            current = LoggedRun(first_line_number=number)
+        if current and current.ends_before(found):
+            yield current
+            current = None
+        current = current or LoggedRun(first_line_number=number)
         current.add(found, after_gap=gap)
         if not isinstance(found, EvaluationLine):
             gap = False
-    if current is not None:
+    if current:
         yield current
 
 

@@ -37,7 +37,6 @@ class Slices:
         stepping.step()
         stepping.read()
         self._rates = self._rates.at(self._mark(self._spent_s + self._now() - marks[0]))
-        assert self._rates.rate is not None
         rate, global_rate = self._rates.rate, self._rates.global_rate
         loss = stepping.losses[-1]
         line = str(LogLine(global_step=stepping.global_step, loss=loss, rate=rate, global_rate=global_rate))

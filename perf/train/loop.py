@@ -121,7 +121,6 @@ def _timed(
                 synchronize(config.device)
                 marks.append(Mark(samples=len(stepping.losses) * config.global_batch_size, time_s=clock()))
                 rates = rates.at(marks[-1])
-                assert rates.rate is not None
                 loss = stepping.losses[-1]
                 say(LogLine(global_step=step, loss=loss, rate=rates.rate, global_rate=rates.global_rate))
             on_step()

@@ -30,7 +30,6 @@ def true_log(start_step: int, steps: list[int], window_s: list[float], global_ba
     for step, seconds in zip(steps, window_s, strict=True):
         mark = Mark(samples=(step - start_step) * global_batch_size, time_s=rates.latest.time_s + seconds)
         rates = rates.at(mark)
-        assert rates.rate is not None
         lines.append(str(LogLine(global_step=step, loss=1.0, rate=rates.rate, global_rate=rates.global_rate)))
     return [*lines, str(EndLine(samples=rates.latest.samples, seconds=rates.latest.time_s))]
 
