@@ -1,5 +1,6 @@
-"""Result and baseline files: read back as what was written, and refused where they are anything else."""
+"""Results, baselines and published runs: read as what was written, and refused where they are anything else."""
 
+import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from msgspec import Meta
 
 from perf.errors import BaselineError
 from perf.records.documents import ADVICE, read_json
-from perf.records.fields import Reason, Text, Word, name_problem
+from perf.records.fields import BatchSize, Reason, Text, Word, name_problem
 from perf.records.fingerprint import Fingerprint
 from perf.records.sessions import Session
 
@@ -92,6 +93,18 @@ class Baseline:
         if self.provenance["dirty"]:
             return "was measured with uncommitted changes"
         return "" if re.fullmatch(r"[0-9a-f]{7,64}", commit) else f"was measured at commit {commit!r}"
+
+
+class PublishedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run somebody published: shown beside a report, never a pass or fail for another machine."""
+
+    # machine, workload: what ran where
+    machine: Text
+    workload: Text
+    global_batch_size: BatchSize  # samples per step
+    # its rate over the whole run; None if it did not run
+    samples_per_sec: Annotated[float, Meta(gt=0, lt=1e15)] | None = None
+    failure: Text = ""  # why it did not run; "" if it did
 
 
 def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, portable: bool = False) -> Path:
@@ -233,3 +246,26 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
         and size in found.session.measurements
     ]
     return min(fitting, key=lambda one: one.session.fingerprint.torch_release != here.torch_release, default=None)
+
+
+def load_published(directory: Path) -> list[PublishedRun]:
+    """Return every published run under `directory`, from the files ``*/runs.csv``.
+
+    Raises:
+        BaselineError: a file is not what it should be.
+    """
+    runs = []
+    for path in sorted(directory.glob("*/runs.csv")):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BaselineError(f"{path}: cannot be read ({error}); restore it (git checkout -- {path})") from None
+        rows = csv.DictReader(lines, strict=True)
+        try:
+            # What is empty is not there; numbers are text in a table.
+            runs += [msgspec.convert({k: v for k, v in row.items() if v}, PublishedRun, strict=False) for row in rows]
+        except (msgspec.ValidationError, TypeError, ValueError, csv.Error) as error:
+            raise BaselineError(
+                f"{path}: line {rows.reader.line_num} cannot be read ({error}); restore it (git checkout -- {path})"
+            ) from None
+    return runs

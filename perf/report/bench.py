@@ -8,9 +8,8 @@ from perf.judge.duets import DuetResult
 from perf.judge.levels import DuetEffect
 from perf.judge.verdicts import CLAIMS, Verdict, mean_rate
 from perf.printable import printable
-from perf.records.baselines import Baseline
+from perf.records.baselines import Baseline, PublishedRun
 from perf.records.fingerprint import differences
-from perf.records.published import PublishedRun
 from perf.records.sessions import Session
 from perf.report.answers import PROMOTE, Answer, Judgements
 from perf.report.duet import duet_sections

@@ -11,7 +11,7 @@ from perf.judge.duets import DUET_BUDGET, DuetResult, loss_problem, not_compared
 from perf.judge.levels import levels
 from perf.judge.stats import POWER
 from perf.judge.verdicts import Verdict
-from perf.records.phases import STEP_PHASES
+from perf.records.wire import STEP_PHASES
 from perf.report.answers import of_duet
 from perf.report.sections import (
     DETECTABLE,

@@ -20,10 +20,9 @@ from perf.errors import EXIT_PROBLEM, BaselineError
 from perf.judge.fitness import with_fitness
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates, judge_scaling
 from perf.measure.recipes import parse_recipe
-from perf.records.baselines import KEY, baseline_path, find_expected, load_baseline, load_session
+from perf.records.baselines import KEY, PublishedRun, baseline_path, find_expected, load_baseline, load_session
 from perf.records.documents import write_json
 from perf.records.fingerprint import Fingerprint
-from perf.records.published import PublishedRun
 from perf.records.sessions import Session
 from perf.report.bench import published_note
 from perf.runner.machine import fingerprint
