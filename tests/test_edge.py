@@ -26,8 +26,7 @@ from perf.measure.recipes import Recipe
 from perf.measure.sides import Side
 from perf.records.baselines import KEY, Baseline, baseline_json, baseline_path, load_session, result_json
 from perf.records.documents import write_json
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import Session
+from perf.records.sessions import Fingerprint, Session
 from perf.records.wire import CaseSpec
 from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED, STOPS

@@ -22,8 +22,7 @@ from perf.records.baselines import (
     load_result,
 )
 from perf.records.documents import write_json
-from perf.records.fields import MOST_REASON
-from perf.records.sessions import Session
+from perf.records.sessions import MOST_REASON, Session
 
 
 def promote_result(*, result: Path | None, reason: str) -> int:

@@ -11,8 +11,7 @@ from perf.errors import UsageError
 from perf.finding import Found, find, own_workloads
 from perf.project import find_root, shown
 from perf.records.baselines import BASELINES_DIR, Baseline, baseline_path, load_baseline
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import configuration
+from perf.records.sessions import Fingerprint, configuration
 from perf.runner.machine import fingerprint
 from perf.train.devices import resolve_device, resolve_precision
 from perf.train.workloads import default_workload

@@ -12,9 +12,7 @@ from msgspec import Meta
 
 from perf.errors import BaselineError
 from perf.records.documents import ADVICE, read_json
-from perf.records.fields import BatchSize, Reason, Text, Word, name_problem
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import Session
+from perf.records.sessions import BatchSize, Fingerprint, Reason, Session, Text, Word, name_problem
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"  # where every pytest session that times something leaves its result

@@ -13,8 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from perf.errors import MeasureError
-from perf.records.fields import Count
-from perf.records.fingerprint import Fingerprint
+from perf.records.sessions import Count, Fingerprint
 
 VERSION = 3  # sides of this version and later ones can be compared with each other
 

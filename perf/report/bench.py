@@ -9,8 +9,7 @@ from perf.judge.levels import DuetEffect
 from perf.judge.verdicts import CLAIMS, Verdict, mean_rate
 from perf.printable import printable
 from perf.records.baselines import Baseline, PublishedRun
-from perf.records.fingerprint import differences
-from perf.records.sessions import Session
+from perf.records.sessions import Session, differences
 from perf.report.answers import PROMOTE, Answer, Judgements
 from perf.report.duet import duet_sections
 from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Section, as_markdown, by_text, effect_cells, number

@@ -22,8 +22,7 @@ from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rat
 from perf.measure.recipes import parse_recipe
 from perf.records.baselines import KEY, PublishedRun, baseline_path, find_expected, load_baseline, load_session
 from perf.records.documents import write_json
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import Session
+from perf.records.sessions import Fingerprint, Session
 from perf.report.bench import published_note
 from perf.runner.machine import fingerprint
 from tests.judge.noise import COUNTERS, HERE

@@ -31,8 +31,7 @@ from perf.records.baselines import (
     result_json,
 )
 from perf.records.documents import write_json
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import Session, configuration
+from perf.records.sessions import Fingerprint, Session, configuration
 from tests.judge.noise import COUNTERS, HERE, LOSSES
 from tests.judge.test_verdicts import as_baseline, quiet
 
