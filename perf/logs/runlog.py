@@ -31,15 +31,10 @@ class Rates(Struct, frozen=True, kw_only=True):
     """The smoothed and the global rate at a mark. Immutable: `at` returns the rates of the next mark."""
 
     began: Mark  # where the timed region began
-    latest: Mark  # the newest mark
+    latest: Mark  # the newest mark; at first it is `began`
     # samples/sec, smoothed over log windows: 0.6 x this window + 0.4 x the previous rate; the first window's rate
     # stands alone. NaN before the first window has ended.
     rate: float = math.nan
-
-    @classmethod
-    def since(cls, mark: Mark) -> Self:
-        """Begin the timed region at `mark`."""
-        return cls(began=mark, latest=mark)
 
     def at(self, mark: Mark) -> Self:
         """Return the rates once the log window from the latest mark to `mark` has ended.

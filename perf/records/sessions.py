@@ -22,17 +22,14 @@ Scalars = Annotated[tuple[Annotated[float, Meta(ge=-1e39, le=1e39)], ...], Meta(
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 Word = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]  # printable ASCII in one line
-
 Sentence = Annotated[str, Meta(pattern=r"^[ -~]{0,1000}\Z")]
 Text = Annotated[str, Meta(max_length=100_000)]  # anything, so it is escaped where it is shown
 MOST_REASON = 1000  # characters of the reason for a promotion
-
 Reason = Annotated[str, Meta(max_length=MOST_REASON)]
 Release = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,99}\Z")]
 Fact = Text | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+# What a workload says of itself; bool comes before int.
 About = Text | bool | int | float | Annotated[list[int | float], Meta(max_length=1000)] | None
-"""What a workload says of itself; bool comes before int."""
-
 Device = Annotated[str, Meta(pattern=r"^(cpu|cuda)\Z")]
 Precision = Annotated[str, Meta(pattern=r"^(fp32|bf16)\Z")]
 Facts = Annotated[dict[Word, Fact], Meta(max_length=1000)]
@@ -136,11 +133,11 @@ class MeasuredRun:
     scalars: Annotated[dict[Word, Scalars], Meta(max_length=1000)] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        found = {**self.scalars, "times": self.step_s or self.losses}
-        if wrong := [f"{len(values)} {name}" for name, values in found.items() if len(values) != len(self.losses)]:
-            raise ValueError(f"{len(self.losses)} losses and {wrong[0]} do not fit together")
-        if self.warmup_steps >= len(self.losses):
-            raise ValueError(f"{len(self.losses)} losses and {self.warmup_steps} steps of warm-up do not fit together")
+        num_steps, found = len(self.losses), {**self.scalars, "times": self.step_s or self.losses}
+        wrong = [f"{len(values)} {name}" for name, values in found.items() if len(values) != num_steps]
+        wrong += [f"{self.warmup_steps} steps of warm-up"] if self.warmup_steps >= num_steps else []
+        if wrong:
+            raise ValueError(f"{num_steps} losses and {wrong[0]} do not fit together")
 
     @property
     def curves(self) -> dict[str, tuple[float, ...]]:
@@ -216,8 +213,7 @@ def name_problem(configuration: str) -> str:
     if _CONFIGURATION.fullmatch(configuration):
         return ""
     return (
-        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and its file or "
-        "module, "
+        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and its file or module, "
         "before the colon, at most 200 letters, digits and . _ - /, relative and without a part . or ..; rename it"
     )
 

@@ -20,7 +20,7 @@ class Slices:
     def __init__(self, stepping: Stepping, device: torch.device, global_batch_size: int) -> None:
         self._stepping, self._device, self._global_batch_size = stepping, device, global_batch_size
         self._spent_s = 0.0
-        self._rates = Rates.since(self._mark(0.0))
+        self._rates = Rates(began=self._mark(0.0), latest=self._mark(0.0))
 
     def make(self, num_steps: int) -> Stepped:
         """Make a slice. Reading its losses and writing its log line are part of its time, as in a training run."""

@@ -94,7 +94,7 @@ def _timed(
     checkpoint: Path | None = None
     synchronize(config.device)
     marks = [Mark(samples=0, time_s=clock())]
-    rates = Rates.since(marks[0])
+    rates = Rates(began=marks[0], latest=marks[0])
     with stop_requests() as stop:
 
         def say(line: object) -> None:

@@ -25,7 +25,8 @@ def audit(lines: list[str]) -> list[RunAudit]:
 
 def true_log(start_step: int, steps: list[int], window_s: list[float], global_batch_size: int) -> list[str]:
     """Return the log of a run that began at `start_step`, with a line at each of `steps`."""
-    rates = Rates.since(Mark(samples=0, time_s=0.0))
+    zero = Mark(samples=0, time_s=0.0)
+    rates = Rates(began=zero, latest=zero)
     lines = []
     for step, seconds in zip(steps, window_s, strict=True):
         mark = Mark(samples=(step - start_step) * global_batch_size, time_s=rates.latest.time_s + seconds)
