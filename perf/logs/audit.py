@@ -75,15 +75,6 @@ class RunAudit(Struct, frozen=True, kw_only=True):
         return msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Any])  # a number not finite becomes null
 
 
-class _Gap(Struct, frozen=True, kw_only=True):
-    """What lies between a line and the one before, or the start of the run; arrays where several starts are tried."""
-
-    steps: Any  # how many steps
-    seconds: Any  # their time, seconds per sample of a step; NaN where none follows from one of its ends
-    rounding: Any  # how far the printed digits let `seconds` be off
-    is_broken: Any  # whether `seconds` is NaN, or a line is missing in it, so that it is more than one log window
-
-
 def audit_run(run: LoggedRun) -> RunAudit:
     """Recompute each Rate of `run` from its GlobalRate column and compare the total time with the lines.
 
@@ -100,49 +91,37 @@ def audit_run(run: LoggedRun) -> RunAudit:
     size = run.start.global_batch_size or None if run.start else by_end
     # Samples that make no whole number for each step: the last steps have no line, and are at most as many as the rest.
     least_size = size or samples / 2 / max(num_steps, 1)
-    checks, problems = _check_rates(run, start_step, MOMENT_S / least_size if least_size else None)
-    audit = RunAudit(
-        run=run,
-        start_step=start_step,
-        start_is_certain=is_certain,
-        checks=checks,
-        global_batch_size=size,
-        problems=problems,
-    )
+    audit = RunAudit(run=run, start_step=start_step, start_is_certain=is_certain, global_batch_size=size)
+    _check_rates(audit, MOMENT_S / least_size if least_size else None)
     _sum_up_checks(audit)
     if run.end:
         _check_total(audit, run.end, run.last_line)
     if by_end not in (None, size):
-        problems.append(f"its end line makes {by_end} samples a step, and its start {size}")
+        audit.problems.append(f"its end line makes {by_end} samples a step, and its start {size}")
     return audit
 
 
-def _check_rates(run: LoggedRun, start_step: int, moment: float | None) -> tuple[list[RateCheck], list[str]]:
-    """Check every line of a run with step lines, and return in words what is wrong with which.
+def _check_rates(audit: RunAudit, moment: float | None) -> None:
+    """Add a check of every line of the run, and what is wrong with it.
 
     Smoothing goes on from the recomputed rate before, so that a false rate does not make the next look false; where
-    that one could not be checked, from the printed rate.
-
-    Args:
-        run: a run with step lines.
-        start_step: from `_find_start`.
-        moment: what is allowed between readings of the clock, seconds per sample of a step; None where it is unknown.
+    that one could not be checked, from the printed rate. `moment` is what is allowed between readings of the clock,
+    seconds per sample of a step; None where it is unknown.
     """
-    window = _log_window(run)
-    checks: list[RateCheck] = []
-    problems: list[str] = []
+    checks, problems, window = audit.checks, audit.problems, _log_window(audit.run)
     weight, past, past_error = 1.0, 0.0, 0.0  # of the window's rate; the rate before, and its error
-    for line, gap in _gaps(run, start_step, window):
+    for line, steps, seconds, rounding, is_broken in _gaps(audit.run, audit.start_step, window):
         check = RateCheck(line=line)
         smoothing_error = (1 - weight) * past_error + LAST_DIGIT
-        explained = _window_error(gap, moment or 0.0) * weight + smoothing_error
-        most = explained if moment is not None else _window_error(gap, MOMENT_S) * weight + smoothing_error
-        if most < 0 or not _is_possible(line, start_step=start_step):
-            problems.append(
-                f"Step={line.global_step}: GlobalRate={line.global_rate} cannot be, after the lines before it"
-            )
-        elif math.isfinite(explained) and not gap.is_broken:
-            rate = weight * gap.steps / gap.seconds + (1 - weight) * past
+        explained, most = (
+            weight * _window_error(steps, seconds, rounding + (default if moment is None else moment)) + smoothing_error
+            for default in (0.0, MOMENT_S)
+        )
+        if most < 0 or not _is_possible(line, start_step=audit.start_step):
+            step = f"Step={line.global_step}"
+            problems.append(f"{step}: GlobalRate={line.global_rate} cannot be, after the lines before it")
+        elif math.isfinite(explained) and not is_broken:
+            rate = weight * steps / seconds + (1 - weight) * past
             difference = abs(line.rate - rate)
             agrees = True if difference <= explained * (1 + 1e-9) else None if difference <= most else False
             # The first line of an unknown log window need not be the first of its run.
@@ -157,18 +136,16 @@ def _check_rates(run: LoggedRun, start_step: int, moment: float | None) -> tuple
         if check.agrees is not None:
             past, past_error = rate, explained
         checks.append(check)
-    return checks, problems
 
 
-def _window_error(gap: _Gap, moment: float) -> float:
-    """Return how far off a window's rate may be, samples/sec, with a moment in seconds per sample of a step.
+def _window_error(steps: int, seconds: float, error: float) -> float:
+    """Return how far off a window's rate may be, samples/sec, where its time may be off by `error`.
 
-    Infinitely far where rounding and the moment leave no time; -inf where time runs backwards in spite of them.
+    Infinitely far where that leaves no time; -inf where time runs backwards in spite of it.
     """
-    error = gap.rounding + moment
-    if gap.seconds > error:
-        return float(gap.steps * error / gap.seconds / (gap.seconds - error))
-    return -math.inf if gap.seconds < -error else math.inf
+    if seconds > error:
+        return steps * error / seconds / (seconds - error)
+    return -math.inf if seconds < -error else math.inf
 
 
 def _sum_up_checks(audit: RunAudit) -> None:
@@ -246,34 +223,36 @@ def _num_agreeing(run: LoggedRun, starts: Any, window: int | None, moment: Any) 
     """Return for each start how many of the first lines agree with it, or cannot be checked; `moment` as elsewhere."""
     num_agreeing = np.zeros(len(starts), dtype=np.int64)
     weight, past = 1.0, 0.0
-    for line, gap in islice(_gaps(run, starts, window), _MOST_LINES):
+    for line, steps, seconds, rounding, is_broken in islice(_gaps(run, starts, window), _MOST_LINES):
         # Rounding of both rates together is less than one digit.
         slowest, fastest = (
             max(line.rate + digit - (1 - weight) * past, 0.0) / weight for digit in (-LAST_DIGIT, LAST_DIGIT)
         )
-        error = gap.rounding + moment
-        agrees = (gap.steps <= fastest * (gap.seconds + error)) & (gap.steps >= slowest * (gap.seconds - error))
+        error = rounding + moment
+        agrees = (steps <= fastest * (seconds + error)) & (steps >= slowest * (seconds - error))
         if window is not None or line is not run.lines[0]:  # as in `_check_rates`
-            num_agreeing += agrees | gap.is_broken
+            num_agreeing += agrees | is_broken
         weight, past = SMOOTHING, line.rate
     return num_agreeing
 
 
-def _gaps(run: LoggedRun, start: Any, window: int | None) -> Iterator[tuple[LogLine, _Gap]]:
-    """Yield each line of a run with the gap before it.
+def _gaps(run: LoggedRun, start: Any, window: int | None) -> Iterator[tuple[LogLine, Any, Any, Any, Any]]:
+    """Yield each line of a run with what lies between it and the one before, or the start; arrays for several starts.
 
-    `start` is the step it began at, or an array of starts, none after its first line; `window` is from `_log_window`.
+    That is how many steps; their time, seconds per sample of a step, NaN where none follows from one of the lines; how
+    far the printed digits let it be off; and whether it is NaN, or a line is missing in between.
+    `start` is the step the run began at, or several, none after its first line; `window` is from `_log_window`.
     """
     latest_start = int(np.max(start))
-    before: tuple[Any, Any, Any] = (start, 0.0, 0.0)  # step, time, and how far rounding lets the time be off
+    last_step, last_time, last_rounding = start, 0.0, 0.0
     for line in run.lines:
         global_rate = line.global_rate if _is_possible(line, start_step=latest_start) else math.nan
-        time = (line.global_step - start) / global_rate
-        here = (line.global_step, time, time * LAST_DIGIT / 2 / global_rate)
-        steps, seconds, rounding = here[0] - before[0], here[1] - before[1], here[2] + before[2]
+        steps, time = line.global_step - last_step, (line.global_step - start) / global_rate
+        rounding = time * LAST_DIGIT / 2 / global_rate
         is_cut = line.global_step in run.after_gap or (window is not None and steps > window)
-        yield line, _Gap(steps=steps, seconds=seconds, rounding=rounding, is_broken=np.isnan(seconds) | is_cut)
-        before = here
+        is_broken = np.isnan(time - last_time) | is_cut
+        yield line, steps, time - last_time, rounding + last_rounding, is_broken
+        last_step, last_time, last_rounding = line.global_step, time, rounding
 
 
 def _is_possible(line: LogLine, *, start_step: int = 0) -> bool:

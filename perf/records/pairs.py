@@ -41,10 +41,7 @@ def simultaneous_effect(baseline: Marks, candidate: Marks) -> float:
     Marks are of one clock, seconds: before the first step, and after each. NaN if they were never stepping at once.
     """
     begin, end = max(baseline[0], candidate[0]), min(baseline[-1], candidate[-1])
-    done = [
-        float(np.interp(end, marks, range(len(marks))) - np.interp(begin, marks, range(len(marks))))
-        for marks in (candidate, baseline)
-    ]
+    done = [np.diff(np.interp((begin, end), side, range(len(side))))[0] for side in (candidate, baseline)]
     return float(np.log(done[0] / done[1])) if min(done) > 0 else float("nan")
 
 
