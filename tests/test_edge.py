@@ -85,7 +85,7 @@ class Project:
             path = baseline_path(self.baselines, session.configuration, fingerprint())
             part = baseline_json(Baseline(path=path, session=session, provenance=PROVENANCE, promotions=[PROMOTION]))
         else:
-            part = result_json([session], PROVENANCE)
+            part = result_json([session], PROVENANCE, {})
         write_json(path, {"benchmarks": [], "machine_info": session.fingerprint.hardware, KEY: part})
         return path
 

@@ -70,9 +70,8 @@ def _found(files: Sequence[Path], unread: list[str]) -> Iterator[tuple[str, Logg
                     is_log = True
                     yield name, found
             if not is_log:
-                raise DataError(
-                    f"{printable(name)}: has no line like 'Step=100, Loss=..., Rate=...' in UTF-8; give a training log"
-                )
+                needed = "has no line like 'Step=100, Loss=..., Rate=...' in UTF-8; give a training log"
+                unread.append(f"{printable(name)}: {needed}")
         except (DataError, OSError) as error:
             unread.append(str(error))
 

@@ -22,9 +22,8 @@ from perf.logs.runlog import SMOOTHING, EndLine, LoggedRun, LogLine
 LAST_DIGIT = 0.01  # of a printed rate, samples/sec: it may be off by as much (rounded or truncated)
 MOMENT_S = 0.001  # the most time that is allowed between two readings of the clock for one line, seconds
 
+# Starts that are tried beside step 0: the earliest of a larger log window, the latest where it is not known.
 _MOST_STARTS = 10_000
-"""Starts that are tried beside step 0: the earliest of a larger log window, the latest where it is not known."""
-
 _MOST_LINES = 100  # lines that each start is tried with: the later a line, the less its time depends on the start
 
 

@@ -232,8 +232,7 @@ def parse_log(lines: Iterable[str]) -> Iterator[LoggedRun | DamagedLine]:
             current = None
         current = current or LoggedRun(first_line_number=number)
         current.add(found, after_gap=gap)
-        if not isinstance(found, EvaluationLine):
-            gap = False
+        gap = gap and isinstance(found, EvaluationLine)
     if current:
         yield current
 

@@ -118,11 +118,9 @@ def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, por
     return directory / here.slug / place / f"{name}.json"
 
 
-def result_json(
-    sessions: Sequence[Session], provenance: Provenance, duets: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def result_json(sessions: Sequence[Session], provenance: Provenance, duets: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a result file holds under `KEY`; `load_result` reads it back. Duets are by workload."""
-    return {**_as_json(kind="result", provenance=provenance, sessions=sessions), "duets": dict(duets or {})}
+    return {**_as_json(kind="result", provenance=provenance, sessions=sessions), "duets": dict(duets)}
 
 
 def baseline_json(baseline: Baseline) -> dict[str, Any]:

@@ -16,17 +16,14 @@ from perf.errors import MeasureError
 from perf.records.sessions import Count, Fingerprint
 
 VERSION = 3  # sides of this version and later ones can be compared with each other
-
 REQUESTS = ("run", "count", "attribute")
 
+# What a step is made of: "forward" has the loss, "optimizer" the update with dropping gradients, "other" the rest.
 STEP_PHASES = ("data", "forward", "backward", "clip", "optimizer", "other")
-"""What a step is made of: "forward" has the loss, "optimizer" the update with dropping gradients, "other" the rest."""
-
+# All phases; what is not part of a step is given for one reading of the losses and for one checkpoint.
 PHASES = (*STEP_PHASES, "logging", "checkpoint")
-"""All phases; what is not part of a step is given for one reading of the losses and for one checkpoint."""
-
+# The operation that stands for a phase's time outside of all operations: Python, numpy, dispatch, files.
 PYTHON = "(Python)"
-"""The operation that stands for a phase's time outside of all operations: Python, numpy, dispatch, files."""
 
 _MOST_VALUES = 100_000
 

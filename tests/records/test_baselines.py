@@ -48,7 +48,7 @@ def result(*sessions: Session, **provenance: Any) -> dict[str, Any]:
         "benchmarks": [],
         "datetime": "2026-11-23T15:00:00+00:00",
         "version": "5.3.1",
-        KEY: json.loads(json.dumps(result_json(fit, {**PROVENANCE, **provenance}))),
+        KEY: json.loads(json.dumps(result_json(fit, {**PROVENANCE, **provenance}, {}))),
     }
 
 
