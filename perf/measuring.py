@@ -19,9 +19,16 @@ from perf.judge.verdicts import Verdict
 from perf.measure.recipes import parse_recipe
 from perf.plugin import ENVIRON, WorkloadNode, batch_size, parsed, target_of
 from perf.printable import shown, wrapped
-from perf.records.baselines import BASELINES_DIR, KEY, LATEST_RESULT, Provenance, result_json
+from perf.records.baselines import (
+    BASELINES_DIR,
+    KEY,
+    LATEST_RESULT,
+    Provenance,
+    load_published,
+    load_published_lines,
+    result_json,
+)
 from perf.records.documents import write_json
-from perf.records.published import load_published, load_published_lines
 from perf.records.sessions import Session
 from perf.report.bench import published_note, result_note, session_report
 from perf.report.model import Report

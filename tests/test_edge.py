@@ -26,8 +26,7 @@ from perf.measure.recipes import Recipe
 from perf.measure.sides import Side
 from perf.records.baselines import KEY, Baseline, baseline_json, baseline_path, load_session, result_json
 from perf.records.documents import write_json
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import Session
+from perf.records.sessions import Fingerprint, Session
 from perf.records.wire import CaseSpec
 from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED, STOPS
@@ -86,7 +85,7 @@ class Project:
             path = baseline_path(self.baselines, session.configuration, fingerprint())
             part = baseline_json(Baseline(path=path, session=session, provenance=PROVENANCE, promotions=[PROMOTION]))
         else:
-            part = result_json([session], PROVENANCE)
+            part = result_json([session], PROVENANCE, {})
         write_json(path, {"benchmarks": [], "machine_info": session.fingerprint.hardware, KEY: part})
         return path
 

@@ -5,7 +5,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from perf.errors import DataError
 from perf.logs.audit import audit_run
@@ -25,7 +25,7 @@ def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
     printed.
     """
     several = len(files) > 1
-    damaged: list[tuple[str, DamagedLine]] = []
+    damaged: list[dict[str, Any]] = []
     unread: list[str] = []
     num_damaged, disagree = 0, False
     separator = ""
@@ -35,7 +35,7 @@ def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
         if isinstance(found, DamagedLine):
             num_damaged += 1
             if num_damaged <= MOST_DAMAGED:
-                damaged.append((name, found))
+                damaged.append({"file": name, "line_number": found.number, "reason": found.reason})
             continue
         audit = audit_run(found)
         disagree |= bool(audit.problems)
@@ -46,23 +46,17 @@ def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
         print(separator + text)
         separator = "," if as_json else "\n"
     if as_json:
-        rest = {
-            "damaged_lines": [{"file": n, "line_number": d.number, "reason": d.reason} for n, d in damaged],
-            "num_damaged_lines": num_damaged,
-            "unread": unread,
-        }
+        rest = {"damaged_lines": damaged, "num_damaged_lines": num_damaged, "unread": unread}
         print("],\n" + json.dumps(rest, indent=2).removeprefix("{\n"))
     else:
-        for name, line in damaged:
-            where = f"{printable(name)}: " if several else ""
-            print(f"{separator}{where}Line {line.number}: {line.reason}")
+        for line in damaged:
+            where = f"{printable(line['file'])}: " if several else ""
+            print(f"{separator}{where}Line {line['line_number']}: {line['reason']}")
         if num_damaged > len(damaged):
             print(f"{separator}{num_damaged - len(damaged):,} more damaged lines are not shown.")
     if unread:
         raise DataError("; ".join(unread))
-    if disagree:
-        return EXIT_DISAGREE
-    return EXIT_DAMAGED if num_damaged else EXIT_AGREE
+    return EXIT_DISAGREE if disagree else EXIT_DAMAGED if num_damaged else EXIT_AGREE
 
 
 def _found(files: Sequence[Path], unread: list[str]) -> Iterator[tuple[str, LoggedRun | DamagedLine]]:
@@ -76,9 +70,8 @@ def _found(files: Sequence[Path], unread: list[str]) -> Iterator[tuple[str, Logg
                     is_log = True
                     yield name, found
             if not is_log:
-                raise DataError(
-                    f"{printable(name)}: has no line like 'Step=100, Loss=..., Rate=...' in UTF-8; give a training log"
-                )
+                needed = "has no line like 'Step=100, Loss=..., Rate=...' in UTF-8; give a training log"
+                unread.append(f"{printable(name)}: {needed}")
         except (DataError, OSError) as error:
             unread.append(str(error))
 

@@ -23,8 +23,7 @@ from perf.records.baselines import (
     load_result,
 )
 from perf.records.documents import write_json
-from perf.records.fields import MOST_REASON
-from perf.records.sessions import Session
+from perf.records.sessions import MOST_REASON, Session
 from perf.report.bench import promotion_note
 
 

@@ -13,8 +13,7 @@ from perf.errors import UsageError
 from perf.finding import Found, find, find_root, own_workloads
 from perf.printable import shown
 from perf.records.baselines import BASELINES_DIR, Baseline, baseline_path, load_baseline
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import configuration
+from perf.records.sessions import Fingerprint, configuration
 from perf.runner.machine import fingerprint
 from perf.train.devices import resolve_device, resolve_precision
 from perf.train.workloads import default_workload

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perf.judge.stats import FloatArray
-from perf.records.phases import PHASES, STEP_PHASES, PhaseTime
+from perf.records.wire import PHASES, STEP_PHASES, PhaseTime
 from perf.robust import deviation
 
 STANDARD_ERRORS = 4.0

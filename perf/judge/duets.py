@@ -10,8 +10,8 @@ from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.exact import count_differences
 from perf.judge.sequential import DuetJudgement, judge_scaling
 from perf.judge.verdicts import HOLDS, ONLY_OTHERS_FASTER, Judgement, Verdict
-from perf.records.fingerprint import differences
 from perf.records.pairs import Mode, Pair
+from perf.records.sessions import differences
 from perf.records.wire import SideWork
 
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)

@@ -19,8 +19,7 @@ from perf.judge.stats import (
 )
 from perf.printable import printable
 from perf.records.baselines import Baseline
-from perf.records.fingerprint import differences
-from perf.records.sessions import Measurement, Session
+from perf.records.sessions import Measurement, Session, differences
 
 CLAIMS = ("loss_decreases", "losses", "rate", "counters", "scaling")
 """All claims, in the order in which failures are reported: first whether training is the same, then how fast it is."""

@@ -1,9 +1,13 @@
-"""The log of a run: its lines formatted, and logs found in the wild parsed."""
+"""The log of a run: its rates, its lines formatted, and logs found in the wild parsed."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TextIO
+from typing import Self, TextIO
+
+from msgspec import Struct
+
+SMOOTHING = 0.6  # weight of the newest log window in the smoothed rate; the rest is the previous rate's
 
 # Possessive quantifiers (++, *+, ?+) never give back what they took: a search takes time linear in the text.
 _NUMBER = r"[-+]?+(?i:(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[-+]?+\d++)?+|nan|inf)"
@@ -16,8 +20,45 @@ LONGEST_LINE = 2**20  # characters of a line that are read; a longer line counts
 MOST_LINES = 100_000  # step lines of a run that are kept, and so checked; the others are counted
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StartLine:
+class Mark(Struct, frozen=True, kw_only=True):
+    """A sample count and the clock, read together once the device had finished."""
+
+    samples: int  # training examples completed since the run's process started training
+    time_s: float  # a monotonic clock, seconds
+
+
+class Rates(Struct, frozen=True, kw_only=True):
+    """The smoothed and the global rate at a mark. Immutable: `at` returns the rates of the next mark."""
+
+    began: Mark  # where the timed region began
+    latest: Mark  # the newest mark; at first it is `began`
+    # samples/sec, smoothed over log windows: 0.6 x this window + 0.4 x the previous rate; the first window's rate
+    # stands alone. NaN before the first window has ended.
+    rate: float = math.nan
+
+    def at(self, mark: Mark) -> Self:
+        """Return the rates once the log window from the latest mark to `mark` has ended.
+
+        Raises:
+            ValueError: the clock did not advance.
+        """
+        window = _per_sec(self.latest, mark)
+        rate = window if math.isnan(self.rate) else SMOOTHING * window + (1 - SMOOTHING) * self.rate
+        return type(self)(began=self.began, latest=mark, rate=rate)
+
+    @property
+    def global_rate(self) -> float:
+        """Samples/sec since the timed region began."""
+        return _per_sec(self.began, self.latest)
+
+
+def _per_sec(start: Mark, end: Mark) -> float:
+    if end.time_s <= start.time_s:
+        raise ValueError(f"the clock must advance between marks: {start.time_s} s, then {end.time_s} s")
+    return (end.samples - start.samples) / (end.time_s - start.time_s)
+
+
+class StartLine(Struct, frozen=True, kw_only=True):
     """What this project prints before the lines of a run; other logs have none."""
 
     global_batch_size: int
@@ -28,8 +69,7 @@ class StartLine:
         return f"Global batch size {self.global_batch_size}, steps {self.first_step} to {self.last_step}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True, kw_only=True):
     """One step line of a run's log; rates in samples/sec.
 
     `has_tail`: it also says how much time remains, as newer releases of the reference stack do; `str` leaves that out.
@@ -48,8 +88,7 @@ class LogLine:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationLine:
+class EvaluationLine(Struct, frozen=True, kw_only=True):
     """One line of an evaluation; rates in samples/sec, `batch` None where the line does not name it."""
 
     global_step: int
@@ -59,8 +98,7 @@ class EvaluationLine:
     global_rate: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EndLine:
+class EndLine(Struct, frozen=True, kw_only=True):
     """The last line of a run's log: how many samples it processed in how many seconds."""
 
     samples: int
@@ -70,8 +108,7 @@ class EndLine:
         return f"Processed {self.samples} sample(s) in {self.seconds:.9f} seconds."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefusedStart:
+class RefusedStart(Struct, frozen=True, kw_only=True):
     """A run that did not start because its checkpoint had already reached the target."""
 
     global_step: int
@@ -126,17 +163,16 @@ def parse_line(text: str) -> AnyLine | None:
     return _KINDS[match.re](**{name: _NO_COUNTS.get(name, int)(said) for name, said in found.items()})
 
 
-@dataclass(kw_only=True, slots=True)
-class LoggedRun:
+class LoggedRun(Struct, kw_only=True):
     """One run found in a log."""
 
     first_line_number: int  # where in the log it begins, from 1
     start: StartLine | None = None  # what was said before it, if anything
-    lines: list[LogLine] = field(default_factory=list)  # its step lines, in order; the first `MOST_LINES`
+    lines: list[LogLine] = []  # its step lines, in order; the first `MOST_LINES`
     last_line: LogLine | None = None  # its last step line, also where that is not kept
     num_left_out: int = 0  # how many step lines are not kept
     num_evaluation_lines: int = 0  # how many lines of evaluations stand among them
-    after_gap: set[int] = field(default_factory=set)  # the steps of those lines before which a line was damaged
+    after_gap: set[int] = set()  # the steps of those lines before which a line was damaged
     end: EndLine | None = None  # its end line, if it got there
     refused: RefusedStart | None = None  # its refusal to start, which then is all there is of it
 
@@ -165,8 +201,7 @@ class LoggedRun:
         return bool(self.end or self.refused or isinstance(found, StartLine | RefusedStart) or is_next)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DamagedLine:
+class DamagedLine(Struct, frozen=True, kw_only=True):
     """A line of a log, counted from 1, that has the marks of a training log but cannot be read, and why."""
 
     number: int
@@ -192,14 +227,13 @@ def parse_log(lines: Iterable[str]) -> Iterator[LoggedRun | DamagedLine]:
         if found is None or found == previous:
             continue
         previous = found
-        if current is None or current.ends_before(found):
-            if current is not None:
-                yield current
-            current = LoggedRun(first_line_number=number)
+        if current and current.ends_before(found):
+            yield current
+            current = None
+        current = current or LoggedRun(first_line_number=number)
         current.add(found, after_gap=gap)
-        if not isinstance(found, EvaluationLine):
-            gap = False
-    if current is not None:
+        gap = gap and isinstance(found, EvaluationLine)
+    if current:
         yield current
 
 

@@ -13,8 +13,7 @@ from perf.errors import MeasureError
 from perf.measure.runners import ANSWER_TIMEOUT_S, Runner
 from perf.measure.sides import Side
 from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
-from perf.records.phases import PhaseTime
-from perf.records.wire import CaseSpec, Request, SideWork, Waiting, side_work
+from perf.records.wire import CaseSpec, PhaseTime, Request, SideWork, Waiting, side_work
 
 RUN_S = 0.8  # about how long a side steps in a run
 SWAP_S = 0.01  # time between two swaps of the sides' cores; docs/decisions.md, 15, has what other periods gave

@@ -1,29 +1,29 @@
-"""Result and baseline files: read back as what was written, and refused where they are anything else."""
+"""Results, baselines and published runs: read as what was written, and refused where they are anything else."""
 
+import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from perf.errors import BaselineError
 from perf.records.documents import ADVICE, read_json
-from perf.records.fields import Reason, Text, Word, name_problem
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import Session
+from perf.records.sessions import BatchSize, Fingerprint, Positive, Reason, Session, Text, Word, name_problem
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"  # where every pytest session that times something leaves its result
 
-PORTABLE = "portable"
+PORTABLE = "portable"  # the folder of baselines for any machine
 KEY = "stepmark"  # where a pytest-benchmark file holds what this project adds
-
 SCHEMA = 2
 
-Kind = Literal["result", "baseline", "portable"]
+Rate = Annotated[float, Meta(gt=0, lt=1e15)]  # samples/sec
+
+T = TypeVar("T")
 
 
 class Provenance(TypedDict):
@@ -45,17 +45,16 @@ class Promotion(TypedDict):
     replaces: Word
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True, kw_only=True):
     """What a file holds under `KEY`. A portable baseline has losses and counters of one run, and no times."""
 
-    kind: Kind
+    kind: Literal["result", "baseline", "portable"]
     schema: int
     provenance: Provenance
-    sessions: Annotated[tuple[Session, ...], Meta(min_length=1)]
-    promotions: tuple[Promotion, ...] = ()
-    duets: dict[str, Any] = field(default_factory=dict)
-    reports: list[Any] = field(default_factory=list)
+    sessions: Annotated[list[Session], Meta(min_length=1)]
+    promotions: Sequence[Promotion] = ()
+    duets: dict[str, Any] = {}
+    reports: list[Any] = []
 
     def __post_init__(self) -> None:
         names = [session.configuration for session in self.sessions]
@@ -95,6 +94,29 @@ class Baseline:
         return "" if re.fullmatch(r"[0-9a-f]{7,64}", commit) else f"was measured at commit {commit!r}"
 
 
+class PublishedRun(Struct, frozen=True, kw_only=True):
+    """A run somebody published: shown beside a report, never a pass or fail for another machine."""
+
+    # machine, workload: what ran where
+    machine: Text
+    workload: Text
+    global_batch_size: BatchSize  # samples per step
+    # its rate over the whole run; None if it did not run
+    samples_per_sec: Rate | None = None
+    failure: Text = ""  # why it did not run; "" if it did
+
+
+class PublishedLine(Struct, frozen=True, kw_only=True):
+    """A log line of a published run."""
+
+    global_batch_size: BatchSize
+    global_step: Positive
+    loss: float
+    # rate_samples_per_sec, global_rate_samples_per_sec: as printed
+    rate_samples_per_sec: Rate
+    global_rate_samples_per_sec: Rate
+
+
 def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, portable: bool = False) -> Path:
     """Return where the baseline of a configuration belongs, whether or not it is there.
 
@@ -115,33 +137,29 @@ def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, por
 def result_json(
     sessions: Sequence[Session],
     provenance: Provenance,
-    duets: Mapping[str, Any] | None = None,  # by workload
+    duets: Mapping[str, Any],  # by workload
     reports: Sequence[Any] = (),  # what was said of each workload, as `perf.report.model.Report`
 ) -> dict[str, Any]:
     """Return what a result file holds under `KEY`; `load_result` reads the sessions back."""
-    return {**_as_json("result", provenance, sessions), "duets": dict(duets or {}), "reports": list(reports)}
+    said = {"duets": dict(duets), "reports": list(reports)}
+    return {**_as_json(kind="result", provenance=provenance, sessions=sessions), **said}
 
 
 def baseline_json(baseline: Baseline) -> dict[str, Any]:
     """Return what a baseline's file holds under `KEY`: of a portable one only losses and counters, of one run."""
-    session = baseline.session
-    if not baseline.portable:
-        return _as_json("baseline", baseline.provenance, [session], baseline.promotions)
-    measurements = {
-        size: replace(m, runs=(replace(m.runs[0], step_s=(), warmup_steps=0, lines=()),))
-        for size, m in session.measurements.items()
-    }
-    session = replace(session, measurements=measurements, times_unfit="")
-    return _as_json("portable", baseline.provenance, [session], baseline.promotions)
+    session, kind = baseline.session, "baseline"
+    if baseline.portable:
+        measurements = {
+            size: replace(m, runs=(replace(m.runs[0], step_s=(), warmup_steps=0, lines=()),))
+            for size, m in session.measurements.items()
+        }
+        session, kind = replace(session, measurements=measurements, times_unfit=""), "portable"
+    return _as_json(kind=kind, provenance=baseline.provenance, sessions=[session], promotions=baseline.promotions)
 
 
-def _as_json(
-    kind: Kind, provenance: Provenance, sessions: Sequence[Session], promotions: Sequence[Promotion] = ()
-) -> dict[str, Any]:
-    found = _Part(
-        kind=kind, schema=SCHEMA, provenance=provenance, sessions=tuple(sessions), promotions=tuple(promotions)
-    )
-    return msgspec.to_builtins(found, str_keys=True)  # type: ignore[no-any-return]  # of a record it is a dict
+def _as_json(**fields: Any) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(_Part(schema=SCHEMA, **fields), str_keys=True)
+    return found
 
 
 def load_result(path: Path) -> list[Baseline]:
@@ -167,7 +185,7 @@ def load_result(path: Path) -> list[Baseline]:
         problem, _, where = str(error).rpartition(" - at ")
         where = where.replace("`", "").replace("$[...]", KEY) if problem else "the top"
         raise BaselineError(f"{path}: at {where}: {(problem or str(error))[:400]}; {ADVICE}") from None
-    # Of dataclasses, msgspec ignores unknown fields.
+    # msgspec ignores unknown fields of dataclasses.
     if unknown := next(_unknown(document[KEY], msgspec.to_builtins(part, str_keys=True), KEY), None):
         raise BaselineError(f"{path}: at {unknown}: is not known to this version; {ADVICE}")
     session, portable = part.sessions[0], part.kind == "portable"
@@ -185,10 +203,7 @@ def _unknown(found: Any, known: Any, where: str) -> Iterator[str]:
     if isinstance(found, dict):
         for name, value in found.items():
             place = f"{where}.{name[:100]}"
-            if name in known:
-                yield from _unknown(value, known[name], place)
-            else:
-                yield place
+            yield from _unknown(value, known[name], place) if name in known else [place]
     elif isinstance(found, list):
         for index, value in enumerate(found):
             yield from _unknown(value, known[index], f"{where}[{index}]")
@@ -232,8 +247,34 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
         found
         for found in (baseline, portable)
         if found
-        and found.session.configuration == session.configuration
-        and found.session.seed == session.seed
+        and (found.session.configuration, found.session.seed) == (session.configuration, session.seed)
         and size in found.session.measurements
     ]
     return min(fitting, key=lambda one: one.session.fingerprint.torch_release != here.torch_release, default=None)
+
+
+def load_published(directory: Path) -> list[PublishedRun]:
+    """Return every published run under `directory`, from the files ``*/runs.csv``; errors as in `_rows`."""
+    return [run for path in sorted(directory.glob("*/runs.csv")) for run in _rows(path, PublishedRun)]
+
+
+def load_published_lines(directory: Path, run: PublishedRun) -> list[PublishedLine]:
+    """Return the log of a published run, from the files ``*/<workload>.csv``; errors as in `_rows`."""
+    lines = [line for path in directory.glob(f"*/{run.workload}.csv") for line in _rows(path, PublishedLine)]
+    return [line for line in lines if line.global_batch_size == run.global_batch_size]
+
+
+def _rows(path: Path, kind: type[T]) -> list[T]:
+    """Return the rows of a table.
+
+    Raises:
+        BaselineError: it is not what it should be.
+    """
+    rows = None
+    try:
+        rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True)
+        # What is empty is not there; numbers are text in a table.
+        return [msgspec.convert({k: v for k, v in row.items() if v}, kind, strict=False) for row in rows]
+    except (OSError, msgspec.ValidationError, TypeError, ValueError, csv.Error) as error:
+        where = f"{path}: line {rows.reader.line_num}" if rows else f"{path}:"
+        raise BaselineError(f"{where} cannot be read ({error}); restore it (git checkout -- {path})") from None

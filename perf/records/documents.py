@@ -12,7 +12,6 @@ from perf.errors import BaselineError
 ADVICE = "it was edited or damaged; restore it from git, or delete it and measure again"
 
 _MOST_BYTES = 2**28  # far more than any session has: what is larger is something else, and is not read into memory
-
 _MOST_DEPTH = 32
 
 
@@ -61,11 +60,10 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def _number(text: str) -> float:
     """Return a number of JSON; one that does not fit into 64 bits is refused, and msgspec crashes on large ones."""
-    digits = text.removeprefix("-")
-    value = int(text) if digits.isdecimal() and len(digits) <= 19 else float(text)
-    if not math.isfinite(value) or (digits.isdecimal() and len(digits) > 19):
+    is_whole = text.removeprefix("-").isdecimal()
+    if len(text.removeprefix("-")) > 19 if is_whole else not math.isfinite(float(text)):
         raise ValueError(f"found {text[:20]}, and a number within 64 bits is needed")
-    return value
+    return int(text) if is_whole else float(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ import numpy as np
 Marks = tuple[float, ...]
 
 FEWEST_STARTS = 4  # with fewer starts nothing is decided: how much they spread is not known
-
+# About how many times the variance between starts that between pairs of one start is; `calibrate` measures both.
 VARIANCE_RATIO = 6.0
-"""About how many times the variance between starts that between pairs of one start is; `calibrate` measures both."""
 
 
 class Mode(StrEnum):
@@ -41,10 +40,7 @@ def simultaneous_effect(baseline: Marks, candidate: Marks) -> float:
     Marks are of one clock, seconds: before the first step, and after each. NaN if they were never stepping at once.
     """
     begin, end = max(baseline[0], candidate[0]), min(baseline[-1], candidate[-1])
-    done = [
-        float(np.interp(end, marks, range(len(marks))) - np.interp(begin, marks, range(len(marks))))
-        for marks in (candidate, baseline)
-    ]
+    done = [np.diff(np.interp((begin, end), side, range(len(side))))[0] for side in (candidate, baseline)]
     return float(np.log(done[0] / done[1])) if min(done) > 0 else float("nan")
 
 

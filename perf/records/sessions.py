@@ -1,15 +1,104 @@
-"""What was measured: raw values of every run, never only their mean."""
+"""What was measured, on which machine and with which software: raw values of every run, never only their mean."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypedDict
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 
-from perf.records import fields
-from perf.records.fingerprint import Fingerprint
+from perf.printable import printable
 from perf.robust import deviation
+
+# What the fields of a kept record may hold; msgspec refuses the rest when a file is read.
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+BatchSize = Annotated[int, Meta(ge=1, le=99_999_999)]
+Times = Annotated[tuple[Annotated[float, Meta(ge=1e-9, le=1e6)], ...], Meta(max_length=10**6)]
+Losses = Annotated[tuple[Annotated[float, Meta(ge=-1e9, le=1e9)], ...], Meta(min_length=4, max_length=10**6)]
+Scalars = Annotated[tuple[Annotated[float, Meta(ge=-1e39, le=1e39)], ...], Meta(max_length=10**6)]
+Fraction = Annotated[float, Meta(gt=0, lt=1)]
+
+Word = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]  # printable ASCII in one line
+Sentence = Annotated[str, Meta(pattern=r"^[ -~]{0,1000}\Z")]
+Text = Annotated[str, Meta(max_length=100_000)]  # anything, so it is escaped where it is shown
+MOST_REASON = 1000  # characters of the reason for a promotion
+Reason = Annotated[str, Meta(max_length=MOST_REASON)]
+Release = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,99}\Z")]
+Fact = Text | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+# What a workload says of itself; bool comes before int.
+About = Text | bool | int | float | Annotated[list[int | float], Meta(max_length=1000)] | None
+Device = Annotated[str, Meta(pattern=r"^(cpu|cuda)\Z")]
+Precision = Annotated[str, Meta(pattern=r"^(fp32|bf16)\Z")]
+Facts = Annotated[dict[Word, Fact], Meta(max_length=1000)]
+
+_PART = r"(?!\.{1,2}[/:])[A-Za-z0-9._-]+"
+_CONFIGURATION = re.compile(rf"(?:(?=.{{1,200}}:){_PART}(?:/{_PART})*:)?[A-Za-z0-9_][A-Za-z0-9_-]{{0,63}}")
+
+
+class _Hardware(TypedDict):
+    """Facts that every machine has. They name its folder: bounds keep that name short."""
+
+    cpu: Annotated[str, Meta(min_length=1, max_length=100)]
+    cores: Annotated[int, Meta(ge=1, le=10**6)]
+    isa: Annotated[str, Meta(min_length=1, max_length=20)]
+    memory_gib: Annotated[int, Meta(ge=0, le=10**9)]
+    gpu: Annotated[str, Meta(min_length=1, max_length=80)]
+    num_gpus: Annotated[int, Meta(ge=0, le=10**5)]
+
+
+class _Software(TypedDict):
+    """What is said of all software, and compared by name."""
+
+    python: Release
+    torch: Release
+    numpy: Release
+    threads: Annotated[int, Meta(ge=1, le=10**6)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fingerprint:
+    """A machine and the software on it.
+
+    Other hardware makes times incomparable. Other software is what an upgrade is about, and is listed beside a verdict.
+    What changes by itself (clock frequency, load, host name) is in neither.
+    """
+
+    hardware: Facts
+    software: Facts
+
+    @property
+    def slug(self) -> str:
+        """The machine class as a folder name."""
+        facts = self.hardware
+        parts = [facts["cpu"], f"{facts['cores']}c", f"{facts['memory_gib']}gib", facts["isa"]]
+        if facts["num_gpus"]:
+            parts += [f"{facts['num_gpus']}x", facts["gpu"]]
+        return re.sub(r"[^a-z0-9]+", "-", " ".join(map(str, parts)).lower()).strip("-")
+
+    @property
+    def torch_release(self) -> str:
+        """The version of torch without its build, such as ``+cpu``."""
+        return str(self.software["torch"]).partition("+")[0]
+
+    def require_named(self) -> None:
+        """Raise ValueError where a fact that others are told apart by is missing, or is not what it should be."""
+        for name, facts, kind in (("hardware", self.hardware, _Hardware), ("software", self.software, _Software)):
+            try:
+                msgspec.convert(facts, kind)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"fingerprint.{name}: {str(error).replace('$.', '')}") from None
+
+
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return each fact that differs, as ``name before -> now``, in order; printable, for facts come from files, too."""
+    return [
+        printable(f"{name} {before.get(name, 'not set')} -> {now.get(name, 'not set')}")
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,38 +106,38 @@ class StepCounters:
     """What one optimizer step at steady state does, on one rank."""
 
     # how often each operation was dispatched, by name
-    ops: Annotated[dict[fields.Word, fields.Positive], Meta(min_length=1, max_length=10_000)]
+    ops: Annotated[dict[Word, Positive], Meta(min_length=1, max_length=10_000)]
     # floating-point operations of matrix products, attention and convolutions (two for a multiply-add)
-    flops: fields.Count
-    allocated_bytes: fields.Count  # what torch's allocators handed out, on all devices
-    peak_bytes: fields.Count  # the most that was in use at a time beyond what the step began with
-    device_peak_bytes: fields.Count  # the most that was in use at a time on the GPU, in all; 0 on a CPU
+    flops: Count
+    allocated_bytes: Count  # what torch's allocators handed out, on all devices
+    peak_bytes: Count  # the most that was in use at a time beyond what the step began with
+    device_peak_bytes: Count  # the most that was in use at a time on the GPU, in all; 0 on a CPU
     # operations that make Python wait for a value: ``.item()``, ``bool()`` and the like, and on a GPU copies to the
     # host (``.tolist()``, ``.cpu()``), which on a CPU wait for nothing
-    host_syncs: fields.Count
-    parameters: fields.Count  # trainable numbers
-    optimizer_updates: fields.Count  # updates of the weights
-    python_calls: fields.Count  # Python functions entered; depends on the versions of Python and numpy
+    host_syncs: Count
+    parameters: Count  # trainable numbers
+    optimizer_updates: Count  # updates of the weights
+    python_calls: Count  # Python functions entered; depends on the versions of Python and numpy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRun:
     """One fresh process that trained from step 0."""
 
-    losses: fields.Losses  # of each step, nats
+    losses: Losses  # of each step, nats
     counters: StepCounters  # what one step does
-    step_s: fields.Times = ()  # seconds of each step, the first ones included; none where only work and losses are kept
-    warmup_steps: fields.Count = 0  # how many steps at the front are not used for times; see `find_warmup`
-    lines: Annotated[tuple[fields.Text, ...], Meta(max_length=10**6)] = ()  # its log
+    step_s: Times = ()  # seconds of each step, the first ones included; none where only work and losses are kept
+    warmup_steps: Count = 0  # how many steps at the front are not used for times; see `find_warmup`
+    lines: Annotated[tuple[Text, ...], Meta(max_length=10**6)] = ()  # its log
     # what else a step returned, by name, of each step
-    scalars: Annotated[dict[fields.Word, fields.Scalars], Meta(max_length=1000)] = field(default_factory=dict)
+    scalars: Annotated[dict[Word, Scalars], Meta(max_length=1000)] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        found = {**self.scalars, "times": self.step_s or self.losses}
-        if wrong := [f"{len(values)} {name}" for name, values in found.items() if len(values) != len(self.losses)]:
-            raise ValueError(f"{len(self.losses)} losses and {wrong[0]} do not fit together")
-        if self.warmup_steps >= len(self.losses):
-            raise ValueError(f"{len(self.losses)} losses and {self.warmup_steps} steps of warm-up do not fit together")
+        num_steps, found = len(self.losses), {**self.scalars, "times": self.step_s or self.losses}
+        wrong = [f"{len(values)} {name}" for name, values in found.items() if len(values) != num_steps]
+        wrong += [f"{self.warmup_steps} steps of warm-up"] if self.warmup_steps >= num_steps else []
+        if wrong:
+            raise ValueError(f"{num_steps} losses and {wrong[0]} do not fit together")
 
     @property
     def curves(self) -> dict[str, tuple[float, ...]]:
@@ -66,8 +155,8 @@ class Measurement:
     """All runs of one workload at one batch size."""
 
     # global_batch_size, micro_batch_size: samples per step, and per forward pass
-    global_batch_size: fields.BatchSize
-    micro_batch_size: fields.BatchSize
+    global_batch_size: BatchSize
+    micro_batch_size: BatchSize
     # in the order they were made; run ``i`` was interleaved with run ``i`` of the other batch sizes
     runs: Annotated[tuple[MeasuredRun, ...], Meta(min_length=1)]
 
@@ -82,25 +171,25 @@ class Session:
 
     workload: str  # its id
     # device, precision, seed: how it was run
-    device: fields.Device
-    precision: fields.Precision
-    seed: fields.Count
+    device: Device
+    precision: Precision
+    seed: Count
     fingerprint: Fingerprint  # the machine and software of every run
-    python: fields.Word  # the versions of Python and numpy, which the count of Python calls belongs to
+    python: Word  # the versions of Python and numpy, which the count of Python calls belongs to
     # one for each batch size that could be measured
-    measurements: Annotated[dict[fields.BatchSize, Measurement], Meta(min_length=1)]
-    failures: dict[fields.BatchSize, fields.Text]  # what went wrong, by the batch size that could not be measured
-    sample: fields.Word = "samples"  # what one sample is called
+    measurements: Annotated[dict[BatchSize, Measurement], Meta(min_length=1)]
+    failures: dict[BatchSize, Text]  # what went wrong, by the batch size that could not be measured
+    sample: Word = "samples"  # what one sample is called
     # facts of the workload that decide what a step does
-    about: Annotated[dict[fields.Word, fields.About], Meta(max_length=1000)] = field(default_factory=dict)
+    about: Annotated[dict[Word, About], Meta(max_length=1000)] = field(default_factory=dict)
     # the smallest change of its rate that matters, a fraction; None where the workload has none of its own
-    threshold: fields.Fraction | None = None
+    threshold: Fraction | None = None
     # how the machine was when measuring began: load, clock; what could not be read is missing
-    health: Annotated[dict[fields.Word, fields.Fact], Meta(max_length=100)] = field(default_factory=dict)
-    times_unfit: fields.Sentence = ""  # why its times are too noisy to compare with later; "" where they are not
+    health: Annotated[dict[Word, Fact], Meta(max_length=100)] = field(default_factory=dict)
+    times_unfit: Sentence = ""  # why its times are too noisy to compare with later; "" where they are not
 
     def __post_init__(self) -> None:
-        if problem := fields.name_problem(self.configuration):
+        if problem := name_problem(self.configuration):
             raise ValueError(problem)
         measurements = self.measurements.values()
         if (found := [m.global_batch_size for m in measurements]) != list(self.measurements):
@@ -119,6 +208,16 @@ class Session:
 def configuration(workload: str, device: str, precision: str) -> str:
     """Return what a workload, device type and precision are called together; `baseline_path` makes a file of it."""
     return f"{workload}-{device}-{precision}"
+
+
+def name_problem(configuration: str) -> str:
+    """Return why a configuration, such as "sub/bench_net.py:net-cpu-fp32", cannot name a file; or nothing."""
+    if _CONFIGURATION.fullmatch(configuration):
+        return ""
+    return (
+        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and its file or module, "
+        "before the colon, at most 200 letters, digits and . _ - /, relative and without a part . or ..; rename it"
+    )
 
 
 def find_warmup(step_s: Sequence[float]) -> int:

@@ -13,13 +13,17 @@ import msgspec
 from msgspec import Meta, Struct
 
 from perf.errors import MeasureError
-from perf.records.fields import Count
-from perf.records.fingerprint import Fingerprint
-from perf.records.phases import PhaseTime
+from perf.records.sessions import Count, Fingerprint
 
 VERSION = 3  # sides of this version and later ones can be compared with each other
-
 REQUESTS = ("run", "count", "attribute")
+
+# What a step is made of: "forward" has the loss, "optimizer" the update with dropping gradients, "other" the rest.
+STEP_PHASES = ("data", "forward", "backward", "clip", "optimizer", "other")
+# All phases; what is not part of a step is given for one reading of the losses and for one checkpoint.
+PHASES = (*STEP_PHASES, "logging", "checkpoint")
+# The operation that stands for a phase's time outside of all operations: Python, numpy, dispatch, files.
+PYTHON = "(Python)"
 
 _MOST_VALUES = 100_000
 
@@ -99,6 +103,17 @@ class Counted(Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}  # what decides the work: device, precision, micro_batch_size, and those of the workload
     python: Name = ""  # the versions of Python and numpy, which its count of Python calls belongs to
     fingerprint: Fingerprint | None = None  # of its process
+
+
+class PhaseTime(Struct, frozen=True, kw_only=True):
+    """What one operation took in one phase."""
+
+    phase: str  # of a step, such as "forward"; or "logging" or "checkpoint"
+    operation: str  # its name and the type of its first tensor, such as ``aten::mm float32``; or "(Python)"
+    count: float  # how often it was dispatched, per step; a whole number if the steps are alike
+    seconds: float  # its time, per step; in "logging" and "checkpoint", per occurrence
+    # the source lines that call it, such as ``kernel.py:81: total = a @ b``, and how often, per step
+    lines: Mapping[str, float] = {}
 
 
 class Attributed(Struct, frozen=True, kw_only=True):

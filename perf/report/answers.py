@@ -18,8 +18,8 @@ from perf.judge.duets import (
 from perf.judge.stats import Effect
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict
 from perf.records.baselines import Baseline
-from perf.records.phases import STEP_PHASES
 from perf.records.sessions import Session
+from perf.records.wire import STEP_PHASES
 from perf.report.model import Answer
 from perf.report.sections import number, percent
 

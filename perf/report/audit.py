@@ -21,13 +21,20 @@ def audit_report(audit: RunAudit, *, where: str = "") -> str:
     size = f"global batch size {audit.global_batch_size}, " if audit.global_batch_size else ""
     begun = f"{'begun' if audit.start_is_certain else 'assumed to begin'} at step {audit.start_step}"
     num_lines = len(audit.checks) + run.num_left_out
+    unchecked = sum(check.agrees is None for check in audit.checks)
+    rest = f"; {unchecked} could not be checked" if unchecked else ""
+    agreement = (
+        f"{len(audit.checks) - unchecked} of {len(audit.checks)} rates agree with the GlobalRate column within what "
+        f"rounding and the time between readings of the clock explain{rest}."
+    )
+    verdict = ["Problems:", *(f"- {problem}" for problem in audit.problems)] if audit.problems else [agreement]
     parts = [
         f"{title}: {size}{begun}, {num_lines} line{'s' if num_lines > 1 else ''}{evaluation}",
         text_table(header, [_audit_row(check) for check in audit.checks]),
         str(run.end) if run.end else "No end line: the run was cut off, or is still running.",
-        _audit_verdict(audit),
+        *map(wrapped, [*verdict, *(f"Note: {note}." for note in audit.notes)]),
     ]
-    return "\n".join([*parts, *(wrapped(f"Note: {note}.") for note in audit.notes)])
+    return "\n".join(parts)
 
 
 def _audit_row(check: RateCheck) -> tuple[str, ...]:
@@ -38,14 +45,3 @@ def _audit_row(check: RateCheck) -> tuple[str, ...]:
         agrees = {True: "yes", False: "NO", None: "?"}[check.agrees]
         compared = [number(rate, ".2f"), number(line.rate - rate, "+.3f"), number(check.explained, ".3f"), agrees]
     return (number(line.global_step, "d"), *printed, *compared)
-
-
-def _audit_verdict(audit: RunAudit) -> str:
-    if audit.problems:
-        return "\n".join(["Problems:", *(wrapped(f"- {problem}") for problem in audit.problems)])
-    unchecked = sum(check.agrees is None for check in audit.checks)
-    rest = f"; {unchecked} could not be checked" if unchecked else ""
-    return wrapped(
-        f"{len(audit.checks) - unchecked} of {len(audit.checks)} rates agree with the GlobalRate column within what "
-        f"rounding and the time between readings of the clock explain{rest}."
-    )

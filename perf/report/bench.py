@@ -9,10 +9,8 @@ from perf.judge.duets import DuetResult
 from perf.judge.levels import DuetEffect
 from perf.judge.verdicts import CLAIMS, Verdict, mean_rate
 from perf.printable import printable
-from perf.records.baselines import Baseline
-from perf.records.fingerprint import differences
-from perf.records.published import PublishedLine, PublishedRun
-from perf.records.sessions import Session
+from perf.records.baselines import Baseline, PublishedLine, PublishedRun
+from perf.records.sessions import Session, differences
 from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
 from perf.report.model import NONE, Answer, Report, Section

@@ -12,7 +12,7 @@ from perf.judge.levels import levels
 from perf.judge.stats import POWER
 from perf.judge.verdicts import Verdict
 from perf.printable import wrapped
-from perf.records.phases import STEP_PHASES
+from perf.records.wire import STEP_PHASES
 from perf.report.answers import of_duet
 from perf.report.model import NONE, Report, Section
 from perf.report.plots import effects_plot, pairs_plot, phases_plot

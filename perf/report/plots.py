@@ -8,10 +8,9 @@ from perf.judge.attribution import PhaseDifference
 from perf.judge.duets import DuetResult
 from perf.judge.stats import Effect, run_rate
 from perf.logs.runlog import LogLine, parse_line
-from perf.records.baselines import Baseline
-from perf.records.phases import STEP_PHASES
-from perf.records.published import PublishedLine
+from perf.records.baselines import Baseline, PublishedLine
 from perf.records.sessions import MeasuredRun, Session
+from perf.records.wire import STEP_PHASES
 from perf.report.model import Plot, Series
 
 MOST_POINTS = 400  # of a curve that are drawn, spread evenly; the raw data on the page has all

@@ -30,7 +30,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perf.records.phases import PYTHON, STEP_PHASES, PhaseTime
+from perf.records.wire import PYTHON, STEP_PHASES, PhaseTime
 from perf.runner.counters import as_written
 from perf.runner.lines import calling_line
 from perf.runner.phases import Costs, Gap, Part, Timeline

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from perf.records.fingerprint import Facts, Fingerprint
+from perf.records.sessions import Facts, Fingerprint
 
 _ENVIRONMENT = re.compile(
     r"(OMP|GOMP|KMP|MKL|OPENBLAS|ONEDNN|DNNL|MALLOC|TORCH|PYTORCH|TORCHINDUCTOR|ATEN|CUDA|CUBLAS|NCCL|GLIBC)_\w+"

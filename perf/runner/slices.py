@@ -4,8 +4,7 @@ import time
 
 import torch
 
-from perf.logs.rates import Mark, Rates
-from perf.logs.runlog import LogLine
+from perf.logs.runlog import LogLine, Mark, Rates
 from perf.records.wire import Stepped
 from perf.train.devices import synchronize
 from perf.train.stepping import Stepping
@@ -21,7 +20,7 @@ class Slices:
     def __init__(self, stepping: Stepping, device: torch.device, global_batch_size: int) -> None:
         self._stepping, self._device, self._global_batch_size = stepping, device, global_batch_size
         self._spent_s = 0.0
-        self._rates = Rates.since(self._mark(0.0))
+        self._rates = Rates(began=self._mark(0.0), latest=self._mark(0.0))
 
     def make(self, num_steps: int) -> Stepped:
         """Make a slice. Reading its losses and writing its log line are part of its time, as in a training run."""
@@ -38,7 +37,6 @@ class Slices:
         stepping.step()
         stepping.read()
         self._rates = self._rates.at(self._mark(self._spent_s + self._now() - marks[0]))
-        assert self._rates.rate is not None
         rate, global_rate = self._rates.rate, self._rates.global_rate
         loss = stepping.losses[-1]
         line = str(LogLine(global_step=stepping.global_step, loss=loss, rate=rate, global_rate=global_rate))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
-from perf.records.fingerprint import differences
+from perf.records.sessions import differences
 from perf.train.checkpoint_files import EDITED, Checkpoint, Config
 from perf.train.checkpoints import CheckpointStore
 from perf.train.data import Source

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perf.errors import CheckpointError
-from perf.logs.rates import Mark, Rates
-from perf.logs.runlog import EndLine, LogLine
+from perf.logs.runlog import EndLine, LogLine, Mark, Rates
 from perf.signals import stop_requests
 from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunPlan
@@ -95,7 +94,7 @@ def _timed(
     checkpoint: Path | None = None
     synchronize(config.device)
     marks = [Mark(samples=0, time_s=clock())]
-    rates = Rates.since(marks[0])
+    rates = Rates(began=marks[0], latest=marks[0])
     with stop_requests() as stop:
 
         def say(line: object) -> None:
@@ -122,7 +121,6 @@ def _timed(
                 synchronize(config.device)
                 marks.append(Mark(samples=len(stepping.losses) * config.global_batch_size, time_s=clock()))
                 rates = rates.at(marks[-1])
-                assert rates.rate is not None
                 loss = stepping.losses[-1]
                 say(LogLine(global_step=step, loss=loss, rate=rates.rate, global_rate=rates.global_rate))
             on_step()

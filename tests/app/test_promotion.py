@@ -20,11 +20,9 @@ from perf.errors import EXIT_PROBLEM, BaselineError
 from perf.judge.fitness import with_fitness
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates, judge_scaling
 from perf.measure.recipes import parse_recipe
-from perf.records.baselines import KEY, baseline_path, find_expected, load_baseline, load_session
+from perf.records.baselines import KEY, PublishedRun, baseline_path, find_expected, load_baseline, load_session
 from perf.records.documents import write_json
-from perf.records.fingerprint import Fingerprint
-from perf.records.published import PublishedRun
-from perf.records.sessions import Session
+from perf.records.sessions import Fingerprint, Session
 from perf.report.bench import published_note
 from perf.runner.machine import fingerprint
 from tests.judge.noise import COUNTERS, HERE
@@ -220,7 +218,7 @@ def test_the_report_advises_promotion_only_where_it_works(
     for session, size in ((quiet(num_runs=2), ""), (quiet(spread=0.7), ""), (quiet(), "512"), (quiet(), "")):
         project.give = lambda session=session: here(session)
         found = project.run("-k", f"test_rate and {size}" if size else "test_rate")
-        [line] = [line for line in found.outlines if line.startswith("result: ")]
+        line = " ".join(found.stdout.str().partition("\nresult: ")[2].partition("\npage: ")[0].split())
         advised = "to make it this machine's baseline: stepmark promote" in line
         capsys.readouterr()
         followed.append(main(["promote", "--reason", "TEXT"]) == EXIT_DONE)

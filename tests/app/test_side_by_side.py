@@ -23,8 +23,7 @@ from perf.measure.recipes import Recipe, parse_recipe
 from perf.measure.sides import HOME, Side
 from perf.records.baselines import Baseline
 from perf.records.pairs import Mode, Pair
-from perf.records.phases import PhaseTime
-from perf.records.wire import SideWork
+from perf.records.wire import PhaseTime, SideWork
 from perf.runner.machine import fingerprint
 from tests.judge.duet_noise import synthetic
 from tests.judge.noise import session, step_times

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import lfilter
 
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import MeasuredRun, Measurement, Session, StepCounters, find_warmup
+from perf.records.sessions import Fingerprint, MeasuredRun, Measurement, Session, StepCounters, find_warmup
 
 FloatArray = npt.NDArray[np.float64]
 

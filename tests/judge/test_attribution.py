@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec import structs
 
 from perf.judge.attribution import Contribution, attribute_difference, phase_totals
-from perf.records.phases import PHASES, PYTHON, PhaseTime
+from perf.records.wire import PHASES, PYTHON, PhaseTime
 from perf.runner.attribution import attribute
 from perf.seam import Case
 from perf.train import kernel
@@ -290,7 +291,7 @@ def test_the_line_that_calls_an_operation_more_often_is_named() -> None:
 
     def visits(**lines: float) -> list[list[PhaseTime]]:
         """Return visits with an operation that these lines call."""
-        counted = dataclasses.replace(row("a", 0.1, count=sum(lines.values())), lines=lines)
+        counted = structs.replace(row("a", 0.1, count=sum(lines.values())), lines=lines)
         return [[row("rest", 1.0), counted]] * 3
 
     moved = attribute_difference(visits(**{"net.py:3: x @ y": 2}), visits(**{"net.py:9: x @ y": 2}))
@@ -301,5 +302,5 @@ def test_the_line_that_calls_an_operation_more_often_is_named() -> None:
     twice = visits(**{"net.py:10: h = self.norm(h)": 1, "net.py:11: h = self.norm(h)": 1})
     (first, *_) = attribute_difference(visits(**{"net.py:10: h = self.norm(h)": 1}), twice)
     assert first.line == "net.py:10: h = self.norm(h)"
-    old = [[dataclasses.replace(one, lines={}) for one in visit] for visit in more]  # a side that does not tell
+    old = [[structs.replace(one, lines={}) for one in visit] for visit in more]  # a side that does not tell
     assert {contribution.line for contribution in attribute_difference(more, old)} == {""}

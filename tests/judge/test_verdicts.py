@@ -22,8 +22,7 @@ from perf.judge.verdicts import (
     judge_scaling,
 )
 from perf.records.baselines import Baseline
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import MeasuredRun, Session
+from perf.records.sessions import Fingerprint, MeasuredRun, Session
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, STEP_S, session
 
 PATH = Path("baselines/somewhere/pico-cpu-fp32.json")

@@ -16,8 +16,7 @@ from perf.measure import bench
 from perf.measure.bench import SLICE_STEPS, measure
 from perf.measure.runners import Runner
 from perf.measure.sides import HOME, Side, own_side
-from perf.records.fingerprint import Fingerprint
-from perf.records.sessions import Session
+from perf.records.sessions import Fingerprint, Session
 from perf.records.wire import CaseSpec, Counted, Request, Stepped, Waiting
 from tests.judge.noise import COUNTERS
 from tests.measure.test_runners import interrupted_inside_popen

@@ -216,8 +216,8 @@ def test_commits_with_other_fields_can_be_compared(tmp_path: Path) -> None:
         tmp_path,
         "candidate",
         records__sessions=(
-            "    optimizer_updates: fields.Count",
-            "    graph_breaks: int = 3\n    optimizer_updates: fields.Count",
+            "    optimizer_updates: Count",
+            "    graph_breaks: int = 3\n    optimizer_updates: Count",
         ),
         records__wire=("VERSION = ", "VERSION = 1 + "),
     )

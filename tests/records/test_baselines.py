@@ -25,14 +25,13 @@ from perf.records.baselines import (
     baseline_path,
     find_expected,
     load_baseline,
+    load_published,
     load_result,
     load_session,
     result_json,
 )
 from perf.records.documents import write_json
-from perf.records.fingerprint import Fingerprint
-from perf.records.published import load_published
-from perf.records.sessions import Session, configuration
+from perf.records.sessions import Fingerprint, Session, configuration
 from tests.judge.noise import COUNTERS, HERE, LOSSES
 from tests.judge.test_verdicts import as_baseline, quiet
 
@@ -49,7 +48,7 @@ def result(*sessions: Session, **provenance: Any) -> dict[str, Any]:
         "benchmarks": [],
         "datetime": "2026-11-23T15:00:00+00:00",
         "version": "5.3.1",
-        KEY: json.loads(json.dumps(result_json(fit, {**PROVENANCE, **provenance}))),
+        KEY: json.loads(json.dumps(result_json(fit, {**PROVENANCE, **provenance}, {}))),
     }
 
 
@@ -467,7 +466,7 @@ def test_what_a_workload_says_of_itself_is_kept_and_may_be_absent(tmp_path: Path
 
 def test_reading_and_promoting_need_neither_torch_nor_scipy() -> None:
     """They start in a fraction of a second, also where torch is broken."""
-    modules = "perf.app.promotion, perf.records.baselines, perf.records.published"
+    modules = "perf.app.promotion, perf.records.baselines"
     code = f"import sys, {modules}; print([name for name in ('torch', 'scipy') if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "[]"
 

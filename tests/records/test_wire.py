@@ -15,12 +15,12 @@ import pytest
 
 from perf.errors import MeasureError
 from perf.judge.duets import loss_problem
-from perf.records.phases import PhaseTime
 from perf.records.wire import (
     VERSION,
     Attributed,
     CaseSpec,
     Counted,
+    PhaseTime,
     Ready,
     Request,
     SideWork,

@@ -7,8 +7,7 @@ from typing import Any
 
 from perf.judge.duets import DuetResult, as_claims
 from perf.judge.verdicts import Judgement
-from perf.records.baselines import Baseline
-from perf.records.published import PublishedLine, PublishedRun
+from perf.records.baselines import Baseline, PublishedLine, PublishedRun
 from perf.records.sessions import Session
 from perf.report.answers import of_session
 from perf.report.bench import session_report

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from perf.judge.verdicts import judge_rates
-from perf.records.published import load_published, load_published_lines
+from perf.records.baselines import load_published, load_published_lines
 from perf.report.model import Plot, Report, Section, Series
 from perf.report.page import as_html, figure_of
 from perf.report.sections import as_markdown, as_text

@@ -22,8 +22,8 @@ from perf.logs.audit import audit_run
 from perf.logs.runlog import LoggedRun, parse_log, read_lines
 from perf.printable import WIDTH, wrapped
 from perf.records.pairs import Pair
-from perf.records.phases import PHASES
 from perf.records.sessions import Session
+from perf.records.wire import PHASES
 from perf.report.answers import of_duet, of_session
 from perf.report.audit import audit_report
 from perf.report.bench import verdict_section

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec import structs
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 from torch.utils.data import DataLoader, Dataset
 
-from perf.records.phases import PHASES, PYTHON, STEP_PHASES, PhaseTime
-from perf.records.wire import Attributed
+from perf.records.wire import PHASES, PYTHON, STEP_PHASES, Attributed, PhaseTime
 from perf.runner import attribution
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step
@@ -665,7 +665,7 @@ def test_only_what_is_given_has_rows() -> None:
 def test_rows_pass_through_json() -> None:
     """A row is its fields and nothing else: as JSON and back it is equal, and whole numbers stay whole."""
     rows = attribute(functional_step(Clock()), device=CPU, num_steps=2)
-    again = [PhaseTime(**row) for row in json.loads(json.dumps([dataclasses.asdict(row) for row in rows]))]
+    again = [PhaseTime(**row) for row in json.loads(json.dumps([structs.asdict(row) for row in rows]))]
     assert again == rows
     assert [type(row.count) for row in again] == [type(row.count) for row in rows]
 

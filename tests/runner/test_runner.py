@@ -14,8 +14,7 @@ import torch
 from perf.errors import MeasureError
 from perf.measure.runners import Runner
 from perf.measure.sides import HOME, own_side
-from perf.records.phases import STEP_PHASES
-from perf.records.wire import CaseSpec, Ended, Request
+from perf.records.wire import STEP_PHASES, CaseSpec, Ended, Request
 from perf.runner.__main__ import shuffled_memory
 
 CASE = CaseSpec(global_batch_size=16)
