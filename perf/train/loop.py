@@ -73,7 +73,7 @@ def run_steps(
 def _claim(held: ExitStack, store: CheckpointStore, plan: RunPlan) -> None:
     """Hold the run's directory, if it still is what the run was planned from."""
     held.enter_context(store.claim())
-    newest, planned = max(store.steps(), default=0), plan.checkpoint.global_step if plan.checkpoint else 0
+    newest, planned = max(store.steps(), default=0), plan.checkpoint.facts.global_step if plan.checkpoint else 0
     if plan.config.start != "fresh" and newest != planned:
         raise CheckpointError(
             f"{store.directory}: another run wrote step {newest} after this one was planned from step {planned}; "

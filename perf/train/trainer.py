@@ -10,9 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from perf.errors import CheckpointError, NonFiniteError
 from perf.seam import Case
-from perf.train.checkpoint_files import EDITED, Checkpoint
-from perf.train.checkpoints import CheckpointStore
-from perf.train.config import RunConfig, RunPlan, plan_run, recorded_config
+from perf.train.checkpoints import EDITED, Checkpoint, CheckpointStore, Facts
+from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Batch, Source, SyntheticLanguage
 from perf.train.devices import World, seed_device
 from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
@@ -33,11 +32,9 @@ class Trainer:
         self.model = BertForPreTraining(config.workload).to(config.device)  # plain, whatever wraps it for several ranks
         self.optimizer = make_optimizer(self.model, config.workload)
         self.global_step = plan.start_step  # optimizer steps completed
-        self.data_position = 0  # the number of the next sample
+        self.data_position = plan.start_step * config.global_batch_size  # the number of the next sample
         if plan.checkpoint is not None:
-            with_optimizer = config.start == "resume"
-            load_tensors(plan.checkpoint, self.model, self.optimizer if with_optimizer else None)
-            self.data_position = plan.checkpoint.data_position if with_optimizer else 0
+            load_tensors(plan.checkpoint, self.model, self.optimizer if config.start == "resume" else None)
         if config.compile:
             self.model.compile()
         self._ranks: nn.Module = DistributedDataParallel(self.model) if world.size > 1 else self.model
@@ -89,12 +86,13 @@ class Trainer:
         tensors = state_tensors(self.model, self.optimizer)
         if not torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all():
             self.fail(self.global_step, "a weight is not finite after the update")
-        return store.save(
+        facts = Facts(
             global_step=self.global_step,
             data_position=self.data_position,
-            config=recorded_config(self._plan, self._source, self._world),
-            tensors=tensors,
+            identity=self._plan.identity,
+            environment=self._plan.environment,
         )
+        return store.save(facts, tensors)
 
     def fail(self, step: int, what: str) -> NoReturn:
         """Raise `NonFiniteError` for a step, with what was saved before it."""
@@ -177,7 +175,7 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
             f"{needs.get(odd[0], 'nothing')} ({len(odd)} of {len(needs)} tensors differ); it belongs to another model: "
             "name another --model-dir"
         )
-    count = min(checkpoint.global_step, 2**24)  # where a count in float32 stops rising
+    count = min(checkpoint.facts.global_step, 2**24)  # where a count in float32 stops rising
     for name, tensor in found.items():
         # Another count would give the bias correction of another step.
         if name.startswith("optimizer.step.") and tensor.item() != count:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -19,8 +18,8 @@ from hypothesis import strategies as st
 
 from perf.errors import CheckpointError, NonFiniteError, RunFinishedError
 from perf.train import trainer
-from perf.train.checkpoints import CheckpointStore
-from perf.train.config import RunConfig, plan_run, recorded_config
+from perf.train.checkpoints import CheckpointStore, Facts
+from perf.train.config import RunConfig, plan_run
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.devices import World
 from perf.train.loop import RunResult, run_steps
@@ -351,10 +350,11 @@ def test_an_optimizer_that_counts_other_steps_is_refused(run_config: RunConfig, 
     tensors = state_of(result.checkpoint)
     name = next(name for name in reversed(tensors) if name.startswith("optimizer.step."))
     tensors[name] = torch.tensor(count)
-    shutil.rmtree(result.checkpoint)
+    result.checkpoint.unlink()
     source = SyntheticLanguage(run_config.workload, seed=0)
-    config = recorded_config(plan_run(run_config, source, World()), source, World())
-    run_config.store().save(global_step=10, data_position=160, config=config, tensors=tensors)
+    plan = plan_run(run_config, source, World())
+    facts = Facts(global_step=10, data_position=160, identity=plan.identity, environment=plan.environment)
+    run_config.store().save(facts, tensors)
     further = dataclasses.replace(run_config, max_steps=12)
     with pytest.raises(CheckpointError, match=rf"has {count:g} under '{name}', and 10 is needed \(global_step\)"):
         train(further)
@@ -368,10 +368,10 @@ def test_an_optimizer_counts_in_float32(run_config: RunConfig) -> None:
     tensors = state_of(result.checkpoint)
     tensors.update({name: torch.tensor(2.0**24) for name in tensors if name.startswith("optimizer.step.")})
     store = run_config.store()
-    store.save(global_step=2**24 + 5, data_position=0, config={"identity": {}, "environment": {}}, tensors=tensors)
+    store.save(Facts(global_step=2**24 + 5, data_position=0, identity={}, environment={}), tensors)
     found, _ = store.newest_valid()
     assert found is not None
-    assert found.global_step == 2**24 + 5
+    assert found.facts.global_step == 2**24 + 5
     trained = trainer.Trainer(
         plan_run(dataclasses.replace(run_config, start="fresh"), source, World()), source, World()
     )
