@@ -17,10 +17,9 @@ from perf.project import find_root, shown
 from perf.report.sections import number, text_table
 from perf.signals import EXIT_STOPPED
 from perf.train.config import RunConfig, RunPlan, plan_run
-from perf.train.data import Source, SyntheticLanguage
+from perf.train.data import Source, SyntheticLanguage, TextCorpus
 from perf.train.devices import World, process_group, resolve_device, resolve_precision
 from perf.train.loop import RunResult, run_steps
-from perf.train.text import TextCorpus
 from perf.train.workloads import BERT_CONFIGS, default_workload
 
 

@@ -20,14 +20,12 @@ from perf.train.workloads import BertConfig
 
 
 class Trainer:
-    """A model in training. Learning rate, dropout and data follow from the seed and the step alone.
-
-    It saves in `store`; without one, only where `save` is told to.
-    """
+    """A model in training. Learning rate, dropout and data follow from the seed and the step alone."""
 
     def __init__(self, plan: RunPlan, source: Source, world: World, store: CheckpointStore | None = None) -> None:
         config = plan.config
-        self._plan, self._source, self._world, self._store = plan, source, world, store
+        self._plan, self._source, self._world = plan, source, world
+        self._store = store or config.store()  # the one given is held
         torch.manual_seed(config.seed)
         self.model = BertForPreTraining(config.workload).to(config.device)  # plain, whatever wraps it for several ranks
         self.optimizer = make_optimizer(self.model, config.workload)
@@ -78,8 +76,7 @@ class Trainer:
             CheckpointError, OSError: it could not be written.
             MainRankError: on the other ranks, any of these on the main one.
         """
-        store = self._store if directory is None else CheckpointStore(directory, keep_last=1)
-        assert store is not None  # a run without a directory saves nowhere else
+        store = CheckpointStore(directory, keep_last=1) if directory else self._store
         return self._world.from_main(lambda: self._save(store))
 
     def _save(self, store: CheckpointStore) -> Path | None:
@@ -98,7 +95,7 @@ class Trainer:
         """Raise `NonFiniteError` for a step, with what was saved before it."""
         config = self._plan.config
         kept = ""
-        if self._store is not None and config.keep_checkpoints:
+        if config.keep_checkpoints:
             saved = self._store.steps()
             last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
             kept = f"nothing was saved from there on, and {last} in {config.model_dir}. "
