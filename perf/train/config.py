@@ -13,7 +13,7 @@ from perf.records.fingerprint import differences
 from perf.train.checkpoints import EDITED, Checkpoint, CheckpointStore
 from perf.train.data import Source
 from perf.train.devices import World
-from perf.train.steps import steps_to_run
+from perf.train.stepping import steps_to_run
 from perf.train.workloads import BertConfig
 
 Start = Literal["resume", "fresh", "weights"]
@@ -32,7 +32,7 @@ class RunConfig:
     # samples per forward pass; None for the workload's, or less where that does not divide
     micro_batch_size: int | None = None
     seed: int = 0  # of the weights, the data and the dropout
-    # max_steps, num_steps, num_epochs: limits, see `perf.train.steps.steps_to_run`.
+    # max_steps, num_steps, num_epochs: limits, see `perf.train.stepping.steps_to_run`.
     max_steps: int | None = None
     num_steps: int | None = None
     num_epochs: int | None = None

@@ -14,8 +14,7 @@ from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunPlan
 from perf.train.data import Source
 from perf.train.devices import World, keep_freed_memory, synchronize
-from perf.train.stepping import Stepping
-from perf.train.steps import should_act
+from perf.train.stepping import Stepping, should_act
 from perf.train.trainer import Trainer
 
 
