@@ -64,9 +64,7 @@ class RunPlan:
     last_step: int  # `global_step` after the last
     micro_batch_size: int  # samples per forward pass
     grad_accum_steps: int  # forward passes per step and rank
-    # identity, environment: what its checkpoints record of it, see `perf.train.checkpoints.Facts`
-    identity: dict[str, Any]
-    environment: dict[str, Any]
+    recorded: dict[str, dict[str, Any]]  # the `identity` and the `environment` of its checkpoints (`Facts`)
     notes: list[str]  # what the user should know before it starts
 
 
@@ -89,8 +87,17 @@ def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
 
 def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
     micro_batch_size, grad_accum_steps = _divide(config, world)
-    identity, environment = _identity(config, source), _environment(config, world, micro_batch_size)
-    store = config.store()
+    identity, store = _identity(config, source), config.store()
+    environment = {
+        "device": config.device.type,
+        "precision": config.precision,
+        "compiled": config.compile,
+        "micro_batch_size": micro_batch_size,
+        "world_size": world.size,
+        "num_threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
     checkpoint, notes = (None, []) if config.start == "fresh" else store.newest_valid()
     if config.start == "weights" and checkpoint is None:
         before = "".join(f"; there are some in {path}" for path in sorted(store.directory.glob("previous-*")))
@@ -137,8 +144,7 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         last_step=last_step,
         micro_batch_size=micro_batch_size,
         grad_accum_steps=grad_accum_steps,
-        identity=identity,
-        environment=environment,
+        recorded={"identity": identity, "environment": environment},
         notes=notes,
     )
 
@@ -179,19 +185,6 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
         "seed": config.seed,
         "data": source.identity,
         **{name: value for name, value in workload.items() if name not in how_it_is_run},
-    }
-
-
-def _environment(config: RunConfig, world: World, micro_batch_size: int) -> dict[str, Any]:
-    return {
-        "device": config.device.type,
-        "precision": config.precision,
-        "compiled": config.compile,
-        "micro_batch_size": micro_batch_size,
-        "world_size": world.size,
-        "num_threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
     }
 
 

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from perf.errors import CheckpointError, NonFiniteError
 from perf.seam import Case
-from perf.train.checkpoints import EDITED, Checkpoint, CheckpointStore, Facts
+from perf.train.checkpoints import Checkpoint, CheckpointStore, Facts
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Batch, Source, SyntheticLanguage
 from perf.train.devices import World, seed_device
@@ -83,12 +83,7 @@ class Trainer:
         tensors = state_tensors(self.model, self.optimizer)
         if not torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all():
             self.fail(self.global_step, "a weight is not finite after the update")
-        facts = Facts(
-            global_step=self.global_step,
-            data_position=self.data_position,
-            identity=self._plan.identity,
-            environment=self._plan.environment,
-        )
+        facts = Facts(global_step=self.global_step, data_position=self.data_position, **self._plan.recorded)
         return store.save(facts, tensors)
 
     def fail(self, step: int, what: str) -> NoReturn:
@@ -137,13 +132,16 @@ def step_seed(seed: int, global_step: int, rank: int) -> int:
 
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    """Return weights and optimizer state by name, as they are (not copies); None for weights alone."""
+    """Return weights and optimizer state by name, as they are (not copies); None for weights alone.
+
+    The optimizer's count of steps is not among them: it follows from `global_step`.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach()
         if optimizer is not None:
             state: dict[str, Tensor] = optimizer.state[parameter]
-            tensors.update({f"optimizer.{key}.{name}": state[key] for key in ("step", "exp_avg", "exp_avg_sq")})
+            tensors.update({f"optimizer.{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq")})
     return tensors
 
 
@@ -151,15 +149,15 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
     """Load the weights of a checkpoint, and its optimizer state unless `optimizer` is None.
 
     Raises:
-        CheckpointError: names, shapes or types do not fit the model, or the optimizer counts other steps; no weight was
-            changed.
+        CheckpointError: names, shapes or types do not fit the model; no weight was changed.
     """
     found = checkpoint.tensors()
     if optimizer is None:
         found = {name: tensor for name, tensor in found.items() if not name.startswith("optimizer.")}
     else:
+        count = min(checkpoint.facts.global_step, 2**24)  # where a count in float32 stops rising
         for p in model.parameters():
-            step = torch.zeros((), device=p.device)
+            step = torch.full((), count, dtype=torch.float32, device=p.device)
             optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
     targets = state_tensors(model, optimizer)
     needs, has = (
@@ -172,13 +170,5 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
             f"{needs.get(odd[0], 'nothing')} ({len(odd)} of {len(needs)} tensors differ); it belongs to another model: "
             "name another --model-dir"
         )
-    count = min(checkpoint.facts.global_step, 2**24)  # where a count in float32 stops rising
-    for name, tensor in found.items():
-        # Another count would give the bias correction of another step.
-        if name.startswith("optimizer.step.") and tensor.item() != count:
-            raise CheckpointError(
-                f"{checkpoint.path}: has {tensor.item():.10g} under {name!r}, and {count} is needed (global_step); "
-                f"{EDITED}"
-            )
     for name, target in targets.items():
         target.copy_(found[name])
