@@ -14,8 +14,7 @@ from perf.train.checkpoints import Checkpoint, CheckpointStore, Facts
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Batch, Source, SyntheticLanguage
 from perf.train.devices import World, seed_device
-from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
-from perf.train.model import BertForPreTraining
+from perf.train.kernel import BertForPreTraining, accumulate_gradients, learning_rate, make_optimizer, train_step
 from perf.train.workloads import BertConfig
 
 
