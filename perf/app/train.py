@@ -1,7 +1,7 @@
 """Train a built-in workload at each global batch size: what is about to run, the runs, and what came of them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -78,27 +78,26 @@ def train(
             plans = [plan_run(run, source, world) for run in runs]
         except ValueError as error:
             raise UsageError(error) from None
-        if world.is_main:
-            print(_session_heading(runs[0], source, world))
+        say: Callable[[str], None] = print if world.is_main else lambda text: None
+        say(_session_heading(runs[0], source, world))
         results: list[RunResult] = []
         try:
             for plan in plans:
+                say(f"\n{_run_heading(plan)}")
                 results.append(_run(plan, source, world))
                 if results[-1].interrupted:
                     break
         finally:  # what was measured is shown, also when a later run fails
-            if world.is_main and results:
-                print(f"\n{run_table(plans[: len(results)], results)}")
+            if results:
+                say(f"\n{run_table(plans[: len(results)], results)}")
         if not results[-1].interrupted:
             return 0
-        if world.is_main:
-            print(_stop_note(plans[len(results) - 1], results[-1], plans[len(results) :]))
+        say(_stop_note(plans[len(results) - 1], results[-1], plans[len(results) :]))
         return EXIT_STOPPED
 
 
 def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
-    if world.is_main:
-        print(f"\n{_run_heading(plan)}")
+    """Run a plan below a progress bar."""
     with tqdm(
         total=plan.last_step - plan.start_step,
         unit="step",
@@ -124,10 +123,8 @@ def _session_heading(config: RunConfig, source: Source, world: World) -> str:
 
 def _run_heading(plan: RunPlan) -> str:
     """Return what one run is about to do."""
-    config = plan.config
-    start = StartLine(
-        global_batch_size=config.global_batch_size, first_step=plan.start_step + 1, last_step=plan.last_step
-    )
+    config, first_step = plan.config, plan.start_step + 1
+    start = StartLine(global_batch_size=config.global_batch_size, first_step=first_step, last_step=plan.last_step)
     many = "es" if plan.grad_accum_steps > 1 else ""
     where = f", checkpoints in {config.model_dir}" if config.keep_checkpoints else ", no checkpoints"
     heading = f"{start} ({plan.grad_accum_steps} micro-batch{many} of {plan.micro_batch_size} each){where}"

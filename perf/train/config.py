@@ -106,6 +106,7 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         )
     resumed = checkpoint if config.start == "resume" else None
     start_step = resumed.facts.global_step if resumed else 0
+    other_run = ", ".join(differences(resumed.facts.identity, identity)) if resumed else ""
     try:
         num_steps = steps_to_run(
             global_step=start_step,
@@ -121,9 +122,9 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
             # A claim deletes what interrupted saves left, unless another run holds the directory and writes there.
             with suppress(CheckpointError), store.claim():
                 pass
-        raise _refusal(error, config, identity, resumed) from None
+        raise _refusal(error, config, resumed, other_run) from None
     if resumed is not None:
-        _require_same_run(config, identity, resumed)
+        _require_same_run(config, resumed, other_run)
         different = ", ".join(differences(resumed.facts.environment, environment))
         so = f"; with {different} the losses can differ from an uninterrupted run's" if different else ""
         notes.append(f"resuming from {resumed.path}{so}")
@@ -188,12 +189,9 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def _refusal(
-    error: RunFinishedError, config: RunConfig, identity: dict[str, Any], checkpoint: Checkpoint
-) -> RunFinishedError:
+def _refusal(error: RunFinishedError, config: RunConfig, checkpoint: Checkpoint, different: str) -> RunFinishedError:
     """Return `error` with the reason, and with the ways on."""
     wrote = checkpoint.facts.identity
-    different = ", ".join(differences(wrote, identity))
     if not different and error.global_step == error.max_steps:
         return NothingToDoError(
             checkpoint=checkpoint.path, global_batch_size=config.global_batch_size, max_steps=error.max_steps
@@ -208,9 +206,9 @@ def _refusal(
     return RunFinishedError(global_step=error.global_step, max_steps=error.max_steps, details=details)
 
 
-def _require_same_run(config: RunConfig, identity: dict[str, Any], checkpoint: Checkpoint) -> None:
+def _require_same_run(config: RunConfig, checkpoint: Checkpoint, different: str) -> None:
     facts = checkpoint.facts
-    if different := ", ".join(differences(facts.identity, identity)):
+    if different:
         raise CheckpointError(
             f"{checkpoint.path}: written by another configuration: {different}; name another --model-dir, "
             "start over with --fresh, or begin at step 0 with its weights with --load weights"

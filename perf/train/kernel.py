@@ -138,11 +138,9 @@ def _initialize(module: nn.Module) -> None:
 
 def make_optimizer(model: nn.Module, workload: BertConfig) -> torch.optim.AdamW:
     """Return AdamW with weight decay on matrices only, not on biases and layer norms (Devlin et al. 2018)."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": workload.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": workload.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=workload.learning_rate, fused=True)
 
