@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor
 
 from perf.train.data import Batch
-from perf.train.model import LAYER_NORM_EPS, BertForPreTraining
+from perf.train.kernel import LAYER_NORM_EPS, BertForPreTraining
 from perf.train.workloads import BertConfig
 
 

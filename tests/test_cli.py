@@ -49,7 +49,7 @@ def test_three_batch_sizes_make_three_runs_and_a_table(capsys: pytest.CaptureFix
     totals = re.findall(r"^Processed (\d+) sample\(s\) in ([\d.]+) seconds", out, flags=re.MULTILINE)
     assert [samples for samples, _ in totals] == ["128", "32", "64"]
     for size in (8, 16, 32):
-        assert Path(f"runs/pico/gbs-{size}/step-00000004/checkpoint.json").exists()
+        assert Path(f"runs/pico/gbs-{size}/step-00000004").exists()
     table = out.splitlines()[-5:]
     assert table[0].split()[0] == "size"
     assert "vs 8" in table[0]

@@ -16,9 +16,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-KERNEL, MODEL, DATA, SLICES, STEPPING, RUNNER = (
-    f"perf/{name}.py"
-    for name in ("train/kernel", "train/model", "train/data", "runner/slices", "train/stepping", "runner/__main__")
+KERNEL, DATA, SLICES, STEPPING, RUNNER = (
+    f"perf/{name}.py" for name in ("train/kernel", "train/data", "runner/slices", "train/stepping", "runner/__main__")
 )
 STEP = "            stepping.step()\n            if on_gpu:"
 LAST_STEP = "        stepping.step()\n        stepping.read()"
@@ -52,15 +51,15 @@ FAULTS = {
         "        blocks = [self._block(index) for index in range(first, last + 1)]\n" * 2,
     ),
     "data: a clone": (DATA, "            return self\n", "            return self.cloned()\n"),
-    "model: another GELU": (MODEL, "F.gelu(self.intermediate(h))", "F.gelu(self.intermediate(h), approximate='tanh')"),
-    "model: another epsilon": (MODEL, "LAYER_NORM_EPS = 1e-5", "LAYER_NORM_EPS = 1e-6"),
+    "model: another GELU": (KERNEL, "F.gelu(self.intermediate(h))", "F.gelu(self.intermediate(h), approximate='tanh')"),
+    "model: another epsilon": (KERNEL, "LAYER_NORM_EPS = 1e-5", "LAYER_NORM_EPS = 1e-6"),
     "model: a full last layer": (
-        MODEL,
+        KERNEL,
         "        x = self.layers[-1](x, queries)  # (B, 1 + P, H)\n",
         "        x = self.layers[-1](x, x).flatten(0, 1).index_select(0, rows).unflatten(0, read.shape)\n",
     ),
     "model: a contiguous copy": (
-        MODEL,
+        KERNEL,
         "self.output(mixed.transpose(1, 2).flatten(2))",
         "self.output(mixed.transpose(1, 2).contiguous().clone().flatten(2))",
     ),

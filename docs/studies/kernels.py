@@ -18,8 +18,7 @@ from torch import nn
 from perf.report.sections import text_table
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.devices import keep_freed_memory, resolve_device, resolve_precision, synchronize
-from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
-from perf.train.model import BertForPreTraining
+from perf.train.kernel import BertForPreTraining, accumulate_gradients, learning_rate, make_optimizer, train_step
 from perf.train.workloads import BERT_CONFIGS, BertConfig
 from tests.huggingface import plain_loss, plain_model
 

@@ -1,24 +1,25 @@
-"""Train a built-in workload at each global batch size."""
+"""Train a built-in workload at each global batch size: what is about to run, the runs, and what came of them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from perf.errors import UsageError
 from perf.finding import find_root, near
+from perf.logs.runlog import StartLine
 from perf.printable import shown
-from perf.report.training import run_heading, run_table, session_heading, stop_note
+from perf.report.sections import number, text_table
 from perf.signals import EXIT_STOPPED
 from perf.train.config import RunConfig, RunPlan, plan_run
-from perf.train.data import Source, SyntheticLanguage
+from perf.train.data import Source, SyntheticLanguage, TextCorpus
 from perf.train.devices import World, process_group, resolve_device, resolve_precision
 from perf.train.loop import RunResult, run_steps
-from perf.train.text import TextCorpus
 from perf.train.workloads import BERT_CONFIGS, default_workload
 
 
@@ -77,27 +78,26 @@ def train(
             plans = [plan_run(run, source, world) for run in runs]
         except ValueError as error:
             raise UsageError(error) from None
-        if world.is_main:
-            print(session_heading(runs[0], source, world))
+        say: Callable[[str], None] = print if world.is_main else lambda text: None
+        say(_session_heading(runs[0], source, world))
         results: list[RunResult] = []
         try:
             for plan in plans:
+                say(f"\n{_run_heading(plan)}")
                 results.append(_run(plan, source, world))
                 if results[-1].interrupted:
                     break
         finally:  # what was measured is shown, also when a later run fails
-            if world.is_main and results:
-                print(f"\n{run_table(plans[: len(results)], results)}")
+            if results:
+                say(f"\n{run_table(plans[: len(results)], results)}")
         if not results[-1].interrupted:
             return 0
-        if world.is_main:
-            print(stop_note(plans[len(results) - 1], results[-1], plans[len(results) :]))
+        say(_stop_note(plans[len(results) - 1], results[-1], plans[len(results) :]))
         return EXIT_STOPPED
 
 
 def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
-    if world.is_main:
-        print(f"\n{run_heading(plan)}")
+    """Run a plan below a progress bar."""
     with tqdm(
         total=plan.last_step - plan.start_step,
         unit="step",
@@ -107,3 +107,65 @@ def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
     ) as bar:
         on_line = partial(bar.write, file=sys.stdout)
         return run_steps(plan, source, world, on_line=on_line, on_step=bar.update)
+
+
+def _session_heading(config: RunConfig, source: Source, world: World) -> str:
+    """Return what all runs of one command have in common."""
+    num_threads = torch.get_num_threads()
+    threads = f", {num_threads} thread{'s' if num_threads > 1 else ''}" if config.device.type == "cpu" else ""
+    ranks = f", {world.size} ranks" if world.size > 1 else ""
+    compiled = ", compiled" if config.compile else ""
+    return (
+        f"{config.workload.name}: {config.workload.why}\n{source.name} data, {config.device.type}{threads}{ranks}, "
+        f"{config.precision}{compiled}, seed {config.seed}, torch {torch.__version__}"
+    )
+
+
+def _run_heading(plan: RunPlan) -> str:
+    """Return what one run is about to do."""
+    config, first_step = plan.config, plan.start_step + 1
+    start = StartLine(global_batch_size=config.global_batch_size, first_step=first_step, last_step=plan.last_step)
+    many = "es" if plan.grad_accum_steps > 1 else ""
+    where = f", checkpoints in {config.model_dir}" if config.keep_checkpoints else ", no checkpoints"
+    heading = f"{start} ({plan.grad_accum_steps} micro-batch{many} of {plan.micro_batch_size} each){where}"
+    return "\n".join([heading, *(f"Note: {note}" for note in plan.notes)])
+
+
+def run_table(plans: Sequence[RunPlan], results: Sequence[RunResult]) -> str:
+    """Return one row for each run: its length, its rate over all of it, and its first and last loss."""
+    # The rate of the whole run, samples/sec: the GlobalRate of a log line at its end.
+    rates = [run.totals.samples / run.totals.seconds for run in results]
+    sizes = [plan.config.global_batch_size for plan in plans]
+    smallest = min(sizes)
+    header = ("size", "steps", "samples", "seconds", "global rate", f"vs {smallest}", "first loss", "last loss")
+    rows = [
+        (
+            str(size),
+            number(len(run.losses), "d"),
+            number(run.totals.samples, ",d"),
+            number(run.totals.seconds, ".1f"),
+            number(rate, ",.1f"),
+            f"{number(rate / rates[sizes.index(smallest)], '.2f')}x",
+            number(run.losses[0], ".4f"),
+            number(run.losses[-1], ".4f"),
+        )
+        for run, size, rate in zip(results, sizes, rates, strict=True)
+    ]
+    return text_table(header, rows)
+
+
+def _stop_note(plan: RunPlan, result: RunResult, not_started: Sequence[RunPlan]) -> str:
+    """Return where an interrupted run stopped, how to continue it, and what was not started."""
+    config, last_step = plan.config, plan.last_step
+    lines = [f"Global batch size {config.global_batch_size} was stopped at step {result.end_step} of {last_step}."]
+    if result.checkpoint is None:
+        lines.append("No checkpoint was kept, so it cannot be continued.")
+    elif result.end_step < last_step:
+        without = {"resume": "", "fresh": ", without --fresh", "weights": ", without --load weights"}[config.start]
+        lines.append(
+            f"To continue it: the same command with --global-batch-size {config.global_batch_size} and, instead of "
+            f"any other limit, --max-steps {last_step}{without}."
+        )
+    if not_started:
+        lines.append(f"Not started: {', '.join(str(other.config.global_batch_size) for other in not_started)}.")
+    return "\n".join(lines)

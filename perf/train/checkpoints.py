@@ -1,26 +1,146 @@
-"""The checkpoints of a run: written whole or not at all, kept, set aside when damaged, put away.
+"""The checkpoints of a run: written whole or not at all, verified before use, kept, set aside when damaged, put away.
 
-A checkpoint is written under another name and renamed, so a folder called ``step-00000100`` is complete; one that is
-damaged later is set aside, not deleted.
+A checkpoint is one safetensors file, ``step-00000100``, from which nothing is ever executed. Its metadata has the step,
+the data position, the configuration that wrote it, and a digest that reveals damage. It is written under another name
+and renamed, so a file of that name is complete; one that is damaged later is set aside, not deleted.
 """
 
+import errno
 import fcntl
+import hashlib
 import itertools
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from perf.errors import CheckpointError
-from perf.train.checkpoint_files import Checkpoint, Config, DamagedError, fsync, read_checkpoint, write_checkpoint
 
+FORMAT = "stepmark-checkpoint"
+VERSION = 2
+EDITED = "it was edited: restore it, or start over with --fresh"
 _NAME = re.compile(r"step-(\d{8}|[1-9]\d{8,17})", re.ASCII)
-_PARTIAL = re.compile(rf"\.partial-(?:deleted-)?{_NAME.pattern}", re.ASCII)
+_PARTIAL = re.compile(rf"\.{_NAME.pattern}\.partial", re.ASCII)
+_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_NO_DIGEST = "0" * 64  # stands in the digest's place while the file's is computed
+_HEAD_BYTES = 2**20  # enough for the header, in which the digest stands: the longest one here has 120 KiB
+# What reading a file reports that is missing, in the wrong place, linked to itself, or on a bad sector. Anything else
+# (no permission, too many open files) says nothing about the checkpoint.
+_UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a checkpoint says about itself; the values in the two dicts are plain JSON."""
+
+    global_step: int  # optimizer steps completed when it was written
+    data_position: int  # samples drawn from the source by then; the number of the next one
+    identity: dict[str, Any]  # what a run must have to resume from it
+    environment: dict[str, Any]  # what wrote it and may be another
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A checkpoint whose digest has been verified."""
+
+    path: Path  # its file
+    facts: Facts
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read the tensors into memory."""
+        return safetensors.torch.load_file(self.path)
+
+
+class _DamagedError(Exception):
+    """A checkpoint that is not what was written."""
+
+
+def _write(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    """Write a file and its digest, and wait until it is on disk. Raises CheckpointError, OSError: that failed."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        safetensors.torch.save_file(tensors, path, {**metadata, "sha256": _NO_DIGEST})
+    except SafetensorError as error:  # what a full disk looks like through this library
+        raise CheckpointError(
+            f"{path}: could not be written ({error}); make room or name another --model-dir"
+        ) from error
+    place, digest = _digest(path)
+    assert place is not None
+    with path.open("r+b") as file:
+        file.seek(place.start(1))
+        file.write(digest)
+    _fsync(path)
+
+
+def _digest(path: Path) -> tuple[re.Match[bytes] | None, bytes]:
+    """Return the digest in a file, and what it should be: the file's SHA-256, computed with zeros in its place."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        digest = hashlib.sha256(_DIGEST.sub(f'"sha256":"{_NO_DIGEST}"'.encode(), head, count=1))
+        hashlib.file_digest(file, lambda: digest)
+    return _DIGEST.search(head), digest.hexdigest().encode()
+
+
+def _fsync(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, step: int) -> Checkpoint:
+    """Return a checkpoint, which its name says is of `step`; its tensors are not read yet.
+
+    Raises:
+        _DamagedError: it is not what was written.
+        CheckpointError: it is whole, and of another project or format version.
+    """
+    is_former = (path / "checkpoint.json").is_file()  # version 1 wrote a folder
+    metadata = {"format": FORMAT, "version": "1"} if is_former else _verified_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not written by this project; name another --model-dir")
+    if metadata.get("version") != str(VERSION):
+        raise CheckpointError(
+            f"{path}: format version {metadata.get('version')}, this stepmark reads version {VERSION}; "
+            "use the stepmark that wrote it, or start over with --fresh"
+        )
+    try:
+        facts = msgspec.json.decode(metadata.get("facts", ""), type=Facts)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {error}; {EDITED}") from None
+    if facts.global_step != step:
+        raise _DamagedError(f"is of step {facts.global_step}, so the file was renamed")
+    return Checkpoint(path=path, facts=facts)
+
+
+def _verified_metadata(path: Path) -> dict[str, str]:
+    """Return a file's metadata. Raises _DamagedError: it is no safetensors file, or one of ours that was altered."""
+    try:
+        found, digest = _digest(path)
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except SafetensorError:
+        raise _DamagedError("is not a whole safetensors file") from None
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        raise _DamagedError(f"cannot be read ({error.strerror})") from None
+    # One flipped bit cannot hide both that a digest is there and that the format is ours.
+    is_ours = metadata.get("format") == FORMAT or "sha256" in metadata
+    if is_ours and (found is None or found[1] != digest):
+        raise _DamagedError("does not match its digest (altered)")
+    return metadata
 
 
 class CheckpointStore:
@@ -47,8 +167,8 @@ class CheckpointStore:
         """Return where the checkpoint of a step is or would be."""
         return self.directory / f"step-{global_step:08d}"
 
-    def save(self, *, global_step: int, data_position: int, config: Config, tensors: dict[str, Tensor]) -> Path | None:
-        """Write a checkpoint atomically, delete those that `keep_last` no longer covers, and return its folder, if any.
+    def save(self, facts: Facts, tensors: dict[str, Tensor]) -> Path | None:
+        """Write a checkpoint atomically, delete those that `keep_last` no longer covers, and return its file, if any.
 
         Raises:
             CheckpointError, OSError: the step has a checkpoint already, or it could not be written, or the directory
@@ -56,25 +176,22 @@ class CheckpointStore:
         """
         if self.keep_last == 0:
             return None
-        self._require_same_directory(global_step)
-        final = self.path(global_step)
-        partial = self.directory / f".partial-{final.name}"
-        partial.mkdir()
+        self._require_same_directory(facts.global_step)
+        final = self.path(facts.global_step)
+        if final.exists():
+            raise CheckpointError(f"{final}: exists already, and is not overwritten; name another --model-dir")
+        metadata = {"format": FORMAT, "version": str(VERSION), "facts": msgspec.json.encode(facts).decode()}
+        partial = self.directory / f".{final.name}.partial"
         try:
-            write_checkpoint(
-                partial, global_step=global_step, data_position=data_position, config=config, tensors=tensors
-            )
-            if final.exists():
-                raise CheckpointError(f"{final}: exists already, and is not overwritten; name another --model-dir")
+            _write(partial, metadata, tensors)
             partial.rename(final)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            partial.unlink(missing_ok=True)
             raise
-        fsync(self.directory)
+        _fsync(self.directory)
         for step in self.steps()[: -self.keep_last]:
-            # Renamed first: a deletion cut short must not leave half a checkpoint under a checkpoint's name.
-            doomed = self.path(step).rename(self.directory / f".partial-deleted-{self.path(step).name}")
-            shutil.rmtree(doomed, ignore_errors=True)
+            with suppress(OSError):  # such as a folder of that name
+                self.path(step).unlink()
         return final
 
     def _require_same_directory(self, global_step: int) -> None:
@@ -102,8 +219,8 @@ class CheckpointStore:
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
-                checkpoint = read_checkpoint(path, step)
-            except DamagedError as error:
+                checkpoint = _read(path, step)
+            except _DamagedError as error:
                 damage[path] = str(error)
                 continue
             if not damage:
@@ -166,7 +283,7 @@ class CheckpointStore:
                 ) from None
             for path in self.directory.iterdir():
                 if _PARTIAL.fullmatch(path.name):
-                    shutil.rmtree(path, ignore_errors=True)
+                    path.unlink(missing_ok=True)
             self._claimed = descriptor
             yield
         finally:

@@ -10,11 +10,10 @@ import torch
 
 from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
 from perf.records.sessions import differences
-from perf.train.checkpoint_files import EDITED, Checkpoint, Config
-from perf.train.checkpoints import CheckpointStore
+from perf.train.checkpoints import EDITED, Checkpoint, CheckpointStore
 from perf.train.data import Source
 from perf.train.devices import World
-from perf.train.steps import steps_to_run
+from perf.train.stepping import steps_to_run
 from perf.train.workloads import BertConfig
 
 Start = Literal["resume", "fresh", "weights"]
@@ -33,7 +32,7 @@ class RunConfig:
     # samples per forward pass; None for the workload's, or less where that does not divide
     micro_batch_size: int | None = None
     seed: int = 0  # of the weights, the data and the dropout
-    # max_steps, num_steps, num_epochs: limits, see `perf.train.steps.steps_to_run`.
+    # max_steps, num_steps, num_epochs: limits, see `perf.train.stepping.steps_to_run`.
     max_steps: int | None = None
     num_steps: int | None = None
     num_epochs: int | None = None
@@ -65,6 +64,7 @@ class RunPlan:
     last_step: int  # `global_step` after the last
     micro_batch_size: int  # samples per forward pass
     grad_accum_steps: int  # forward passes per step and rank
+    recorded: dict[str, dict[str, Any]]  # the `identity` and the `environment` of its checkpoints (`Facts`)
     notes: list[str]  # what the user should know before it starts
 
 
@@ -87,33 +87,33 @@ def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
 
 def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
     micro_batch_size, grad_accum_steps = _divide(config, world)
-    store, workload = config.store(), config.workload
-    checkpoint: Checkpoint | None = None
-    notes: list[str] = []
-    if config.start != "fresh":
-        checkpoint, notes = store.newest_valid()
+    identity, store = _identity(config, source), config.store()
+    environment = {
+        "device": config.device.type,
+        "precision": config.precision,
+        "compiled": config.compile,
+        "micro_batch_size": micro_batch_size,
+        "world_size": world.size,
+        "num_threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+    checkpoint, notes = (None, []) if config.start == "fresh" else store.newest_valid()
     if config.start == "weights" and checkpoint is None:
         before = "".join(f"; there are some in {path}" for path in sorted(store.directory.glob("previous-*")))
         raise CheckpointError(
             f"{config.model_dir}: has no checkpoint to load weights from{before}; name another --model-dir"
         )
     resumed = checkpoint if config.start == "resume" else None
-    start_step = resumed.global_step if resumed else 0
-    data_len = None
-    if source.samples_per_epoch is not None:
-        data_len = source.samples_per_epoch // (micro_batch_size * world.size)
-        if data_len < grad_accum_steps:
-            raise DataError(
-                f"{source.name}: its {source.samples_per_epoch} samples make no complete step of "
-                f"{config.global_batch_size}; give more text or a smaller --global-batch-size"
-            )
+    start_step = resumed.facts.global_step if resumed else 0
+    other_run = ", ".join(differences(resumed.facts.identity, identity)) if resumed else ""
     try:
         num_steps = steps_to_run(
             global_step=start_step,
             num_steps=config.num_steps,
             max_steps=config.max_steps,
             num_epochs=config.num_epochs,
-            data_len=data_len,
+            data_len=_data_len(config, source, world.size * micro_batch_size),
             grad_accum_steps=grad_accum_steps,
         )
     except RunFinishedError as error:
@@ -122,23 +122,14 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
             # A claim deletes what interrupted saves left, unless another run holds the directory and writes there.
             with suppress(CheckpointError), store.claim():
                 pass
-        raise _refusal(error, config, source, resumed) from None
-    plan = RunPlan(
-        config=config,
-        checkpoint=checkpoint,
-        start_step=start_step,
-        last_step=start_step + num_steps,
-        micro_batch_size=micro_batch_size,
-        grad_accum_steps=grad_accum_steps,
-        notes=notes,
-    )
+        raise _refusal(error, config, resumed, other_run) from None
     if resumed is not None:
-        _require_same_run(config, source, resumed)
-        environment = recorded_config(plan, source, world)["environment"]
-        different = ", ".join(differences(resumed.config["environment"], environment))
+        _require_same_run(config, resumed, other_run)
+        different = ", ".join(differences(resumed.facts.environment, environment))
         so = f"; with {different} the losses can differ from an uninterrupted run's" if different else ""
         notes.append(f"resuming from {resumed.path}{so}")
-    if plan.last_step > workload.lr_end_step:
+    workload, last_step = config.workload, start_step + num_steps
+    if last_step > workload.lr_end_step:
         notes.append(f"the learning rate of {workload.name} is 0 from step {workload.lr_end_step} on")
     most = min(workload.micro_batch_size, config.global_batch_size // world.size)
     if config.micro_batch_size is None and 2 * micro_batch_size <= most:
@@ -147,24 +138,42 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         )
     if config.keep_checkpoints > 0:
         store.require_usable()
-    return plan
+    return RunPlan(
+        config=config,
+        checkpoint=checkpoint,
+        start_step=start_step,
+        last_step=last_step,
+        micro_batch_size=micro_batch_size,
+        grad_accum_steps=grad_accum_steps,
+        recorded={"identity": identity, "environment": environment},
+        notes=notes,
+    )
 
 
-def recorded_config(plan: RunPlan, source: Source, world: World) -> Config:
-    """Return what a checkpoint records: `identity`, which a resumed run must match, and `environment`."""
-    return {
-        "identity": _identity(plan.config, source),
-        "environment": {
-            "device": plan.config.device.type,
-            "precision": plan.config.precision,
-            "compiled": plan.config.compile,
-            "micro_batch_size": plan.micro_batch_size,
-            "world_size": world.size,
-            "num_threads": torch.get_num_threads(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        },
-    }
+def _divide(config: RunConfig, world: World) -> tuple[int, int]:
+    """Return the micro-batch size and the number of micro-batches per rank and step. Raises ValueError: no such cut."""
+    rank_samples, rest = divmod(config.global_batch_size, world.size)
+    if rest:
+        raise ValueError(
+            f"--global-batch-size {config.global_batch_size} is not a multiple of the {world.size} ranks that share it"
+        )
+    most = config.micro_batch_size or min(config.workload.micro_batch_size, rank_samples)
+    if config.micro_batch_size and rank_samples % most:
+        raise ValueError(f"--micro-batch-size {most} does not divide the {rank_samples} samples of a step on one rank")
+    micro_batch_size = next(size for size in range(most, 0, -1) if rank_samples % size == 0)
+    return micro_batch_size, rank_samples // micro_batch_size
+
+
+def _data_len(config: RunConfig, source: Source, samples: int) -> int | None:
+    """Return how often the data has `samples`, or None when it has no end. Raises DataError: too few for a step."""
+    if source.samples_per_epoch is None:
+        return None
+    if source.samples_per_epoch < config.global_batch_size:
+        raise DataError(
+            f"{source.name}: its {source.samples_per_epoch} samples make no complete step of "
+            f"{config.global_batch_size}; give more text or a smaller --global-batch-size"
+        )
+    return source.samples_per_epoch // samples
 
 
 def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
@@ -180,35 +189,16 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def _divide(config: RunConfig, world: World) -> tuple[int, int]:
-    """Return the micro-batch size and the number of micro-batches per rank and step.
-
-    Raises:
-        ValueError: the batch size cannot be divided.
-    """
-    rank_samples, rest = divmod(config.global_batch_size, world.size)
-    if rest:
-        raise ValueError(
-            f"--global-batch-size {config.global_batch_size} is not a multiple of the {world.size} ranks that share it"
-        )
-    most = config.micro_batch_size or min(config.workload.micro_batch_size, rank_samples)
-    if config.micro_batch_size and rank_samples % most:
-        raise ValueError(f"--micro-batch-size {most} does not divide the {rank_samples} samples of a step on one rank")
-    micro_batch_size = next(size for size in range(most, 0, -1) if rank_samples % size == 0)
-    return micro_batch_size, rank_samples // micro_batch_size
-
-
-def _refusal(error: RunFinishedError, config: RunConfig, source: Source, checkpoint: Checkpoint) -> RunFinishedError:
+def _refusal(error: RunFinishedError, config: RunConfig, checkpoint: Checkpoint, different: str) -> RunFinishedError:
     """Return `error` with the reason, and with the ways on."""
-    wrote = checkpoint.config["identity"]
-    different = ", ".join(differences(wrote, _identity(config, source)))
+    wrote = checkpoint.facts.identity
     if not different and error.global_step == error.max_steps:
         return NothingToDoError(
             checkpoint=checkpoint.path, global_batch_size=config.global_batch_size, max_steps=error.max_steps
         )
     unlike = f" That is another configuration than this run's: {different}." if different else ""
     details = (
-        f"That run is already finished: {checkpoint.path} was written at step {checkpoint.global_step} by "
+        f"That run is already finished: {checkpoint.path} was written at step {error.global_step} by "
         f"{wrote.get('workload')} with global batch size {wrote.get('global_batch_size')}.{unlike} Three ways on: "
         "another directory (--model-dir DIR), a higher target for the same configuration (--max-steps N), or a fresh "
         "start (--fresh)."
@@ -216,16 +206,16 @@ def _refusal(error: RunFinishedError, config: RunConfig, source: Source, checkpo
     return RunFinishedError(global_step=error.global_step, max_steps=error.max_steps, details=details)
 
 
-def _require_same_run(config: RunConfig, source: Source, checkpoint: Checkpoint) -> None:
-    different = ", ".join(differences(checkpoint.config["identity"], _identity(config, source)))
+def _require_same_run(config: RunConfig, checkpoint: Checkpoint, different: str) -> None:
+    facts = checkpoint.facts
     if different:
         raise CheckpointError(
             f"{checkpoint.path}: written by another configuration: {different}; name another --model-dir, "
             "start over with --fresh, or begin at step 0 with its weights with --load weights"
         )
-    expected = checkpoint.global_step * config.global_batch_size
-    if checkpoint.data_position != expected:
+    expected = facts.global_step * config.global_batch_size
+    if facts.data_position != expected:
         raise CheckpointError(
-            f"{checkpoint.path}: data_position is {checkpoint.data_position}, and {expected} is needed (global_step x "
+            f"{checkpoint.path}: data_position is {facts.data_position}, and {expected} is needed (global_step x "
             f"global batch size); {EDITED}"
         )

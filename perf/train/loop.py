@@ -13,8 +13,7 @@ from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunPlan
 from perf.train.data import Source
 from perf.train.devices import World, keep_freed_memory, synchronize
-from perf.train.stepping import Stepping
-from perf.train.steps import should_act
+from perf.train.stepping import Stepping, should_act
 from perf.train.trainer import Trainer
 
 
@@ -45,7 +44,7 @@ def run_steps(
     The clock starts after a warm-up whose gradients are dropped, so that neither memory nor compilation is timed and
     no result depends on it. It is read only where a log line is due, after the device has finished, together with
     the count of samples. A window that follows a checkpoint includes its writing; the last checkpoint follows the
-    last mark.
+    last mark. If a line cannot be written (a closed pipe, a full disk), the run stops and saves.
 
     Raises:
         NonFiniteError: a loss or a weight was NaN or infinite; nothing was saved since.
@@ -53,49 +52,16 @@ def run_steps(
             deleted or replaced during the run.
         MainRankError: on the other ranks, any of these on the main one.
     """
-    config, store = plan.config, plan.config.store()
-    keep_freed_memory()
-    with ExitStack() as held:
-        if config.keep_checkpoints > 0:
-            world.from_main(lambda: _claim(held, store, plan))
-        trainer = Trainer(plan, source, world, store)
-        if config.start != "resume" and config.keep_checkpoints > 0:
-            world.barrier()  # every rank has loaded what it needs
-            put_away = world.from_main(store.put_away)
-            if put_away and world.is_main:
-                on_line(f"The checkpoints in {config.model_dir} were moved to {put_away}")
-        trainer.warm_up()
-        stepping = Stepping(trainer.step, world=world, start_step=plan.start_step, fail=trainer.fail)
-        return _timed(plan, trainer, stepping, world, on_line, on_step, clock)
-
-
-def _claim(held: ExitStack, store: CheckpointStore, plan: RunPlan) -> None:
-    """Hold the run's directory, if it still is what the run was planned from."""
-    held.enter_context(store.claim())
-    newest, planned = max(store.steps(), default=0), plan.checkpoint.global_step if plan.checkpoint else 0
-    if plan.config.start != "fresh" and newest != planned:
-        raise CheckpointError(
-            f"{store.directory}: another run wrote step {newest} after this one was planned from step {planned}; "
-            "start again to go on from there"
-        )
-
-
-def _timed(
-    plan: RunPlan,
-    trainer: Trainer,
-    stepping: Stepping,
-    world: World,
-    on_line: Callable[[str], None],
-    on_step: Callable[[], object],
-    clock: Callable[[], float],
-) -> RunResult:
-    """Step, mark, log and save. If a line cannot be written (a closed pipe, a full disk), the run stops and saves."""
     config, last_step = plan.config, plan.last_step
     checkpoint: Path | None = None
-    synchronize(config.device)
-    marks = [Mark(samples=0, time_s=clock())]
-    rates = Rates(began=marks[0], latest=marks[0])
-    with stop_requests() as stop:
+    keep_freed_memory()
+    with ExitStack() as held:
+        trainer = _warmed_up(held, plan, source, world, on_line)
+        stepping = Stepping(trainer.step, world=world, start_step=plan.start_step, fail=trainer.fail)
+        synchronize(config.device)
+        marks = [Mark(samples=0, time_s=clock())]
+        rates = Rates(began=marks[0], latest=marks[0])
+        stop = held.enter_context(stop_requests())
 
         def say(line: object) -> None:
             try:
@@ -137,3 +103,29 @@ def _timed(
         totals=totals,
         checkpoint=checkpoint,
     )
+
+
+def _warmed_up(held: ExitStack, plan: RunPlan, source: Source, world: World, on_line: Callable[[str], None]) -> Trainer:
+    """Return what trains; until `held` ends, no other run uses its directory, whose checkpoints a fresh start moves."""
+    store, keeps = plan.config.store(), plan.config.keep_checkpoints > 0
+    if keeps:
+        world.from_main(lambda: _claim(held, store, plan))
+    trainer = Trainer(plan, source, world, store)
+    if keeps and plan.config.start != "resume":
+        world.barrier()  # every rank has loaded what it needs
+        put_away = world.from_main(store.put_away)
+        if put_away and world.is_main:
+            on_line(f"The checkpoints in {store.directory} were moved to {put_away}")
+    trainer.warm_up()
+    return trainer
+
+
+def _claim(held: ExitStack, store: CheckpointStore, plan: RunPlan) -> None:
+    """Hold the run's directory, if it still is what the run was planned from."""
+    held.enter_context(store.claim())
+    newest, planned = max(store.steps(), default=0), plan.checkpoint.facts.global_step if plan.checkpoint else 0
+    if plan.config.start != "fresh" and newest != planned:
+        raise CheckpointError(
+            f"{store.directory}: another run wrote step {newest} after this one was planned from step {planned}; "
+            "start again to go on from there"
+        )

@@ -1,4 +1,4 @@
-"""A step of anyone's, advanced and read: what the loop, counting and attribution need of it."""
+"""The steps of a run: how many are left, after which to log or save, and what each of them returned."""
 
 import math
 from collections.abc import Callable
@@ -8,9 +8,74 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from perf.errors import NonFiniteError, PerfError
+from perf.errors import NonFiniteError, PerfError, RunFinishedError
 from perf.seam import Step
 from perf.train.devices import World
+
+
+def steps_to_run(
+    *,
+    global_step: int,
+    num_steps: int | None = None,
+    max_steps: int | None = None,
+    num_epochs: int | None = None,
+    steps_per_epoch: int | None = None,
+    data_len: int | None = None,
+    grad_accum_steps: int = 1,
+) -> int:
+    """Return how many optimizer steps a run starting at `global_step` still has to make; at least 1.
+
+    It is the least of `num_steps`, `num_epochs` times the optimizer steps of an epoch, and `max_steps - global_step`.
+    Where `data_len` is known, an epoch must have at least one optimizer step, whatever the limit is.
+
+    Args:
+        global_step: optimizer steps completed so far; 0 for a fresh run.
+        num_steps: how many more steps to make.
+        max_steps: the absolute step to stop at.
+        num_epochs: how many passes over the data to make; needs a known `data_len`.
+        steps_per_epoch: micro-batches that count as one epoch; None for all of the data.
+        data_len: micro-batches in the data, or None when it has no end.
+        grad_accum_steps: micro-batches per optimizer step.
+
+    Raises:
+        ValueError: an argument is not a positive integer, or the arguments contradict each other.
+        RunFinishedError: `global_step` has reached `max_steps`.
+    """
+    limits = {"num_steps": num_steps, "max_steps": max_steps, "num_epochs": num_epochs}
+    data = {"steps_per_epoch": steps_per_epoch, "data_len": data_len, "grad_accum_steps": grad_accum_steps}
+    given = {name: value for name, value in {**limits, **data}.items() if value is not None}
+    for name, value in {"global_step": global_step, **given}.items():
+        least = 0 if name == "global_step" else 1
+        if type(value) is not int or value < least:  # bool is an int to Python, but max_steps=True is a mistake
+            raise ValueError(f"{name}={value!r}: an integer of at least {least} is needed")
+    if num_epochs is not None and num_steps is not None:
+        raise ValueError(f"num_epochs={num_epochs} and num_steps={num_steps} exclude each other; give one of them")
+    if not limits.keys() & given.keys():
+        raise ValueError("no limit given: one of num_steps, max_steps or num_epochs is needed")
+    left = [] if num_steps is None else [num_steps]
+    if data_len is not None:
+        epoch = data_len if steps_per_epoch is None else steps_per_epoch
+        if epoch > data_len:
+            raise ValueError(f"steps_per_epoch={epoch} exceeds the data: it has {data_len} micro-batches")
+        if grad_accum_steps > epoch:
+            raise ValueError(f"grad_accum_steps={grad_accum_steps} exceeds an epoch of {epoch} micro-batches")
+        if num_epochs is not None:
+            left.append(num_epochs * (epoch // grad_accum_steps))
+    elif num_epochs is not None:
+        raise ValueError(
+            f"num_epochs={num_epochs} needs data of a known length, and this data has no end; "
+            "give num_steps or max_steps"
+        )
+    if max_steps is not None:
+        if global_step >= max_steps:
+            raise RunFinishedError(global_step=global_step, max_steps=max_steps)
+        left.append(max_steps - global_step)
+    return min(left)
+
+
+def should_act(*, global_step: int, last_step: int, every: int | None) -> bool:
+    """Tell whether something done `every` so many steps, and at the last one, is due after `global_step`."""
+    return global_step == last_step or (every is not None and global_step % every == 0)
 
 
 def _fail(step: int, what: str) -> NoReturn:

@@ -10,34 +10,28 @@ from torch.nn.parallel import DistributedDataParallel
 
 from perf.errors import CheckpointError, NonFiniteError
 from perf.seam import Case
-from perf.train.checkpoint_files import EDITED, Checkpoint
-from perf.train.checkpoints import CheckpointStore
-from perf.train.config import RunConfig, RunPlan, plan_run, recorded_config
+from perf.train.checkpoints import Checkpoint, CheckpointStore, Facts
+from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Batch, Source, SyntheticLanguage
 from perf.train.devices import World, seed_device
-from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
-from perf.train.model import BertForPreTraining
+from perf.train.kernel import BertForPreTraining, accumulate_gradients, learning_rate, make_optimizer, train_step
 from perf.train.workloads import BertConfig
 
 
 class Trainer:
-    """A model in training. Learning rate, dropout and data follow from the seed and the step alone.
-
-    It saves in `store`; without one, only where `save` is told to.
-    """
+    """A model in training. Learning rate, dropout and data follow from the seed and the step alone."""
 
     def __init__(self, plan: RunPlan, source: Source, world: World, store: CheckpointStore | None = None) -> None:
         config = plan.config
-        self._plan, self._source, self._world, self._store = plan, source, world, store
+        self._plan, self._source, self._world = plan, source, world
+        self._store = store or config.store()  # the one given is held
         torch.manual_seed(config.seed)
         self.model = BertForPreTraining(config.workload).to(config.device)  # plain, whatever wraps it for several ranks
         self.optimizer = make_optimizer(self.model, config.workload)
         self.global_step = plan.start_step  # optimizer steps completed
-        self.data_position = 0  # the number of the next sample
+        self.data_position = plan.start_step * config.global_batch_size  # the number of the next sample
         if plan.checkpoint is not None:
-            with_optimizer = config.start == "resume"
-            load_tensors(plan.checkpoint, self.model, self.optimizer if with_optimizer else None)
-            self.data_position = plan.checkpoint.data_position if with_optimizer else 0
+            load_tensors(plan.checkpoint, self.model, self.optimizer if config.start == "resume" else None)
         if config.compile:
             self.model.compile()
         self._ranks: nn.Module = DistributedDataParallel(self.model) if world.size > 1 else self.model
@@ -81,26 +75,21 @@ class Trainer:
             CheckpointError, OSError: it could not be written.
             MainRankError: on the other ranks, any of these on the main one.
         """
-        store = self._store if directory is None else CheckpointStore(directory, keep_last=1)
-        assert store is not None  # a run without a directory saves nowhere else
+        store = CheckpointStore(directory, keep_last=1) if directory else self._store
         return self._world.from_main(lambda: self._save(store))
 
     def _save(self, store: CheckpointStore) -> Path | None:
         tensors = state_tensors(self.model, self.optimizer)
         if not torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all():
             self.fail(self.global_step, "a weight is not finite after the update")
-        return store.save(
-            global_step=self.global_step,
-            data_position=self.data_position,
-            config=recorded_config(self._plan, self._source, self._world),
-            tensors=tensors,
-        )
+        facts = Facts(global_step=self.global_step, data_position=self.data_position, **self._plan.recorded)
+        return store.save(facts, tensors)
 
     def fail(self, step: int, what: str) -> NoReturn:
         """Raise `NonFiniteError` for a step, with what was saved before it."""
         config = self._plan.config
         kept = ""
-        if self._store is not None and config.keep_checkpoints:
+        if config.keep_checkpoints:
             saved = self._store.steps()
             last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
             kept = f"nothing was saved from there on, and {last} in {config.model_dir}. "
@@ -142,13 +131,16 @@ def step_seed(seed: int, global_step: int, rank: int) -> int:
 
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    """Return weights and optimizer state by name, as they are (not copies); None for weights alone."""
+    """Return weights and optimizer state by name, as they are (not copies); None for weights alone.
+
+    The optimizer's count of steps is not among them: it follows from `global_step`.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach()
         if optimizer is not None:
             state: dict[str, Tensor] = optimizer.state[parameter]
-            tensors.update({f"optimizer.{key}.{name}": state[key] for key in ("step", "exp_avg", "exp_avg_sq")})
+            tensors.update({f"optimizer.{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq")})
     return tensors
 
 
@@ -156,15 +148,15 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
     """Load the weights of a checkpoint, and its optimizer state unless `optimizer` is None.
 
     Raises:
-        CheckpointError: names, shapes or types do not fit the model, or the optimizer counts other steps; no weight was
-            changed.
+        CheckpointError: names, shapes or types do not fit the model; no weight was changed.
     """
     found = checkpoint.tensors()
     if optimizer is None:
         found = {name: tensor for name, tensor in found.items() if not name.startswith("optimizer.")}
     else:
+        count = min(checkpoint.facts.global_step, 2**24)  # where a count in float32 stops rising
         for p in model.parameters():
-            step = torch.zeros((), device=p.device)
+            step = torch.full((), count, dtype=torch.float32, device=p.device)
             optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
     targets = state_tensors(model, optimizer)
     needs, has = (
@@ -177,13 +169,5 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
             f"{needs.get(odd[0], 'nothing')} ({len(odd)} of {len(needs)} tensors differ); it belongs to another model: "
             "name another --model-dir"
         )
-    count = min(checkpoint.global_step, 2**24)  # where a count in float32 stops rising
-    for name, tensor in found.items():
-        # Another count would give the bias correction of another step.
-        if name.startswith("optimizer.step.") and tensor.item() != count:
-            raise CheckpointError(
-                f"{checkpoint.path}: has {tensor.item():.10g} under {name!r}, and {count} is needed (global_step); "
-                f"{EDITED}"
-            )
     for name, target in targets.items():
         target.copy_(found[name])

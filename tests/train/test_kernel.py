@@ -13,8 +13,15 @@ from torch import Tensor, nn
 
 from perf.train import kernel
 from perf.train.data import Batch, SyntheticLanguage
-from perf.train.kernel import accumulate_gradients, learning_rate, make_optimizer, train_step
-from perf.train.model import BertForPreTraining, SelfAttention, pretraining_loss
+from perf.train.kernel import (
+    BertForPreTraining,
+    SelfAttention,
+    accumulate_gradients,
+    learning_rate,
+    make_optimizer,
+    pretraining_loss,
+    train_step,
+)
 from perf.train.workloads import BertConfig
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -19,8 +18,8 @@ from hypothesis import strategies as st
 
 from perf.errors import CheckpointError, NonFiniteError, RunFinishedError
 from perf.train import trainer
-from perf.train.checkpoints import CheckpointStore
-from perf.train.config import RunConfig, plan_run, recorded_config
+from perf.train.checkpoints import CheckpointStore, Facts
+from perf.train.config import RunConfig, plan_run
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.devices import World
 from perf.train.loop import RunResult, run_steps
@@ -343,40 +342,23 @@ def test_a_run_ends_when_its_directory_vanishes(run_config: RunConfig, replaced:
     assert model_dir.exists() == replaced
 
 
-@pytest.mark.parametrize("count", [9.0, 11.0, float("nan")])
-def test_an_optimizer_that_counts_other_steps_is_refused(run_config: RunConfig, count: float) -> None:
-    """Each parameter's own count must be the checkpoint's step, though every digest matches; weights do not need it."""
-    result, _, _ = train(run_config)
-    assert result.checkpoint is not None
-    tensors = state_of(result.checkpoint)
-    name = next(name for name in reversed(tensors) if name.startswith("optimizer.step."))
-    tensors[name] = torch.tensor(count)
-    shutil.rmtree(result.checkpoint)
-    source = SyntheticLanguage(run_config.workload, seed=0)
-    config = recorded_config(plan_run(run_config, source, World()), source, World())
-    run_config.store().save(global_step=10, data_position=160, config=config, tensors=tensors)
-    further = dataclasses.replace(run_config, max_steps=12)
-    with pytest.raises(CheckpointError, match=rf"has {count:g} under '{name}', and 10 is needed \(global_step\)"):
-        train(further)
-    assert train(dataclasses.replace(further, start="weights", max_steps=1))[0].end_step == 1
-
-
-def test_an_optimizer_counts_in_float32(run_config: RunConfig) -> None:
-    """Its count stops rising at 2**24, where float32 does; a longer run still resumes."""
+@pytest.mark.parametrize(("step", "count"), [(10, 10), (2**24 + 5, 2**24)])
+def test_a_resumed_optimizer_counts_the_steps_of_the_checkpoint(run_config: RunConfig, step: int, count: int) -> None:
+    """Its count follows from the step, and stops rising at 2**24, where float32 does; a longer run still resumes."""
     result, _, source = train(run_config)
-    assert result.checkpoint is not None
-    tensors = state_of(result.checkpoint)
-    tensors.update({name: torch.tensor(2.0**24) for name in tensors if name.startswith("optimizer.step.")})
     store = run_config.store()
-    store.save(global_step=2**24 + 5, data_position=0, config={"identity": {}, "environment": {}}, tensors=tensors)
+    if step != result.end_step:
+        facts = Facts(global_step=step, data_position=0, identity={}, environment={})
+        store.save(facts, state_of(result.checkpoint))
     found, _ = store.newest_valid()
     assert found is not None
-    assert found.global_step == 2**24 + 5
+    assert found.facts.global_step == step
     trained = trainer.Trainer(
         plan_run(dataclasses.replace(run_config, start="fresh"), source, World()), source, World()
     )
     trainer.load_tensors(found, trained.model, trained.optimizer)
-    assert {state["step"].item() for state in trained.optimizer.state.values()} == {2.0**24}
+    assert {state["step"].item() for state in trained.optimizer.state.values()} == {float(count)}
+    assert {state["step"].dtype for state in trained.optimizer.state.values()} == {torch.float32}
 
 
 def test_an_ignored_signal_stays_ignored(run_config: RunConfig) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perf.train.data import SyntheticLanguage
-from perf.train.model import BertForPreTraining, pretraining_loss
+from perf.train.kernel import BertForPreTraining, pretraining_loss
 from perf.train.workloads import BertConfig
 
 pytest.importorskip("transformers", reason="needs the parity extra: pip install 'stepmark[parity]'")

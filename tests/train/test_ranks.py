@@ -98,7 +98,7 @@ def test_two_ranks_give_the_loss_curve_of_one(
     assert "with world_size 2 -> 1 the losses can differ" in resumed
     found, _ = CheckpointStore(folder, keep_last=2).newest_valid()
     assert found is not None
-    assert (found.global_step, found.data_position) == (12, 12 * 64)
+    assert (found.facts.global_step, found.facts.data_position) == (12, 12 * 64)
 
 
 def test_an_error_of_several_ranks_is_told_once(tmp_path: Path) -> None:

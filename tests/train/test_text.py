@@ -13,10 +13,9 @@ import torch
 
 from perf.errors import DataError
 from perf.train.config import RunConfig, plan_run
-from perf.train.data import CLS, SEP, Batch
+from perf.train.data import CLS, SEP, Batch, TextCorpus
 from perf.train.devices import World
 from perf.train.loop import run_steps
-from perf.train.text import TextCorpus
 from perf.train.workloads import BERT_CONFIGS
 
 pytest.importorskip("tokenizers", reason="needs the text extra: pip install 'stepmark[text]'")
