@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from perf.judge.levels import DuetEffect, estimate
-from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, scaling_contrasts
+from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, DuetEffect, estimate, scaling_contrasts
 from perf.judge.verdicts import Verdict, why_inconclusive
 from perf.records.pairs import FEWEST_STARTS, Pair
 

@@ -1,14 +1,22 @@
 """Arrays in, estimates out. The unit is the run: steps of one process are no independent samples of anything.
 
+Effects are of runs of two sessions, or of pairs of runs in several starts of the sides' processes. All runs of a start
+inherit the addresses of their parent process, so pairs of one start share an error (docs/decisions.md, 15). Inference
+is therefore on the means of starts (Student's t), as in Kalibera and Jones (2013) on their highest level.
+
 Scipy is imported where it is used: promotion and reports take its results from here, and start without it.
 Why not a bootstrap, and what these intervals cover on noise like the measured one: docs/decisions.md, 11.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from perf.records.pairs import FEWEST_STARTS
+from perf.robust import deviation
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -21,6 +29,9 @@ SHARED_PHASES = 1.15
 
 RUN_QUANTILE = 0.25
 """The quantile of a run's step times that stands for the run: below most disturbances, above lucky single steps."""
+
+OUTLIER = 5.0  # pairs farther from the median, in standard deviations, are moved to this limit
+FEWEST_TO_COMPARE = 8  # with fewer pairs, none is treated as an outlier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +46,44 @@ class Effect:
     # the smallest slowdown, a fraction of the rate, that such data shows with probability `POWER` within its family of
     # comparisons; 1 where it shows none
     minimal_detectable_effect: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DuetEffect(Effect):
+    """How the candidate's rate relates to the baseline's, from pairs of runs in several starts.
+
+    `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone.
+    """
+
+    # the error that this look may make for this batch size; the change is significant where `p_value` is less
+    level: float
+    standard_error: float  # of the logarithm of the ratio of rates
+    num_runs: int  # the number of pairs
+    num_starts: int  # how many independent values there are
+    elapsed_s: float  # seconds of the duet when the last start ended, divided by its batch sizes
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether no change is excluded, at `level`."""
+        return self.p_value < self.level
+
+    def within(self, threshold: float, *, error: float) -> bool:
+        """Return whether the two-sided interval that errs in `error` of cases lies inside the threshold."""
+        low, high = _interval(np.log1p(self.effect_size), self.standard_error, self.num_starts, error)
+        return bool(-threshold < np.expm1(low) and np.expm1(high) < threshold)
+
+    def budget_for(self, threshold: float, *, level: float) -> float:
+        """Return about how many seconds for each batch size would have shown a slowdown of `threshold`; inf if unknown.
+
+        `level` is the error of the look that would show it.
+        """
+        if self.num_starts < 2:
+            return np.inf
+        deviation = self.standard_error * np.sqrt(self.num_starts) * _unbiased(self.num_starts)
+        starts = FEWEST_STARTS
+        while _detected(starts, level) * deviation / np.sqrt(starts) > -np.log1p(-threshold):
+            starts += max(1, starts // 20)
+        return self.elapsed_s / self.num_starts * starts
 
 
 def run_rate(step_s: Sequence[float], global_batch_size: int) -> float:
@@ -75,6 +124,49 @@ def compare_rates(
     )
 
 
+def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: float) -> DuetEffect:
+    """Estimate an effect from the logarithms of its pairs, start by start.
+
+    Args:
+        starts: the pairs of each start: at least one, and about as many in each.
+        level: the p-value below which a change is significant.
+        elapsed_s: seconds since the duet began, divided by its batch sizes.
+    """
+    from scipy import special
+
+    assert min(map(len, starts), default=0) > 0
+    means = _means(starts)
+    n, centre = len(means), float(np.mean(means))
+    error = float(np.std(means, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+    error = max(error, float(np.finfo(float).eps))  # made-up data has no spread
+    detected = _detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf
+    effect_size, low, high = (float(np.expm1(log)) for log in (centre, *_interval(centre, error, n, 1 - CONFIDENCE)))
+    return DuetEffect(
+        effect_size=effect_size,
+        low=low,
+        high=high,
+        p_value=2 * float(special.stdtr(n - 1, -abs(centre) / error)) if n > 1 else 1.0,
+        minimal_detectable_effect=-float(np.expm1(-detected)),
+        num_runs=sum(map(len, starts)),
+        level=level,
+        standard_error=error,
+        num_starts=n,
+        elapsed_s=elapsed_s,
+    )
+
+
+def levels(starts: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the standard deviations between pairs of a start, and between starts beyond what their pairs explain.
+
+    `starts` are logarithms of effects: at least two starts, with two pairs each. The results are the roots of the
+    variance components of a one-way layout.
+    """
+    num_pairs = sum(map(len, starts))
+    pair = sum(float(np.var(start)) * len(start) for start in starts) / max(1, num_pairs - len(starts))
+    start = float(np.var([np.mean(start) for start in starts], ddof=1)) - pair * len(starts) / num_pairs
+    return float(np.sqrt(pair)), float(np.sqrt(max(0.0, start)))
+
+
 def scaling_contrasts(logs: FloatArray) -> FloatArray:
     """Return how far each batch size is above the mean of the others in its round: what all share cancels.
 
@@ -104,3 +196,39 @@ def batch_noise(losses: Sequence[float]) -> float:
     At least three losses are needed.
     """
     return float(np.sqrt(np.mean(np.diff(np.asarray(losses), n=2) ** 2) / 6))
+
+
+def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
+    """Return the mean of each start, with outliers moved to the limit."""
+    values = np.concatenate(starts)
+    median, room = float(np.median(values)), OUTLIER * float(deviation(values))
+    # If more than half are equal, which happens only in made-up data, there is no scale to measure outliers by.
+    if len(values) < FEWEST_TO_COMPARE or room == 0:
+        room = np.inf
+    return np.array([np.clip(start, median - room, median + room).mean() for start in starts])
+
+
+def _interval(centre: float, error: float, num_starts: int, level: float) -> tuple[float, float]:
+    if num_starts < 2:
+        return -np.inf, np.inf
+    from scipy import special
+
+    half = float(special.stdtrit(num_starts - 1, 1 - level / 2)) * error
+    return centre - half, centre + half
+
+
+@functools.cache
+def _detected(num_starts: int, level: float) -> float:
+    """Return the effect, in standard errors, that is significant with probability `POWER`: noncentral t."""
+    from scipy import special
+
+    freedom = num_starts - 1
+    return float(special.nctdtrinc(freedom, 1 - POWER, special.stdtrit(freedom, 1 - level / 2)))
+
+
+def _unbiased(num_starts: int) -> float:
+    """Return the factor that makes the median of an estimated standard error the true one."""
+    from scipy import special
+
+    freedom = num_starts - 1
+    return float(np.sqrt(freedom / special.chdtri(freedom, 0.5)))
