@@ -17,9 +17,8 @@ from perf.app.what import What
 from perf.errors import BaselineError, MeasureError, UsageError
 from perf.judge import verdicts
 from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims
-from perf.judge.fitness import with_fitness
 from perf.judge.stats import run_rate
-from perf.judge.verdicts import Judgement, Verdict
+from perf.judge.verdicts import Judgement, Verdict, with_fitness
 from perf.measure.bench import SLICE_STEPS, measure
 from perf.measure.busy import busy_share, load_note
 from perf.measure.recipes import parse_recipe

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perf.errors import BaselineError, UsageError
-from perf.judge.exact import loss_differences, work_changes
-from perf.judge.fitness import session_refusal
+from perf.judge.exact import loss_differences, session_refusal, work_changes
 from perf.project import find_root, shown
 from perf.records.baselines import (
     BASELINES_DIR,

@@ -1,4 +1,4 @@
-"""Exact comparisons: the work of a step, and its losses."""
+"""Comparisons without a verdict: the work of a step, its losses, and whether a session could become a baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +16,8 @@ Counts = Mapping[str, Any]
 
 STANDARD_ERRORS = 4.0
 """The largest mean difference from a stored loss curve of different software or hardware, in standard errors."""
+
+LEAST_RUNS = 3  # runs of each batch size a baseline needs, to know its own spread
 
 
 def counter_differences(baseline: StepCounters, candidate: StepCounters, *, python_calls: bool = True) -> list[str]:
@@ -77,3 +79,19 @@ def _compared(name: str, curve: Sequence[float], known: Sequence[float], path: P
     if abs(difference) <= tolerance:
         return "", how
     return f"the {name} is {'higher' if difference > 0 else 'lower'} than the stored one: {how}", how
+
+
+def session_refusal(session: Session) -> str:
+    """Return what makes a session unfit for any baseline, or nothing."""
+    if session.failures:
+        size, reason = next(iter(session.failures.items()))
+        return f"global batch size {size} failed ({reason}); a whole session is needed; measure again"
+    for size, measurement in session.measurements.items():
+        runs = measurement.runs
+        if len(runs) < LEAST_RUNS:
+            return f"has {len(runs)} runs at {size}, and {LEAST_RUNS} are needed; measure again with --perf-runs 6"
+        if any(run.counters != runs[0].counters for run in runs):
+            return f"the runs at {size} do not do the same work in a step; measure again"
+        if any(run.curves != runs[0].curves for run in runs):
+            return f"the runs at {size} do not have the same losses; measure again"
+    return ""

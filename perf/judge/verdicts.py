@@ -5,8 +5,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from perf.judge.exact import counter_differences, loss_differences, work_changes
-from perf.judge.fitness import session_refusal
+from perf.judge.exact import LEAST_RUNS, counter_differences, loss_differences, session_refusal, work_changes
 from perf.judge.stats import (
     FAMILY_ERROR,
     SHARED_PHASES,
@@ -24,6 +23,9 @@ from perf.records.sessions import Measurement, Session
 
 CLAIMS = ("loss_decreases", "losses", "rate", "counters", "scaling")
 """All claims, in the order in which failures are reported: first whether training is the same, then how fast it is."""
+
+MOST_HIDDEN = 0.5
+"""The largest slowdown that may hide behind stored times: beside themselves they must show at least this one."""
 
 DECREASE_SIGNIFICANCE = 0.001
 DECREASE_STEPS = 8  # the fewest steps that show a trend at that significance, with a pair or two out of order
@@ -253,6 +255,22 @@ def why_inconclusive(effect: Effect, threshold: float, what: str) -> str:
     if effect.minimal_detectable_effect <= threshold:
         return f"the interval contains both no change and one of {threshold:.1%}"
     return f"the {what} vary too much: only slowdowns above {effect.minimal_detectable_effect:.1%} would have shown"
+
+
+def with_fitness(session: Session) -> Session:
+    """Return a session that says in `times_unfit` why its times are too noisy to compare with later, if they are."""
+    for size, measurement in session.measurements.items():
+        rates = _rates(measurement)
+        if len(rates) < LEAST_RUNS:
+            continue  # it cannot become a baseline at all
+        hidden = compare_rates(rates, rates, family_size=len(session.measurements)).minimal_detectable_effect
+        if hidden > MOST_HIDDEN:
+            unfit = (
+                f"the rates at {size} spread so much ({min(rates):,.0f} to {max(rates):,.0f} samples/sec) that a "
+                f"slowdown of {hidden:.0%} could hide behind them"
+            )
+            return replace(session, times_unfit=unfit)
+    return replace(session, times_unfit="")
 
 
 def mean_rate(measurement: Measurement) -> float:
