@@ -1,7 +1,7 @@
 """The result of a duet: its verdicts, the claims that follow from it, and where the work of its sides differs."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.exact import count_differences
 from perf.judge.sequential import DuetJudgement, judge_scaling
-from perf.judge.verdicts import HOLDS, ONLY_OTHERS_FASTER, Judgement, Verdict
+from perf.judge.verdicts import HOLDS, Judgement, Verdict, spare_left_behind
 from perf.records.fingerprint import differences
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import SideWork
@@ -109,17 +109,11 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
         "counters": Judgement(holds=not counters, reason=f"{beside}: {counters or 'no difference'}"),
         "rate": rate,
     }
-    elapsed_s = result.pairs[-1].ended_s if result.pairs else 0.0
-    scaling = judge_scaling(result.pairs, threshold=result.threshold, elapsed_s=elapsed_s).get(size)
-    return {**claims, "scaling": _scaling(scaling, rate, result.threshold)} if scaling else claims
-
-
-def _scaling(found: DuetJudgement, rate: Judgement, threshold: float) -> Judgement:
-    """Return the claim "scaling" of one batch size; it does not fail only because others got faster."""
-    holds, verdict, reason = HOLDS.get(found.verdict), found.verdict, found.reason
-    if verdict is Verdict.REGRESSED and (rate.effect is None or rate.effect.effect_size > -threshold / 2):
-        holds, verdict, reason = None, Verdict.INCONCLUSIVE, ONLY_OTHERS_FASTER
-    return Judgement(holds=holds, verdict=verdict, effect=found.effect, reason=f"side by side: {reason}")
+    if relative := judge_scaling(result.pairs, size, threshold=result.threshold):
+        scaling = Judgement.of(relative.verdict, relative.reason, relative.effect)
+        scaling = spare_left_behind(scaling, rate.effect.effect_size if rate.effect else 0.0, result.threshold)
+        claims["scaling"] = replace(scaling, reason=f"side by side: {scaling.reason}")
+    return claims
 
 
 def loss_problem(work: tuple[SideWork, SideWork]) -> str:

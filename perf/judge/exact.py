@@ -9,6 +9,7 @@ import numpy as np
 
 from perf.judge.stats import batch_noise
 from perf.records.baselines import Baseline
+from perf.records.fingerprint import differences
 from perf.records.sessions import Session, StepCounters
 
 Counts = Mapping[str, Any]
@@ -39,9 +40,14 @@ def count_differences(baseline: Counts, candidate: Counts, *, python_calls: bool
 
 
 def work_changes(before: Session, now: Session, size: int) -> list[str]:
-    """Return the same for one batch size of two sessions; Python calls are compared where one Python made both."""
-    baseline, candidate = (session.measurements[size].runs[0].counters for session in (before, now))
-    return counter_differences(baseline, candidate, python_calls=before.python == now.python)
+    """Return the same for one batch size of two sessions, after its micro-batch size.
+
+    Python calls are compared where one Python made both.
+    """
+    baseline, candidate = (session.measurements[size] for session in (before, now))
+    cuts = [{"micro_batch_size": one.micro_batch_size} for one in (baseline, candidate)]
+    counters = [asdict(one.runs[0].counters) for one in (baseline, candidate)]
+    return differences(*cuts) + count_differences(*counters, python_calls=before.python == now.python)
 
 
 def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The verdicts of a duet, start by start; they are decided at two looks, each with its share of the error."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -94,26 +95,24 @@ class Decisions:
         return estimate(self._starts[size], level=FAMILY_ERROR * share / family, elapsed_s=self._ended_s / family)
 
 
-def judge_scaling(pairs: Sequence[Pair], *, threshold: float, elapsed_s: float) -> dict[int, DuetJudgement]:
-    """Return by batch size whether its rate relative to the others' is the baseline's; none if there is one size.
+def judge_scaling(pairs: Sequence[Pair], size: int, *, threshold: float) -> DuetJudgement | None:
+    """Return whether the rate of a batch size relative to the others' is the baseline's; None if there are no others.
 
     A value is a start: the effect at one batch size less the mean of the effects at the others. Only starts that have
     all batch sizes count. A duet ends at one of its two looks, so each may spend half of the error.
     """
     sizes = sorted({pair.global_batch_size for pair in pairs})
-    effects: dict[int, dict[int, list[float]]] = {}
+    effects: defaultdict[int, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for pair in pairs:
-        effects.setdefault(pair.start, {}).setdefault(pair.global_batch_size, []).append(pair.effect)
+        effects[pair.start][pair.global_batch_size].append(pair.effect)
     whole = [[float(np.mean(start[size])) for size in sizes] for start in effects.values() if len(start) == len(sizes)]
-    if len(sizes) < 2 or not whole:
-        return {}
-    level, each_s = FAMILY_ERROR / 2 / len(sizes), elapsed_s / len(sizes)
-    found = {}
-    for size, contrasts in zip(sizes, scaling_contrasts(np.array(whole).T), strict=True):
-        effect = estimate([[contrast] for contrast in contrasts], level=level, elapsed_s=each_s)
-        effect = replace(effect, num_runs=sum(pair.global_batch_size == size for pair in pairs))
-        found[size] = judge(effect, threshold=threshold, share=0.5, last_level=level)
-    return found
+    if len(sizes) < 2 or not whole or size not in sizes:
+        return None
+    contrasts = scaling_contrasts(np.array(whole).T)[sizes.index(size)]
+    level, elapsed_s = FAMILY_ERROR / 2 / len(sizes), pairs[-1].ended_s / len(sizes)
+    effect = estimate([[contrast] for contrast in contrasts], level=level, elapsed_s=elapsed_s)
+    effect = replace(effect, num_runs=sum(pair.global_batch_size == size for pair in pairs))
+    return judge(effect, threshold=threshold, share=0.5, last_level=level)
 
 
 def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: float) -> DuetJudgement:
