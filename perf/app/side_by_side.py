@@ -3,9 +3,10 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,11 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
             num_threads=len(cores) // 2 if mode is Mode.SIMULTANEOUS else 0,
             rng=np.random.default_rng(),
         )
-        total_s = asked.budget_s * len(asked.sizes)
+        budget_s = asked.budget_s * len(asked.sizes)
         # None: only on a terminal
-        with tqdm(total=round(total_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
-            result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=total_s, on_pair=_shown_on(bar))
+        with tqdm(total=round(budget_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
+            show = partial(_show, bar)
+            result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=budget_s, on_pair=show)
         # Of a whole hash the front; another revision as it is written.
         whole = re.compile(r"[0-9a-f]{40,64}")
         commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
@@ -99,28 +101,19 @@ _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
 REPORTS = 4  # how often a duet says where things stand
 
 
-def _shown_on(bar: "tqdm[Any]") -> Callable[[Pair, float], None]:
-    """Return what moves the bar with each pair, and prints where things stand after each quarter of the budget."""
-    effects: dict[int, list[float]] = {}
-    num_reports = 0
-
-    def show(pair: Pair, budget_s: float) -> None:
-        nonlocal num_reports
-        effects.setdefault(pair.global_batch_size, []).append(pair.effect)
-        bar.total = round(budget_s)
-        bar.update(min(pair.ended_s, budget_s) - bar.n)
-        quarters = int(REPORTS * pair.ended_s / budget_s)
-        if quarters <= num_reports:
-            return
-        num_reports = quarters
-        so_far = (
-            f"{size}: {np.expm1(np.median(some)):+.1%} in {len(some)} pairs" for size, some in sorted(effects.items())
-        )
-        left = duration(max(0.0, budget_s - pair.ended_s))
-        bar.write(f"at most {left} left: {'; '.join(so_far)}", file=sys.stdout)
-        sys.stdout.flush()
-
-    return show
+def _show(bar: "tqdm[Any]", pairs: Sequence[Pair], budget_s: float) -> None:
+    """Move the bar to the last pair, and print where things stand after each quarter of the budget."""
+    before_s, now_s = [0.0, *(pair.ended_s for pair in pairs)][-2:]
+    bar.total = round(budget_s)
+    bar.update(min(now_s, budget_s) - bar.n)
+    if int(REPORTS * now_s / budget_s) == int(REPORTS * before_s / budget_s):
+        return
+    so_far = []
+    for size in sorted({pair.global_batch_size for pair in pairs}):
+        effects = [pair.effect for pair in pairs if pair.global_batch_size == size]
+        so_far.append(f"{size}: {np.expm1(np.median(effects)):+.1%} in {len(effects)} pairs")
+    bar.write(f"at most {duration(max(0.0, budget_s - now_s))} left: {'; '.join(so_far)}", file=sys.stdout)
+    sys.stdout.flush()
 
 
 def run_duet(
@@ -129,7 +122,8 @@ def run_duet(
     mode_reason: str,  # why the duet has its mode
     threshold: float,  # the smallest change that matters, a fraction
     budget_s: float,  # for all batch sizes together; comparing the work and locating a difference come on top
-    on_pair: Callable[[Pair, float], object] = lambda pair, budget_s: None,  # called after each, with the whole budget
+    # called after each pair with all so far, and the whole budget
+    on_pair: Callable[[Sequence[Pair], float], object] = lambda pairs, budget_s: None,
 ) -> DuetResult:
     """Compare two sides until every batch size is decided or the budget is spent.
 
@@ -151,7 +145,7 @@ def run_duet(
 
     def keep(pair: Pair) -> None:
         pairs.append(pair)
-        on_pair(pair, budget_s)
+        on_pair(pairs, budget_s)
 
     try:
         while sizes := decisions.undecided:
