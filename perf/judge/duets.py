@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from perf.judge.attribution import Contribution, PhaseDifference
-from perf.judge.exact import count_differences
+from perf.judge.exact import counter_differences
 from perf.judge.sequential import DuetJudgement, judge_scaling
 from perf.judge.verdicts import HOLDS, Judgement, Verdict, spare_left_behind
 from perf.records.fingerprint import differences
@@ -139,7 +139,7 @@ def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
     """Return what differs in a step of the candidate, by name and number; facts that one side lacks are left out."""
     baseline, candidate = work
     known = [{name: side.facts[name] for name in baseline.facts if name in candidate.facts} for side in work]
-    counts = count_differences(baseline.counters, candidate.counters, python_calls=_same_python(work))
+    counts = counter_differences(baseline.counters, candidate.counters, python_calls=_same_python(work))
     return differences(known[0], known[1]) + counts
 
 

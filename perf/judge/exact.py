@@ -10,7 +10,7 @@ import numpy as np
 from perf.judge.stats import batch_noise
 from perf.records.baselines import Baseline
 from perf.records.fingerprint import differences
-from perf.records.sessions import Session, StepCounters
+from perf.records.sessions import Session
 
 Counts = Mapping[str, Any]
 """Counters as JSON data: numbers by name, and under "ops" the number of dispatches of each operation."""
@@ -21,13 +21,11 @@ STANDARD_ERRORS = 4.0
 LEAST_RUNS = 3  # runs of each batch size a baseline needs, to know its own spread
 
 
-def counter_differences(baseline: StepCounters, candidate: StepCounters, *, python_calls: bool = True) -> list[str]:
-    """Return the differences by name, such as ``+12 aten::copy_``; operations come before totals."""
-    return count_differences(asdict(baseline), asdict(candidate), python_calls=python_calls)
+def counter_differences(baseline: Counts, candidate: Counts, *, python_calls: bool = True) -> list[str]:
+    """Return the differences by name, such as ``+12 aten::copy_``; operations come before totals.
 
-
-def count_differences(baseline: Counts, candidate: Counts, *, python_calls: bool = True) -> list[str]:
-    """Return the same for counters as JSON data; a counter that one side lacks is not compared."""
+    A counter that one side lacks is not compared.
+    """
     shared = [name for name in baseline if name in candidate and name != "ops"]
     first = [name for name in ("host_syncs", "optimizer_updates", "parameters") if name in shared]
     rest = [name for name in shared if name not in first and (python_calls or name != "python_calls")]
@@ -47,7 +45,7 @@ def work_changes(before: Session, now: Session, size: int) -> list[str]:
     baseline, candidate = (session.measurements[size] for session in (before, now))
     cuts = [{"micro_batch_size": one.micro_batch_size} for one in (baseline, candidate)]
     counters = [asdict(one.runs[0].counters) for one in (baseline, candidate)]
-    return differences(*cuts) + count_differences(*counters, python_calls=before.python == now.python)
+    return differences(*cuts) + counter_differences(*counters, python_calls=before.python == now.python)
 
 
 def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """The claims about a session: whether each holds, and why."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import partial
 from itertools import zip_longest
@@ -184,7 +184,7 @@ def judge_counters(session: Session, size: int, expected: Baseline | None) -> Ju
     """Return whether all runs do the same work in a step, and that of the baseline."""
     first, *others = session.measurements[size].runs
     for number, run in enumerate(others, start=2):
-        if found := counter_differences(first.counters, run.counters):
+        if found := counter_differences(asdict(first.counters), asdict(run.counters)):
             reason = f"the work of run {number} differs from run 1: {', '.join(found)} per step"
             return Judgement(holds=False, reason=reason)
     if expected is None:
