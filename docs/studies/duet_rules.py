@@ -18,7 +18,7 @@ import numpy as np
 import signed_ranks  # beside this file
 from scipy import stats
 
-from perf.judge.sequential import Decisions, DuetJudgement
+from perf.judge.duets import Decisions, DuetJudgement
 from perf.judge.stats import FloatArray, levels
 from perf.judge.verdicts import Verdict
 from perf.records.pairs import Mode, Pair

@@ -11,7 +11,7 @@ import itertools
 import json
 from pathlib import Path
 
-from perf.judge.sequential import LAST_SHARE
+from perf.judge.duets import LAST_SHARE
 from perf.judge.stats import FAMILY_ERROR, DuetEffect, estimate
 from perf.report.sections import markdown_table
 

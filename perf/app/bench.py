@@ -153,11 +153,9 @@ class Bench:
     def _compared(self, sizes: Sequence[int]) -> DuetResult:
         """Compare the working tree side by side with the baseline's commit, or with the SPEC."""
         spec, what = self._duet_mode, replace(self._what, sizes=sizes)
-        if spec in WITH_BASELINE:
-            assert self.baseline is not None
-            first = baseline_recipe(parse_recipe(["baseline:"]), self.baseline, what.here)
-        else:
-            first = parse_recipe(spec.split())
+        first = parse_recipe(["baseline:"] if spec in WITH_BASELINE else spec.split())
+        if self.baseline and first.is_baseline:
+            first = baseline_recipe(first, self.baseline, what.here)
         found = compared((first, parse_recipe(["self"])), what, threshold=self._duet_threshold)
         return replace(found, budget_option=SESSION_BUDGET)
 

@@ -15,8 +15,7 @@ from tqdm import tqdm
 from perf.app.what import Here, What
 from perf.errors import BaselineError, MeasureError
 from perf.judge.attribution import attribute_difference, phase_totals
-from perf.judge.duets import DuetResult, loss_problem, size_to_attribute, software_differences
-from perf.judge.sequential import Decisions
+from perf.judge.duets import Decisions, DuetResult, loss_problem, size_to_attribute, software_differences
 from perf.measure.busy import busy_share, load_note
 from perf.measure.duet import Duet, choose_mode, usable_cores
 from perf.measure.recipes import Recipe

@@ -1,8 +1,7 @@
 """Comparisons without a verdict: the work of a step, its losses, and whether a session could become a baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,26 +62,24 @@ def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[s
         return f"{names}: {odd[0]} is new or gone", ""
     same_cut = now.micro_batch_size == before.micro_batch_size
     exact = same_cut and not expected.portable and session.fingerprint == expected.session.fingerprint
-    found = [_compared(name, curves[name], known[name], expected.path, exact=exact) for name in curves]
-    return next((one for one in found if one[0]), found[0])
-
-
-def _compared(name: str, curve: Sequence[float], known: Sequence[float], path: Path, *, exact: bool) -> tuple[str, str]:
-    steps = min(len(curve), len(known))
-    found, stored = np.asarray(curve[:steps]), np.asarray(known[:steps])
-    source = f"{path} in {steps} steps"
-    if exact:
-        if (found == stored).all():
-            return "", f"equal to the last digit to {source}"
-        step = int(np.argmax(found != stored))
-        values = f"the {name} is {curve[step]!r}, and {known[step]!r} in {path}"
-        return f"Step={step + 1}: {values}, from the same machine and software: the arithmetic changed", ""
-    tolerance = STANDARD_ERRORS * batch_noise(known) / np.sqrt(steps)
-    difference = float((found - stored).mean())
-    how = f"mean difference {difference:+.2g} (tolerance {tolerance:.2g}) from {source}"
-    if abs(difference) <= tolerance:
-        return "", how
-    return f"the {name} is {'higher' if difference > 0 else 'lower'} than the stored one: {how}", how
+    hows = []
+    for name, curve in curves.items():
+        steps = min(len(curve), len(known[name]))
+        found, stored = np.asarray(curve[:steps]), np.asarray(known[name][:steps])
+        source = f"{expected.path} in {steps} steps"
+        if exact:
+            if not (found == stored).all():
+                step = int(np.argmax(found != stored))
+                values = f"the {name} is {curve[step]!r}, and {known[name][step]!r} in {expected.path}"
+                return f"Step={step + 1}: {values}, from the same machine and software: the arithmetic changed", ""
+            hows.append(f"equal to the last digit to {source}")
+            continue
+        tolerance = STANDARD_ERRORS * batch_noise(known[name]) / np.sqrt(steps)
+        difference = float((found - stored).mean())
+        hows.append(f"mean difference {difference:+.2g} (tolerance {tolerance:.2g}) from {source}")
+        if not abs(difference) <= tolerance:
+            return f"the {name} is {'higher' if difference > 0 else 'lower'} than the stored one: {hows[-1]}", hows[-1]
+    return "", hows[0]
 
 
 def session_refusal(session: Session) -> str:

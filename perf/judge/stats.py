@@ -92,15 +92,15 @@ def run_rate(step_s: Sequence[float], global_batch_size: int) -> float:
 
 
 def compare_rates(
-    candidate: Sequence[float], baseline: Sequence[float], *, family_size: int, widen: float = SHARED_PHASES
+    candidate: Sequence[float],
+    baseline: Sequence[float],
+    *,
+    family_size: int,  # how many comparisons are made at once
+    widen: float = SHARED_PHASES,  # factor on the standard error; 1 for runs that are independent
 ) -> Effect:
-    """Compare the rates of runs by Welch's t-test (1947) on their logarithms.
+    """Compare the rates of runs, at least two of each side in any positive unit, by Welch's t-test (1947) on logarithms.
 
-    Args:
-        candidate: one rate for each run, at least two, in any positive unit; else ValueError.
-        baseline: the same.
-        family_size: how many comparisons are made at once.
-        widen: factor on the standard error; 1 for runs that are independent.
+    Raises ValueError: there are fewer, or a rate is not positive.
     """
     from scipy import special
 
