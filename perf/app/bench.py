@@ -109,7 +109,7 @@ class Bench:
                 on_slice=bar.update,
                 on_round=lambda found: self._show(bar, found, rounds, time.monotonic() - began_s),
             )
-        self.is_stopped = _num_rounds(session) < rounds
+        self.is_stopped = len(next(iter(session.measurements.values())).runs) < rounds  # of each batch size as many
         print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
         workload = self.target.workload
         return replace(
@@ -118,12 +118,12 @@ class Bench:
 
     def _show(self, bar: "tqdm[Any]", session: Session, rounds: int, took_s: float) -> None:
         """Print the rates of the last round, and after the first one the exact claims that fail: they are known now."""
-        done = _num_rounds(session)
+        runs = {size: measurement.runs for size, measurement in session.measurements.items()}
+        done = len(next(iter(runs.values())))
         left = f" (about {duration((rounds - done) * took_s / done)} left)" if done < rounds else ""
-        last = {size: measurement.runs[-1] for size, measurement in session.measurements.items()}
-        rates = ", ".join(f"{size}: {run_rate(run.timed_step_s, size):,.0f}" for size, run in last.items())
+        rates = ", ".join(f"{size}: {run_rate(some[-1].timed_step_s, size):,.0f}" for size, some in runs.items())
         bar.write(f"run {done} of {rounds}{left}: {rates} samples/sec", file=sys.stdout)
-        for size, claim in product(last, ("losses", "counters")) if done == 1 else ():
+        for size, claim in product(runs, ("losses", "counters")) if done == 1 else ():
             if (found := self._exact(claim, size, session)).holds is False:
                 bar.write(f"{size}: {claim} FAILED: {found.reason}", file=sys.stdout)
         sys.stdout.flush()
@@ -232,11 +232,6 @@ class Bench:
         text = as_text([verdict_section(self.measure(), self.judgements), *duet])
         note = f"\nbaseline: {baseline_note(self.baseline, self.measure())}" if self.baseline else ""
         return f"{text}{note}"
-
-
-def _num_rounds(session: Session) -> int:
-    """Return how many runs of each batch size there are."""
-    return min(len(measurement.runs) for measurement in session.measurements.values())
 
 
 def stored_file(name: str, storage: str) -> Path:

@@ -138,9 +138,7 @@ def run_duet(
     decisions = Decisions(alike, threshold=threshold, budget_s=budget_s)
     pairs: list[Pair] = []
     phases, contributions = {}, {}
-
-    problem = attribution_problem = ""
-    interrupted = False
+    stop: KeyboardInterrupt | MeasureError | None = None
 
     def keep(pair: Pair) -> None:
         pairs.append(pair)
@@ -155,12 +153,10 @@ def run_duet(
     except (KeyboardInterrupt, MeasureError) as error:
         if not pairs:
             raise
-        interrupted = isinstance(error, KeyboardInterrupt)
-        reason = "stopped by a signal" if interrupted else str(error)
-        if decisions.undecided:
-            problem = f"ended after {len(pairs)} pairs: {reason}"
-        else:
-            attribution_problem = f"where the time differs is not known: {reason}"
+        stop = error
+    interrupted = isinstance(stop, KeyboardInterrupt)
+    reason = "stopped by a signal" if interrupted else str(stop)
+    ended_early = stop and decisions.undecided
     return DuetResult(
         sides=(duet.sides[0].text, duet.sides[1].text),
         mode=duet.mode,
@@ -173,7 +169,7 @@ def run_duet(
         phases=phases,
         contributions=contributions,
         start_s=duet.start_s,
-        problem=problem,
-        attribution_problem=attribution_problem,
+        problem=f"ended after {len(pairs)} pairs: {reason}" if ended_early else "",
+        attribution_problem=f"where the time differs is not known: {reason}" if stop and not ended_early else "",
         interrupted=interrupted,
     )

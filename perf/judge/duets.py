@@ -3,7 +3,6 @@
 Verdicts are decided at two looks, each with its share of the error.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -241,10 +240,9 @@ def judge_scaling(pairs: Sequence[Pair], size: int, *, threshold: float) -> Duet
     all batch sizes count. A duet ends at one of its two looks, so each may spend half of the error.
     """
     sizes = sorted({pair.global_batch_size for pair in pairs})
-    effects: defaultdict[int, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for pair in pairs:
-        effects[pair.start][pair.global_batch_size].append(pair.effect)
-    whole = [[float(np.mean(start[size])) for size in sizes] for start in effects.values() if len(start) == len(sizes)]
+    starts = [[pair for pair in pairs if pair.start == start] for start in sorted({pair.start for pair in pairs})]
+    effects = [[[pair.effect for pair in start if pair.global_batch_size == s] for s in sizes] for start in starts]
+    whole = [[float(np.mean(some)) for some in start] for start in effects if all(start)]
     if len(sizes) < 2 or not whole or size not in sizes:
         return None
     contrasts = scaling_contrasts(np.array(whole).T)[sizes.index(size)]
