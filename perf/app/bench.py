@@ -173,11 +173,11 @@ class Bench:
             if found.verdict is Verdict.NO_BASELINE and self._duet_mode not in WITH_BASELINE:
                 found = self._by_duet(claim, size, found, threshold)
         else:
-            judge = verdicts.judge_rates if claim == "rate" else verdicts.judge_scaling
-            stored = judge(session, self.baseline, threshold=threshold)[size]
-            found = self._by_duet(claim, size, stored, threshold)
+            is_scaling = claim == "scaling"
+            stored = verdicts.judge_rates(session, self.baseline, threshold=threshold, is_scaling=is_scaling)
+            found = self._by_duet(claim, size, stored[size], threshold)
             rate = self.judgements.get(("rate", size))
-            if claim == "scaling" and rate and rate.holds is False:  # one slowdown fails one claim
+            if is_scaling and rate and rate.holds is False:  # one slowdown fails one claim
                 found = replace(found, holds=None, reason="the rate of this batch size fails, which explains it")
         self.judgements[claim, size] = found
         return found

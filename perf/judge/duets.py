@@ -214,18 +214,16 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     beside = f"side by side with {result.sides[0]}"
     problem, work = loss_problem(result.work[size]), work_differences(result.work[size])
     other = f"not the same training: {problem}" if problem else ""
-    counters = f"{', '.join(work)} per step" if work else ""
+    differing = {"losses": other, "counters": f"{', '.join(work)} per step" if work else ""}
+    claims = {
+        claim: Judgement(holds=not what, reason=f"{beside}: {what or 'no difference'}")
+        for claim, what in differing.items()
+    }
     found, verdict = result.judgements.get(size), result.verdict(size)
     ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
     reason = other or (found.advice(result.budget_option) if found and not ended_early else result.problem)
     rate = Judgement.of(verdict, f"{beside}: {reason}", found.effect if found else None)
-    if ended_early:
-        rate = replace(rate, holds=False)
-    claims = {
-        "losses": Judgement(holds=not other, reason=f"{beside}: {other or 'no difference'}"),
-        "counters": Judgement(holds=not counters, reason=f"{beside}: {counters or 'no difference'}"),
-        "rate": rate,
-    }
+    claims["rate"] = replace(rate, holds=False) if ended_early else rate
     if relative := judge_scaling(result.pairs, size, threshold=result.threshold):
         scaling = Judgement.of(relative.verdict, relative.reason, relative.effect)
         scaling = spare_left_behind(scaling, rate.effect.effect_size if rate.effect else 0.0, result.threshold)
@@ -275,7 +273,8 @@ def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
     """Return what differs in a step of the candidate, by name and number; facts that one side lacks are left out."""
     baseline, candidate = work
     known = [{name: side.facts[name] for name in baseline.facts if name in candidate.facts} for side in work]
-    counts = counter_differences(baseline.counters, candidate.counters, python_calls=_same_python(work))
+    same_python = baseline.python == candidate.python != ""
+    counts = counter_differences(baseline.counters, candidate.counters, python_calls=same_python)
     return differences(known[0], known[1]) + counts
 
 
@@ -286,13 +285,9 @@ def not_compared(work: tuple[SideWork, SideWork]) -> list[str]:
     names += sorted({*baseline.facts} ^ {*candidate.facts})
     if not (baseline.counters and candidate.counters):
         return [*names, "counters"]
-    calls = {"python_calls"} if "python_calls" in baseline.counters and not _same_python(work) else set()
+    same_python = baseline.python == candidate.python != ""
+    calls = {"python_calls"} if "python_calls" in baseline.counters and not same_python else set()
     return names + sorted({*baseline.counters} ^ {*candidate.counters} | calls)
-
-
-def _same_python(work: tuple[SideWork, SideWork]) -> bool:
-    """Return whether counts of Python calls can be compared."""
-    return bool(work[0].python) and work[0].python == work[1].python
 
 
 def software_differences(work: tuple[SideWork, SideWork]) -> list[str]:

@@ -69,8 +69,8 @@ class DuetEffect(Effect):
 
     def within(self, threshold: float, *, error: float) -> bool:
         """Return whether the two-sided interval that errs in `error` of cases lies inside the threshold."""
-        low, high = _interval(np.log1p(self.effect_size), self.standard_error, self.num_starts, error)
-        return bool(-threshold < np.expm1(low) and np.expm1(high) < threshold)
+        found = _student(float(np.log1p(self.effect_size)), self.standard_error, self.num_starts - 1, error)
+        return -threshold < found["low"] and found["high"] < threshold
 
     def budget_for(self, threshold: float, *, level: float) -> float:
         """Return about how many seconds for each batch size would have shown a slowdown of `threshold`; inf if unknown.
@@ -113,15 +113,9 @@ def compare_rates(
     terms = [v**2 / (len(side) - 1) for v, side in zip(variances, sides, strict=True)]
     freedom = sum(variances) ** 2 / sum(terms) if sum(terms) else float(sum(map(len, sides)) - 2)
     error = error or float(np.finfo(float).eps)  # made-up data has no spread
-    quantiles = ((1 + CONFIDENCE) / 2, 1 - FAMILY_ERROR / 2 / family_size, POWER)
-    shown, rejected, found = (float(special.stdtrit(freedom, quantile)) for quantile in quantiles)
-    return Effect(
-        effect_size=float(np.expm1(difference)),
-        low=float(np.expm1(difference - shown * error)),
-        high=float(np.expm1(difference + shown * error)),
-        p_value=2 * float(special.stdtr(freedom, -abs(difference) / error)),
-        minimal_detectable_effect=-float(np.expm1(-(rejected + found) * error)),
-    )
+    rejected, found = (float(special.stdtrit(freedom, q)) for q in (1 - FAMILY_ERROR / 2 / family_size, POWER))
+    detectable = -float(np.expm1(-(rejected + found) * error))
+    return Effect(**_student(difference, error, freedom), minimal_detectable_effect=detectable)
 
 
 def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: float) -> DuetEffect:
@@ -132,20 +126,14 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
         level: the p-value below which a change is significant.
         elapsed_s: seconds since the duet began, divided by its batch sizes.
     """
-    from scipy import special
-
     assert min(map(len, starts), default=0) > 0
     means = _means(starts)
     n, centre = len(means), float(np.mean(means))
     error = float(np.std(means, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
     error = max(error, float(np.finfo(float).eps))  # made-up data has no spread
     detected = _detected(n, level) * error * _unbiased(n) if n >= FEWEST_STARTS else np.inf
-    effect_size, low, high = (float(np.expm1(log)) for log in (centre, *_interval(centre, error, n, 1 - CONFIDENCE)))
     return DuetEffect(
-        effect_size=effect_size,
-        low=low,
-        high=high,
-        p_value=2 * float(special.stdtr(n - 1, -abs(centre) / error)) if n > 1 else 1.0,
+        **_student(centre, error, n - 1),
         minimal_detectable_effect=-float(np.expm1(-detected)),
         num_runs=sum(map(len, starts)),
         level=level,
@@ -208,13 +196,19 @@ def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
     return np.array([np.clip(start, median - room, median + room).mean() for start in starts])
 
 
-def _interval(centre: float, error: float, num_starts: int, level: float) -> tuple[float, float]:
-    if num_starts < 2:
-        return -np.inf, np.inf
-    from scipy import special
+def _student(log: float, error: float, freedom: float, missed: float = 1 - CONFIDENCE) -> dict[str, float]:
+    """Return the first fields of an `Effect` by Student's t; its interval errs in `missed` of cases.
 
-    half = float(special.stdtrit(num_starts - 1, 1 - level / 2)) * error
-    return centre - half, centre + half
+    `log` and `error` are the logarithm of the ratio of rates, and its standard error. Without freedom none is known.
+    """
+    half, p_value = np.inf, 1.0
+    if freedom:
+        from scipy import special
+
+        half = float(special.stdtrit(freedom, 1 - missed / 2)) * error
+        p_value = 2 * float(special.stdtr(freedom, -abs(log) / error))
+    logs = {"effect_size": log, "low": log - half, "high": log + half}
+    return {name: float(np.expm1(value)) for name, value in logs.items()} | {"p_value": p_value}
 
 
 @functools.cache

@@ -94,12 +94,10 @@ def judge_rates(
     if baseline and family:
         rates = [np.array([_rates(s.measurements[size]) for size in family]) for s in (session, baseline.session)]
         # Phases of the machine's speed cancel within a round, so neighbouring contrasts are independent.
-        measured, stored = (np.exp(scaling_contrasts(np.log(side))) if is_scaling else side for side in rates)
+        if is_scaling:
+            rates = [np.exp(scaling_contrasts(np.log(side))) for side in rates]
         widen = 1.0 if is_scaling else SHARED_PHASES
-        effects = [
-            compare_rates(ours, theirs, family_size=len(family), widen=widen)
-            for ours, theirs in zip(measured.tolist(), stored.tolist(), strict=True)
-        ]
+        effects = [compare_rates(*sides, family_size=len(family), widen=widen) for sides in zip(*rates, strict=True)]
         for size, effect, p in zip(family, effects, holm([effect.p_value for effect in effects]), strict=True):
             verdict = decide(effect, p_in_family=p, threshold=threshold)
             found = Judgement.of(verdict, _explain(verdict, effect, threshold, session, baseline, size), effect)
