@@ -69,6 +69,8 @@ class Bench:
         path = what.baseline_path  # a workload whose id cannot name a file is refused before anything is measured
         # what times are compared with, if any
         self.baseline = load_session(compare) if compare else load_baseline(path)
+        can_rerun = self.baseline is not None and not self.baseline.rerun_problem
+        self._can_duet = duet not in WITH_BASELINE or (duet != "never" and can_rerun)  # if there is anything beside it
         self.session: Session | None = None  # once it is measured
         self.duet: DuetResult | None = None  # once sides are compared
         self.judgements: dict[tuple[str, int], Judgement] = {}  # by claim and batch size
@@ -90,7 +92,7 @@ class Bench:
     def _measured(self) -> Session:
         """Measure as `perf.measure.bench.measure` does, in an order of slices that differs each time, and show it."""
         what, steps = self._what, self._num_steps
-        rounds = self._num_runs or (RUNS_BEFORE_DUET if self._can_duet() else RUNS)
+        rounds = self._num_runs or (RUNS_BEFORE_DUET if self._can_duet else RUNS)
         sizes = ", ".join(map(str, what.sizes))
         # A log in a file must show that it goes on, too.
         print(f"\n{self.target.id} at {sizes}: {rounds} fresh processes each, {steps} steps, in turns", flush=True)
@@ -128,19 +130,13 @@ class Bench:
                 bar.write(f"{size}: {claim} FAILED: {found.reason}", file=sys.stdout)
         sys.stdout.flush()
 
-    def _can_duet(self) -> bool:
-        """Return whether there is anything to compare with side by side."""
-        if self._duet_mode not in WITH_BASELINE:
-            return True
-        return self._duet_mode != "never" and self.baseline is not None and not self.baseline.rerun_problem
-
     def _sizes_to_duet(self, threshold: float) -> list[int]:
         """Return the batch sizes to compare side by side."""
         session, mode, baseline = self.measure(), self._duet_mode, self.baseline
         if mode not in WITH_BASELINE:
             return list(session.measurements)
         # With "always", a baseline that cannot be run again is an error.
-        if baseline is None or not (mode == "always" or self._can_duet()) or verdicts.incomparable(session, baseline):
+        if baseline is None or not (mode == "always" or self._can_duet) or verdicts.incomparable(session, baseline):
             return []
         common = [size for size in session.measurements if size in baseline.session.measurements]
         if mode == "always":

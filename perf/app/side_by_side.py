@@ -28,6 +28,10 @@ from perf.report.duet import duet_heading
 from perf.report.sections import duration
 from perf.signals import stopped_by_signals
 
+REPORTS = 4  # how often a duet says where things stand
+
+_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
+
 
 def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
     """Return a recipe with the commit and the packages of a promoted baseline, as far as they differ from here.
@@ -93,11 +97,6 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         reverse = "-R " if recipes[1].commit and not recipes[0].commit else ""  # from the baseline to the candidate
         show_change = f"git diff {reverse}{commits}" if commits else ""
         return replace(result, show_change=show_change, sample=asked.target.workload.sample)
-
-
-_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
-
-REPORTS = 4  # how often a duet says where things stand
 
 
 def _show(bar: "tqdm[Any]", pairs: Sequence[Pair], budget_s: float) -> None:

@@ -262,10 +262,8 @@ def loss_problem(work: tuple[SideWork, SideWork]) -> str:
         equal = np.abs(curves[1] - curves[0]) <= rounding
         if not equal.all():
             step = int(np.argmin(equal))
-            return (
-                f"the {name} of step {step + 1} is {curves[0][step]:.5f} on the baseline side and "
-                f"{curves[1][step]:.5f} on the candidate side (rounding explains {rounding[step]:g})"
-            )
+            values = f"{curves[0][step]:.5f} on the baseline side and {curves[1][step]:.5f} on the candidate side"
+            return f"the {name} of step {step + 1} is {values} (rounding explains {rounding[step]:g})"
     return ""
 
 

@@ -255,11 +255,8 @@ def with_fitness(session: Session) -> Session:
             continue  # it cannot become a baseline at all
         hidden = compare_rates(rates, rates, family_size=len(session.measurements)).minimal_detectable_effect
         if hidden > MOST_HIDDEN:
-            unfit = (
-                f"the rates at {size} spread so much ({min(rates):,.0f} to {max(rates):,.0f} samples/sec) that a "
-                f"slowdown of {hidden:.0%} could hide behind them"
-            )
-            return replace(session, times_unfit=unfit)
+            spread = f"the rates at {size} spread so much ({min(rates):,.0f} to {max(rates):,.0f} samples/sec)"
+            return replace(session, times_unfit=f"{spread} that a slowdown of {hidden:.0%} could hide behind them")
     return replace(session, times_unfit="")
 
 
