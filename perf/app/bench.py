@@ -242,8 +242,6 @@ def stored_file(name: str, storage: str) -> Path:
     folder = Path(storage.removeprefix("file://"))
     found = sorted(folder.glob(f"**/{glob.escape(name)}*.json")) if name else []
     if not found:
-        raise UsageError(
-            f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; "
-            "without a value it compares with this machine's baseline"
-        )
+        advice = "without a value it compares with this machine's baseline"
+        raise UsageError(f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; {advice}")
     return found[-1]

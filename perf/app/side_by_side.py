@@ -40,16 +40,13 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
         BaselineError: it was measured with uncommitted changes, or nobody knows at which commit.
     """
     if problem := baseline.rerun_problem:
-        raise BaselineError(
-            f"{baseline.path}: {problem}, and a clean commit is needed to run it again; "
-            f"commit, measure again, then {tool()} promote"
-        )
+        advice = f"commit, measure again, then {tool()} promote"
+        raise BaselineError(f"{baseline.path}: {problem}, and a clean commit is needed to run it again; {advice}")
     commit = baseline.provenance["commit"]
     installed, then = here.fingerprint.software, baseline.session.fingerprint.software
-    packages = [
-        f"{name}=={str(then[name]).partition('+')[0]}" for name in ("torch", "numpy") if then[name] != installed[name]
-    ]
-    return replace(recipe, text=f"{recipe.text} {commit[:12]}", commit=commit, packages=tuple(packages))
+    changed = [name for name in ("torch", "numpy") if then[name] != installed[name]]
+    packages = tuple(f"{name}=={str(then[name]).partition('+')[0]}" for name in changed)
+    return replace(recipe, text=f"{recipe.text} {commit[:12]}", commit=commit, packages=packages)
 
 
 def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -> DuetResult:
@@ -69,10 +66,8 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
     if mode is Mode.SIMULTANEOUS and (len(cores) < 2 or not hasattr(os, "sched_setaffinity")):
         raise MeasureError(f"--mode {mode}: needs two cores and a system that can pin to them; leave it out")
     with stopped_by_signals(), ExitStack() as stack:
-        first, second = (
-            stack.enter_context(prepared(recipe, name, asked.root, asked.target.id, asked.environ))
-            for recipe, name in zip(recipes, ("baseline", "candidate"), strict=True)
-        )
+        first = stack.enter_context(prepared(recipes[0], "baseline", asked.root, asked.target.id, asked.environ))
+        second = stack.enter_context(prepared(recipes[1], "candidate", asked.root, asked.target.id, asked.environ))
         if note := load_note(busy_share()):
             print(note)
         texts = (first.text, second.text)

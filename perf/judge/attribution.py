@@ -84,9 +84,8 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
         for index, (phase, operation) in enumerate(keys)
     ]
     # What is not part of a step cannot explain the rate of steps, however much it differs.
-    return sorted(
-        contributions, key=lambda row: (not row.is_significant, row.phase not in STEP_PHASES, -abs(row.difference_s))
-    )
+    contributions.sort(key=lambda row: (not row.is_significant, row.phase not in STEP_PHASES, -abs(row.difference_s)))
+    return contributions
 
 
 def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseDifference]:
