@@ -118,11 +118,8 @@ def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: flo
     So a slowdown exactly as large as the threshold is found, which a rule that wants the whole interval beyond the
     threshold would miss; and a significant change smaller than the threshold is UNCHANGED.
 
-    Args:
-        effect: the comparison.
-        threshold: the smallest change that matters, a fraction.
-        share: of the 95% interval's error that this look may spend; 1 for the last look.
-        last_level: the error of the last look, for the forecast of a budget.
+    `threshold` is the smallest change that matters, a fraction; `share` what this look may spend of the 95% interval's
+    error, 1 for the last look; `last_level` the error of the last look, for the forecast of a budget.
     """
     verdict, needed_s = Verdict.INCONCLUSIVE, 0.0
     if effect.num_starts < FEWEST_STARTS:

@@ -121,10 +121,8 @@ def compare_rates(
 def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: float) -> DuetEffect:
     """Estimate an effect from the logarithms of its pairs, start by start.
 
-    Args:
-        starts: the pairs of each start: at least one, and about as many in each.
-        level: the p-value below which a change is significant.
-        elapsed_s: seconds since the duet began, divided by its batch sizes.
+    Each start has at least one pair, and about as many as the others. `level` is the p-value below which a change is
+    significant, and `elapsed_s` the seconds since the duet began, divided by its batch sizes.
     """
     assert min(map(len, starts), default=0) > 0
     means = _means(starts)
