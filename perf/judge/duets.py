@@ -17,6 +17,8 @@ from perf.records.fingerprint import differences
 from perf.records.pairs import FEWEST_STARTS, Mode, Pair
 from perf.records.wire import SideWork
 
+Work = tuple[SideWork, SideWork]  # what baseline and candidate do in a step at one batch size
+
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 
 DUET_BUDGET, SESSION_BUDGET = "--budget {:.0f}s", "-o perf_duet_budget={:.0f}"
@@ -150,7 +152,7 @@ class DuetResult:
     mode_reason: str
     threshold: float  # the smallest change that matters, a fraction
     budget_s: float  # of all batch sizes that were timed together
-    work: dict[int, tuple[SideWork, SideWork]]  # what both did in a step, by batch size
+    work: dict[int, Work]  # what both did in a step, by batch size
     pairs: list[Pair]  # all of them, raw
     judgements: dict[int, DuetJudgement]  # of the times, by batch size; only of those that have a whole start
     # phases, contributions: of the batch size whose difference was located: the time of each phase, and of each
@@ -159,13 +161,11 @@ class DuetResult:
     contributions: dict[int, list[Contribution]]
     start_s: float = 0.0  # what starting the processes of both sides takes, seconds
     problem: str = ""  # why it ended before all was decided; "" if it did not
-    # why `phases` and `contributions` are missing although a difference was to be located
-    attribution_problem: str = ""
+    attribution_problem: str = ""  # why `phases` and `contributions` are missing although there is a difference
     interrupted: bool = False  # whether a signal ended it
     show_change: str = ""  # the command that shows what changed between the sides; "" if no commit is compared
     sample: str = "samples"  # what one sample is called
-    # how the tool at hand is given the budget of a batch size; `DUET_BUDGET` or `SESSION_BUDGET`
-    budget_option: str = DUET_BUDGET
+    budget_option: str = DUET_BUDGET  # how the tool at hand is given a budget; or `SESSION_BUDGET`
 
     def verdict(self, size: int) -> Verdict:
         """Return the verdict on a batch size; where losses differ, the times do not matter."""
@@ -194,9 +194,7 @@ class DuetResult:
         return data
 
 
-def size_to_attribute(
-    work: Mapping[int, tuple[SideWork, SideWork]], judgements: Mapping[int, DuetJudgement]
-) -> int | None:
+def size_to_attribute(work: Mapping[int, Work], judgements: Mapping[int, DuetJudgement]) -> int | None:
     """Return a batch size whose time or work differs: the smallest, whose steps are the shortest, with a large effect.
 
     Large is at least half of the largest. None if there is none.
@@ -247,7 +245,7 @@ def judge_scaling(pairs: Sequence[Pair], size: int, *, threshold: float) -> Duet
     return judge(effect, threshold=threshold, share=0.5, last_level=level)
 
 
-def loss_problem(work: tuple[SideWork, SideWork]) -> str:
+def loss_problem(work: Work) -> str:
     """Return how the losses of two sides differ by more than rounding, or nothing."""
     tolerance = max(LOSS_TOLERANCE.get(str(side.facts.get("precision")), max(LOSS_TOLERANCE.values())) for side in work)
     baseline, candidate = ({"loss": side.losses, **side.scalars} for side in work)
@@ -264,7 +262,7 @@ def loss_problem(work: tuple[SideWork, SideWork]) -> str:
     return ""
 
 
-def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
+def work_differences(work: Work) -> list[str]:
     """Return what differs in a step of the candidate, by name and number; facts that one side lacks are left out."""
     baseline, candidate = work
     known = [{name: side.facts[name] for name in baseline.facts if name in candidate.facts} for side in work]
@@ -273,7 +271,7 @@ def work_differences(work: tuple[SideWork, SideWork]) -> list[str]:
     return differences(known[0], known[1]) + counts
 
 
-def not_compared(work: tuple[SideWork, SideWork]) -> list[str]:
+def not_compared(work: Work) -> list[str]:
     """Return what at least one of the sides lacks: losses, software, facts and counters."""
     baseline, candidate = work
     names = [name for name in ("losses", "software") if not all(getattr(side, name) for side in work)]
@@ -285,7 +283,7 @@ def not_compared(work: tuple[SideWork, SideWork]) -> list[str]:
     return names + sorted({*baseline.counters} ^ {*candidate.counters} | calls)
 
 
-def software_differences(work: tuple[SideWork, SideWork]) -> list[str]:
+def software_differences(work: Work) -> list[str]:
     """Return which software differs between the sides, if that of both is known."""
     software = [side.software for side in work]
     return differences(software[0], software[1]) if all(software) else []

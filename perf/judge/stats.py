@@ -55,8 +55,7 @@ class DuetEffect(Effect):
     `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone.
     """
 
-    # the error that this look may make for this batch size; the change is significant where `p_value` is less
-    level: float
+    level: float  # the error that this look may make for this batch size; significant is a `p_value` below it
     standard_error: float  # of the logarithm of the ratio of rates
     num_runs: int  # the number of pairs
     num_starts: int  # how many independent values there are
@@ -119,13 +118,18 @@ def compare_rates(
 
 
 def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: float) -> DuetEffect:
-    """Estimate an effect from the logarithms of its pairs, start by start.
+    """Estimate an effect from the logarithms of its pairs, start by start, with outliers moved to the limit.
 
     Each start has at least one pair, and about as many as the others. `level` is the p-value below which a change is
     significant, and `elapsed_s` the seconds since the duet began, divided by its batch sizes.
     """
     assert min(map(len, starts), default=0) > 0
-    means = _means(starts)
+    values = np.concatenate(starts)
+    median, room = float(np.median(values)), OUTLIER * float(deviation(values))
+    # If more than half are equal, which happens only in made-up data, there is no scale to measure outliers by.
+    if len(values) < FEWEST_TO_COMPARE or room == 0:
+        room = np.inf
+    means = [np.clip(start, median - room, median + room).mean() for start in starts]
     n, centre = len(means), float(np.mean(means))
     error = float(np.std(means, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
     error = max(error, float(np.finfo(float).eps))  # made-up data has no spread
@@ -133,7 +137,7 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
     return DuetEffect(
         **_student(centre, error, n - 1),
         minimal_detectable_effect=-float(np.expm1(-detected)),
-        num_runs=sum(map(len, starts)),
+        num_runs=len(values),
         level=level,
         standard_error=error,
         num_starts=n,
@@ -182,16 +186,6 @@ def batch_noise(losses: Sequence[float]) -> float:
     At least three losses are needed.
     """
     return float(np.sqrt(np.mean(np.diff(np.asarray(losses), n=2) ** 2) / 6))
-
-
-def _means(starts: Sequence[Sequence[float]]) -> FloatArray:
-    """Return the mean of each start, with outliers moved to the limit."""
-    values = np.concatenate(starts)
-    median, room = float(np.median(values)), OUTLIER * float(deviation(values))
-    # If more than half are equal, which happens only in made-up data, there is no scale to measure outliers by.
-    if len(values) < FEWEST_TO_COMPARE or room == 0:
-        room = np.inf
-    return np.array([np.clip(start, median - room, median + room).mean() for start in starts])
 
 
 def _student(log: float, error: float, freedom: float, missed: float = 1 - CONFIDENCE) -> dict[str, float]:
