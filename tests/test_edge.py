@@ -65,15 +65,19 @@ class Project:
         self.measured.append((side.workload, list(cases)))
         self.measured_sizes = list(cases)
         whole = self.give()
-        runs = options["num_rounds"]
-        options["on_round"](whole)
-        kept = {
-            size: dataclasses.replace(m, runs=m.runs[:runs])
-            for size, m in whole.measurements.items()
-            if size in self.measured_sizes
-        }
         workload = side.workload if self.is_named_by_side else whole.workload
-        return dataclasses.replace(whole, measurements=kept, workload=workload)
+
+        def after(rounds: int) -> Session:
+            """Return what was measured until then."""
+            kept = {
+                size: dataclasses.replace(m, runs=m.runs[:rounds])
+                for size, m in whole.measurements.items()
+                if size in self.measured_sizes
+            }
+            return dataclasses.replace(whole, measurements=kept, workload=workload)
+
+        options["on_round"](after(1))
+        return after(options["num_rounds"])
 
     def run(self, *arguments: str) -> pytest.RunResult:
         """Run pytest here."""

@@ -18,9 +18,8 @@ import numpy as np
 import signed_ranks  # beside this file
 from scipy import stats
 
-from perf.judge.levels import levels
-from perf.judge.sequential import Decisions, DuetJudgement
-from perf.judge.stats import FloatArray
+from perf.judge.duets import Decisions, DuetJudgement
+from perf.judge.stats import FloatArray, levels
 from perf.judge.verdicts import Verdict
 from perf.records.pairs import Mode, Pair
 from perf.report.sections import markdown_table

@@ -11,9 +11,8 @@ import itertools
 import json
 from pathlib import Path
 
-from perf.judge.levels import DuetEffect, estimate
-from perf.judge.sequential import LAST_SHARE
-from perf.judge.stats import FAMILY_ERROR
+from perf.judge.duets import LAST_SHARE
+from perf.judge.stats import FAMILY_ERROR, DuetEffect, estimate
 from perf.report.sections import markdown_table
 
 FILE = Path(__file__).parents[1] / "duets-turns.jsonl.gz"

@@ -3,11 +3,12 @@
 import glob
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,9 +18,8 @@ from perf.app.what import What
 from perf.errors import BaselineError, MeasureError, UsageError
 from perf.judge import verdicts
 from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims
-from perf.judge.fitness import with_fitness
 from perf.judge.stats import run_rate
-from perf.judge.verdicts import Judgement, Verdict
+from perf.judge.verdicts import Judgement, Verdict, with_fitness
 from perf.measure.bench import SLICE_STEPS, measure
 from perf.measure.busy import busy_share, health, load_note
 from perf.measure.recipes import parse_recipe
@@ -41,8 +41,6 @@ from perf.report.bench import log_blocks, warmup_note
 from perf.report.model import Answer
 from perf.report.sections import duration
 from perf.signals import stopped_by_signals
-
-T = TypeVar("T")
 
 RUNS, RUNS_BEFORE_DUET = 6, 3
 """Fresh processes of each batch size; the fewest that can become a baseline where a duet compares the times."""
@@ -77,57 +75,42 @@ class Bench:
         for path in (self._baselines / PORTABLE).glob("**/*.json"):
             load_result(path)
         path = what.baseline_path  # a workload whose id cannot name a file is refused before anything is measured
-        self.baseline = (
-            load_session(compare) if compare else load_baseline(path)
-        )  # what times are compared with, if any
+        # what times are compared with, if any
+        self.baseline = load_session(compare) if compare else load_baseline(path)
+        can_rerun = self.baseline is not None and not self.baseline.rerun_problem
+        self._can_duet = duet not in WITH_BASELINE or (duet != "never" and can_rerun)  # if there is anything beside it
         self.session: Session | None = None  # once it is measured
         self.duet: DuetResult | None = None  # once sides are compared
         self.judgements: dict[tuple[str, int], Judgement] = {}  # by claim and batch size
         self.is_stopped = False  # whether a signal ended the measuring; the session has the runs until then
-        self._problems: dict[str, str] = {}
+        self._problem = self._duet_problem = ""  # why measuring, and comparing, failed: neither is tried again
 
     def measure(self) -> Session:
         """Return what was measured, now or before. Raises MeasureError: nothing could be, now or before."""
+        if self._problem:
+            raise MeasureError(self._problem)
         if self.session is None:
-            self.session = self._tried_once("", self._measured)
-        return self.session
-
-    def _tried_once(self, where: str, make: Callable[[], T]) -> T:
-        """Return what `make` returns; where it failed before, fail in the same way again. `where` is for the error."""
-        if where not in self._problems:
             try:
-                return make()
+                self.session = self._measured()
             except (MeasureError, BaselineError) as error:
-                self._problems[where] = f"{where}{error}"
-        raise MeasureError(self._problems[where])
+                self._problem = str(error)
+                raise
+        return self.session
 
     def _measured(self) -> Session:
         """Measure as `perf.measure.bench.measure` does, in an order of slices that differs each time, and show it."""
-        what = self._what
-        rounds = self._num_runs or (RUNS_BEFORE_DUET if self._can_duet() else RUNS)
-        steps, sizes = self._num_steps, ", ".join(map(str, what.sizes))
+        what, steps = self._what, self._num_steps
+        rounds = self._num_runs or (RUNS_BEFORE_DUET if self._can_duet else RUNS)
+        sizes = ", ".join(map(str, what.sizes))
         # A log in a file must show that it goes on, too.
         print(f"\n{self.target.id} at {sizes}: {rounds} fresh processes each, {steps} steps, in turns", flush=True)
         busy = busy_share()
         if note := load_note(busy):
             print(note, flush=True)
-        num_done, began_s = 0, time.monotonic()
+        began_s = time.monotonic()
         num_slices = rounds * len(what.sizes) * steps // SLICE_STEPS
         # None: only on a terminal
         with tqdm(total=num_slices, unit="slice", leave=False, delay=1, disable=None) as bar, stopped_by_signals():
-
-            def on_round(found: Session) -> None:
-                nonlocal num_done
-                num_done += 1
-                runs = {size: measurement.runs[-1] for size, measurement in found.measurements.items()}
-                rates = (f"{size}: {run_rate(run.timed_step_s, size):,.0f}" for size, run in runs.items())
-                left_s = (rounds - num_done) * (time.monotonic() - began_s) / num_done
-                left = f" (about {duration(left_s)} left)" if num_done < rounds else ""
-                bar.write(f"run {num_done} of {rounds}{left}: {', '.join(rates)} samples/sec", file=sys.stdout)
-                if num_done == 1:  # what is exact is known now
-                    bar.write(self._failed_already(found), file=sys.stdout, end="")
-                sys.stdout.flush()
-
             session = measure(
                 own_side(what.root, what.target.id, what.environ),
                 {size: CaseSpec(global_batch_size=size, precision=what.precision) for size in what.sizes},
@@ -135,9 +118,9 @@ class Bench:
                 num_steps=steps,
                 rng=np.random.default_rng(),
                 on_slice=bar.update,
-                on_round=on_round,
+                on_round=lambda found: self._show(bar, found, rounds, time.monotonic() - began_s),
             )
-            self.is_stopped = min(len(m.runs) for m in session.measurements.values()) < rounds
+        self.is_stopped = len(next(iter(session.measurements.values())).runs) < rounds  # of each batch size as many
         print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
         workload = self.target.workload
         return replace(
@@ -148,55 +131,41 @@ class Bench:
             health=health(busy),
         )
 
-    def _failed_already(self, session: Session) -> str:
-        """Return lines about the exact claims that fail after the first round."""
-        return "".join(
-            f"{size}: {claim} FAILED: {judgement.reason}\n"
-            for size in session.measurements
-            for claim in ("losses", "counters")
-            if (judgement := self._exact(claim, size, session)).holds is False
-        )
-
-    def _can_duet(self) -> bool:
-        """Return whether there is anything to compare with side by side."""
-        if self._duet_mode in ("auto", "always"):
-            return self.baseline is not None and not self.baseline.rerun_problem
-        return self._duet_mode != "never"
+    def _show(self, bar: "tqdm[Any]", session: Session, rounds: int, took_s: float) -> None:
+        """Print the rates of the last round, and after the first one the exact claims that fail: they are known now."""
+        runs = {size: measurement.runs for size, measurement in session.measurements.items()}
+        done = len(next(iter(runs.values())))
+        left = f" (about {duration((rounds - done) * took_s / done)} left)" if done < rounds else ""
+        rates = ", ".join(f"{size}: {run_rate(some[-1].timed_step_s, size):,.0f}" for size, some in runs.items())
+        bar.write(f"run {done} of {rounds}{left}: {rates} samples/sec", file=sys.stdout)
+        for size, claim in product(runs, ("losses", "counters")) if done == 1 else ():
+            if (found := self._exact(claim, size, session)).holds is False:
+                bar.write(f"{size}: {claim} FAILED: {found.reason}", file=sys.stdout)
+        sys.stdout.flush()
 
     def _sizes_to_duet(self, threshold: float) -> list[int]:
         """Return the batch sizes to compare side by side."""
         session, mode, baseline = self.measure(), self._duet_mode, self.baseline
         if mode not in WITH_BASELINE:
             return list(session.measurements)
-        if mode == "never" or baseline is None or verdicts.incomparable(session, baseline):
+        # With "always", a baseline that cannot be run again is an error.
+        if baseline is None or not (mode == "always" or self._can_duet) or verdicts.incomparable(session, baseline):
             return []
-        common = [size for size in session.measurements if size in self._stored()]
+        common = [size for size in session.measurements if size in baseline.session.measurements]
         if mode == "always":
             return common
-        if baseline.rerun_problem:
-            return []
         rates = verdicts.judge_rates(session, baseline, threshold=threshold)
+        undecided = [size for size in common if rates[size].verdict in (Verdict.INCONCLUSIVE, Verdict.NO_BASELINE)]
         # Of another training the times do not matter.
-        open_ = (Verdict.INCONCLUSIVE, Verdict.NO_BASELINE)
-        return [
-            size
-            for size in common
-            if rates[size].verdict in open_ and self._exact("losses", size, session).holds is not False
-        ]
-
-    def _stored(self) -> Mapping[int, object]:
-        return self.baseline.session.measurements if self.baseline else {}
+        return [size for size in undecided if self._exact("losses", size, session).holds is not False]
 
     def _compared(self, sizes: Sequence[int]) -> DuetResult:
         """Compare the working tree side by side with the baseline's commit, or with the SPEC."""
-        spec, what = self._duet_mode, self._what
-        if spec in WITH_BASELINE:
-            assert self.baseline is not None
-            first = baseline_recipe(parse_recipe(["baseline:"]), self.baseline, what.here)
-        else:
-            first = parse_recipe(spec.split())
-        asked = replace(what, sizes=sizes)
-        found = compared((first, parse_recipe(["self"])), asked, threshold=self._duet_threshold)
+        spec, what = self._duet_mode, replace(self._what, sizes=sizes)
+        first = parse_recipe(["baseline:"] if spec in WITH_BASELINE else spec.split())
+        if self.baseline and first.is_baseline:
+            first = baseline_recipe(first, self.baseline, what.here)
+        found = compared((first, parse_recipe(["self"])), what, threshold=self._duet_threshold)
         return replace(found, budget_option=SESSION_BUDGET)
 
     def judge(self, claim: str, size: int, *, threshold: float) -> Judgement:
@@ -213,11 +182,11 @@ class Bench:
             if found.verdict is Verdict.NO_BASELINE and self._duet_mode not in WITH_BASELINE:
                 found = self._by_duet(claim, size, found, threshold)
         else:
-            judge = verdicts.judge_rates if claim == "rate" else verdicts.judge_scaling
-            stored = judge(session, self.baseline, threshold=threshold)[size]
-            found = self._by_duet(claim, size, stored, threshold)
+            is_scaling = claim == "scaling"
+            stored = verdicts.judge_rates(session, self.baseline, threshold=threshold, is_scaling=is_scaling)
+            found = self._by_duet(claim, size, stored[size], threshold)
             rate = self.judgements.get(("rate", size))
-            if claim == "scaling" and rate and rate.holds is False:  # one slowdown fails one claim
+            if is_scaling and rate and rate.holds is False:  # one slowdown fails one claim
                 found = replace(found, holds=None, reason="the rate of this batch size fails, which explains it")
         self.judgements[claim, size] = found
         return found
@@ -242,21 +211,23 @@ class Bench:
             if size not in sizes:
                 return stored
             try:
-                self.duet = self._tried_once("--perf-duet: ", lambda: self._compared(sizes))
-            except MeasureError as error:
-                if is_asked:
-                    return Judgement(holds=False, verdict=Verdict.INCONCLUSIVE, reason=str(error))
-                return replace(stored, reason=f"{stored.reason}; {error}")
-        if size not in self.duet.work:
-            return stored
-        found = as_claims(self.duet, size).get(claim, stored)
+                if not self._duet_problem:
+                    self.duet = self._compared(sizes)
+            except (MeasureError, BaselineError) as error:
+                self._duet_problem = f"--perf-duet: {error}"
+        if self.duet is None:
+            if is_asked:
+                return Judgement(holds=False, verdict=Verdict.INCONCLUSIVE, reason=self._duet_problem)
+            return replace(stored, reason=f"{stored.reason}; {self._duet_problem}")
+        found = as_claims(self.duet, size).get(claim, stored) if size in self.duet.work else stored
         if found.verdict is Verdict.INCONCLUSIVE and not is_asked:
             return replace(found, holds=None)
         return found
 
     def lost_sizes(self) -> list[int]:
         """Return the batch sizes that the baseline has and the workload no longer does."""
-        return sorted(set(self._stored()) - set(self.target.workload.global_batch_sizes))
+        stored = self.baseline.session.measurements if self.baseline else {}
+        return sorted(stored.keys() - self.target.workload.global_batch_sizes)
 
     @property
     def is_bad(self) -> bool:
@@ -280,8 +251,6 @@ def stored_file(name: str, storage: str) -> Path:
     folder = Path(storage.removeprefix("file://"))
     found = sorted(folder.glob(f"**/{glob.escape(name)}*.json")) if name else []
     if not found:
-        raise UsageError(
-            f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; "
-            "without a value it compares with this machine's baseline"
-        )
+        advice = "without a value it compares with this machine's baseline"
+        raise UsageError(f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; {advice}")
     return found[-1]

@@ -13,8 +13,7 @@ from perf.app.publish import publish
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, what
 from perf.errors import EXIT_PROBLEM, BaselineError, PerfError, UsageError
-from perf.judge.duets import DuetResult, loss_problem
-from perf.judge.sequential import LAST_SHARE
+from perf.judge.duets import LAST_SHARE, DuetResult, loss_problem
 from perf.judge.stats import FAMILY_ERROR
 from perf.measure.recipes import Recipe, parse_recipe
 from perf.measure.sides import last_other_commit

@@ -8,8 +8,7 @@ from typing import Any
 
 from perf.errors import BaselineError, UsageError
 from perf.finding import find_root
-from perf.judge.exact import loss_differences, work_changes
-from perf.judge.fitness import session_refusal
+from perf.judge.exact import loss_differences, session_refusal, work_changes
 from perf.printable import shown
 from perf.records.baselines import (
     BASELINES_DIR,

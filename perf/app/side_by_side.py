@@ -3,9 +3,10 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,7 @@ from tqdm import tqdm
 from perf.app.what import Here, What
 from perf.errors import BaselineError, MeasureError
 from perf.judge.attribution import attribute_difference, phase_totals
-from perf.judge.duets import DuetResult, loss_problem, size_to_attribute, software_differences
-from perf.judge.sequential import Decisions
+from perf.judge.duets import Decisions, DuetResult, loss_problem, size_to_attribute, software_differences
 from perf.measure.busy import busy_share, load_note
 from perf.measure.duet import Duet, choose_mode, usable_cores
 from perf.measure.recipes import Recipe
@@ -28,6 +28,10 @@ from perf.report.duet import duet_heading
 from perf.report.sections import duration
 from perf.signals import stopped_by_signals
 
+REPORTS = 4  # how often a duet says where things stand
+
+_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
+
 
 def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
     """Return a recipe with the commit and the packages of a promoted baseline, as far as they differ from here.
@@ -36,16 +40,13 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
         BaselineError: it was measured with uncommitted changes, or nobody knows at which commit.
     """
     if problem := baseline.rerun_problem:
-        raise BaselineError(
-            f"{baseline.path}: {problem}, and a clean commit is needed to run it again; "
-            f"commit, measure again, then {tool()} promote"
-        )
+        advice = f"commit, measure again, then {tool()} promote"
+        raise BaselineError(f"{baseline.path}: {problem}, and a clean commit is needed to run it again; {advice}")
     commit = baseline.provenance["commit"]
     installed, then = here.fingerprint.software, baseline.session.fingerprint.software
-    packages = [
-        f"{name}=={str(then[name]).partition('+')[0]}" for name in ("torch", "numpy") if then[name] != installed[name]
-    ]
-    return replace(recipe, text=f"{recipe.text} {commit[:12]}", commit=commit, packages=tuple(packages))
+    changed = [name for name in ("torch", "numpy") if then[name] != installed[name]]
+    packages = tuple(f"{name}=={str(then[name]).partition('+')[0]}" for name in changed)
+    return replace(recipe, text=f"{recipe.text} {commit[:12]}", commit=commit, packages=packages)
 
 
 def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -> DuetResult:
@@ -65,10 +66,8 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
     if mode is Mode.SIMULTANEOUS and (len(cores) < 2 or not hasattr(os, "sched_setaffinity")):
         raise MeasureError(f"--mode {mode}: needs two cores and a system that can pin to them; leave it out")
     with stopped_by_signals(), ExitStack() as stack:
-        first, second = (
-            stack.enter_context(prepared(recipe, name, asked.root, asked.target.id, asked.environ))
-            for recipe, name in zip(recipes, ("baseline", "candidate"), strict=True)
-        )
+        first = stack.enter_context(prepared(recipes[0], "baseline", asked.root, asked.target.id, asked.environ))
+        second = stack.enter_context(prepared(recipes[1], "candidate", asked.root, asked.target.id, asked.environ))
         if note := load_note(busy_share()):
             print(note)
         texts = (first.text, second.text)
@@ -82,10 +81,11 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
             num_threads=len(cores) // 2 if mode is Mode.SIMULTANEOUS else 0,
             rng=np.random.default_rng(),
         )
-        total_s = asked.budget_s * len(asked.sizes)
+        budget_s = asked.budget_s * len(asked.sizes)
         # None: only on a terminal
-        with tqdm(total=round(total_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
-            result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=total_s, on_pair=_shown_on(bar))
+        with tqdm(total=round(budget_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
+            show = partial(_show, bar)
+            result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=budget_s, on_pair=show)
         # Of a whole hash the front; another revision as it is written.
         whole = re.compile(r"[0-9a-f]{40,64}")
         commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
@@ -94,33 +94,19 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         return replace(result, show_change=show_change, sample=asked.target.workload.sample)
 
 
-_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
-
-REPORTS = 4  # how often a duet says where things stand
-
-
-def _shown_on(bar: "tqdm[Any]") -> Callable[[Pair, float], None]:
-    """Return what moves the bar with each pair, and prints where things stand after each quarter of the budget."""
-    effects: dict[int, list[float]] = {}
-    num_reports = 0
-
-    def show(pair: Pair, budget_s: float) -> None:
-        nonlocal num_reports
-        effects.setdefault(pair.global_batch_size, []).append(pair.effect)
-        bar.total = round(budget_s)
-        bar.update(min(pair.ended_s, budget_s) - bar.n)
-        quarters = int(REPORTS * pair.ended_s / budget_s)
-        if quarters <= num_reports:
-            return
-        num_reports = quarters
-        so_far = (
-            f"{size}: {np.expm1(np.median(some)):+.1%} in {len(some)} pairs" for size, some in sorted(effects.items())
-        )
-        left = duration(max(0.0, budget_s - pair.ended_s))
-        bar.write(f"at most {left} left: {'; '.join(so_far)}", file=sys.stdout)
-        sys.stdout.flush()
-
-    return show
+def _show(bar: "tqdm[Any]", pairs: Sequence[Pair], budget_s: float) -> None:
+    """Move the bar to the last pair, and print where things stand after each quarter of the budget."""
+    before_s, now_s = [0.0, *(pair.ended_s for pair in pairs)][-2:]
+    bar.total = round(budget_s)
+    bar.update(min(now_s, budget_s) - bar.n)
+    if int(REPORTS * now_s / budget_s) == int(REPORTS * before_s / budget_s):
+        return
+    so_far = []
+    for size in sorted({pair.global_batch_size for pair in pairs}):
+        effects = [pair.effect for pair in pairs if pair.global_batch_size == size]
+        so_far.append(f"{size}: {np.expm1(np.median(effects)):+.1%} in {len(effects)} pairs")
+    bar.write(f"at most {duration(max(0.0, budget_s - now_s))} left: {'; '.join(so_far)}", file=sys.stdout)
+    sys.stdout.flush()
 
 
 def run_duet(
@@ -129,7 +115,8 @@ def run_duet(
     mode_reason: str,  # why the duet has its mode
     threshold: float,  # the smallest change that matters, a fraction
     budget_s: float,  # for all batch sizes together; comparing the work and locating a difference come on top
-    on_pair: Callable[[Pair, float], object] = lambda pair, budget_s: None,  # called after each, with the whole budget
+    # called after each pair with all so far, and the whole budget
+    on_pair: Callable[[Sequence[Pair], float], object] = lambda pairs, budget_s: None,
 ) -> DuetResult:
     """Compare two sides until every batch size is decided or the budget is spent.
 
@@ -145,13 +132,11 @@ def run_duet(
     decisions = Decisions(alike, threshold=threshold, budget_s=budget_s)
     pairs: list[Pair] = []
     phases, contributions = {}, {}
-
-    problem = attribution_problem = ""
-    interrupted = False
+    stop: KeyboardInterrupt | MeasureError | None = None
 
     def keep(pair: Pair) -> None:
         pairs.append(pair)
-        on_pair(pair, budget_s)
+        on_pair(pairs, budget_s)
 
     try:
         while sizes := decisions.undecided:
@@ -162,12 +147,10 @@ def run_duet(
     except (KeyboardInterrupt, MeasureError) as error:
         if not pairs:
             raise
-        interrupted = isinstance(error, KeyboardInterrupt)
-        reason = "stopped by a signal" if interrupted else str(error)
-        if decisions.undecided:
-            problem = f"ended after {len(pairs)} pairs: {reason}"
-        else:
-            attribution_problem = f"where the time differs is not known: {reason}"
+        stop = error
+    interrupted = isinstance(stop, KeyboardInterrupt)
+    reason = "stopped by a signal" if interrupted else str(stop)
+    ended_early = stop and decisions.undecided
     return DuetResult(
         sides=(duet.sides[0].text, duet.sides[1].text),
         mode=duet.mode,
@@ -180,7 +163,7 @@ def run_duet(
         phases=phases,
         contributions=contributions,
         start_s=duet.start_s,
-        problem=problem,
-        attribution_problem=attribution_problem,
+        problem=f"ended after {len(pairs)} pairs: {reason}" if ended_early else "",
+        attribution_problem=f"where the time differs is not known: {reason}" if stop and not ended_early else "",
         interrupted=interrupted,
     )

@@ -57,11 +57,16 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
     assert min(len(baseline), len(candidate)) >= MIN_VISITS
     assert all((*baseline, *candidate))
     step_s = sum(total.baseline_s for total in phase_totals(baseline, candidate) if total.phase in STEP_PHASES)
-    keys = list(dict.fromkeys((row.phase, row.operation) for visit in (*baseline, *candidate) for row in visit))
-    sides = [_by_key(side, keys) for side in (baseline, candidate)]
-    (baseline_count, baseline_s), (candidate_count, candidate_s) = (np.median(side, axis=-1) for side in sides)
+    visits = [[{(row.phase, row.operation): row for row in visit} for visit in side] for side in (baseline, candidate)]
+    keys = list(dict.fromkeys(key for side in visits for visit in side for key in visit))
+    absent = PhaseTime(phase="", operation="", count=0, seconds=0)
+    # first by side, then by key, then by visit
+    rows = [[[visit.get(key, absent) for visit in side] for key in keys] for side in visits]
+    seconds = [np.array([[row.seconds for row in some] for some in side]) for side in rows]
+    baseline_s, candidate_s = (np.median(side, axis=1) for side in seconds)
+    baseline_count, candidate_count = (np.median([[row.count for row in k] for k in side], axis=1) for side in rows)
     matters = SHARE * step_s
-    error = np.hypot(*(_median_error(seconds, matters) for _, seconds in sides))
+    error = np.hypot(*(_median_error(side, matters) for side in seconds))
     change = np.abs(candidate_s - baseline_s)
     significant = (baseline_count != candidate_count) | ((change > STANDARD_ERRORS * error) & (change >= matters))
     contributions = [
@@ -74,14 +79,13 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
             candidate_s=float(candidate_s[index]),
             standard_error_s=float(error[index]),
             is_significant=bool(significant[index]),
-            line=_more_often(_lines(baseline, phase, operation), _lines(candidate, phase, operation)),
+            line=_more_often(*(side[index][0].lines for side in rows)),
         )
         for index, (phase, operation) in enumerate(keys)
     ]
     # What is not part of a step cannot explain the rate of steps, however much it differs.
-    return sorted(
-        contributions, key=lambda row: (not row.is_significant, row.phase not in STEP_PHASES, -abs(row.difference_s))
-    )
+    contributions.sort(key=lambda row: (not row.is_significant, row.phase not in STEP_PHASES, -abs(row.difference_s)))
+    return contributions
 
 
 def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseDifference]:
@@ -96,27 +100,15 @@ def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[
     ]
 
 
-def _lines(side: Sequence[Visit], phase: str, operation: str) -> Mapping[str, float]:
-    """Return the source lines that call an operation in a phase, and how often."""
-    rows = (row.lines for row in side[0] if (row.phase, row.operation) == (phase, operation))
-    return next(rows, {})
-
-
 def _more_often(baseline: Mapping[str, float], candidate: Mapping[str, float]) -> str:
     """Return the candidate's line whose text is called most beyond the baseline's lines of it, or nothing."""
     more: defaultdict[str, float] = defaultdict(float)
     for sign, lines in ((-1, baseline), (1, candidate)):
         for line, count in lines.items():
             more[line.partition(": ")[2]] += sign * count
-    text = max(more, key=lambda text: more[text], default="")
-    places = [line for line in candidate if line.partition(": ")[2] == text]
-    return max(places, key=lambda line: candidate[line]) if places and more[text] > 0 else ""
-
-
-def _by_key(side: Sequence[Visit], keys: Sequence[tuple[str, str]]) -> FloatArray:
-    """Return (2, keys, visits) counts and seconds; 0 where a visit does not have the operation."""
-    rows = [{(row.phase, row.operation): (row.count, row.seconds) for row in visit} for visit in side]
-    return np.array([[visit.get(key, (0.0, 0.0)) for visit in rows] for key in keys]).transpose(2, 0, 1)
+    text, excess = max(more.items(), key=lambda item: item[1], default=("", 0.0))
+    places = [line for line in candidate if excess > 0 and line.partition(": ")[2] == text]
+    return max(places, key=lambda line: candidate[line], default="")
 
 
 def _median_error(seconds: FloatArray, matters: float) -> FloatArray:

@@ -1,15 +1,14 @@
-"""Exact comparisons: the work of a step, and its losses."""
+"""Comparisons without a verdict: the work of a step, its losses, and whether a session could become a baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perf.judge.stats import batch_noise
 from perf.records.baselines import Baseline
-from perf.records.sessions import Session, StepCounters
+from perf.records.sessions import Session, differences
 
 Counts = Mapping[str, Any]
 """Counters as JSON data: numbers by name, and under "ops" the number of dispatches of each operation."""
@@ -17,14 +16,14 @@ Counts = Mapping[str, Any]
 STANDARD_ERRORS = 4.0
 """The largest mean difference from a stored loss curve of different software or hardware, in standard errors."""
 
-
-def counter_differences(baseline: StepCounters, candidate: StepCounters, *, python_calls: bool = True) -> list[str]:
-    """Return the differences by name, such as ``+12 aten::copy_``; operations come before totals."""
-    return count_differences(asdict(baseline), asdict(candidate), python_calls=python_calls)
+LEAST_RUNS = 3  # runs of each batch size a baseline needs, to know its own spread
 
 
-def count_differences(baseline: Counts, candidate: Counts, *, python_calls: bool = True) -> list[str]:
-    """Return the same for counters as JSON data; a counter that one side lacks is not compared."""
+def counter_differences(baseline: Counts, candidate: Counts, *, python_calls: bool = True) -> list[str]:
+    """Return the differences by name, such as ``+12 aten::copy_``; operations come before totals.
+
+    A counter that one side lacks is not compared.
+    """
     shared = [name for name in baseline if name in candidate and name != "ops"]
     first = [name for name in ("host_syncs", "optimizer_updates", "parameters") if name in shared]
     rest = [name for name in shared if name not in first and (python_calls or name != "python_calls")]
@@ -37,9 +36,11 @@ def count_differences(baseline: Counts, candidate: Counts, *, python_calls: bool
 
 
 def work_changes(before: Session, now: Session, size: int) -> list[str]:
-    """Return the same for one batch size of two sessions; Python calls are compared where one Python made both."""
-    baseline, candidate = (session.measurements[size].runs[0].counters for session in (before, now))
-    return counter_differences(baseline, candidate, python_calls=before.python == now.python)
+    """Return the same for one batch size of two sessions and its micro-batches; Python calls where they had one Python."""
+    baseline, candidate = (session.measurements[size] for session in (before, now))
+    cuts = [{"micro_batch_size": one.micro_batch_size} for one in (baseline, candidate)]
+    counters = [asdict(one.runs[0].counters) for one in (baseline, candidate)]
+    return differences(*cuts) + counter_differences(*counters, python_calls=before.python == now.python)
 
 
 def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[str, str]:
@@ -57,23 +58,37 @@ def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[s
         return f"{names}: {odd[0]} is new or gone", ""
     same_cut = now.micro_batch_size == before.micro_batch_size
     exact = same_cut and not expected.portable and session.fingerprint == expected.session.fingerprint
-    found = [_compared(name, curves[name], known[name], expected.path, exact=exact) for name in curves]
-    return next((one for one in found if one[0]), found[0])
+    hows = []
+    for name, curve in curves.items():
+        steps = min(len(curve), len(known[name]))
+        found, stored = np.asarray(curve[:steps]), np.asarray(known[name][:steps])
+        source = f"{expected.path} in {steps} steps"
+        if exact:
+            if not (found == stored).all():
+                step = int(np.argmax(found != stored))
+                values = f"the {name} is {curve[step]!r}, and {known[name][step]!r} in {expected.path}"
+                return f"Step={step + 1}: {values}, from the same machine and software: the arithmetic changed", ""
+            hows.append(f"equal to the last digit to {source}")
+            continue
+        tolerance = STANDARD_ERRORS * batch_noise(known[name]) / np.sqrt(steps)
+        difference = float((found - stored).mean())
+        hows.append(f"mean difference {difference:+.2g} (tolerance {tolerance:.2g}) from {source}")
+        if not abs(difference) <= tolerance:
+            return f"the {name} is {'higher' if difference > 0 else 'lower'} than the stored one: {hows[-1]}", hows[-1]
+    return "", hows[0]
 
 
-def _compared(name: str, curve: Sequence[float], known: Sequence[float], path: Path, *, exact: bool) -> tuple[str, str]:
-    steps = min(len(curve), len(known))
-    found, stored = np.asarray(curve[:steps]), np.asarray(known[:steps])
-    source = f"{path} in {steps} steps"
-    if exact:
-        if (found == stored).all():
-            return "", f"equal to the last digit to {source}"
-        step = int(np.argmax(found != stored))
-        values = f"the {name} is {curve[step]!r}, and {known[step]!r} in {path}"
-        return f"Step={step + 1}: {values}, from the same machine and software: the arithmetic changed", ""
-    tolerance = STANDARD_ERRORS * batch_noise(known) / np.sqrt(steps)
-    difference = float((found - stored).mean())
-    how = f"mean difference {difference:+.2g} (tolerance {tolerance:.2g}) from {source}"
-    if abs(difference) <= tolerance:
-        return "", how
-    return f"the {name} is {'higher' if difference > 0 else 'lower'} than the stored one: {how}", how
+def session_refusal(session: Session) -> str:
+    """Return what makes a session unfit for any baseline, or nothing."""
+    if session.failures:
+        size, reason = next(iter(session.failures.items()))
+        return f"global batch size {size} failed ({reason}); a whole session is needed; measure again"
+    for size, measurement in session.measurements.items():
+        runs = measurement.runs
+        if len(runs) < LEAST_RUNS:
+            return f"has {len(runs)} runs at {size}, and {LEAST_RUNS} are needed; measure again with --perf-runs 6"
+        if any(run.counters != runs[0].counters for run in runs):
+            return f"the runs at {size} do not do the same work in a step; measure again"
+        if any(run.curves != runs[0].curves for run in runs):
+            return f"the runs at {size} do not have the same losses; measure again"
+    return ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perf.judge.duets import DuetResult
-from perf.judge.levels import DuetEffect
+from perf.judge.stats import DuetEffect
 from perf.judge.verdicts import CLAIMS, Verdict, mean_rate
 from perf.printable import printable
 from perf.records.baselines import Baseline, PublishedLine, PublishedRun

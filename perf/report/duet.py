@@ -8,8 +8,7 @@ import numpy as np
 
 from perf.judge.attribution import PhaseDifference
 from perf.judge.duets import DUET_BUDGET, DuetResult, loss_problem, not_compared, software_differences, work_differences
-from perf.judge.levels import levels
-from perf.judge.stats import POWER
+from perf.judge.stats import POWER, levels
 from perf.judge.verdicts import Verdict
 from perf.printable import wrapped
 from perf.records.wire import STEP_PHASES

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from perf.app.duet import exit_code
-from perf.app.side_by_side import _shown_on, baseline_recipe, run_duet
+from perf.app.side_by_side import _show, baseline_recipe, run_duet
 from perf.app.what import What, here
 from perf.cli import EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, BaselineError, MeasureError
@@ -257,10 +257,14 @@ def test_why_is_asked_where_something_differs(
 ) -> None:
     """Of the batch size with the largest effect, when times or work differ; else not at all."""
     scripted = Scripted(effects, work)
-    seen: list[tuple[Pair, float]] = []
+    seen: list[tuple[Pair, float]] = []  # the latest pair of each call
     budget_s = 60.0 * len(effects)
     found = run_duet(
-        scripted, mode_reason="", threshold=0.02, budget_s=budget_s, on_pair=lambda *what: seen.append(what)
+        scripted,
+        mode_reason="",
+        threshold=0.02,
+        budget_s=budget_s,
+        on_pair=lambda pairs, budget_s: seen.append((pairs[-1], budget_s)),
     )
     assert scripted.attributed == attributed == list(found.contributions)
     assert seen == [(pair, budget_s) for pair in found.pairs]
@@ -342,9 +346,12 @@ def test_progress_is_printed_once_in_each_quarter() -> None:
             self.lines.append(line)
 
     bar = Bar()
-    show = _shown_on(bar)
     marks = ((0.0, 1.0),)
-    for ended_s in (10.0, 20.0, 30.0, 40.0, 80.0, 90.0, 120.0):
-        show(Pair(global_batch_size=8, start=0, ended_s=ended_s, effect=0.0, baseline=marks, candidate=marks), 100.0)
+    pairs = [
+        Pair(global_batch_size=8, start=0, ended_s=ended_s, effect=0.0, baseline=marks, candidate=marks)
+        for ended_s in (10.0, 20.0, 30.0, 40.0, 80.0, 90.0, 120.0)
+    ]
+    for number in range(1, len(pairs) + 1):
+        _show(bar, pairs[:number], 100.0)
     assert bar.n == bar.total == 100.0
     assert [line.split(": ", 1)[1] for line in bar.lines] == [f"8: +0.0% in {n} pairs" for n in (3, 5, 7)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perf.judge.sequential import Decisions, DuetJudgement
+from perf.judge.duets import Decisions, DuetJudgement
 from perf.records.pairs import Pair, pairs_per_start
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -8,8 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from perf.judge.levels import OUTLIER, estimate, levels
-from perf.judge.stats import POWER
+from perf.judge.stats import OUTLIER, POWER, estimate, levels
 from perf.records.pairs import FEWEST_STARTS, pairs_per_start
 from tests.judge.duet_noise import synthetic
 

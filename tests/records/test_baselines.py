@@ -18,7 +18,7 @@ from pytest_benchmark.storage.file import FileStorage
 
 from perf.app.promotion import promote
 from perf.errors import BaselineError
-from perf.judge.fitness import with_fitness
+from perf.judge.verdicts import with_fitness
 from perf.records import documents
 from perf.records.baselines import (
     KEY,

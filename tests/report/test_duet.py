@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from perf.judge.attribution import Contribution, PhaseDifference
-from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims, loss_problem, not_compared, work_differences
-from perf.judge.sequential import Decisions
+from perf.judge.duets import (
+    SESSION_BUDGET,
+    Decisions,
+    DuetResult,
+    as_claims,
+    loss_problem,
+    not_compared,
+    work_differences,
+)
 from perf.judge.verdicts import Judgement, Verdict
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import SideWork

@@ -16,8 +16,7 @@ import pytest
 
 from perf.app.train import run_table
 from perf.judge.attribution import Contribution, PhaseDifference
-from perf.judge.duets import as_claims
-from perf.judge.sequential import Decisions
+from perf.judge.duets import Decisions, as_claims
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict, judge_rates, mean_rate
 from perf.logs.audit import audit_run
 from perf.logs.runlog import LoggedRun, parse_log, read_lines

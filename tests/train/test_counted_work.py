@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from perf.judge.exact import counter_differences
+from perf.judge import exact
 from perf.records.sessions import StepCounters
 from perf.runner.counters import count_step
 from perf.train import trainer
@@ -30,6 +30,12 @@ def count(plan: RunPlan) -> StepCounters:
     """Count a step of the plan."""
     step = trainer.Trainer(plan, SyntheticLanguage(plan.config.workload, seed=0), World())
     return count_step(step, torch.device("cpu"))
+
+
+def counter_differences(before: StepCounters, after: StepCounters, *, python_calls: bool = True) -> list[str]:
+    """Return how the counters of two steps differ."""
+    found, changed = dataclasses.asdict(before), dataclasses.asdict(after)
+    return exact.counter_differences(found, changed, python_calls=python_calls)
 
 
 @pytest.fixture

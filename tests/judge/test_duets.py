@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from perf.judge.sequential import INTERIM_LOOK, LAST_SHARE, Decisions, DuetJudgement, spent
+from perf.judge.duets import INTERIM_LOOK, LAST_SHARE, Decisions, DuetJudgement, spent
 from perf.judge.verdicts import Verdict
 from perf.records.pairs import FEWEST_STARTS, Pair
 from tests.judge.duet_noise import RECORDED, Draw, duet, recorded_starts, resampled, synthetic
