@@ -251,7 +251,7 @@ def test_a_session_of_two_workloads_is_written_down(project: Project) -> None:
     project.give = lambda: here(quiet(seed=1))
     project.run("bench_net.py")
     text = Path(project.pytester.path / "runs" / "bench.md").read_text()
-    assert text.count("| size |") == 2
+    assert text.count("| size | samples/sec |") == 2
     found = load_result(project.pytester.path / "runs" / "bench.json")
     assert [one.session.workload for one in found] == ["bench_net.py:net", "bench_net.py:wide"]
     written = promote(project.pytester.path / "runs" / "bench.json", project.baselines, reason="", date="2026-11-24")

@@ -25,13 +25,9 @@ class _Run:
 
     size: int
     runner: Runner
-    micro_batch_size: int = 0
     slices: list[Stepped] = field(default_factory=list)
     counted: Counted = field(default_factory=Counted)
     failure: str = ""
-
-    def wait(self) -> None:
-        self.micro_batch_size = self.runner.waiting().micro_batch_size
 
     def step(self) -> None:
         self.runner.tell(SLICE_STEPS)
@@ -65,7 +61,7 @@ def measure(
     if num_steps < SLICE_STEPS or num_steps % SLICE_STEPS:
         raise ValueError(f"num_steps={num_steps}: a multiple of {SLICE_STEPS} is needed, the steps of a slice")
     runs: dict[int, list[MeasuredRun]] = {size: [] for size in cases}
-    latest: dict[int, _Run] = {}
+    counted: dict[int, Counted] = {}  # in the first run
     failures: dict[int, str] = {}
     session: Session | None = None
     for number in range(1, num_rounds + 1):
@@ -79,17 +75,16 @@ def measure(
         failures |= {run.size: f"run {number}: {run.failure}" for run in done if run.failure}
         if len(failures) == len(cases):
             raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
-        whole = [run for run in done if not run.failure]
-        for run in whole:
-            found, before = ((one.counted.fingerprint, one.counted.python) for one in (run, latest.get(run.size, run)))
+        for run in (run for run in done if not run.failure):
+            both = counted.setdefault(run.size, run.counted), run.counted
+            before, found = ((one.fingerprint, one.python) for one in both)
             if found != before:
                 raise MeasureError(
                     f"run {number} at {run.size}: found {found}, and {before} in run 1; "
                     "measure again, and change nothing on the machine meanwhile"
                 )
-            latest[run.size] = run
             runs[run.size].append(_measured(run))
-        session = _session(side.workload, latest, runs, cases, failures)
+        session = _session(side.workload, cases, counted, runs, failures)
         on_round(session)
     assert session is not None
     return session
@@ -97,25 +92,27 @@ def measure(
 
 def _session(
     workload: str,
-    latest: Mapping[int, _Run],
-    runs: Mapping[int, Sequence[MeasuredRun]],
     cases: Mapping[int, CaseSpec],
+    counted: Mapping[int, Counted],
+    runs: Mapping[int, Sequence[MeasuredRun]],
     failures: Mapping[int, str],
 ) -> Session:
     """Return what was measured so far."""
     measured = [size for size in cases if size not in failures]
-    counted = latest[measured[0]].counted
-    assert counted.fingerprint is not None
+    first = counted[measured[0]]
+    assert first.fingerprint is not None
     return Session(
         workload=workload,
-        device=str(counted.facts["device"]),
-        precision=str(counted.facts["precision"]),
+        device=str(first.facts["device"]),
+        precision=str(first.facts["precision"]),
         seed=cases[measured[0]].seed,
-        fingerprint=counted.fingerprint,
-        python=counted.python,
+        fingerprint=first.fingerprint,
+        python=first.python,
         measurements={
             size: Measurement(
-                global_batch_size=size, micro_batch_size=latest[size].micro_batch_size, runs=tuple(runs[size])
+                global_batch_size=size,
+                micro_batch_size=int(counted[size].facts["micro_batch_size"]),
+                runs=tuple(runs[size]),
             )
             for size in measured
         },
@@ -140,7 +137,7 @@ def _round(
 
         each(lambda run: run.runner.ready())
         each(lambda run: run.runner.request(Request(do="run", case=cases[run.size])))
-        each(_Run.wait)
+        each(lambda run: run.runner.waiting())
         for _ in range(num_steps // SLICE_STEPS):
             for index in rng.permutation(len(runs)).tolist():
                 each(_Run.step, [runs[index]])

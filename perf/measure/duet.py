@@ -110,12 +110,12 @@ class Duet:
         """
         found = {}
         with self._started() as runners:
-            for size, case in self._cases.items():
+            for size in self._cases:
                 for runner in runners:
-                    runner.request(Request(do="count", case=case, num_threads=self._num_threads))
+                    self._ask(runner, "count", size)
                 counted = [runner.counted() for runner in runners]
                 for runner in runners:
-                    runner.request(Request(do="run", case=case, num_threads=self._num_threads))
+                    self._ask(runner, "run", size)
                 for runner in runners:
                     runner.waiting()
                     runner.tell(COMPARED_STEPS)
@@ -135,9 +135,8 @@ class Duet:
         with self._started() as runners:
             for _ in range(ATTRIBUTION_VISITS):
                 for i in self._order():
-                    case, layout = self._cases[size], self._layout()
-                    found = runners[i].attribute(case, num_threads=self._num_threads, layout=layout)
-                    visits[i].append(list(found.rows))
+                    self._ask(runners[i], "attribute", size, layout=self._layout())
+                    visits[i].append(list(runners[i].attributed().rows))
         return visits
 
     @contextmanager
@@ -149,6 +148,9 @@ class Duet:
                 runner.ready()
             yield runners
 
+    def _ask(self, runner: Runner, do: str, size: int, **options: int) -> None:
+        runner.request(Request(do=do, case=self._cases[size], num_threads=self._num_threads, **options))
+
     def _order(self) -> list[int]:
         return [int(i) for i in self._rng.permutation(2)]
 
@@ -159,14 +161,7 @@ class Duet:
         """Return what a fresh run of each side gave."""
         waiting: dict[int, Waiting] = {}
         for i in self._order():
-            run = Request(
-                do="run",
-                case=self._cases[size],
-                layout=self._layout(),
-                num_threads=self._num_threads,
-                warmup_steps=WARMUP_STEPS,
-            )
-            runners[i].request(run)
+            self._ask(runners[i], "run", size, layout=self._layout(), warmup_steps=WARMUP_STEPS)
             if self.mode is Mode.ALTERNATING:  # each warms up alone: two at once would fight for the cores
                 waiting[i] = runners[i].waiting()
         if self.mode is Mode.SIMULTANEOUS:

@@ -145,9 +145,8 @@ class Runner:
         """Return the counts that were asked for."""
         return self._last_answer("counted", wire.Counted)
 
-    def attribute(self, case: wire.CaseSpec, *, num_threads: int, layout: int) -> wire.Attributed:
-        """Return where the time of a step goes."""
-        self.request(wire.Request(do="attribute", case=case, num_threads=num_threads, layout=layout))
+    def attributed(self) -> wire.Attributed:
+        """Return where the time of a step goes, which was asked for."""
         return self._last_answer("attributed", wire.Attributed)
 
     def _last_answer(self, event: str, kind: type[Answer]) -> Answer:

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: per phase, and in it per operation.
+"""Where the time of a training step goes: per phase, and in it per operation, with the lines that call it.
 
 Every operation is timed alone, and on a GPU waited for, so a step takes longer than in training: these times say
 where to look, and mean something beside another side's that were taken alike. What torch.compile has compiled runs
@@ -13,33 +13,31 @@ Zeroing gradients belongs where it stands: before the data it is "data", after t
 its phases itself (`perf.seam.Case.phase`) is believed.
 """
 
+import functools
+import linecache
 import os
-import threading
+import sys
+import sysconfig
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+import perf
+import perf.train
+from perf.printable import printable
 from perf.records.wire import PYTHON, STEP_PHASES, PhaseTime
 from perf.runner.counters import as_written
-from perf.runner.lines import calling_line
-from perf.runner.phases import Costs, Gap, Part, Timeline
-from perf.seam import phases_heard
-from perf.train.devices import keep_freed_memory, synchronize
+from perf.runner.phases import Charge, Gap, Part, Timeline, observed
+from perf.train.devices import keep_freed_memory
 
 _MOST_LINES = 20  # of an operation in a phase
+_MOST_CHARACTERS = 80  # of a line's place, and of its text
 
-_BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+_PERF, _TRAIN = Path(perf.__file__).parent, Path(perf.train.__file__).parent
 
 
 def attribute(
@@ -61,23 +59,18 @@ def attribute(
     """
     with TemporaryDirectory() as directory, as_written():
         keep_freed_memory()  # as every run does: it decides whether operations have page faults
-        with _attached(device, lambda: 0.0) as warmup:
-            _advance(warmup, step, 1, None)
+        step()
         # Where operations come from is found before they are timed: finding it takes time.
-        with _attached(device, lambda: 0.0, calling_line) as warmup:
+        with observed(device, lambda: 0.0, calling_line) as warmup:
             _advance(warmup, step, 1, read)
-        with _attached(device, clock) as timeline:
+        with observed(device, clock) as timeline:
             _advance(timeline, step, num_steps, read)
             if save:
                 with timeline.inside(Part("checkpoint")):
                     save(Path(directory))
     parts = dict.fromkeys(STEP_PHASES, num_steps)
     parts.update({phase: 1 for phase, function in (("logging", read), ("checkpoint", save)) if function})
-    return [
-        row
-        for phase in parts
-        for row in _rows(phase, timeline.phases[phase], parts[phase], _lines(warmup.phases[phase].lines))
-    ]
+    return [row for phase in parts for row in _rows(phase, timeline.phases[phase], parts[phase], warmup.phases[phase])]
 
 
 def _advance(timeline: Timeline, step: Callable[[], object], num_steps: int, read: Callable[[], object] | None) -> None:
@@ -89,160 +82,57 @@ def _advance(timeline: Timeline, step: Callable[[], object], num_steps: int, rea
             read()
 
 
-def _lines(found: Mapping[tuple[Any, str], int]) -> dict[str, dict[str, float]]:
-    """Return the lines that call each operation, by its name, and how often; the most frequent ones."""
-    lines: defaultdict[str, dict[str, float]] = defaultdict(dict)
-    for (key, line), count in sorted(found.items(), key=lambda item: -item[1]):
-        own = lines[_text(key)]
-        if line in own or len(own) < _MOST_LINES:
-            own[line] = own.get(line, 0) + count
-    return lines
+def _rows(phase: str, charges: Sequence[Charge], parts: int, warmup: Sequence[Charge]) -> list[PhaseTime]:
+    """Return a phase's operations by name, their counts and times divided by the number of parts.
 
-
-def _rows(phase: str, costs: Costs, parts: int, lines: Mapping[str, Mapping[str, float]]) -> list[PhaseTime]:
-    """Return a phase's operations by name, their counts and times divided by the number of parts."""
-    counts, seconds = Counter({PYTHON: 0}), defaultdict[str, float](float)
-    for key, elapsed in costs.seconds.items():
-        operation = _text(key)
-        counts[operation] += costs.counts[key]
-        seconds[operation] += elapsed
-    rows = []
-    for operation in sorted(counts):
-        per_part, rest = divmod(counts[operation], parts)
-        count = counts[operation] / parts if rest else per_part
-        seconds_each = seconds[operation] / parts
-        rows.append(
-            PhaseTime(
-                phase=phase, operation=operation, count=count, seconds=seconds_each, lines=lines.get(operation, {})
-            )
-        )
-    return rows
-
-
-@contextmanager
-def _attached(
-    device: torch.device, clock: Callable[[], float], find_line: Callable[[], str] = str
-) -> Iterator[Timeline]:
-    """See every module, update, backward pass and operation, and nothing any more afterwards."""
-    process = os.getpid()
-
-    def now() -> float:
-        if os.getpid() == process:  # a process forked from a step, such as a loader of data, must not use its GPU
-            synchronize(device)
-        return clock()
-
-    timeline = Timeline(now)
-    hooks = _Hooks(timeline)
-    with ExitStack() as stack:
-        for handle in (
-            register_module_forward_pre_hook(hooks.before_module),
-            register_module_forward_hook(hooks.after_module, always_call=True),
-            register_optimizer_step_pre_hook(hooks.before_update),
-            register_optimizer_step_post_hook(hooks.after_update),
-        ):
-            stack.callback(handle.remove)
-        stack.enter_context(phases_heard(hooks.phase))
-        stack.enter_context(_BackwardPasses(timeline))
-        stack.enter_context(_Operations(timeline, find_line))
-        yield timeline
-
-
-class _Hooks:
-    """What torch, or the step itself, calls where parts begin and end.
-
-    Hooks are called from all threads. What other threads do is not the step's, but for an update in a backward pass:
-    on a GPU, that is in a thread of autograd, and the step's thread waits.
+    The lines are those of the warm-up, which has one part; of an operation the most frequent ones.
     """
-
-    def __init__(self, timeline: Timeline) -> None:
-        self._timeline, self._thread = timeline, threading.get_ident()
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        if name not in STEP_PHASES:
-            known = ", ".join(STEP_PHASES)
-            raise ValueError(f"phase: found {name!r:.40}, and a phase of a step is needed; name one of {known}")
-        with self._timeline.inside(Part(name)) if self._is_main() else nullcontext():
-            yield
-
-    def before_module(self, module: nn.Module, *_: object) -> None:
-        if self._is_main():
-            part = self._timeline.part
-            begins = isinstance(part, Gap) and next(module.parameters(), None) is not None
-            self._timeline.begin(Part("forward", gives_way=True) if begins else part)
-
-    def after_module(self, *_: object) -> None:
-        if self._is_main():
-            self._timeline.end()
-
-    def before_update(self, *_: object) -> None:
-        if self._is_main() or self._timeline.is_in("backward"):
-            part = self._timeline.part
-            self._timeline.begin(Gap("optimizer") if part.gives_way else part)
-
-    def after_update(self, *_: object) -> None:
-        if self._is_main() or self._timeline.is_in("backward"):
-            self._timeline.end()
-
-    def _is_main(self) -> bool:
-        return threading.get_ident() == self._thread
+    counts, seconds = Counter({PYTHON: 0}), defaultdict[str, float](float)
+    for operation, elapsed, _ in charges:
+        counts[operation] += operation != PYTHON
+        seconds[operation] += elapsed
+    lines = defaultdict[str, dict[str, float]](dict)
+    for (operation, line), count in Counter((charge.operation, charge.line) for charge in warmup).most_common():
+        if line and len(lines[operation]) < _MOST_LINES:
+            lines[operation][line] = count
+    return [
+        PhaseTime(
+            phase=phase,
+            operation=operation,
+            count=counts[operation] / parts if counts[operation] % parts else counts[operation] // parts,
+            seconds=seconds[operation] / parts,
+            lines=lines[operation],
+        )
+        for operation in sorted(counts)
+    ]
 
 
-class _BackwardPasses(TorchFunctionMode):
-    """Sees where a backward pass begins and ends, also one within "forward"."""
+def calling_line() -> str:
+    """Return the innermost line of the step's own code on this thread's stack; "" if there is none.
 
-    def __init__(self, timeline: Timeline) -> None:
-        super().__init__()
-        self._timeline = timeline
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in _BACKWARD:
-            return func(*args, **kwargs)
-        part = self._timeline.part
-        with self._timeline.inside(Part("backward", gives_way=True) if part.gives_way else part):
-            return func(*args, **kwargs)
+    Lines of Python, of installed packages and of stepmark do not count; those of the built-in workloads do. For
+    example ``net/kernel.py:81: total += a @ b``, with the path from the current folder.
+    """
+    frame = sys._getframe(1)
+    while not _is_own(frame.f_code.co_filename):
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    return _shown(frame.f_code.co_filename, frame.f_lineno)
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
-    """Times and counts what reaches a kernel; on a GPU, that of a backward pass from threads of autograd."""
-
-    def __init__(self, timeline: Timeline, find_line: Callable[[], str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        self._timeline, self._find_line = timeline, find_line
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        values = (*args, *kwargs.values())
-        part, operation = self._timeline.part, (func, _first_dtype(values))
-        # Whether autograd looks at an operation; detaching is how to tell it not to.
-        is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
-        records = isinstance(part, Gap) and is_seen and any(tensor.requires_grad for tensor in _tensors(values))
-        self._timeline.charge()
-        result = func(*args, **kwargs)
-        if records and isinstance(part, Gap):
-            dtype = _first_dtype((result,))
-            part.is_recorded |= dtype is not None and (dtype.is_floating_point or dtype.is_complex)
-        self._timeline.charge(operation, self._find_line())
-        return result
+@functools.cache
+def _is_own(filename: str) -> bool:
+    path = Path(filename)
+    if filename.startswith("<") or _TRAIN in path.parents:
+        return _TRAIN in path.parents and path.name != "stepping.py"
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and not {_PERF, Path(sysconfig.get_path("stdlib"))} & {*path.parents}
 
 
-def _first_dtype(values: Iterable[Any]) -> torch.dtype | None:
-    return next((tensor.dtype for tensor in _tensors(values)), None)
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Return the tensors of an operation, also within lists."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
-def _text(key: Any) -> str:
-    if key is None:
-        return PYTHON
-    func, dtype = key
-    name: str = func.name().split(".")[0]  # overloads of an operation are one
-    return f"{name} {str(dtype).removeprefix('torch.')}" if dtype else name
+@functools.cache
+def _shown(filename: str, number: int) -> str:
+    path = os.path.relpath(filename)
+    place = printable(path if not path.startswith("..") else Path(filename).name)
+    text = printable(" ".join(linecache.getline(filename, number).split()))
+    return f"{place[-_MOST_CHARACTERS:]}:{number}: {text[:_MOST_CHARACTERS]}"

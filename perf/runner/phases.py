@@ -1,32 +1,38 @@
-"""The parts that a step is made of, as they begin and end, and the time charged to their phases.
+"""The parts that a step is made of, as torch's hooks see them begin and end, and the time charged to their phases.
 
 Some parts are known when they begin. What lies between two of them is told by both: what comes before a forward pass
 is "data" at the beginning of a step, and "other" after an update.
 """
 
-from __future__ import annotations
+import functools
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from perf.records.wire import PYTHON, STEP_PHASES
+from perf.seam import phases_heard
+from perf.train.devices import synchronize
 
 _PASSES = ("forward", "backward")
+_BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 
 
-class Costs:
-    """Seconds by operation (None: outside of all operations), how often each was dispatched, and from where."""
+class Charge(NamedTuple):
+    """Time that passed in one operation, or between two."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[Hashable] = Counter()  # by operation
-        self.lines: Counter[tuple[Hashable, str]] = Counter()  # how often, by operation and source line
-        self.seconds: defaultdict[Hashable, float] = defaultdict(float)  # by operation
-
-    def add(self, costs: Costs) -> None:
-        """Add other costs to these."""
-        self.counts.update(costs.counts)
-        self.lines.update(costs.lines)
-        for operation, seconds in costs.seconds.items():
-            self.seconds[operation] += seconds
+    operation: str  # as in `PhaseTime`; `PYTHON` outside of all operations
+    seconds: float
+    line: str  # the source line that called it; "" where that is not asked for
 
 
 class Part:
@@ -43,10 +49,10 @@ class Gap(Part):
         super().__init__(phase, gives_way=True)
         self.follows = "start"  # the phase of the last part
         self.is_recorded = False  # whether an operation was recorded for a backward pass
-        self.costs = Costs(), Costs()  # before that operation, and from there on
+        self.charges: tuple[list[Charge], list[Charge]] = [], []  # before that operation, and from there on
 
     def phases_before(self, phase: str) -> tuple[str, str]:
-        """Return the phases of `costs` if the next part is in `phase`, or is the "end"."""
+        """Return the phases of `charges` if the next part is in `phase`, or is the "end"."""
         told = self.phase
         if phase in _PASSES and self.follows == "forward":
             told = "forward"  # the loss
@@ -61,7 +67,7 @@ class Timeline:
     """Charges the time that passes to the innermost part."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.phases: defaultdict[str, Costs] = defaultdict(Costs)  # what is in a gap is charged when it ends
+        self.phases: defaultdict[str, list[Charge]] = defaultdict(list)  # what is in a gap is charged when it ends
         self._clock = clock
         self._parts = [Part("other")]
         self._charged_until = clock()
@@ -98,17 +104,11 @@ class Timeline:
             self._leave("end")
         self._parts.pop()
 
-    def charge(self, operation: Hashable = None, line: str = "") -> None:
-        """Charge what passed since the last time to the operation that has ended, which is counted, or to none.
-
-        `line` is where it was called; "" where that is not asked for.
-        """
+    def charge(self, operation: str = PYTHON, line: str = "") -> None:
+        """Charge what passed since the last time to the operation that has ended."""
         now, part = self._clock(), self.part
-        costs = part.costs[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
-        costs.seconds[operation] += now - self._charged_until
-        costs.counts[operation] += operation is not None
-        if line:
-            costs.lines[operation, line] += 1
+        charges = part.charges[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
+        charges.append(Charge(operation, now - self._charged_until, line))
         self._charged_until = now
 
     def _leave(self, phase: str) -> None:
@@ -116,6 +116,127 @@ class Timeline:
         self.charge()
         gap = self.part
         if isinstance(gap, Gap) and phase != "other":
-            for told, costs in zip(gap.phases_before(phase), gap.costs, strict=True):
-                self.phases[told].add(costs)
-            gap.follows, gap.is_recorded, gap.costs = phase, False, (Costs(), Costs())
+            for told, charges in zip(gap.phases_before(phase), gap.charges, strict=True):
+                self.phases[told] += charges
+            gap.follows, gap.is_recorded, gap.charges = phase, False, ([], [])
+
+
+@contextmanager
+def observed(
+    device: torch.device, clock: Callable[[], float], find_line: Callable[[], str] = str
+) -> Iterator[Timeline]:
+    """See every module, update, backward pass and operation, and nothing any more afterwards."""
+    process = os.getpid()
+
+    def now() -> float:
+        if os.getpid() == process:  # a process forked from a step, such as a loader of data, must not use its GPU
+            synchronize(device)
+        return clock()
+
+    timeline = Timeline(now)
+    hooks = _Hooks(timeline)
+    with ExitStack() as stack:
+        for handle in (
+            register_module_forward_pre_hook(hooks.before_module),
+            register_module_forward_hook(hooks.after_module, always_call=True),
+            register_optimizer_step_pre_hook(hooks.before_update),
+            register_optimizer_step_post_hook(hooks.after_update),
+        ):
+            stack.callback(handle.remove)
+        stack.enter_context(phases_heard(hooks.phase))
+        stack.enter_context(hooks)
+        stack.enter_context(_Operations(timeline, find_line))
+        yield timeline
+
+
+class _Hooks(TorchFunctionMode):
+    """What torch, or the step itself, calls where parts begin and end; of functions, that is a backward pass.
+
+    Hooks are called from all threads. What other threads do is not the step's, but for an update in a backward pass:
+    on a GPU, that is in a thread of autograd, and the step's thread waits.
+    """
+
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__()
+        self._timeline, self._thread = timeline, threading.get_ident()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        if name not in STEP_PHASES:
+            known = ", ".join(STEP_PHASES)
+            raise ValueError(f"phase: found {name!r:.40}, and a phase of a step is needed; name one of {known}")
+        with self._timeline.inside(Part(name)) if self._is_main() else nullcontext():
+            yield
+
+    def before_module(self, module: nn.Module, *_: object) -> None:
+        if self._is_main():
+            part = self._timeline.part
+            begins = isinstance(part, Gap) and next(module.parameters(), None) is not None
+            self._timeline.begin(Part("forward", gives_way=True) if begins else part)
+
+    def after_module(self, *_: object) -> None:
+        if self._is_main():
+            self._timeline.end()
+
+    def before_update(self, *_: object) -> None:
+        if self._is_main() or self._timeline.is_in("backward"):
+            part = self._timeline.part
+            self._timeline.begin(Gap("optimizer") if part.gives_way else part)
+
+    def after_update(self, *_: object) -> None:
+        if self._is_main() or self._timeline.is_in("backward"):
+            self._timeline.end()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _BACKWARD:
+            return func(*args, **kwargs)
+        part = self._timeline.part
+        with self._timeline.inside(Part("backward", gives_way=True) if part.gives_way else part):
+            return func(*args, **kwargs)
+
+    def _is_main(self) -> bool:
+        return threading.get_ident() == self._thread
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
+    """Times what reaches a kernel; on a GPU, that of a backward pass from threads of autograd."""
+
+    def __init__(self, timeline: Timeline, find_line: Callable[[], str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        self._timeline, self._find_line = timeline, find_line
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        values = (*args, *kwargs.values())
+        part, operation = self._timeline.part, _name(func, _first_dtype(values))
+        # Whether autograd looks at an operation; detaching is how to tell it not to.
+        is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
+        records = isinstance(part, Gap) and is_seen and any(tensor.requires_grad for tensor in _tensors(values))
+        self._timeline.charge()
+        result = func(*args, **kwargs)
+        if records and isinstance(part, Gap):
+            dtype = _first_dtype((result,))
+            part.is_recorded |= dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+        self._timeline.charge(operation, self._find_line())
+        return result
+
+
+def _first_dtype(values: Iterable[Any]) -> torch.dtype | None:
+    return next((tensor.dtype for tensor in _tensors(values)), None)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Return the tensors of an operation, also within lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+@functools.cache
+def _name(func: Any, dtype: torch.dtype | None) -> str:
+    """Return the name of an operation, as in `PhaseTime`; overloads of an operation are one."""
+    name: str = func.name().split(".")[0]
+    return f"{name} {str(dtype).removeprefix('torch.')}" if dtype else name

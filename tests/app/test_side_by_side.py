@@ -61,8 +61,9 @@ def test_a_baseline_that_nobody_can_run_again_is_refused(commit: str, dirty: boo
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Duets that take no time: 1024 and 2048 are slower. What they were asked for."""
+def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """Duets that take no time: 1024 and 2048 are slower. What they were asked for; their page is in `tmp_path`."""
+    monkeypatch.setattr("perf.app.duet.shown", lambda path: tmp_path / path.name)
     asked: list[dict[str, Any]] = []
 
     def compared(recipes: tuple[Recipe, Recipe], what: What, *, threshold: float) -> DuetResult:
@@ -99,7 +100,8 @@ def test_a_duet_prints_and_keeps_what_it_found(
     assert what.precision in ("fp32", "auto")
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("REGRESSED: 9.5% slower ")
-    assert lines[-1] == f"raw values: {file}"
+    assert lines[-2:] == [f"raw values: {file}", f"page: {tmp_path / 'duet.html'}"]
+    assert "REGRESSED: 9.5% slower" in (tmp_path / "duet.md").read_text()
     found = json.loads(file.read_text())["stepmark"]
     assert (found["kind"], found["workload"], len(found["pairs"])) == ("duet", "nano", 90)
 

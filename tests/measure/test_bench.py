@@ -91,7 +91,7 @@ class Recorder:
     def waiting(self) -> Waiting:
         """Answer it."""
         self.events.append(("waiting", self.size))
-        return Waiting(pid=4711, micro_batch_size=8)
+        return Waiting(pid=4711)
 
     def tell(self, num_steps: int) -> None:
         """Take a command."""
@@ -108,7 +108,7 @@ class Recorder:
 
     def counted(self) -> Counted:
         """Answer it."""
-        facts = {"device": "cpu", "precision": "fp32"}
+        facts = {"device": "cpu", "precision": "fp32", "micro_batch_size": 8}
         return Counted(counters=dataclasses.asdict(COUNTERS), facts=facts, python="3.11", fingerprint=SOFTWARE)
 
 

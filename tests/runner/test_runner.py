@@ -110,7 +110,8 @@ def test_counting_says_what_the_side_is(runner: Runner) -> None:
 
 def test_where_the_time_goes_of_a_built_in_workload(runner: Runner) -> None:
     """Every phase of a step, the reading of its losses, and a checkpoint, since its step can save one."""
-    rows = runner.attribute(CASE, num_threads=1, layout=0).rows
+    runner.request(Request(do="attribute", case=CASE, num_threads=1))
+    rows = runner.attributed().rows
     assert {row.phase for row in rows if row.seconds > 0} >= {*STEP_PHASES, "logging", "checkpoint"}
 
 
@@ -130,7 +131,8 @@ def test_a_workload_of_anyone_s() -> None:
         runner.end_run()
         assert first.losses[-1] < first.losses[0]
         assert len(first.losses) == len(first.scalars["grad_norm"]) == 8
-        rows = runner.attribute(CaseSpec(global_batch_size=4), num_threads=1, layout=0).rows
+        runner.request(Request(do="attribute", case=CaseSpec(global_batch_size=4), num_threads=1))
+        rows = runner.attributed().rows
         assert any(row.phase == "clip" and "norm" in row.operation for row in rows)
 
 
