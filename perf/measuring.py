@@ -10,13 +10,14 @@ from typing import Any, NoReturn, TypeVar
 import pytest
 
 from perf.app.bench import WITH_BASELINE, Bench, stored_file
+from perf.app.history import history_folder, remember
 from perf.app.promotion import refusal
-from perf.app.publish import publish
+from perf.app.report import publish
 from perf.app.what import What, here
-from perf.arguments import fraction, seconds
 from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
-from perf.measure.recipes import parse_recipe
+from perf.measure.sides import parse_recipe
+from perf.parsers import fraction, seconds
 from perf.plugin import ENVIRON, WorkloadNode, batch_size, parsed, target_of
 from perf.printable import shown, wrapped
 from perf.records.baselines import (
@@ -31,8 +32,7 @@ from perf.records.baselines import (
 from perf.records.documents import write_json
 from perf.records.sessions import Session
 from perf.report.bench import published_note, result_note, session_report
-from perf.report.model import Report
-from perf.report.sections import as_text
+from perf.report.sections import Report, as_text
 from perf.signals import EXIT_STOPPED
 
 T = TypeVar("T")
@@ -213,18 +213,19 @@ class Measuring:
 
     def _report(self, bench: Bench) -> Report:
         """Return what is to be said of a workload."""
-        session = bench.measure()
+        session, provenance, answer = bench.measure(), self._provenance(), bench.answer(self._problem)
+        folder = history_folder(self._config.rootpath)
         return session_report(
             session,
-            provenance=self._provenance(),
+            provenance=provenance,
             judgements=bench.judgements,
             baseline=bench.baseline,
             expected={size: bench.expected(size) for size in session.measurements},
             duet=bench.duet,
-            answer=bench.answer(self._problem),
+            answer=answer,
             threshold=self._thresholds.get(bench.target.id, 0.05),
             published=self._published if self._is_reference(bench) else {},
-            more=[],
+            more=[] if self._stopped else remember(folder, session, provenance, answer, bench.duet),
         )
 
     def _is_reference(self, bench: Bench) -> bool:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from perf.arguments import fraction, positive, seconds, steps
 from perf.claims import Claims, Judge
 from perf.errors import UsageError
 from perf.finding import Found, find, workloads_in
+from perf.parsers import fraction, positive, seconds, steps
 from perf.seam import PRECISIONS, Workload
 from perf.train.workloads import default_workload
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from perf.app.import_log import EXIT_DISAGREE
-from perf.arguments import seconds
 from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM
+from perf.parsers import seconds
 from perf.signals import EXIT_STOPPED, STOPS
 from perf.train.trainer import Trainer
 from tests.logs import published

@@ -12,7 +12,7 @@ import pytest
 from perf.app.promotion import promote
 from perf.app.what import What
 from perf.judge.duets import DuetResult
-from perf.measure.recipes import Recipe
+from perf.measure.sides import Recipe
 from perf.records.baselines import load_result, load_session
 from tests.judge.test_verdicts import quiet
 from tests.report.test_duet import duet

@@ -22,8 +22,7 @@ import perf.measuring  # noqa: F401  # pytester drops what is first imported in 
 from perf.app.what import What
 from perf.errors import MeasureError
 from perf.judge.duets import DuetResult
-from perf.measure.recipes import Recipe
-from perf.measure.sides import Side
+from perf.measure.sides import Recipe, Side
 from perf.records.baselines import KEY, Baseline, baseline_json, baseline_path, load_session, result_json
 from perf.records.documents import write_json
 from perf.records.sessions import Fingerprint, Session

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from perf.records.baselines import KEY
-from perf.report.model import Answer, Plot, Report, Section, Series
+from perf.report.sections import Answer, Plot, Report, Section, Series
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "scipy", "numpy", "tqdm"}

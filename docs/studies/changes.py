@@ -11,7 +11,7 @@ import numpy as np
 
 from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, OUTLIER, FloatArray, holm
 from perf.judge.verdicts import Verdict
-from perf.robust import deviation
+from perf.records.sessions import deviation
 
 BAD = (Verdict.REGRESSED, Verdict.LOSSES_DIFFER, "FAILED")
 GOOD = (Verdict.UNCHANGED, Verdict.IMPROVED)

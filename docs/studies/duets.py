@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from perf.measure.duet import Duet
-from perf.measure.recipes import parse_recipe
-from perf.measure.sides import HOME, Side, prepared
+from perf.measure.sides import HOME, Side, parse_recipe, prepared
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import CaseSpec
 from perf.runner.machine import fingerprint

@@ -22,8 +22,7 @@ from perf.judge.stats import run_rate
 from perf.judge.verdicts import Judgement, Verdict, with_fitness
 from perf.measure.bench import SLICE_STEPS, measure
 from perf.measure.busy import busy_share, health, load_note
-from perf.measure.recipes import parse_recipe
-from perf.measure.sides import own_side
+from perf.measure.sides import own_side, parse_recipe
 from perf.printable import shown
 from perf.records.baselines import (
     BASELINES_DIR,
@@ -38,8 +37,7 @@ from perf.records.sessions import Session
 from perf.records.wire import CaseSpec
 from perf.report.answers import of_session
 from perf.report.bench import log_blocks, warmup_note
-from perf.report.model import Answer
-from perf.report.sections import duration
+from perf.report.sections import Answer, duration
 from perf.signals import stopped_by_signals
 
 RUNS, RUNS_BEFORE_DUET = 6, 3

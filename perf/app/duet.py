@@ -9,19 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perf.app.publish import publish
+from perf.app.report import publish
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, what
 from perf.errors import EXIT_PROBLEM, BaselineError, PerfError, UsageError
 from perf.judge.duets import LAST_SHARE, DuetResult, loss_problem
 from perf.judge.stats import FAMILY_ERROR
-from perf.measure.recipes import Recipe, parse_recipe
-from perf.measure.sides import last_other_commit
+from perf.measure.sides import Recipe, last_other_commit, parse_recipe
 from perf.printable import emphasized, printable, shown, tool
 from perf.records.baselines import KEY, Baseline
 from perf.records.documents import write_json
 from perf.report.duet import calibration, duet_report, duet_text
-from perf.report.model import Report
+from perf.report.sections import Report
 from perf.signals import EXIT_STOPPED
 
 EXIT_DIFFERS, EXIT_INCONCLUSIVE = 1, 4

@@ -22,7 +22,7 @@ from perf.records.pairs import Mode
 from perf.records.wire import CaseSpec
 from perf.signals import EXIT_STOPPED, stopped_by_signals
 
-TEMPLATE = Path(__file__).with_name("template.py")
+TEMPLATE = Path(__file__).with_name("template.txt")
 """A workload like a user's own; it is copied, and never imported here."""
 
 DEMO_FILE, DEMO_SIZE, DEMO_BUDGET_S = "bench_demo.py", 1024, 40

@@ -18,8 +18,7 @@ from perf.judge.attribution import attribute_difference, phase_totals
 from perf.judge.duets import Decisions, DuetResult, loss_problem, size_to_attribute, software_differences
 from perf.measure.busy import busy_share, load_note
 from perf.measure.duet import Duet, choose_mode, usable_cores
-from perf.measure.recipes import Recipe
-from perf.measure.sides import prepared
+from perf.measure.sides import Recipe, prepared
 from perf.printable import tool
 from perf.records.baselines import Baseline
 from perf.records.pairs import Mode, Pair

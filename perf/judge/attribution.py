@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from perf.judge.stats import FloatArray
+from perf.records.sessions import deviation
 from perf.records.wire import PHASES, STEP_PHASES, PhaseTime
-from perf.robust import deviation
 
 STANDARD_ERRORS = 4.0
 """How many standard errors a significant difference exceeds; high, since about a hundred rows are tested."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perf.records.pairs import FEWEST_STARTS
-from perf.robust import deviation
+from perf.records.sessions import deviation
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -138,7 +138,7 @@ def result_json(
     sessions: Sequence[Session],
     provenance: Provenance,
     duets: Mapping[str, Any],  # by workload
-    reports: Sequence[Any] = (),  # what was said of each workload, as `perf.report.model.Report`
+    reports: Sequence[Any] = (),  # what was said of each workload, as `perf.report.sections.Report`
 ) -> dict[str, Any]:
     """Return what a result file holds under `KEY`; `load_result` reads the sessions back."""
     said = {"duets": dict(duets), "reports": list(reports)}

@@ -1,4 +1,4 @@
-"""What was measured, on which machine and with which software: raw values of every run, never only their mean."""
+"""What was measured: raw values of every run, never only their mean; the types of their fields; and the machine."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,10 @@ from typing import Annotated, TypedDict
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec import Meta
 
 from perf.printable import printable
-from perf.robust import deviation
 
 # What the fields of a kept record may hold; msgspec refuses the rest when a file is read.
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -230,3 +230,9 @@ def find_warmup(step_s: Sequence[float]) -> int:
     later = np.asarray(step_s[len(step_s) // 2 :])
     limit = float(np.median(later)) + 5 * float(deviation(later))
     return next((index for index, seconds in enumerate(step_s[: len(step_s) // 2]) if seconds <= limit), 1)
+
+
+def deviation(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return the standard deviation along the last axis that a normal distribution of the same median deviation has."""
+    array = np.asarray(values, dtype=np.float64)
+    return np.asarray(1.4826 * np.median(np.abs(array - np.median(array, axis=-1, keepdims=True)), axis=-1))

@@ -20,8 +20,7 @@ from perf.judge.verdicts import CLAIMS, Judgement, Verdict
 from perf.records.baselines import Baseline
 from perf.records.sessions import Session
 from perf.records.wire import STEP_PHASES
-from perf.report.model import Answer
-from perf.report.sections import number, percent
+from perf.report.sections import Answer, number, percent
 
 Judgements = Mapping[tuple[str, int], Judgement]  # by claim and batch size
 

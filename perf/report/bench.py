@@ -13,9 +13,15 @@ from perf.records.baselines import Baseline, PublishedLine, PublishedRun
 from perf.records.sessions import Session, differences
 from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
-from perf.report.model import NONE, Answer, Report, Section
-from perf.report.plots import effects_plot, loss_difference_plot, loss_plots, published_plots, rates_plot, steps_plots
-from perf.report.sections import DETECTABLE, EFFECT_HEADER, by_text, effect_cells, number
+from perf.report.plots import (
+    effects_plot,
+    loss_difference_plot,
+    published_losses,
+    rates_plot,
+    session_losses,
+    steps_plots,
+)
+from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report, Section, by_text, effect_cells, number
 
 
 def log_blocks(session: Session) -> str:
@@ -130,11 +136,11 @@ def session_report(
     difference = loss_difference_plot(session, expected)
     sections += [
         *more,
-        Section(title="Losses", plots=[*loss_plots(session), *filter(None, [difference])], is_detail=True),
+        Section(title="Losses", plots=[*session_losses(session), *filter(None, [difference])], is_detail=True),
         Section(title="Rates", plots=[rates_plot(session, baseline), *steps_plots(session)], is_detail=True),
     ]
     if published:
-        plots = published_plots({run.global_batch_size: lines for run, lines in published.items() if lines})
+        plots = published_losses({run.global_batch_size: lines for run, lines in published.items() if lines})
         title = "Published runs of another machine: compare the shapes, not the numbers"
         notes = published_note(list(published)).split("\n")
         sections.append(Section(title=title, plots=plots, notes=notes, is_detail=True))

@@ -13,11 +13,13 @@ from perf.judge.verdicts import Verdict
 from perf.printable import wrapped
 from perf.records.wire import STEP_PHASES
 from perf.report.answers import of_duet
-from perf.report.model import NONE, Report, Section
 from perf.report.plots import effects_plot, pairs_plot, phases_plot
 from perf.report.sections import (
     DETECTABLE,
     EFFECT_HEADER,
+    NONE,
+    Report,
+    Section,
     as_text,
     by_text,
     duration,

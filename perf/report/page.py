@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perf.printable import printable
-from perf.report.model import Plot, Report, Series
+from perf.report.sections import Plot, Report, Series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
 """What the plots of a page show, from records and judgements; nothing is drawn here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,9 +9,9 @@ from perf.judge.duets import DuetResult
 from perf.judge.stats import Effect, run_rate
 from perf.logs.runlog import LogLine, parse_line
 from perf.records.baselines import Baseline, PublishedLine
-from perf.records.sessions import MeasuredRun, Session
+from perf.records.sessions import Session
 from perf.records.wire import STEP_PHASES
-from perf.report.model import Plot, Series
+from perf.report.sections import Plot, Series
 
 MOST_POINTS = 400  # of a curve that are drawn, spread evenly; the raw data on the page has all
 
@@ -90,45 +90,42 @@ def phases_plot(phases: Sequence[PhaseDifference], size: int) -> Plot:
     )
 
 
-def loss_plots(session: Session) -> list[Plot]:
-    """Return the loss against steps, samples and seconds, one line for each batch size."""
-    if any(not m.runs[0].step_s for m in session.measurements.values()):
-        return []
+def loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) -> list[Plot]:
+    """Return losses against steps, samples and seconds, one line for each batch size.
 
-    def curves(along: Callable[[int, MeasuredRun], Sequence[float]]) -> dict[str, tuple[Sequence[float], ...]]:
-        return {str(size): (along(size, m.runs[0]), m.runs[0].losses) for size, m in session.measurements.items()}
-
-    alongs: dict[str, Callable[[int, MeasuredRun], Sequence[float]]] = {
-        STEPS: lambda size, run: range(1, len(run.losses) + 1),
-        SAMPLES: lambda size, run: [size * (step + 1) for step in range(len(run.losses))],
-        SECONDS: lambda size, run: np.cumsum(run.step_s).tolist(),
-    }
-    return [_loss_plot(f"Loss by {unit}", unit, curves(along)) for unit, along in alongs.items()]
-
-
-def published_plots(runs: Mapping[int, Sequence[PublishedLine]]) -> list[Plot]:
-    """Return the loss of published runs, by batch size, against steps, samples and seconds."""
-    alongs: dict[str, Callable[[PublishedLine], float]] = {
-        STEPS: lambda line: line.global_step,
-        SAMPLES: lambda line: line.global_step * line.global_batch_size,
-        SECONDS: lambda line: line.global_step * line.global_batch_size / line.global_rate_samples_per_sec,
-    }
-    found = []
-    for unit, along in alongs.items():
-        curves = {str(size): ([along(line) for line in run], [line.loss for line in run]) for size, run in runs.items()}
-        found.append(_loss_plot(f"Published loss by {unit}", unit, curves))
-    return found
+    `curves` are (steps, seconds, losses) by batch size.
+    """
+    plots = []
+    for unit in (STEPS, SAMPLES, SECONDS):
+        series = []
+        for size, (steps, seconds, losses) in curves.items():
+            x = {STEPS: steps, SAMPLES: [size * step for step in steps], SECONDS: seconds}[unit]
+            series.append(Series(name=str(size), x=_thinned(x), y=_thinned(losses)))
+        ends = ", ".join(f"{one.name} {one.y[-1]:.3f}" for one in series)
+        caption = f"By global batch size; last values: {ends}"
+        plots.append(
+            Plot(title=f"{title} by {unit}", caption=caption, x_label=unit, y_label="loss, nats", series=series)
+        )
+    return plots
 
 
-def _loss_plot(title: str, unit: str, curves: Mapping[str, tuple[Sequence[float], ...]]) -> Plot:
-    ends = ", ".join(f"{name} {losses[-1]:.3f}" for name, (_, losses) in curves.items())
-    return Plot(
-        title=title,
-        caption=f"Loss against {unit}, by global batch size; last values: {ends}",
-        x_label=unit,
-        y_label="loss, nats",
-        series=[Series(name=name, x=_thinned(x), y=_thinned(losses)) for name, (x, losses) in curves.items()],
-    )
+def session_losses(session: Session) -> list[Plot]:
+    """Return the losses of the first run at each batch size."""
+    curves = {}
+    for size, measurement in session.measurements.items():
+        run = measurement.runs[0]
+        curves[size] = (range(1, len(run.losses) + 1), np.cumsum(run.step_s).tolist(), run.losses)
+    return loss_plots("Loss", curves)
+
+
+def published_losses(runs: Mapping[int, Sequence[PublishedLine]]) -> list[Plot]:
+    """Return the losses of published runs, by batch size."""
+    curves = {}
+    for size, lines in runs.items():
+        steps = [line.global_step for line in lines]
+        seconds = [size * line.global_step / line.global_rate_samples_per_sec for line in lines]
+        curves[size] = (steps, seconds, [line.loss for line in lines])
+    return loss_plots("Published loss", curves)
 
 
 def loss_difference_plot(session: Session, expected: Mapping[int, Baseline | None]) -> Plot | None:
@@ -160,7 +157,6 @@ def rates_plot(session: Session, baseline: Baseline | None) -> Plot:
             (float(size), run_rate(run.timed_step_s, size))
             for size, measurement in sorted(one.measurements.items() if one else ())
             for run in measurement.runs
-            if run.step_s
         ]
         if points:
             sizes, rates = zip(*points, strict=True)
@@ -180,8 +176,6 @@ def steps_plots(session: Session) -> list[Plot]:
     found = []
     for size, measurement in session.measurements.items():
         run = measurement.runs[0]
-        if not run.step_s:
-            continue
         rates = [size / seconds for seconds in run.step_s]
         logged = [line.global_step for line in map(parse_line, run.lines) if isinstance(line, LogLine)]
         series = [Series(name="rate of a step", x=_thinned(range(1, len(rates) + 1)), y=_thinned(rates))]

@@ -18,7 +18,7 @@ from perf.app.what import here as this_machine
 from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, BaselineError
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates, judge_scaling, with_fitness
-from perf.measure.recipes import parse_recipe
+from perf.measure.sides import parse_recipe
 from perf.records.baselines import KEY, PublishedRun, baseline_path, find_expected, load_baseline, load_session
 from perf.records.documents import write_json
 from perf.records.sessions import Fingerprint, Session

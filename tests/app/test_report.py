@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perf.app.publish import publish
+from perf.app.report import publish
 from perf.cli import main
 from perf.records.baselines import KEY
 from tests.judge.test_verdicts import quiet

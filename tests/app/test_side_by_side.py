@@ -19,8 +19,7 @@ from perf.errors import EXIT_PROBLEM, BaselineError, MeasureError
 from perf.judge import duets
 from perf.judge.duets import DuetResult
 from perf.judge.verdicts import Verdict
-from perf.measure.recipes import Recipe, parse_recipe
-from perf.measure.sides import HOME, Side
+from perf.measure.sides import HOME, Recipe, Side, parse_recipe
 from perf.records.baselines import Baseline
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import PhaseTime, SideWork

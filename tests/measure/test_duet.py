@@ -23,9 +23,8 @@ from perf.judge.duets import not_compared, work_differences
 from perf.measure import duet as duet_module
 from perf.measure import runners as runners_module
 from perf.measure.duet import BLOCKS, Duet, choose_mode
-from perf.measure.recipes import parse_recipe
 from perf.measure.runners import Runner
-from perf.measure.sides import HOME, Side, prepared
+from perf.measure.sides import HOME, Side, parse_recipe, prepared
 from perf.records.pairs import Mode, Pair, alternating_effect, simultaneous_effect
 from perf.records.wire import REQUESTS, VERSION, CaseSpec, Stepped, Waiting
 

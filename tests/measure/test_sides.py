@@ -14,8 +14,7 @@ import pytest
 
 from perf.errors import MeasureError
 from perf.measure import recipes
-from perf.measure.recipes import parse_recipe
-from perf.measure.sides import HOME, prepared
+from perf.measure.sides import HOME, parse_recipe, prepared
 from perf.signals import STOPS, stopped_by_signals
 from tests.measure.test_runners import interrupted_inside_popen
 from tests.repositories import git, left

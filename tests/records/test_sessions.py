@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from perf.records.sessions import Fingerprint, differences, find_warmup
-from perf.robust import deviation
+from perf.records.sessions import Fingerprint, deviation, differences, find_warmup
 from perf.runner.machine import fingerprint
 
 STEADY = [0.100, 0.102, 0.099, 0.101, 0.098, 0.103, 0.100, 0.099, 0.101, 0.100, 0.102, 0.098]

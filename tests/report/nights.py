@@ -11,7 +11,7 @@ from perf.records.baselines import Baseline, PublishedLine, PublishedRun
 from perf.records.sessions import Session
 from perf.report.answers import of_session
 from perf.report.bench import session_report
-from perf.report.model import Report, Section
+from perf.report.sections import Report, Section
 
 PROVENANCE = {
     "date": "2026-11-24T01:02:03+00:00",

@@ -16,9 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from perf.judge.verdicts import judge_rates
 from perf.records.baselines import load_published, load_published_lines
-from perf.report.model import Plot, Report, Section, Series
 from perf.report.page import as_html, figure_of
-from perf.report.sections import as_markdown, as_text
+from perf.report.sections import Plot, Report, Section, Series, as_markdown, as_text
 from tests.judge.test_verdicts import as_baseline, quiet
 from tests.report.nights import judged, report_of
 from tests.report.test_duet import SLOWER

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perf.app.import_log import audit_report
 from perf.app.train import run_table
 from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.duets import Decisions, as_claims
@@ -25,11 +26,9 @@ from perf.records.pairs import Pair
 from perf.records.sessions import Session
 from perf.records.wire import PHASES
 from perf.report.answers import of_duet, of_session
-from perf.report.audit import audit_report
 from perf.report.bench import verdict_section
 from perf.report.duet import calibration, duet_sections, duet_text
-from perf.report.model import NONE, Answer, Report, Section
-from perf.report.sections import as_markdown, as_text, text_table
+from perf.report.sections import NONE, Answer, Report, Section, as_markdown, as_text, text_table
 from tests.judge.noise import SIZES, session
 from tests.judge.test_verdicts import as_baseline, quiet
 from tests.report.test_duet import EXTRA_PRODUCTS, SLOWER, duet
