@@ -10,7 +10,6 @@ from typing import Any, NoReturn, TypeVar
 import pytest
 
 from perf.app.bench import WITH_BASELINE, Bench, stored_file
-from perf.app.history import history_folder, remember
 from perf.app.promotion import refusal
 from perf.app.report import publish
 from perf.app.what import What, here
@@ -213,19 +212,17 @@ class Measuring:
 
     def _report(self, bench: Bench) -> Report:
         """Return what is to be said of a workload."""
-        session, provenance, answer = bench.measure(), self._provenance(), bench.answer(self._problem)
-        folder = history_folder(self._config.rootpath)
+        session = bench.measure()
         return session_report(
             session,
-            provenance=provenance,
+            provenance=self._provenance(),
             judgements=bench.judgements,
             baseline=bench.baseline,
             expected={size: bench.expected(size) for size in session.measurements},
             duet=bench.duet,
-            answer=answer,
+            answer=bench.answer(self._problem),
             threshold=self._thresholds.get(bench.target.id, 0.05),
             published=self._published if self._is_reference(bench) else {},
-            more=[] if self._stopped else remember(folder, session, provenance, answer, bench.duet),
         )
 
     def _is_reference(self, bench: Bench) -> bool:

@@ -72,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Measure and judge training steps, train reference workloads, and read training logs.",
         epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a problem with "
-        "data or state, 4 could not be decided (duet, bisect), 5 damaged lines (import-log), 6 rates that disagree "
+        "data or state, 4 could not be decided (duet), 5 damaged lines (import-log), 6 rates that disagree "
         "(import-log), 130 stopped by a signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
@@ -118,11 +118,6 @@ def make_parser() -> argparse.ArgumentParser:
         "runs", type=Path, nargs="*", metavar="RUN",
         help="what pytest or duet --json wrote (default: runs/bench.json of the project, the latest session's)",
     )  # fmt: skip
-    command(
-        "history", "perf.app.history:history", "show the trend over the sessions of this machine",
-        "Show the rates and verdicts of all sessions on this machine, since when the latest are bad, and a page. Each\n"
-        "session with pytest adds an entry: in runs/history, or in the folder that STEPMARK_HISTORY names.",
-    )  # fmt: skip
     duet = command(
         "duet", "perf.app.duet:duet", "compare two versions side by side",
         "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
@@ -140,22 +135,6 @@ def make_parser() -> argparse.ArgumentParser:
         "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
     )
     _add_measured(duet, budget=120)
-    bisect = command(
-        "bisect", "perf.app.bisect:bisect", "find the commit that made a step slower, or otherwise",
-        "Compare two commits side by side. Where they differ, let git bisect between them,\n"
-        "with a duet of each commit beside the good one as the test, and compare the first\n"
-        "bad commit with its parent. Commits that cannot be run are skipped. The working\n"
-        "tree is not touched.",
-        "Exit codes: 0 found, 2 wrong usage, 3 a commit cannot be run or bisected,\n"
-        "4 nothing differs, or it could not be decided, 130 stopped.",
-    )  # fmt: skip
-    add = bisect.add_argument
-    add("--good", required=True, metavar="REF", help="a commit that is as it should be")
-    add("--bad", required=True, metavar="REF", help="a later one that is not")
-    add(
-        "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
-    )
-    _add_measured(bisect, budget=120, keeps=False)
     calibrate = command(
         "calibrate", "perf.app.duet:calibrate", "measure how small a change this machine can show",
         "Run the working tree against itself, and say how much runs spread here and what budget finds what.",
@@ -178,7 +157,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_measured(parser: argparse.ArgumentParser, *, budget: int, keeps: bool = True) -> None:
+def _add_measured(parser: argparse.ArgumentParser, *, budget: int) -> None:
     """Add what is measured, and for how long."""
     add = parser.add_argument
     add("--workload", metavar="W", help=WORKLOAD)
@@ -193,8 +172,7 @@ def _add_measured(parser: argparse.ArgumentParser, *, budget: int, keeps: bool =
         "--mode", choices=("simultaneous", "alternating"), metavar="M",
         help="simultaneous (half the cores each) or alternating (default: what suits the machine)",
     )  # fmt: skip
-    if keeps:
-        add("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
+    add("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
 
 
 def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -3,8 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -49,29 +49,7 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
 
 
 def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -> DuetResult:
-    """Make both sides, compare them, and remove what was made; arguments and errors as in `paired`."""
-    with paired(recipes, asked) as (duet, reason):
-        if note := load_note(busy_share()):
-            print(note)
-        texts = (duet.sides[0].text, duet.sides[1].text)
-        heading = duet_heading(asked.target.id, asked.sizes, texts, duet.mode, reason, asked.budget_s)
-        print(f"\n{heading}", flush=True)
-        total_s = asked.budget_s * len(asked.sizes)
-        # None: only on a terminal
-        with tqdm(total=round(total_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
-            show = partial(_show, bar)
-            result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=total_s, on_pair=show)
-        # Of a whole hash the front; another revision as it is written.
-        whole = re.compile(r"[0-9a-f]{40,64}")
-        commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
-        reverse = "-R " if recipes[1].commit and not recipes[0].commit else ""  # from the baseline to the candidate
-        show_change = f"git diff {reverse}{commits}" if commits else ""
-        return replace(result, show_change=show_change, sample=asked.target.workload.sample)
-
-
-@contextmanager
-def paired(recipes: tuple[Recipe, Recipe], asked: What) -> Iterator[tuple[Duet, str]]:
-    """Make both sides, yield their duet and why it has its mode, and remove what was made.
+    """Make both sides, compare them, and remove what was made.
 
     The recipes are of the baseline and the candidate; `is_baseline` has been resolved.
 
@@ -87,14 +65,32 @@ def paired(recipes: tuple[Recipe, Recipe], asked: What) -> Iterator[tuple[Duet, 
     if mode is Mode.SIMULTANEOUS and (len(cores) < 2 or not hasattr(os, "sched_setaffinity")):
         raise MeasureError(f"--mode {mode}: needs two cores and a system that can pin to them; leave it out")
     with stopped_by_signals(), ExitStack() as stack:
-        first, second = (
-            stack.enter_context(prepared(recipe, name, asked.root, asked.target.id, asked.environ))
-            for recipe, name in zip(recipes, ("baseline", "candidate"), strict=True)
+        first = stack.enter_context(prepared(recipes[0], "baseline", asked.root, asked.target.id, asked.environ))
+        second = stack.enter_context(prepared(recipes[1], "candidate", asked.root, asked.target.id, asked.environ))
+        if note := load_note(busy_share()):
+            print(note)
+        texts = (first.text, second.text)
+        heading = duet_heading(asked.target.id, asked.sizes, texts, mode, reason, asked.budget_s)
+        print(f"\n{heading}", flush=True)
+        duet = Duet(
+            (first, second),
+            {size: CaseSpec(global_batch_size=size, precision=asked.precision) for size in asked.sizes},
+            mode=mode,
+            cores=cores,
+            num_threads=len(cores) // 2 if mode is Mode.SIMULTANEOUS else 0,
+            rng=np.random.default_rng(),
         )
-        cases = {size: CaseSpec(global_batch_size=size, precision=asked.precision) for size in asked.sizes}
-        num_threads = len(cores) // 2 if mode is Mode.SIMULTANEOUS else 0
-        rng = np.random.default_rng()
-        yield Duet((first, second), cases, mode=mode, cores=cores, num_threads=num_threads, rng=rng), reason
+        budget_s = asked.budget_s * len(asked.sizes)
+        # None: only on a terminal
+        with tqdm(total=round(budget_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
+            show = partial(_show, bar)
+            result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=budget_s, on_pair=show)
+        # Of a whole hash the front; another revision as it is written.
+        whole = re.compile(r"[0-9a-f]{40,64}")
+        commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
+        reverse = "-R " if recipes[1].commit and not recipes[0].commit else ""  # from the baseline to the candidate
+        show_change = f"git diff {reverse}{commits}" if commits else ""
+        return replace(result, show_change=show_change, sample=asked.target.workload.sample)
 
 
 def _show(bar: "tqdm[Any]", pairs: Sequence[Pair], budget_s: float) -> None:

@@ -117,7 +117,6 @@ def session_report(
     answer: Answer,
     threshold: float,  # of stored rates
     published: Mapping[PublishedRun, Sequence[PublishedLine]],  # runs that somebody published, and their logs
-    more: Sequence[Section],  # what else is known, such as the history
 ) -> Report:
     """Return what is to be said of a session, the most important first."""
     stored = {
@@ -135,7 +134,6 @@ def session_report(
         sections.append(Section(title="Baseline", notes=baseline_note(baseline, session).split("\n  ")))
     difference = loss_difference_plot(session, expected)
     sections += [
-        *more,
         Section(title="Losses", plots=[*session_losses(session), *filter(None, [difference])], is_detail=True),
         Section(title="Rates", plots=[rates_plot(session, baseline), *steps_plots(session)], is_detail=True),
     ]

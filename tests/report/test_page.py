@@ -87,8 +87,10 @@ def test_hostile_strings_are_harmless(kind: str) -> None:
     plot = Plot(title=HOSTILE, caption=HOSTILE, x_label=HOSTILE, series=[Series(name=HOSTILE, x=[1, 2], y=[1, 2])])
     section = Section(title=HOSTILE, header=("a",), rows=[(HOSTILE,)], left=("a",), notes=[HOSTILE], plots=[plot, plot])
     night = dataclasses.replace(quiet(), about={"name": "x"}, sample="samples")
-    found = report_of(night, judged(SLOWER), duet=SLOWER, more=[section], commit=HOSTILE, date=HOSTILE)
-    found = dataclasses.replace(found, title=HOSTILE, command=HOSTILE, warnings=[HOSTILE])
+    found = report_of(night, judged(SLOWER), duet=SLOWER, commit=HOSTILE, date=HOSTILE)
+    found = dataclasses.replace(
+        found, title=HOSTILE, command=HOSTILE, warnings=[HOSTILE], sections=[*found.sections, section]
+    )
     if kind == "page":
         elements = _Elements(as_html([found], {"x": HOSTILE})).found
         assert not {"script", "img"} & {tag for tag, _ in elements}
