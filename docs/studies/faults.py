@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 KERNEL, DATA, SLICES, STEPPING, RUNNER = (
-    f"perf/{name}.py" for name in ("train/kernel", "train/data", "train/stepping", "runner/__main__")
+    f"perf/{name}.py" for name in ("train/kernel", "train/data", "runner/slices", "train/stepping", "runner/__main__")
 )
 STEP = "            stepping.step()\n            if on_gpu:"
 LAST_STEP = "        stepping.step()\n        stepping.read()"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from perf.measure.bench import SLICE_STEPS
-from perf.runner.__main__ import Slices
+from perf.runner.slices import Slices
 from perf.seam import Case
 from perf.train.devices import World
 from perf.train.stepping import Stepping

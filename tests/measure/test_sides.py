@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from perf.errors import MeasureError
-from perf.measure import recipes
+from perf.measure import sides
 from perf.measure.sides import HOME, parse_recipe, prepared
 from perf.signals import STOPS, stopped_by_signals
 from tests.measure.test_runners import interrupted_inside_popen
@@ -28,7 +28,7 @@ def test_parts_of_a_spec_add_up() -> None:
     assert recipe.python == Path(sys.executable)
     assert recipe.environ == {"A": "1", "B": "x=y:z"}
     assert parse_recipe(["baseline:"]).is_baseline
-    assert parse_recipe(["self"]) == recipes.Recipe(text="self")
+    assert parse_recipe(["self"]) == sides.Recipe(text="self")
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_a_commit_that_is_not_there_names_the_side(repository: Path) -> None:
 KILLED = """
 import os, signal, subprocess, sys, tempfile
 from pathlib import Path
-from perf.measure import recipes, sides
+from perf.measure import sides
 tempfile.tempdir = sys.argv[2]
-with sides.prepared(recipes.parse_recipe(["git:HEAD"]), "baseline", Path(sys.argv[1]), "pico", {}) as side:
+with sides.prepared(sides.parse_recipe(["git:HEAD"]), "baseline", Path(sys.argv[1]), "pico", {}) as side:
     subprocess.run(["git", "-C", sys.argv[1], "worktree", sys.argv[3], str(side.root)], check=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

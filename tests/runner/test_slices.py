@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perf.records.wire import Stepped
-from perf.runner.__main__ import Slices
+from perf.runner.slices import Slices
 from perf.train.devices import World
 from perf.train.stepping import Stepping
 
