@@ -210,6 +210,7 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--model-dir", type=Path, metavar="DIR",
         help="where the checkpoints are (default: runs/WORKLOAD/gbs-B; with --text, runs/WORKLOAD-text/gbs-B)",
     )  # fmt: skip
+    add("--tensorboard", type=Path, metavar="DIR", help="also write the scalars of TensorBoard there, in DIR/gbs-B")
     add = state.add_mutually_exclusive_group().add_argument
     add(
         "--fresh", dest="start", action="store_const", const="fresh", default="resume",

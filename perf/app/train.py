@@ -1,9 +1,9 @@
 """Train a built-in workload at each global batch size: what is about to run, the runs, and what came of them."""
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from perf.errors import UsageError
 from perf.finding import find_root, near
-from perf.logs.runlog import StartLine
+from perf.logs.runlog import LogLine, StartLine, parse_line
 from perf.printable import shown
 from perf.report.sections import number, text_table
 from perf.signals import EXIT_STOPPED
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Source, SyntheticLanguage, TextCorpus
 from perf.train.devices import World, process_group, resolve_device, resolve_precision
+from perf.train.kernel import learning_rate
 from perf.train.loop import RunResult, run_steps
 from perf.train.workloads import BERT_CONFIGS, default_workload
 
@@ -33,6 +34,7 @@ def train(
     model_dir: Path | None,
     log_steps: int | None,
     seed: int,
+    tensorboard: Path | None,
     **asked: Any,
 ) -> int:
     """Train, log and save each run, and return 0, or `EXIT_STOPPED` if one was stopped.
@@ -76,6 +78,9 @@ def train(
             source = TextCorpus(list(text), config, seed=seed) if text else SyntheticLanguage(config, seed=seed)
             # All are planned before the first one starts: a run that cannot start is told at once.
             plans = [plan_run(run, source, world) for run in runs]
+            writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter if tensorboard else None
+        except ImportError as error:
+            raise UsageError(f"--tensorboard: {error}; pip install 'stepmark[tensorboard]'") from None
         except ValueError as error:
             raise UsageError(error) from None
         say: Callable[[str], None] = print if world.is_main else lambda text: None
@@ -84,7 +89,9 @@ def train(
         try:
             for plan in plans:
                 say(f"\n{_run_heading(plan)}")
-                results.append(_run(plan, source, world))
+                place = tensorboard / f"gbs-{plan.config.global_batch_size}" if tensorboard else None
+                with writer(place) if writer and world.is_main else nullcontext() as scalars:
+                    results.append(_run(plan, source, world, scalars))
                 if results[-1].interrupted:
                     break
         finally:  # what was measured is shown, also when a later run fails
@@ -96,8 +103,8 @@ def train(
         return EXIT_STOPPED
 
 
-def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
-    """Run a plan below a progress bar."""
+def _run(plan: RunPlan, source: Source, world: World, scalars: Any) -> RunResult:
+    """Run a plan below a progress bar; `scalars`, if any, is a writer of TensorBoard's."""
     with tqdm(
         total=plan.last_step - plan.start_step,
         unit="step",
@@ -105,7 +112,17 @@ def _run(plan: RunPlan, source: Source, world: World) -> RunResult:
         delay=3,
         disable=None if world.is_main else True,  # None: shown only where stderr is a terminal
     ) as bar:
-        on_line = partial(bar.write, file=sys.stdout)
+
+        def on_line(text: str) -> None:
+            bar.write(text, file=sys.stdout)
+            if scalars and isinstance(line := parse_line(text), LogLine):
+                # The names that the reference stack gives them.
+                rates = {"local_samples_per_sec": line.rate, "avg_samples_per_sec": line.global_rate}
+                more = {"avg_steps_per_sec": line.global_rate / plan.config.global_batch_size}
+                lr = learning_rate(plan.config.workload, line.global_step)
+                for name, value in {"loss": line.loss, **rates, **more, "lr": lr}.items():
+                    scalars.add_scalar(name, value, line.global_step)
+
         return run_steps(plan, source, world, on_line=on_line, on_step=bar.update)
 
 
