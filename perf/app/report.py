@@ -66,8 +66,12 @@ def report(*, runs: Sequence[Path]) -> int:
             raise BaselineError(f"{path}: has no whole report ({error}); {ADVICE}") from None
         if not found:
             raise BaselineError(f"{path}: says nothing yet: its session was ended early; measure again")
-        for one in found:
-            print(f"{one.title}\n{emphasized(wrapped(one.answer.line), is_bad=one.is_bad)}")
-            print(f"{wrapped(f'Next: {one.answer.next_step}')}\n\n{as_text(one.sections)}\n")
-        print("\n".join(publish(found, raw, path.with_suffix(""))))
+        try:
+            texts = [f"{wrapped(f'Next: {one.answer.next_step}')}\n\n{as_text(one.sections)}\n" for one in found]
+            lines = publish(found, raw, path.with_suffix(""))
+        except (IndexError, ValueError) as error:
+            raise BaselineError(f"{path}: a table or a plot of it is not whole ({error}); {ADVICE}") from None
+        for one, text in zip(found, texts, strict=True):
+            print(f"{wrapped(one.title)}\n{emphasized(wrapped(one.answer.line), is_bad=one.is_bad)}\n{text}")
+        print("\n".join(lines))
     return 0

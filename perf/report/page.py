@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,8 @@ def as_svg(plot: Plot) -> str:
     from matplotlib import rc_context
 
     file = io.StringIO()
-    # What one drawing calls its parts, another must not.
-    with rc_context({"svg.hashsalt": plot.title, "svg.fonttype": "none"}):
+    # What one drawing calls its parts, another must not. A name that the font cannot show must not end a session.
+    with rc_context({"svg.hashsalt": plot.title, "svg.fonttype": "none"}), warnings.catch_warnings(action="ignore"):
         figure_of(plot).savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     # Only the element, without names of groups, which several drawings of a page would share.
     svg = re.sub(r'<metadata>.*?</metadata>|(?<=<g) id="\w+"', "", file.getvalue(), flags=re.DOTALL)

@@ -19,6 +19,14 @@ from tests.report.test_duet import SLOWER
 NIGHT = report_of(quiet(), judged(SLOWER), duet=SLOWER)
 
 
+UNEVEN = {"title": "t", "caption": "c", "x_label": "x", "series": [{"name": "n", "x": [1, 2], "y": [1]}]}
+
+
+def said(**changes: object) -> str:
+    """Return a result whose report has other parts."""
+    return json.dumps({KEY: {"reports": [{**asdict(NIGHT), **changes}]}})
+
+
 def result(path: Path, *reports: object) -> Path:
     """Write a result that says so much."""
     path.write_text(json.dumps({KEY: {"reports": reports}}))
@@ -44,6 +52,8 @@ def test_a_result_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (json.dumps({KEY: []}), "has no whole report"),
         (json.dumps({KEY: {"reports": [{"title": 3}]}}), "has no whole report"),
         (json.dumps({KEY: {"reports": []}}), "says nothing yet"),
+        (said(sections=[{"header": ["a", "b"], "rows": [["1"]]}]), "a table or a plot of it is not whole"),
+        (said(sections=[{"plots": [UNEVEN]}]), "a table or a plot of it is not whole"),
     ],
 )
 def test_what_is_no_result_is_refused(

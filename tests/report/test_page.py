@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from perf.judge.verdicts import judge_rates
 from perf.records.baselines import load_published, load_published_lines
-from perf.report.page import as_html, figure_of
+from perf.report.page import as_html, as_svg, figure_of
 from perf.report.sections import Plot, Report, Section, Series, as_markdown, as_text
 from tests.judge.test_verdicts import as_baseline, quiet
 from tests.report.nights import judged, report_of
@@ -105,6 +105,14 @@ def test_hostile_strings_are_harmless(kind: str) -> None:
         cells = [line for line in text.splitlines() if line.startswith("| &lt;")]
         assert cells
         assert all(len(re.findall(r"(?<!\\)\|", cell)) == 2 for cell in cells)
+
+
+def test_names_in_any_script_are_drawn() -> None:
+    """Also those that the font has no glyphs for, where warnings are errors."""
+    names = ["\u6d4b\u8bd5", "\U0001f40d" * 40, "long " * 60]
+    series = [Series(name=name, style="bars", x=[1.0], y=[0.0]) for name in names]
+    plot = Plot(title=names[0], caption="", x_label=names[0], series=series, categories=[names[2]])
+    assert as_svg(plot).count(names[0]) > 1
 
 
 def test_no_text_of_a_plot_lies_on_another() -> None:
