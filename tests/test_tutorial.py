@@ -33,7 +33,7 @@ def test_the_tutorial_shows_what_happens(tmp_path: Path) -> None:
     """Each line that it shows is in the output, in order; only numbers may be others, and budgets are smaller here."""
     names = {"NAME": "A", "EMAIL": "a@example.org"}
     author = {f"GIT_{who}_{key}": value for who in ("AUTHOR", "COMMITTER") for key, value in names.items()}
-    quick = {"PYTEST_ADDOPTS": "--perf-runs 3 --perf-steps 8 -o perf_duet_budget=1", "COLUMNS": "80"}
+    quick = {"PYTEST_ADDOPTS": "--perf-runs 3 --perf-steps 8 --perf-duet=never", "COLUMNS": "80"}
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GITHUB_"))}
     folder = tmp_path
     followed = commands(TUTORIAL.read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import gzip
 import json
 import re
@@ -37,6 +38,12 @@ def whole() -> list[Report]:
     return [report_of(night, stored, baseline=as_baseline(quiet())), found]
 
 
+@functools.cache
+def whole_page() -> str:
+    """Return the page of that."""
+    return as_html(whole(), RAW)
+
+
 def plots_of(reports: list[Report]) -> list[Plot]:
     """Return all plots of reports."""
     return [plot for report in reports for section in report.sections for plot in section.plots]
@@ -54,7 +61,7 @@ class _Elements(HTMLParser):
 
 def test_the_worst_workload_comes_first_and_its_answer_before_all_else() -> None:
     """A reader finds the verdict, the batch size, the size of the change and the cause without scrolling."""
-    page = as_html(whole(), RAW)
+    page = whole_page()
     text = re.sub(r"<[^>]*>|\s+", " ", page[page.index("<main>") :])
     assert "REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024" in " ".join(text.split())[:400]
     assert page.index("in forward (kernel.py:81)") < page.index("<svg")
@@ -63,14 +70,14 @@ def test_the_worst_workload_comes_first_and_its_answer_before_all_else() -> None
 
 def test_the_raw_values_are_in_the_page() -> None:
     """Unpacked, the link has them as they were."""
-    packed = re.search(r"data:application/gzip;base64,([\w+/=]+)", as_html(whole(), RAW))
+    packed = re.search(r"data:application/gzip;base64,([\w+/=]+)", whole_page())
     assert packed
     assert json.loads(gzip.decompress(base64.b64decode(packed[1]))) == RAW
 
 
 def test_a_page_needs_nothing_else_and_each_plot_has_a_name() -> None:
     """No element fetches anything; it is smaller than 1 MB; ids are used once."""
-    page = as_html(whole(), RAW)
+    page = whole_page()
     elements = _Elements(page).found
     outside = [value for _, attributes in elements for name, value in attributes.items() if name in ("src", "href")]
     assert all(value and value.startswith(("data:", "#")) for value in outside)
@@ -139,7 +146,7 @@ def test_a_browser_shows_the_page(scheme: str, width: int, tmp_path: Path) -> No
     """Without an error or a request, no wider than the window, with ink that can be read on its paper."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = tmp_path / "page.html"
-    path.write_text(as_html(whole(), RAW), encoding="utf-8")
+    path.write_text(whole_page(), encoding="utf-8")
     with sync_api.sync_playwright() as playwright:
         # Root has no sandbox; the page has no scripts.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
