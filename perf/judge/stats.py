@@ -97,7 +97,7 @@ def compare_rates(
     family_size: int,  # how many comparisons are made at once
     widen: float = SHARED_PHASES,  # factor on the standard error; 1 for runs that are independent
 ) -> Effect:
-    """Compare the rates of runs, at least two of each side in any positive unit, by Welch's t-test (1947) on logarithms.
+    """Compare rates of runs, at least two of each side in any positive unit, by Welch's t-test (1947) on logarithms.
 
     Raises ValueError: there are fewer, or a rate is not positive.
     """
