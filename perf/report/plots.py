@@ -182,8 +182,8 @@ def steps_plots(session: Session) -> list[Plot]:
         found.append(
             Plot(
                 title=f"Rate of each step at {size}, run 1",
-                caption=f"Median {np.median(rates):,.0f} {session.sample}/sec; the first {run.warmup_steps} steps are "
-                "warm-up and not in the times",
+                caption=f"Median {np.median(rates):,.0f} {session.sample}/sec; steps of warm-up, which are not in the "
+                f"times: {run.warmup_steps}",
                 x_label="step",
                 y_label=f"{session.sample}/sec",
                 series=series,
