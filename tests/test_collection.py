@@ -43,6 +43,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     (pytester.path / "pytest.ini").write_text("[pytest]\n")
     write(project)
     project.arguments = ("-p", "perf.plugin")
+    monkeypatch.setattr("perf.report.page.as_svg", lambda plot: "<svg></svg>")  # drawing takes a second
     return project
 
 

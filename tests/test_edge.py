@@ -27,6 +27,7 @@ from perf.records.baselines import KEY, Baseline, baseline_json, baseline_path, 
 from perf.records.documents import write_json
 from perf.records.sessions import Fingerprint, Session
 from perf.records.wire import CaseSpec
+from perf.report.page import as_svg
 from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED, STOPS
 from tests.judge.noise import SIZES
@@ -100,8 +101,20 @@ def here(session: Session) -> Session:
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project without a baseline."""
+    """A project without a baseline; the plots of its pages, which take a second, are drawn only where a test says so."""
+    monkeypatch.setattr("perf.report.page.as_svg", lambda plot: "<svg></svg>")
     return Project(pytester, monkeypatch)
+
+
+def test_a_session_leaves_a_page_with_its_plots(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn from what was measured; the terminal says where the page is."""
+    monkeypatch.setattr("perf.report.page.as_svg", as_svg)
+    project.write(here(quiet()))
+    found = project.run("--benchmark-compare", "-k", "test_rate or test_losses")
+    found.stdout.fnmatch_lines(["page: runs/bench.html"])
+    page = (project.pytester.path / "runs" / "bench.html").read_text()
+    assert page.count("<path") > 100
+    assert "Loss by optimizer steps" in page
 
 
 def test_silent_green_1_a_benchmark_missing_from_the_baseline(project: Project) -> None:
