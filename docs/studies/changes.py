@@ -1,6 +1,7 @@
 """Where a history of nights changed its level: a rule, and how often it is right on made-up histories.
 
-``python -m docs.studies.changes`` (needs ruptures). Nothing keeps a history yet; this is the rule that it would use.
+``python -m docs.studies.changes`` (needs ruptures). Nothing keeps a history yet. Known faults of the
+rule: docs/measurements.md, change points over nights.
 """
 
 from collections.abc import Mapping, Sequence
