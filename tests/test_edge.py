@@ -101,7 +101,7 @@ def here(session: Session) -> Session:
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project without a baseline; the plots of its pages, which take a second, are drawn only where a test says so."""
+    """A project without a baseline. The plots of its pages take a second: they are drawn where a test says so."""
     monkeypatch.setattr("perf.report.page.as_svg", lambda plot: "<svg></svg>")
     return Project(pytester, monkeypatch)
 

@@ -1,9 +1,9 @@
 """Train a built-in workload at each global batch size: what is about to run, the runs, and what came of them."""
 
-import importlib
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +78,18 @@ def train(
             source = TextCorpus(list(text), config, seed=seed) if text else SyntheticLanguage(config, seed=seed)
             # All are planned before the first one starts: a run that cannot start is told at once.
             plans = [plan_run(run, source, world) for run in runs]
-            writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter if tensorboard else None
-        except ImportError as error:
-            raise UsageError(f"--tensorboard: {error}; pip install 'stepmark[tensorboard]'") from None
+            boards: list[Any] = []  # on the main rank, and where they were asked for
+            if tensorboard:
+                world.from_main(lambda: boards.extend(_boards(tensorboard, sizes)))
         except ValueError as error:
             raise UsageError(error) from None
         say: Callable[[str], None] = print if world.is_main else lambda text: None
         say(_session_heading(runs[0], source, world))
         results: list[RunResult] = []
         try:
-            for plan in plans:
+            for plan, board in zip_longest(plans, boards):
                 say(f"\n{_run_heading(plan)}")
-                place = tensorboard / f"gbs-{plan.config.global_batch_size}" if tensorboard else None
-                with writer(place) if writer and world.is_main else nullcontext() as scalars:
+                with board or nullcontext() as scalars:
                     results.append(_run(plan, source, world, scalars))
                 if results[-1].interrupted:
                     break
@@ -101,6 +100,18 @@ def train(
             return 0
         say(_stop_note(plans[len(results) - 1], results[-1], plans[len(results) :]))
         return EXIT_STOPPED
+
+
+def _boards(directory: Path, sizes: Sequence[int]) -> list[Any]:
+    """Return TensorBoard's writer of each run. Raises UsageError: one cannot be made, or TensorBoard is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return [SummaryWriter(directory / f"gbs-{size}") for size in sizes]
+    except ImportError as error:
+        raise UsageError(f"--tensorboard: {error}; pip install 'stepmark[tensorboard]'") from None
+    except OSError as error:
+        raise UsageError(f"--tensorboard {directory}: cannot be written ({error}); name another directory") from None
 
 
 def _run(plan: RunPlan, source: Source, world: World, scalars: Any) -> RunResult:

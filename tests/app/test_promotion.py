@@ -27,7 +27,7 @@ from perf.runner.machine import fingerprint
 from tests.judge.noise import COUNTERS, HERE
 from tests.judge.test_verdicts import as_baseline, quiet
 from tests.records.test_baselines import promoted, result, written
-from tests.test_edge import Project, here, project, side_by_side  # noqa: F401  # fixtures
+from tests.test_edge import Project, here, project, side_by_side  # noqa: F401  # pytest finds fixtures by name
 
 DATE = "2026-11-24T00:00:00+00:00"
 
@@ -97,8 +97,8 @@ def test_a_noisy_baseline_can_be_run_again(tmp_path: Path) -> None:
 
 
 def test_a_night_works_from_a_noisy_baseline(
-    project: Project,  # noqa: F811
-    side_by_side: list[dict[str, Any]],  # noqa: F811
+    project: Project,  # noqa: F811  # the fixture that is imported above
+    side_by_side: list[dict[str, Any]],  # noqa: F811  # the fixture that is imported above
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -207,7 +207,7 @@ def test_a_session_of_some_batch_sizes_becomes_a_first_baseline(tmp_path: Path) 
 
 
 def test_the_report_advises_promotion_only_where_it_works(
-    project: Project,  # noqa: F811
+    project: Project,  # noqa: F811  # the fixture that is imported above
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -55,3 +55,17 @@ def test_without_the_package_nothing_is_trained(
     assert "pip install 'stepmark[tensorboard]'" in captured.err
     assert "Step=" not in captured.out
     assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.parametrize("file", ["board", "board/gbs-16"])
+def test_a_directory_that_cannot_be_written_is_told_before_any_training(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    """A file stands where the directory of all runs, or of the second one, should be."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert "board: cannot be written (" in captured.err
+    assert "Step=" not in captured.out
