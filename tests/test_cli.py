@@ -505,7 +505,7 @@ def test_the_tutorial_shows_what_happens(tmp_path: Path) -> None:
     for command, shown in followed:
         line = re.sub(r"^(stepmark|pytest)\b", lambda tool: f"{sys.executable} -m {MODULES[tool[0]]}", command)
         done = subprocess.run(
-            ["bash", "-c", line.replace("--budget 60s", "--budget 1s")],
+            ["bash", "-c", line.replace("60s", "1s").replace("compare", "compare --perf-runs 1")],
             cwd=folder, env={**outside, **author, **quick}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         if "git init" in command:

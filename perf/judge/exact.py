@@ -36,7 +36,7 @@ def counter_differences(baseline: Counts, candidate: Counts, *, python_calls: bo
 
 
 def work_changes(before: Session, now: Session, size: int) -> list[str]:
-    """Return the same of two sessions at a batch size, and other micro-batches; Python calls only of the same Python."""
+    """Return the same of two sessions at a batch size, and micro-batches; Python calls only of the same Python."""
     baseline, candidate = (session.measurements[size] for session in (before, now))
     cuts = [{"micro_batch_size": one.micro_batch_size} for one in (baseline, candidate)]
     counters = [asdict(one.runs[0].counters) for one in (baseline, candidate)]
