@@ -227,11 +227,6 @@ class Bench:
         stored = self.baseline.session.measurements if self.baseline else {}
         return sorted(stored.keys() - self.target.workload.global_batch_sizes)
 
-    @property
-    def is_bad(self) -> bool:
-        """Whether a claim does not hold."""
-        return any(judgement.holds is False for judgement in self.judgements.values())
-
     def answer(self, problem: str) -> Answer:
         """Return the most important result; `problem` is why the session fails although no claim does."""
         return of_session(self.measure(), self.judgements, self.baseline, self.duet, problem)

@@ -154,7 +154,7 @@ def session_report(
             for (claim, size), judgement in judgements.items()
             if claim == "rate" and judgement.verdict is Verdict.INCONCLUSIVE
         ],
-        is_bad=any(judgement.holds is False for judgement in judgements.values()),
+        is_bad=answer.verdict in ("FAILED", "NOT MEASURED") or any(j.holds is False for j in judgements.values()),
     )
 
 

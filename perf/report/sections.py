@@ -91,7 +91,7 @@ class Report:
     sections: Sequence[Section]
     command: str = ""  # what to type to measure the same again
     warnings: Sequence[str] = ()  # what a reviewer must see although nothing failed, one line each
-    is_bad: bool = False  # whether a claim does not hold
+    is_bad: bool = False  # whether a claim does not hold, or the session fails for another reason
 
 
 EFFECT_HEADER = ("change", "95% interval", "detectable")

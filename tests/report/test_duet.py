@@ -260,6 +260,8 @@ def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
         (broken, {}, "", "NOT MEASURED: 512: run 1: out of memory"),
     ):
         assert of_session(of, found, None, None, problem).line == line
+    assert report_of(broken, {}).is_bad
+    assert not report_of(night, {("rate", 512): unknown}).is_bad
 
 
 def test_the_file_has_all_raw_values_and_no_infinity() -> None:
