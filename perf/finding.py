@@ -7,10 +7,12 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 import perf.train.workloads
 from perf.errors import BaselineError, UsageError
@@ -19,8 +21,7 @@ from perf.seam import Workload
 from perf.train.workloads import WORKLOADS
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class Found(Struct, frozen=True, kw_only=True):
     """A workload under the id that commands and files know it by."""
 
     id: str  # "pico" for a built-in one, "bench_net.py:net" for one in a file, "package.module:net" for one in a module

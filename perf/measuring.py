@@ -2,12 +2,13 @@
 
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from perf.app.bench import WITH_BASELINE, Bench, stored_file
 from perf.app.promotion import refusal
@@ -167,7 +168,7 @@ class Measuring:
         """Return what this project adds to pytest-benchmark's file: each measured session and its duet."""
         duets = {bench.target.id: bench.duet.as_json() for bench in self._measured() if bench.duet}
         sessions = [bench.measure() for bench in self._measured()]
-        return result_json(sessions, self._provenance(), duets, list(map(asdict, self._reports)))
+        return result_json(sessions, self._provenance(), duets, msgspec.to_builtins(self._reports))
 
     def _measured(self) -> list[Bench]:
         return [bench for bench in self.benches.values() if bench.session]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from perf.app.promotion import promote
@@ -179,7 +179,7 @@ def test_a_stop_during_the_duet_keeps_what_was_measured(project: Project, monkey
 
 def test_warnings_name_the_workload(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """On GitHub, where several workloads have the same batch sizes."""
-    named = dataclasses.replace(here(quiet()), workload="bench_net.py:net")
+    named = msgspec.structs.replace(here(quiet()), workload="bench_net.py:net")
     path = project.write(named, project.pytester.path / "before.json")
     project.give = lambda: named
     few = duet(dict.fromkeys((512, 1024), 0.0), num_pairs=5)

@@ -5,7 +5,6 @@ The first five are the ways in which a comparison with pytest-benchmark can be g
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import signal
@@ -14,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import perf.app.bench
@@ -70,11 +70,11 @@ class Project:
         def after(rounds: int) -> Session:
             """Return what was measured until then."""
             kept = {
-                size: dataclasses.replace(m, runs=m.runs[:rounds])
+                size: msgspec.structs.replace(m, runs=m.runs[:rounds])
                 for size, m in whole.measurements.items()
                 if size in self.measured_sizes
             }
-            return dataclasses.replace(whole, measurements=kept, workload=workload)
+            return msgspec.structs.replace(whole, measurements=kept, workload=workload)
 
         options["on_round"](after(1))
         return after(options["num_rounds"])
@@ -96,7 +96,7 @@ class Project:
 
 def here(session: Session) -> Session:
     """Return a session as if this machine had measured it."""
-    return dataclasses.replace(session, fingerprint=fingerprint())
+    return msgspec.structs.replace(session, fingerprint=fingerprint())
 
 
 @pytest.fixture
@@ -120,7 +120,9 @@ def test_a_session_leaves_a_page_with_its_plots(project: Project, monkeypatch: p
 def test_silent_green_1_a_benchmark_missing_from_the_baseline(project: Project) -> None:
     """A batch size that the baseline lacks is skipped by name, and fails where a baseline is required."""
     whole = here(quiet())
-    project.write(dataclasses.replace(whole, measurements={size: whole.measurements[size] for size in (1024, 2048)}))
+    project.write(
+        msgspec.structs.replace(whole, measurements={size: whole.measurements[size] for size in (1024, 2048)})
+    )
     found = project.run("--benchmark-compare", "-k", "test_rate")
     found.assert_outcomes(passed=2, skipped=1)
     found.stdout.fnmatch_lines(["SKIPPED *NO_BASELINE: *has no such batch size (it has 1024, 2048)*"])
@@ -182,11 +184,11 @@ def test_what_is_exact_is_said_after_the_first_round(project: Project) -> None:
         other = {}
         for size in (512, 1024):
             runs = [
-                dataclasses.replace(run, losses=tuple(loss + 1 for loss in run.losses))
+                msgspec.structs.replace(run, losses=tuple(loss + 1 for loss in run.losses))
                 for run in whole.measurements[size].runs
             ]
-            other[size] = dataclasses.replace(whole.measurements[size], runs=tuple(runs))
-        return dataclasses.replace(whole, measurements={**whole.measurements, **other})
+            other[size] = msgspec.structs.replace(whole.measurements[size], runs=tuple(runs))
+        return msgspec.structs.replace(whole, measurements={**whole.measurements, **other})
 
     project.give = give
     found = project.run("--benchmark-compare", "-k", "test_losses")
@@ -221,7 +223,9 @@ def test_silent_green_5_a_regression_fails_its_own_test(project: Project) -> Non
 def test_another_machines_baseline_is_refused(project: Project) -> None:
     """Its rates are NOT_COMPARABLE, with the field that differs; a session that compared nothing fails."""
     hardware = {**fingerprint().hardware, "cpu": "Other CPU"}
-    foreign = dataclasses.replace(quiet(), fingerprint=Fingerprint(hardware=hardware, software=fingerprint().software))
+    foreign = msgspec.structs.replace(
+        quiet(), fingerprint=Fingerprint(hardware=hardware, software=fingerprint().software)
+    )
     path = project.write(foreign, project.pytester.path / "foreign.json")
     found = project.run(f"--benchmark-compare={path}", "-k", "test_rate")
     found.assert_outcomes(skipped=3)
@@ -271,8 +275,8 @@ def test_a_renamed_test_is_still_compared(project: Project) -> None:
 def test_a_batch_size_that_is_no_longer_measured_is_told(project: Project) -> None:
     """The summary names what only the baseline has, and --perf-strict fails for it."""
     whole = here(quiet())
-    wider = {**whole.measurements, 4096: dataclasses.replace(whole.measurements[512], global_batch_size=4096)}
-    project.write(dataclasses.replace(whole, measurements=wider))
+    wider = {**whole.measurements, 4096: msgspec.structs.replace(whole.measurements[512], global_batch_size=4096)}
+    project.write(msgspec.structs.replace(whole, measurements=wider))
     found = project.run("--benchmark-compare")
     found.stdout.fnmatch_lines(["*NOT MEASURED NOW: 4096*"])
     assert found.ret == 0
@@ -320,7 +324,7 @@ def test_results_are_saved_whole(project: Project) -> None:
     for path in (Path("mine.json"), Path("runs/bench.json"), saved):
         found = load_session(project.pytester.path / path).session
         assert found.about["hidden_size"] == 32
-        assert dataclasses.replace(found, about={}, health={}) == here(quiet(seed=1))
+        assert msgspec.structs.replace(found, about={}, health={}) == here(quiet(seed=1))
     content = json.loads((project.pytester.path / "mine.json").read_text())
     assert [benchmark["name"] for benchmark in content["benchmarks"]] == [f"test_rate[{size}]" for size in SIZES]
     steps = [s for run in quiet(seed=1).measurements[512].runs for s in run.timed_step_s]
@@ -348,7 +352,7 @@ def test_a_batch_size_that_fails_fails_its_own_tests(project: Project) -> None:
     def give() -> Session:
         whole = here(quiet())
         kept = {size: m for size, m in whole.measurements.items() if size != 1024}
-        return dataclasses.replace(whole, measurements=kept, failures={1024: "run 2: Step=7: the loss is nan"})
+        return msgspec.structs.replace(whole, measurements=kept, failures={1024: "run 2: Step=7: the loss is nan"})
 
     project.give = give
     project.write(here(quiet()))
@@ -543,8 +547,12 @@ def test_only_the_batch_sizes_that_are_undecided_are_compared_again(
     def give() -> Session:
         whole, noisy = here(quiet(seed=1)), quiet(spread=0.08, seed=1)
         kept = {**whole.measurements, 512: noisy.measurements[512], 2048: noisy.measurements[2048]}
-        runs = tuple(dataclasses.replace(run, losses=tuple(loss + 1 for loss in run.losses)) for run in kept[2048].runs)
-        return dataclasses.replace(whole, measurements={**kept, 2048: dataclasses.replace(kept[2048], runs=runs)})
+        runs = tuple(
+            msgspec.structs.replace(run, losses=tuple(loss + 1 for loss in run.losses)) for run in kept[2048].runs
+        )
+        return msgspec.structs.replace(
+            whole, measurements={**kept, 2048: msgspec.structs.replace(kept[2048], runs=runs)}
+        )
 
     project.give = give
     found = project.run("--benchmark-compare", "-k", "test_rate or test_losses")
@@ -585,7 +593,7 @@ def test_a_comparison_that_cannot_be_made_leaves_the_stored_verdict(
     found.stdout.fnmatch_lines(["INCONCLUSIVE: rate at 512, 1024, 2048: --perf-duet: *"])
     whole, noisy = here(quiet(seed=1)), quiet(spread=0.08, seed=1)  # what stored times decided stays decided
     mixed = {**whole.measurements, 512: noisy.measurements[512]}
-    project.give = lambda: dataclasses.replace(whole, measurements=mixed)
+    project.give = lambda: msgspec.structs.replace(whole, measurements=mixed)
     project.run("--benchmark-compare", "-k", "test_rate").assert_outcomes(passed=2, skipped=1)
 
 
@@ -594,8 +602,8 @@ def test_a_stop_while_measuring_keeps_the_whole_rounds(project: Project) -> None
 
     def give() -> Session:
         whole = here(quiet(seed=1))
-        kept = {s: dataclasses.replace(m, runs=m.runs[:2]) for s, m in whole.measurements.items()}
-        return dataclasses.replace(whole, measurements=kept)
+        kept = {s: msgspec.structs.replace(m, runs=m.runs[:2]) for s, m in whole.measurements.items()}
+        return msgspec.structs.replace(whole, measurements=kept)
 
     project.give = give
     found = project.run("-k", "test_rate")
@@ -643,7 +651,7 @@ def test_a_night_that_could_not_tell_warns(project: Project, monkeypatch: pytest
 def test_sides_that_learn_otherwise_fail_the_losses(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Although their times and the stored losses are alike: LOSSES_DIFFER, in the claim and in the first line."""
     project.write(here(quiet()))
-    far = dataclasses.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses))
+    far = msgspec.structs.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses))
     monkeypatch.setattr(
         "perf.app.bench.compared", lambda recipes, what, **options: duet(dict.fromkeys(what.sizes, 0.0), far)
     )
@@ -657,7 +665,7 @@ def test_sides_that_learn_otherwise_fail_the_losses(project: Project, monkeypatc
 def test_a_duet_that_is_stopped_shows_what_is_known(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pairs so far are in the report, the session says that it was stopped, and ends with exit code 130."""
     project.write(here(quiet()))
-    early = dataclasses.replace(
+    early = msgspec.structs.replace(
         duet(dict.fromkeys(SIZES, 0.0), num_pairs=5),
         problem="ended after 15 pairs: stopped by a signal",
         interrupted=True,
@@ -696,7 +704,7 @@ def test_side_by_side_without_a_batch_size_in_common_says_so(
 ) -> None:
     """The baseline has 512 alone, and 1024 is measured: NO_BASELINE, and no duet of nothing."""
     whole = here(quiet())
-    project.write(dataclasses.replace(whole, measurements={512: whole.measurements[512]}))
+    project.write(msgspec.structs.replace(whole, measurements={512: whole.measurements[512]}))
     found = project.run("--benchmark-compare", "--perf-duet", "-k", "test_rate and 1024")
     found.assert_outcomes(skipped=1)
     found.stdout.fnmatch_lines(["SKIPPED *NO_BASELINE: *has no such batch size*"])

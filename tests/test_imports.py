@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from perf.records.baselines import KEY
@@ -54,7 +54,7 @@ def test_what_reads_files_needs_no_torch(arguments: list[str], tmp_path: Path) -
     """A log and a result are text."""
     (tmp_path / "run.log").write_text(LOG + "\n")
     (tmp_path / "baselines").mkdir()
-    (tmp_path / "duet.json").write_text(json.dumps({KEY: {"reports": [asdict(REPORT)]}}))
+    (tmp_path / "duet.json").write_text(json.dumps({KEY: {"reports": [msgspec.to_builtins(REPORT)]}}))
     assert not imported(CALL.format(arguments), tmp_path) & {"torch", "scipy"}
 
 

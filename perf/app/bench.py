@@ -5,12 +5,12 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from tqdm import tqdm
 
 from perf.app.side_by_side import baseline_recipe, compared

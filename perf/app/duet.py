@@ -4,10 +4,11 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from perf.app.report import publish
 from perf.app.side_by_side import baseline_recipe, compared
@@ -154,7 +155,7 @@ def _raw(result: DuetResult, asked: What) -> tuple[Report, dict[str, Any]]:
     date, command = datetime.now(UTC).isoformat(timespec="seconds"), f"{tool()} {shlex.join(sys.argv[1:])}"
     about = f"on {asked.here.fingerprint.slug}, {date}"
     report = duet_report(result, title=asked.target.id, about=about, command=command)
-    named = {"workload": asked.target.id, "date": date, "command": command, "reports": [asdict(report)]}
+    named = {"workload": asked.target.id, "date": date, "command": command, "reports": [msgspec.to_builtins(report)]}
     return report, {**result.as_json(), **named}
 
 

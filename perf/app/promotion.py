@@ -1,10 +1,11 @@
 """Promotion: the one way a result becomes a baseline."""
 
 import fcntl
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from perf.errors import BaselineError, UsageError
 from perf.finding import find_root

@@ -4,10 +4,10 @@ import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from msgspec import Struct
 
 from perf.errors import UsageError
 from perf.finding import Found, find, find_root, own_workloads
@@ -19,8 +19,7 @@ from perf.train.devices import resolve_device, resolve_precision
 from perf.train.workloads import default_workload
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Here:
+class Here(Struct, frozen=True, kw_only=True):
     """This machine, its software and what it computes on where nobody says."""
 
     fingerprint: Fingerprint  # machine and software
@@ -33,8 +32,7 @@ def here() -> Here:
     return Here(fingerprint=fingerprint(), device=resolve_device("auto"))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class What:
+class What(Struct, frozen=True, kw_only=True):
     """What is trained and measured, by a session or by two sides."""
 
     root: Path  # of the project

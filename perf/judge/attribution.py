@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from perf.judge.stats import FloatArray
 from perf.records.sessions import deviation
@@ -19,8 +19,7 @@ MIN_VISITS = 3  # of each side; fewer do not show how much visits vary
 Visit = Sequence[PhaseTime]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhaseDifference:
+class PhaseDifference(Struct, frozen=True, kw_only=True):
     """The time of a phase with all its operations: medians over the visits, seconds."""
 
     phase: str
@@ -33,8 +32,7 @@ class PhaseDifference:
         return self.candidate_s - self.baseline_s
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contribution(PhaseDifference):
+class Contribution(PhaseDifference, frozen=True, kw_only=True):
     """The time of one operation in a phase, and whether it differs."""
 
     operation: str  # as in `PhaseTime`

@@ -4,10 +4,12 @@ Verdicts are decided at two looks, each with its share of the error.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.exact import counter_differences
@@ -31,8 +33,7 @@ INTERIM_LOOK = 0.5  # the share of the budget after which there is a look before
 LATEST_INTERIM_LOOK = 0.7  # after this share the interim look is left out: it would take most of the error
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DuetJudgement:
+class DuetJudgement(Struct, frozen=True, kw_only=True):
     """The verdict on the times of one batch size."""
 
     verdict: Verdict  # IMPROVED, UNCHANGED, REGRESSED or INCONCLUSIVE
@@ -142,8 +143,7 @@ def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: flo
     return DuetJudgement(verdict=verdict, effect=effect, reason=reason, needed_s=float(np.ceil(needed_s)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DuetResult:
+class DuetResult(Struct, frozen=True, kw_only=True):
     """What a duet measured, and its verdicts."""
 
     sides: tuple[str, str]  # what the baseline and the candidate are
@@ -186,7 +186,7 @@ class DuetResult:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, raw values included, as JSON data; an infinite bound is null."""
-        data = {"kind": "duet", **asdict(self)}
+        data = {"kind": "duet", **msgspec.to_builtins(self, enc_hook=float)}
         for judgement in data["judgements"].values():
             effect = judgement["effect"]
             effect |= {name: None for name, value in effect.items() if not np.isfinite(value)}

@@ -1,10 +1,10 @@
 """Comparisons without a verdict: the work of a step, its losses, and whether a session could become a baseline."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from msgspec.structs import asdict
 
 from perf.judge.stats import batch_noise
 from perf.records.baselines import Baseline

@@ -10,10 +10,10 @@ Why not a bootstrap, and what these intervals cover on noise like the measured o
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from perf.records.pairs import FEWEST_STARTS
 from perf.records.sessions import deviation
@@ -34,8 +34,7 @@ OUTLIER = 5.0  # pairs farther from the median, in standard deviations, are move
 FEWEST_TO_COMPARE = 8  # with fewer pairs, none is treated as an outlier
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Effect:
+class Effect(Struct, frozen=True, kw_only=True):
     """How the candidate's rates relate to the baseline's."""
 
     effect_size: float  # candidate / baseline - 1; below 0 is slower
@@ -48,8 +47,7 @@ class Effect:
     minimal_detectable_effect: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DuetEffect(Effect):
+class DuetEffect(Effect, frozen=True, kw_only=True):
     """How the candidate's rate relates to the baseline's, from pairs of runs in several starts.
 
     `effect_size` is at the mean of the starts' means; `low`, `high` and `p_value` are of this look alone.

@@ -1,12 +1,13 @@
 """The claims about a session: whether each holds, and why."""
 
-from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import partial
 from itertools import zip_longest
 from typing import Self
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from perf.judge.exact import LEAST_RUNS, counter_differences, loss_differences, session_refusal, work_changes
 from perf.judge.stats import (
@@ -48,8 +49,7 @@ class Verdict(StrEnum):
 HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False, Verdict.LOSSES_DIFFER: False}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True, kw_only=True):
     """The outcome of one claim."""
 
     holds: bool | None  # whether it does; None if it could not be checked

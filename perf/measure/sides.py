@@ -12,8 +12,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 import perf
 from perf.errors import MeasureError
@@ -32,15 +34,14 @@ _NEEDED = {
 """The parts of a SPEC that have a value, and what is said where it does not fit."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
+class Recipe(Struct, frozen=True, kw_only=True):
     """What makes a side differ from what is here."""
 
     text: str  # as it was asked for
     commit: str = ""  # a git revision to check out; "" for the working tree
     packages: tuple[str, ...] = ()  # pip requirements to put before what is installed
     python: Path | None = None  # an interpreter; None for this one
-    environ: Mapping[str, str] = field(default_factory=dict)  # environment variables to set
+    environ: Mapping[str, str] = {}  # environment variables to set
     is_baseline: bool = False  # whether commit and packages are to be those of the promoted baseline
 
 
@@ -93,8 +94,7 @@ _PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
 """Of a temporary folder, the file in it that its process holds locked, and the checkout in it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
+class Side(Struct, frozen=True, kw_only=True):
     """A side that can be started."""
 
     name: str  # "baseline", "candidate", or "" where there is one side only

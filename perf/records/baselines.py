@@ -2,13 +2,13 @@
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from perf.errors import BaselineError
 from perf.records.documents import ADVICE, read_json
@@ -45,7 +45,7 @@ class Promotion(TypedDict):
     replaces: Word
 
 
-class _Part(Struct, frozen=True, kw_only=True):
+class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a file holds under `KEY`. A portable baseline has losses and counters of one run, and no times."""
 
     kind: Literal["result", "baseline", "portable"]
@@ -70,8 +70,7 @@ class _Part(Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{session.workload}: step_s: only a portable baseline has no times")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Baseline:
+class Baseline(Struct, frozen=True, kw_only=True):
     """A session read back."""
 
     path: Path  # its file
@@ -185,9 +184,6 @@ def load_result(path: Path) -> list[Baseline]:
         problem, _, where = str(error).rpartition(" - at ")
         where = where.replace("`", "").replace("$[...]", KEY) if problem else "the top"
         raise BaselineError(f"{path}: at {where}: {(problem or str(error))[:400]}; {ADVICE}") from None
-    # msgspec ignores unknown fields of dataclasses.
-    if unknown := next(_unknown(document[KEY], msgspec.to_builtins(part, str_keys=True), KEY), None):
-        raise BaselineError(f"{path}: at {unknown}: is not known to this version; {ADVICE}")
     session, portable = part.sessions[0], part.kind == "portable"
     place = baseline_path(Path(), session.configuration, session.fingerprint, portable=portable)
     if part.kind != "result" and path.absolute().parts[-len(place.parts) :] != place.parts:
@@ -196,17 +192,6 @@ def load_result(path: Path) -> list[Baseline]:
         Baseline(path=path, session=session, provenance=part.provenance, promotions=part.promotions, portable=portable)
         for session in part.sessions
     ]
-
-
-def _unknown(found: Any, known: Any, where: str) -> Iterator[str]:
-    """Yield the place of each field that the record read from a document does not have."""
-    if isinstance(found, dict):
-        for name, value in found.items():
-            place = f"{where}.{name[:100]}"
-            yield from _unknown(value, known[name], place) if name in known else [place]
-    elif isinstance(found, list):
-        for index, value in enumerate(found):
-            yield from _unknown(value, known[index], f"{where}[{index}]")
 
 
 def load_session(path: Path) -> Baseline:

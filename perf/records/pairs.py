@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from msgspec import Struct
 
 Marks = tuple[float, ...]
 
@@ -21,8 +21,7 @@ class Mode(StrEnum):
     ALTERNATING = "alternating"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True, kw_only=True):
     """One run of each side at one batch size."""
 
     global_batch_size: int  # of both

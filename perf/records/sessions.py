@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, TypedDict
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from perf.printable import printable
 
@@ -58,8 +57,7 @@ class _Software(TypedDict):
     threads: Annotated[int, Meta(ge=1, le=10**6)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fingerprint:
+class Fingerprint(Struct, frozen=True, kw_only=True):
     """A machine and the software on it.
 
     Other hardware makes times incomparable. Other software is what an upgrade is about, and is listed beside a verdict.
@@ -101,8 +99,7 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list
     ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepCounters:
+class StepCounters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one optimizer step at steady state does, on one rank."""
 
     # how often each operation was dispatched, by name
@@ -120,8 +117,7 @@ class StepCounters:
     python_calls: Count  # Python functions entered; depends on the versions of Python and numpy
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MeasuredRun:
+class MeasuredRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One fresh process that trained from step 0."""
 
     losses: Losses  # of each step, nats
@@ -130,7 +126,7 @@ class MeasuredRun:
     warmup_steps: Count = 0  # how many steps at the front are not used for times; see `find_warmup`
     lines: Annotated[tuple[Text, ...], Meta(max_length=10**6)] = ()  # its log
     # what else a step returned, by name, of each step
-    scalars: Annotated[dict[Word, Scalars], Meta(max_length=1000)] = field(default_factory=dict)
+    scalars: Annotated[dict[Word, Scalars], Meta(max_length=1000)] = {}
 
     def __post_init__(self) -> None:
         num_steps, found = len(self.losses), {**self.scalars, "times": self.step_s or self.losses}
@@ -150,8 +146,7 @@ class MeasuredRun:
         return self.step_s[self.warmup_steps :]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
+class Measurement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All runs of one workload at one batch size."""
 
     # global_batch_size, micro_batch_size: samples per step, and per forward pass
@@ -165,8 +160,7 @@ class Measurement:
             raise ValueError(f"micro_batch_size: {self.micro_batch_size} does not divide {self.global_batch_size}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Session:
+class Session(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything measured of one workload in one sitting, on one machine."""
 
     workload: str  # its id
@@ -181,11 +175,11 @@ class Session:
     failures: dict[BatchSize, Text]  # what went wrong, by the batch size that could not be measured
     sample: Word = "samples"  # what one sample is called
     # facts of the workload that decide what a step does
-    about: Annotated[dict[Word, About], Meta(max_length=1000)] = field(default_factory=dict)
+    about: Annotated[dict[Word, About], Meta(max_length=1000)] = {}
     # the smallest change of its rate that matters, a fraction; None where the workload has none of its own
     threshold: Fraction | None = None
     # how the machine was when measuring began: load, clock; what could not be read is missing
-    health: Annotated[dict[Word, Fact], Meta(max_length=100)] = field(default_factory=dict)
+    health: Annotated[dict[Word, Fact], Meta(max_length=100)] = {}
     times_unfit: Sentence = ""  # why its times are too noisy to compare with later; "" where they are not
 
     def __post_init__(self) -> None:

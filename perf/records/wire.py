@@ -5,7 +5,6 @@ known, and what needs them is reported as not compared. A request or an answer k
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
@@ -133,8 +132,7 @@ class Ended(Struct, frozen=True, kw_only=True):
 Answer = TypeVar("Answer", bound=Struct)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SideWork:
+class SideWork(Struct, frozen=True, kw_only=True):
     """What a side does and what it is, at one batch size; what it did not say is absent."""
 
     counters: Mapping[str, Any]  # as in `Counted`, in the forms that are known here

@@ -1,9 +1,10 @@
 """A benchmark session: logs, the verdict of each batch size, the baseline, and what to do next."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from perf.judge.duets import DuetResult
 from perf.judge.stats import DuetEffect

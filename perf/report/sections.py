@@ -3,8 +3,9 @@
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct
 
 from perf.judge.stats import POWER, Effect
 from perf.printable import WIDTH, printable, wrapped
@@ -12,8 +13,7 @@ from perf.printable import WIDTH, printable, wrapped
 NONE = "-"  # the cell of a value that does not exist
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """The most important result of a duet or a session."""
 
     verdict: str  # a `Verdict`, or "FAILED", "NOT MEASURED" or "MEASURED"
@@ -29,8 +29,7 @@ class Answer:
         return f"{self.line}\nNext: {self.next_step}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Series:
+class Series(Struct, frozen=True, kw_only=True):
     """Points of a plot that belong together."""
 
     name: str
@@ -42,8 +41,7 @@ class Series:
     high: Sequence[float] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plot:
+class Plot(Struct, frozen=True, kw_only=True):
     """A picture of numbers."""
 
     title: str
@@ -53,12 +51,11 @@ class Plot:
     series: Sequence[Series]
     categories: Sequence[str] = ()  # names of the places along y, from the top
     band: tuple[float, float] | None = None  # the region of the measured axis that does not matter
-    marks: Mapping[str, Sequence[float]] = field(default_factory=dict)  # vertical lines, by what they mean
+    marks: Mapping[str, Sequence[float]] = {}  # vertical lines, by what they mean
     log_x: bool = False  # whether x is drawn on a logarithmic scale
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
+class Section(Struct, frozen=True, kw_only=True):
     """A title, plots, a table and notes below it; each may be empty. A column without any value is not shown."""
 
     title: str = ""
@@ -68,7 +65,7 @@ class Section:
     left: Sequence[str] = ()
     notes: Sequence[str] = ()
     # what columns mean, by name; shown last, for the columns that are
-    legend: Mapping[str, str] = field(default_factory=dict)
+    legend: Mapping[str, str] = {}
     plots: Sequence[Plot] = ()  # on a page only
     is_detail: bool = False  # folded in Markdown, and left out of a terminal
 
@@ -81,8 +78,7 @@ class Section:
         return header, [[row[i] for i in columns] for row in self.rows], notes
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """All that is said of one workload: the answer first, then sections in the order a reader needs them."""
 
     title: str  # what was measured

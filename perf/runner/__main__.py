@@ -12,13 +12,13 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import msgspec
 import torch
 import torch._dynamo  # making an optimizer imports it, which takes two seconds: once, before the forks
+from msgspec.structs import asdict
 
 from perf.errors import PerfError, UsageError
 from perf.finding import find, in_one_line

@@ -14,12 +14,12 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import safetensors.torch
+from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -38,8 +38,7 @@ _HEAD_BYTES = 2**20  # enough for the header, in which the digest stands: the lo
 _UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """What a checkpoint says about itself; the values in the two dicts are plain JSON."""
 
     global_step: int  # optimizer steps completed when it was written
@@ -48,8 +47,7 @@ class Facts:
     environment: dict[str, Any]  # what wrote it and may be another
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, kw_only=True):
     """A checkpoint whose digest has been verified."""
 
     path: Path  # its file

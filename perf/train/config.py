@@ -1,12 +1,13 @@
 """What a run is asked to do, what it therefore plans, and what its checkpoints record of both."""
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
 from perf.records.sessions import differences
@@ -19,8 +20,7 @@ from perf.train.workloads import BertConfig
 Start = Literal["resume", "fresh", "weights"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
+class RunConfig(Struct, frozen=True, kw_only=True):
     """One run: a workload at one global batch size."""
 
     workload: BertConfig  # what to train
@@ -54,8 +54,7 @@ class RunConfig:
         return CheckpointStore(self.model_dir, keep_last=self.keep_checkpoints)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunPlan:
+class RunPlan(Struct, frozen=True, kw_only=True):
     """A run that can start: what it resumes from, how far it goes, and how a step is cut."""
 
     config: RunConfig  # what was asked for

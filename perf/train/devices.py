@@ -4,11 +4,11 @@ import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from msgspec import Struct
 from torch import Tensor
 
 from perf.errors import MainRankError
@@ -78,8 +78,7 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**30)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class World:
+class World(Struct, frozen=True, kw_only=True):
     """The ranks that train one model together: this one's number, and how many there are."""
 
     rank: int = 0

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from perf.errors import CheckpointError
 from perf.logs.runlog import EndLine, LogLine, Mark, Rates
@@ -17,8 +18,7 @@ from perf.train.stepping import Stepping, should_act
 from perf.train.trainer import Trainer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunResult:
+class RunResult(Struct, frozen=True, kw_only=True):
     """What a run did."""
 
     end_step: int  # `global_step` at the end

@@ -1,14 +1,15 @@
 """The built-in workloads: what is trained, how, at which batch sizes, and why it is here."""
 
 import math
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from perf.seam import Case, Step, Workload
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BertConfig:
+class BertConfig(Struct, frozen=True, kw_only=True):
     """What one built-in workload trains. Sizes follow BERT (Devlin et al. 2018); a sample is a pair of sentences."""
 
     name: str  # what the command line calls it

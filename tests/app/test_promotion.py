@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from perf.app import promotion
@@ -34,23 +34,23 @@ DATE = "2026-11-24T00:00:00+00:00"
 
 def noisy(**changes: Any) -> Session:
     """Return a session whose rates spread too much to compare with."""
-    return dataclasses.replace(quiet(spread=0.7), **changes)
+    return msgspec.structs.replace(quiet(spread=0.7), **changes)
 
 
 def slowed(session: Session, *sizes: int) -> Session:
     """Return a session with one operation more in each step, at some batch sizes."""
-    more = dataclasses.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 2})
+    more = msgspec.structs.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 2})
     changed = {
-        size: dataclasses.replace(m, runs=tuple(dataclasses.replace(run, counters=more) for run in m.runs))
+        size: msgspec.structs.replace(m, runs=tuple(msgspec.structs.replace(run, counters=more) for run in m.runs))
         for size, m in session.measurements.items()
         if size in sizes
     }
-    return dataclasses.replace(session, measurements={**session.measurements, **changed})
+    return msgspec.structs.replace(session, measurements={**session.measurements, **changed})
 
 
 def only(session: Session, *sizes: int) -> Session:
     """Return a session with some of its batch sizes."""
-    return dataclasses.replace(session, measurements={size: session.measurements[size] for size in sizes})
+    return msgspec.structs.replace(session, measurements={size: session.measurements[size] for size in sizes})
 
 
 def test_a_noisy_session_is_promoted_with_its_times_marked_unfit(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_mark_is_of_the_latest_promotion(tmp_path: Path) -> None:
 
 def test_a_noisy_baseline_can_be_run_again(tmp_path: Path) -> None:
     """The side of a duet that stands for it is its commit."""
-    (machine, *_) = promoted(tmp_path, dataclasses.replace(noisy(), fingerprint=fingerprint()))
+    (machine, *_) = promoted(tmp_path, msgspec.structs.replace(noisy(), fingerprint=fingerprint()))
     assert baseline_recipe(parse_recipe(["baseline:"]), load_session(machine), this_machine()).commit == "a" * 40
 
 
@@ -239,7 +239,7 @@ def test_a_verdict_advises_what_the_session_lacks() -> None:
         ([], "name a file that has it"),
         ([entry], "measure all batch sizes, then stepmark promote"),
     ):
-        baseline = dataclasses.replace(as_baseline(only(quiet(), 512)), promotions=promotions)
+        baseline = msgspec.structs.replace(as_baseline(only(quiet(), 512)), promotions=promotions)
         assert judge_rates(only(quiet(), 1024), baseline, threshold=0.05)[1024].reason.endswith(says)
     assert judge_rates(quiet(), baseline, threshold=0.05)[1024].reason.endswith("make one: stepmark promote")
 
@@ -248,7 +248,7 @@ def test_text_of_files_is_shown_with_control_characters_escaped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In errors, in verdicts that name a mark or a fact of the file, and in the lines about published runs."""
-    forged = result(dataclasses.replace(quiet(), failures={4096: "x\x1b[2J\ny\ud800"}))
+    forged = result(msgspec.structs.replace(quiet(), failures={4096: "x\x1b[2J\ny\ud800"}))
     with pytest.raises(BaselineError) as error:
         promote(written(tmp_path / "forged.json", forged), tmp_path / "baselines", reason="", date=DATE)
     assert "x\\x1b[2J\\ny\\ud800" in str(error.value)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from perf.app.report import publish
@@ -24,7 +23,7 @@ UNEVEN = {"title": "t", "caption": "c", "x_label": "x", "series": [{"name": "n",
 
 def said(**changes: object) -> str:
     """Return a result whose report has other parts."""
-    return json.dumps({KEY: {"reports": [{**asdict(NIGHT), **changes}]}})
+    return json.dumps({KEY: {"reports": [{**msgspec.to_builtins(NIGHT), **changes}]}})
 
 
 def result(path: Path, *reports: object) -> Path:
@@ -35,7 +34,7 @@ def result(path: Path, *reports: object) -> Path:
 
 def test_a_result_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The answer comes first; page and summary are beside the file."""
-    path = result(tmp_path / "night.json", asdict(NIGHT))
+    path = result(tmp_path / "night.json", msgspec.to_builtins(NIGHT))
     assert main(["report", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024")
@@ -73,7 +72,7 @@ def test_github_hears_of_what_is_bad_and_of_other_work(tmp_path: Path, monkeypat
     """An error for the verdict, a warning for each difference; no text ends its command or begins another."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     hostile = "a\n::error::b%0A\r::stop-commands::x"
-    report = dataclasses.replace(NIGHT, title=hostile, warnings=["work differs: +1 aten::mm per step", hostile])
+    report = msgspec.structs.replace(NIGHT, title=hostile, warnings=["work differs: +1 aten::mm per step", hostile])
     assert publish([report], {}, tmp_path / "duet") == [f"page: {tmp_path / 'duet.html'}"]
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     lines = publish([report], {}, tmp_path / "duet")[1:]

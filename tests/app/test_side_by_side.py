@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -32,7 +32,7 @@ from tests.report.test_duet import EXTRA, SLOWER, WORK, duet
 def promoted(commit: str = "a" * 40, *, dirty: bool = False, **software: str) -> Baseline:
     """Return a baseline of this machine, measured with other software."""
     here = fingerprint()
-    then = dataclasses.replace(here, software={**here.software, **software})
+    then = msgspec.structs.replace(here, software={**here.software, **software})
     return Baseline(
         path=Path("baselines/here/pico-cpu-fp32.json"),
         session=session(step_times(np.random.default_rng(0)), fingerprint=then),
@@ -165,7 +165,7 @@ def test_a_calibration_that_ended_early_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, bool], code: int
 ) -> None:
     """What its pairs show is printed, and the exit code is not 0."""
-    early = dataclasses.replace(duet({512: 0.0}), problem="ended after 7 pairs: x", **change)
+    early = msgspec.structs.replace(duet({512: 0.0}), problem="ended after 7 pairs: x", **change)
     monkeypatch.setattr("perf.app.duet.compared", lambda recipes, *rest, **options: early)
     assert main(["calibrate", "--global-batch-size", "512"]) == code
     out = capsys.readouterr().out
@@ -283,7 +283,7 @@ def test_another_training_is_timed_only_with_other_software(
 
     Both are LOSSES_DIFFER. What is not timed takes no part of the budget.
     """
-    other = dataclasses.replace(
+    other = msgspec.structs.replace(
         WORK, losses=tuple(loss + 0.01 for loss in WORK.losses), software={**WORK.software, **software}
     )
     found = run_duet(Scripted({512: -0.1}, (WORK, other)), mode_reason="", threshold=0.02, budget_s=60.0)
@@ -323,9 +323,9 @@ def test_what_was_measured_survives_what_comes_after(failure: BaseException) -> 
 def test_the_exit_code_is_that_of_the_worst_verdict() -> None:
     """A signal comes first, then what differs, then a problem, then what is not known."""
     same, few = duet({512: 0.0}), duet({512: 0.0}, num_pairs=5)
-    ended = dataclasses.replace(few, problem="candidate side (self): ended by SIGKILL")
-    other = duet({512: 0.0}, dataclasses.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses)))
-    found = [same, SLOWER, other, few, ended, dataclasses.replace(ended, interrupted=True)]
+    ended = msgspec.structs.replace(few, problem="candidate side (self): ended by SIGKILL")
+    other = duet({512: 0.0}, msgspec.structs.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses)))
+    found = [same, SLOWER, other, few, ended, msgspec.structs.replace(ended, interrupted=True)]
     assert [exit_code(result) for result in found] == [0, 1, 1, 4, 3, 130]
 
 

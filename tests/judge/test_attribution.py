@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -228,7 +228,7 @@ def compared(
 
     The clock is this thread's time on the processor: what else the machine does is not in it.
     """
-    workload = dataclasses.replace(
+    workload = msgspec.structs.replace(
         BERT_CONFIGS["pico"], num_layers=1, seq_len=16, masked_per_sample=3, micro_batch_size=micro_batch_size, **shape
     )
     case = Case(global_batch_size=8, micro_batch_size=micro_batch_size, precision=precision)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,7 +106,9 @@ def test_without_a_baseline_there_is_no_verdict() -> None:
 def test_a_batch_size_that_the_baseline_lacks_has_no_baseline() -> None:
     """The others are judged; the missing one says what the baseline has."""
     candidate = quiet()
-    lacking = dataclasses.replace(candidate, measurements={size: candidate.measurements[size] for size in (1024, 2048)})
+    lacking = msgspec.structs.replace(
+        candidate, measurements={size: candidate.measurements[size] for size in (1024, 2048)}
+    )
     found = judge_rates(candidate, as_baseline(lacking), threshold=0.05)
     assert found[512].verdict is Verdict.NO_BASELINE
     assert "it has 1024, 2048" in found[512].reason
@@ -116,7 +118,7 @@ def test_a_batch_size_that_the_baseline_lacks_has_no_baseline() -> None:
 @pytest.mark.parametrize("field", list(HERE.hardware))
 def test_other_hardware_is_not_comparable(field: str) -> None:
     """A baseline of another machine is refused, and the field that differs is named."""
-    other = dataclasses.replace(quiet(), fingerprint=Fingerprint(
+    other = msgspec.structs.replace(quiet(), fingerprint=Fingerprint(
         hardware={**HERE.hardware, field: "other"}, software=HERE.software
     ))  # fmt: skip
     found = judge_rates(quiet(), as_baseline(other), threshold=0.05)
@@ -126,15 +128,15 @@ def test_other_hardware_is_not_comparable(field: str) -> None:
 
 def test_another_precision_is_not_comparable() -> None:
     """Times of bf16 are no baseline for fp32."""
-    other = dataclasses.replace(quiet(), precision="bf16")
+    other = msgspec.structs.replace(quiet(), precision="bf16")
     assert "precision bf16 -> fp32" in judge_rates(quiet(), as_baseline(other), threshold=0.05)[512].reason
 
 
 def test_another_micro_batch_size_is_not_comparable() -> None:
     """Another cut of the step is another experiment, at that batch size only."""
     other = quiet()
-    changed = dataclasses.replace(other.measurements[1024], micro_batch_size=256)
-    other = dataclasses.replace(other, measurements={**other.measurements, 1024: changed})
+    changed = msgspec.structs.replace(other.measurements[1024], micro_batch_size=256)
+    other = msgspec.structs.replace(other, measurements={**other.measurements, 1024: changed})
     found = [j.verdict for j in judge_rates(quiet(), as_baseline(other), threshold=0.05).values()]
     assert found == [Verdict.UNCHANGED, Verdict.NOT_COMPARABLE, Verdict.UNCHANGED]
 
@@ -150,19 +152,21 @@ def test_a_regression_is_explained_by_the_work_first() -> None:
     slow, stored = quiet(0.3, 0.3, 0.3, seed=1), quiet()
     assert "same work, same software" in judge_rates(slow, as_baseline(stored), threshold=0.05)[512].reason
     upgraded = Fingerprint(hardware=HERE.hardware, software={**HERE.software, "numpy": "2.5.0"})
-    slow = dataclasses.replace(slow, fingerprint=upgraded)
+    slow = msgspec.structs.replace(slow, fingerprint=upgraded)
     assert "numpy 2.4.6 -> 2.5.0" in judge_rates(slow, as_baseline(stored), threshold=0.05)[512].reason
-    more = dataclasses.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 13})
+    more = msgspec.structs.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 13})
     assert "+12 aten::copy_ per step" in judge_rates(
         _with_counters(slow, more), as_baseline(stored), threshold=0.05
     )[512].reason  # fmt: skip
 
 
 def _with_counters(measured: Session, counters: object) -> Session:
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         measured,
         measurements={
-            size: dataclasses.replace(m, runs=tuple(dataclasses.replace(run, counters=counters) for run in m.runs))
+            size: msgspec.structs.replace(
+                m, runs=tuple(msgspec.structs.replace(run, counters=counters) for run in m.runs)
+            )
             for size, m in measured.measurements.items()
         },
     )
@@ -188,8 +192,8 @@ def test_scaling_does_not_blame_those_that_others_left_behind() -> None:
 def test_scaling_leaves_out_what_cannot_be_compared() -> None:
     """A batch size that is cut otherwise is NOT_COMPARABLE, and does not move the others' contrasts."""
     fast = quiet(0.0, 0.0, -0.2, seed=1)
-    other = dataclasses.replace(fast.measurements[2048], micro_batch_size=1024)
-    fast = dataclasses.replace(fast, measurements={**fast.measurements, 2048: other})
+    other = msgspec.structs.replace(fast.measurements[2048], micro_batch_size=1024)
+    fast = msgspec.structs.replace(fast, measurements={**fast.measurements, 2048: other})
     found = [j.verdict for j in judge_scaling(fast, as_baseline(quiet()), threshold=0.05).values()]
     assert found == [Verdict.UNCHANGED, Verdict.UNCHANGED, Verdict.NOT_COMPARABLE]
 
@@ -205,7 +209,9 @@ def test_two_runs_far_apart_are_inconclusive() -> None:
 def test_another_cut_of_the_step_fails_its_counters() -> None:
     """Stored counters of another micro-batch size are not passed over: the cut is the first thing that changed."""
     m = quiet().measurements
-    other = dataclasses.replace(quiet(), measurements={**m, 512: dataclasses.replace(m[512], micro_batch_size=256)})
+    other = msgspec.structs.replace(
+        quiet(), measurements={**m, 512: msgspec.structs.replace(m[512], micro_batch_size=256)}
+    )
     found = judge_counters(quiet(), 512, as_baseline(other))
     assert found.holds is False
     assert found.reason.startswith("micro_batch_size 256 -> 512")
@@ -215,7 +221,7 @@ def test_another_cut_of_the_step_fails_its_counters() -> None:
 
 def test_scaling_needs_company() -> None:
     """One batch size alone has no scaling; a baseline that shares one has none either."""
-    alone = dataclasses.replace(quiet(), measurements={512: quiet().measurements[512]})
+    alone = msgspec.structs.replace(quiet(), measurements={512: quiet().measurements[512]})
     assert judge_scaling(alone, as_baseline(quiet()), threshold=0.05)[512].verdict is Verdict.INCONCLUSIVE
     found = judge_scaling(quiet(), as_baseline(alone), threshold=0.05)
     assert {judgement.holds for judgement in found.values()} == {None}
@@ -224,10 +230,12 @@ def test_scaling_needs_company() -> None:
 def _with_losses(*losses: tuple[float, ...]) -> Session:
     measured = quiet(num_runs=len(losses))
     runs = tuple(
-        dataclasses.replace(run, losses=values, step_s=run.step_s[: len(values)])
+        msgspec.structs.replace(run, losses=values, step_s=run.step_s[: len(values)])
         for run, values in zip(measured.measurements[512].runs, losses, strict=True)
     )
-    return dataclasses.replace(measured, measurements={512: dataclasses.replace(measured.measurements[512], runs=runs)})
+    return msgspec.structs.replace(
+        measured, measurements={512: msgspec.structs.replace(measured.measurements[512], runs=runs)}
+    )
 
 
 def test_the_loss_must_fall_in_every_run() -> None:
@@ -241,7 +249,9 @@ def test_the_loss_must_fall_in_every_run() -> None:
 
 def expected(fingerprint: Fingerprint = HERE, *, portable: bool = False) -> Baseline:
     """Return a stored file that expects what the synthetic sessions do."""
-    return dataclasses.replace(as_baseline(dataclasses.replace(quiet(), fingerprint=fingerprint)), portable=portable)
+    return msgspec.structs.replace(
+        as_baseline(msgspec.structs.replace(quiet(), fingerprint=fingerprint)), portable=portable
+    )
 
 
 ELSEWHERE = Fingerprint(hardware={**HERE.hardware, "cpu": "Other"}, software=HERE.software)
@@ -280,17 +290,17 @@ def test_a_scalar_that_only_one_run_has_fails() -> None:
     """Whichever run it is."""
     session = _with_losses(LOSSES, LOSSES)
     first, second = session.measurements[512].runs
-    more = dataclasses.replace(second, scalars={"norm": LOSSES})
+    more = msgspec.structs.replace(second, scalars={"norm": LOSSES})
     for runs in ((first, more), (more, first)):
-        measurement = dataclasses.replace(session.measurements[512], runs=runs)
-        found = judge_losses(dataclasses.replace(session, measurements={512: measurement}), 512, None)
+        measurement = msgspec.structs.replace(session.measurements[512], runs=runs)
+        found = judge_losses(msgspec.structs.replace(session, measurements={512: measurement}), 512, None)
         assert found.holds is False
         assert "the norm is" in found.reason
 
 
 def test_counters_are_compared_exactly_and_by_name() -> None:
     """One copy more fails; what changed is named before how much it takes."""
-    more = dataclasses.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 2}, allocated_bytes=183_780_276)
+    more = msgspec.structs.replace(COUNTERS, ops={**COUNTERS.ops, "aten::copy_": 2}, allocated_bytes=183_780_276)
     assert judge_counters(quiet(), 512, expected()).holds is True
     found = judge_counters(_with_counters(quiet(), more), 512, expected())
     assert found.holds is False
@@ -301,9 +311,9 @@ def test_runs_that_do_other_work_fail_without_any_baseline() -> None:
     """Counters must be the same in every process."""
     measured = quiet()
     runs = list(measured.measurements[512].runs)
-    runs[3] = dataclasses.replace(runs[3], counters=dataclasses.replace(COUNTERS, host_syncs=1))
-    measured = dataclasses.replace(
-        measured, measurements={512: dataclasses.replace(measured.measurements[512], runs=tuple(runs))}
+    runs[3] = msgspec.structs.replace(runs[3], counters=msgspec.structs.replace(COUNTERS, host_syncs=1))
+    measured = msgspec.structs.replace(
+        measured, measurements={512: msgspec.structs.replace(measured.measurements[512], runs=tuple(runs))}
     )
     found = judge_counters(measured, 512, None)
     assert found.holds is False
@@ -312,8 +322,8 @@ def test_runs_that_do_other_work_fail_without_any_baseline() -> None:
 
 def test_python_calls_are_compared_for_one_python_only() -> None:
     """Another Python calls otherwise: the rest is still compared, and the reason says so."""
-    measured = dataclasses.replace(
-        _with_counters(quiet(), dataclasses.replace(COUNTERS, python_calls=9)), python="3.12"
+    measured = msgspec.structs.replace(
+        _with_counters(quiet(), msgspec.structs.replace(COUNTERS, python_calls=9)), python="3.12"
     )
     found = judge_counters(measured, 512, expected())
     assert found.holds is True
@@ -336,11 +346,11 @@ def test_sizes_are_those_of_the_default_workload() -> None:
 def test_further_scalars_are_compared_like_losses() -> None:
     """Equal in all runs and to the stored ones, named where they are not, and missing on neither side."""
     norms = tuple(1.0 / step for step in range(1, 21))
-    session = _replaced_runs(quiet(), lambda run: dataclasses.replace(run, scalars={"norm": norms}))
+    session = _replaced_runs(quiet(), lambda run: msgspec.structs.replace(run, scalars={"norm": norms}))
     known = as_baseline(session)
     assert judge_losses(session, 512, known).holds is True
     changed = (*norms[:3], 9.0, *norms[4:])
-    other = _replaced_runs(session, lambda run: dataclasses.replace(run, scalars={"norm": changed}))
+    other = _replaced_runs(session, lambda run: msgspec.structs.replace(run, scalars={"norm": changed}))
     found = judge_losses(session, 512, as_baseline(other))
     assert found.holds is False
     assert found.reason.startswith("Step=4: the norm is 0.25, and 9.0 in ")
@@ -348,16 +358,17 @@ def test_further_scalars_are_compared_like_losses() -> None:
     assert without.holds is False
     assert "the steps return loss, norm, and loss in " in without.reason
     runs = list(session.measurements[512].runs)
-    runs[1] = dataclasses.replace(runs[1], scalars={"norm": (*norms[:5], 0.0, *norms[6:])})
-    measurement = dataclasses.replace(session.measurements[512], runs=tuple(runs))
-    session = dataclasses.replace(session, measurements={512: measurement})
+    runs[1] = msgspec.structs.replace(runs[1], scalars={"norm": (*norms[:5], 0.0, *norms[6:])})
+    measurement = msgspec.structs.replace(session.measurements[512], runs=tuple(runs))
+    session = msgspec.structs.replace(session, measurements={512: measurement})
     assert "runs differ from step 6 on: the norm is " in judge_losses(session, 512, known).reason
 
 
 def _replaced_runs(session: Session, change: Callable[[MeasuredRun], MeasuredRun]) -> Session:
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         session,
         measurements={
-            size: dataclasses.replace(m, runs=tuple(map(change, m.runs))) for size, m in session.measurements.items()
+            size: msgspec.structs.replace(m, runs=tuple(map(change, m.runs)))
+            for size, m in session.measurements.items()
         },
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -109,7 +109,7 @@ class Recorder:
     def counted(self) -> Counted:
         """Answer it."""
         facts = {"device": "cpu", "precision": "fp32", "micro_batch_size": 8}
-        return Counted(counters=dataclasses.asdict(COUNTERS), facts=facts, python="3.11", fingerprint=SOFTWARE)
+        return Counted(counters=msgspec.structs.asdict(COUNTERS), facts=facts, python="3.11", fingerprint=SOFTWARE)
 
 
 @pytest.fixture

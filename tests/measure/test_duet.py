@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import select
@@ -13,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -174,7 +174,7 @@ def test_no_side_is_started_first_more_often(own: tuple[Side, Side], monkeypatch
         raise MeasureError("enough")
 
     monkeypatch.setattr(duet_module, "Runner", started)
-    sides = (own[0], dataclasses.replace(own[1], command=("other",)))
+    sides = (own[0], msgspec.structs.replace(own[1], command=("other",)))
     duet = duet_of(sides, Mode.SIMULTANEOUS)
     for _ in range(100):
         with pytest.raises(MeasureError, match="enough"):

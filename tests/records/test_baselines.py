@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,7 +194,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         (
             ("measurements", "512", "runs", 0, "counters", "extra"),
             1,
-            "measurements.512.runs[0].counters.extra: is not known",
+            "measurements[...].runs[0].counters: Object contains unknown field `extra`",
         ),
         (("measurements", "512", "runs", 0, "counters"), {"ops": {"a": 1}}, "missing required field `flops`"),
         (("measurements", "512", "micro_batch_size"), 10**18, "micro_batch_size: Expected `int` <= 99999999"),
@@ -210,7 +210,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         (("precision",), "fp64", "at stepmark.sessions[0].precision"),
         (("workload",), "../../etc", "at stepmark.sessions[0]: workload '../../etc-cpu-fp32'"),
         (("workload",), "pico\n", "at stepmark.sessions[0]: workload 'pico\\n-cpu-fp32'"),
-        (("extra",), 1, "at stepmark.sessions[0].extra: is not known to this version"),
+        (("extra",), 1, "at stepmark.sessions[0]: Object contains unknown field `extra`"),
         (("seed",), 2**63, "at stepmark.sessions[0].seed"),
         (("sample",), "\x1b[2J", "at stepmark.sessions[0].sample"),
         (("about",), {"layers": {}}, "at stepmark.sessions[0].about[...]"),
@@ -222,7 +222,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         (("..", "sessions"), [], "at stepmark.sessions: Expected `array` of length >= 1"),
         (("..", "provenance", "commit"), "a\nb", "at stepmark.provenance.commit"),
         (("..", "provenance", "date"), "\x1b[2J", "at stepmark.provenance.date"),
-        (("..", "provenance", "extra"), 1, "at stepmark.provenance.extra: is not known"),
+        (("..", "extra"), 1, "at stepmark: Object contains unknown field `extra`"),
     ],
 )
 def test_an_edited_file_names_the_place(tmp_path: Path, keys: tuple[Any, ...], value: Any, says: str) -> None:
@@ -295,7 +295,7 @@ def test_batch_sizes_have_equally_many_runs(tmp_path: Path) -> None:
 @given(st.integers(0, 10_000), st.booleans())
 def test_damage_is_an_error_or_harmless(tmp_path_factory: pytest.TempPathFactory, where: int, cut: bool) -> None:
     """A file cut or changed at any place gives a session or a BaselineError, never anything else."""
-    text = json.dumps(result(dataclasses.replace(quiet(), measurements={512: quiet().measurements[512]})))
+    text = json.dumps(result(msgspec.structs.replace(quiet(), measurements={512: quiet().measurements[512]})))
     where %= len(text)
     damaged = text[:where] if cut else text[:where] + "7" + text[where + 1 :]
     path = written(tmp_path_factory.mktemp("damage") / "result.json", damaged)
@@ -357,12 +357,12 @@ def test_the_portable_baseline_changes_only_with_the_work(tmp_path: Path) -> Non
     _, portable = promoted(tmp_path, quiet())
     before = portable.read_bytes()
     elsewhere = Fingerprint(hardware={**HERE.hardware, "cpu": "Other"}, software=HERE.software)
-    rounded = dataclasses.replace(quiet(), fingerprint=elsewhere)
+    rounded = msgspec.structs.replace(quiet(), fingerprint=elsewhere)
     assert len(promoted(tmp_path, rounded)) == 1
     assert portable.read_bytes() == before
     m = quiet().measurements
-    runs = tuple(dataclasses.replace(r, counters=dataclasses.replace(COUNTERS, flops=1)) for r in m[512].runs)
-    other = dataclasses.replace(quiet(), measurements={**m, 512: dataclasses.replace(m[512], runs=runs)})
+    runs = tuple(msgspec.structs.replace(r, counters=msgspec.structs.replace(COUNTERS, flops=1)) for r in m[512].runs)
+    other = msgspec.structs.replace(quiet(), measurements={**m, 512: msgspec.structs.replace(m[512], runs=runs)})
     assert promoted(tmp_path, other)[1] == portable
     assert load_baseline(portable).session.measurements[512].runs[0].counters.flops == 1
 
@@ -373,15 +373,15 @@ def test_the_portable_baseline_changes_with_the_experiment(tmp_path: Path, chang
 
     def cut(session: Session, num_steps: int) -> Session:
         m = session.measurements[512]
-        runs = [dataclasses.replace(r, losses=r.losses[:num_steps], step_s=r.step_s[:num_steps]) for r in m.runs]
-        return dataclasses.replace(session, measurements={512: dataclasses.replace(m, runs=tuple(runs))})
+        runs = [msgspec.structs.replace(r, losses=r.losses[:num_steps], step_s=r.step_s[:num_steps]) for r in m.runs]
+        return msgspec.structs.replace(session, measurements={512: msgspec.structs.replace(m, runs=tuple(runs))})
 
     stored, now = cut(quiet(), 10), cut(quiet(), 20 if change == "steps" else 10)
     if change == "seed":
-        now = dataclasses.replace(now, seed=1)
+        now = msgspec.structs.replace(now, seed=1)
     elif change == "cut":
-        smaller = dataclasses.replace(now.measurements[512], micro_batch_size=256)
-        now = dataclasses.replace(now, measurements={512: smaller})
+        smaller = msgspec.structs.replace(now.measurements[512], micro_batch_size=256)
+        now = msgspec.structs.replace(now, measurements={512: smaller})
     assert len(promoted(tmp_path, stored)) == 2
     assert len(promoted(tmp_path, stored)) == 1
     assert len(promoted(tmp_path, now)) == 2
@@ -400,7 +400,7 @@ def test_a_damaged_baseline_stops_a_promotion_before_it_begins(tmp_path: Path) -
 def test_two_workloads_of_one_name_have_baselines_of_their_own(tmp_path: Path) -> None:
     """A result of several workloads is promoted file by file; none takes another's place."""
     ids = ["pico", "a.py:pico", "b/a.py:pico", "b.a:pico"]
-    sessions = [dataclasses.replace(quiet(0.01 * i), workload=name) for i, name in enumerate(ids)]
+    sessions = [msgspec.structs.replace(quiet(0.01 * i), workload=name) for i, name in enumerate(ids)]
     content = {**result(*sessions), "benchmarks": [{"name": name, "stats": {}} for name in ids]}
     path = written(tmp_path / "result.json", content)
     assert [found.session for found in load_result(path)] == sessions
@@ -423,7 +423,7 @@ def test_two_workloads_of_one_name_have_baselines_of_their_own(tmp_path: Path) -
 def test_nothing_is_promoted_if_one_workload_cannot_be(tmp_path: Path) -> None:
     """The reason names the workload."""
     path = written(
-        tmp_path / "result.json", result(quiet(), dataclasses.replace(quiet(num_runs=2), workload="a.py:net"))
+        tmp_path / "result.json", result(quiet(), msgspec.structs.replace(quiet(num_runs=2), workload="a.py:net"))
     )
     with pytest.raises(BaselineError, match=r"result\.json: a\.py:net: has 2 runs at 512"):
         promote(path, tmp_path / "baselines", reason="", date="2026-11-24")
@@ -441,16 +441,16 @@ def test_a_workload_whose_id_is_no_place_is_refused(tmp_path: Path, workload: st
         with pytest.raises(BaselineError, match=r"^workload '.*rename it$"):
             baseline_path(tmp_path, configuration(workload, "cpu", "fp32"), HERE, portable=portable)
     with pytest.raises(ValueError, match="rename it"):
-        dataclasses.replace(quiet(), workload=workload)
+        msgspec.structs.replace(quiet(), workload=workload)
 
 
 def test_what_a_workload_says_of_itself_is_kept_and_may_be_absent(tmp_path: Path) -> None:
     """Scalars, facts, the name of a sample and the threshold; a file without them has the defaults."""
     m = quiet().measurements
     norms = {"norm": tuple(float(step) for step in range(20))}
-    runs = tuple(dataclasses.replace(run, scalars=norms) for run in m[512].runs)
-    rich = dataclasses.replace(
-        quiet(), measurements={**m, 512: dataclasses.replace(m[512], runs=runs)}, sample="tokens", threshold=0.02,
+    runs = tuple(msgspec.structs.replace(run, scalars=norms) for run in m[512].runs)
+    rich = msgspec.structs.replace(
+        quiet(), measurements={**m, 512: msgspec.structs.replace(m[512], runs=runs)}, sample="tokens", threshold=0.02,
         about={"layers": [2, 4.5], "bias": False, "rate": 0.1, "depth": 3, "data": "synthetic", "cap": None},
     )  # fmt: skip
     content = result(rich)
@@ -479,11 +479,12 @@ def unfit() -> list[tuple[Session, str]]:
     runs = m[512].runs
     return [
         (quiet(num_runs=2), "has 2 runs at 512, and 3 are needed"),
-        (dataclasses.replace(whole, failures={4096: "run 1: Step=3: the loss is nan"}), "4096 failed"),
-        (_replaced(whole, (*runs[:5], dataclasses.replace(runs[5], losses=other_losses))), "the same losses"),
+        (msgspec.structs.replace(whole, failures={4096: "run 1: Step=3: the loss is nan"}), "4096 failed"),
+        (_replaced(whole, (*runs[:5], msgspec.structs.replace(runs[5], losses=other_losses))), "the same losses"),
         (
             _replaced(
-                whole, (*runs[:5], dataclasses.replace(runs[5], counters=dataclasses.replace(COUNTERS, flops=1)))
+                whole,
+                (*runs[:5], msgspec.structs.replace(runs[5], counters=msgspec.structs.replace(COUNTERS, flops=1))),
             ),
             "the same work",
         ),
@@ -492,7 +493,7 @@ def unfit() -> list[tuple[Session, str]]:
 
 def _replaced(session: Session, runs: Any) -> Session:
     m = session.measurements
-    return dataclasses.replace(session, measurements={**m, 512: dataclasses.replace(m[512], runs=runs)})
+    return msgspec.structs.replace(session, measurements={**m, 512: msgspec.structs.replace(m[512], runs=runs)})
 
 
 @pytest.mark.parametrize(("session", "says"), unfit())
@@ -507,7 +508,7 @@ def test_promotion_loses_no_batch_size(tmp_path: Path) -> None:
     """A session of one batch size does not replace a baseline of three."""
     machine, _ = promoted(tmp_path, quiet())
     before = machine.read_bytes()
-    alone = dataclasses.replace(quiet(), measurements={512: quiet().measurements[512]})
+    alone = msgspec.structs.replace(quiet(), measurements={512: quiet().measurements[512]})
     with pytest.raises(BaselineError, match="also has 1024, 2048"):
         promoted(tmp_path, alone)
     assert machine.read_bytes() == before
@@ -518,7 +519,7 @@ def test_expectations_come_from_the_same_torch_first(tmp_path: Path) -> None:
     promoted(tmp_path, quiet())
     directory = tmp_path / "baselines"
     old = Fingerprint(hardware=HERE.hardware, software={**HERE.software, "torch": "2.12.0+cpu"})
-    other_torch = as_baseline(dataclasses.replace(quiet(), fingerprint=old))
+    other_torch = as_baseline(msgspec.structs.replace(quiet(), fingerprint=old))
     here, elsewhere = as_baseline(quiet()), tmp_path / "none"
 
     def path(*arguments: Any) -> Path | None:
@@ -530,12 +531,12 @@ def test_expectations_come_from_the_same_torch_first(tmp_path: Path) -> None:
     assert path(None, directory) == baseline_path(directory, "pico-cpu-fp32", HERE, portable=True)
     assert path(other_torch, elsewhere) == other_torch.path
     assert path(None, elsewhere) is None
-    build = as_baseline(dataclasses.replace(quiet(), fingerprint=Fingerprint(
+    build = as_baseline(msgspec.structs.replace(quiet(), fingerprint=Fingerprint(
         hardware=HERE.hardware, software={**HERE.software, "torch": f"{HERE.torch_release}+cu130"}
     )))  # fmt: skip
     assert path(build, directory) == build.path  # another build of the same release
     for change in ({"seed": 1}, {"precision": "bf16"}):
-        assert path(as_baseline(dataclasses.replace(quiet(), **change)), elsewhere) is None
+        assert path(as_baseline(msgspec.structs.replace(quiet(), **change)), elsewhere) is None
 
 
 def moved(path: Path, name: str, **changes: Any) -> Path:

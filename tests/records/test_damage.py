@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -10,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from perf.cli import EXIT_DONE, main
@@ -46,14 +46,14 @@ def small(seed: int = 0) -> Session:
     """Return a session with two batch sizes, three runs and eight steps: files that are read in milliseconds."""
     whole = quiet(num_runs=3, seed=seed)
     measurements = {
-        size: dataclasses.replace(
+        size: msgspec.structs.replace(
             m,
-            runs=tuple(dataclasses.replace(r, step_s=r.step_s[:8], losses=r.losses[:8]) for r in m.runs),
+            runs=tuple(msgspec.structs.replace(r, step_s=r.step_s[:8], losses=r.losses[:8]) for r in m.runs),
         )
         for size, m in whole.measurements.items()
         if size != 2048
     }
-    return dataclasses.replace(whole, measurements=measurements)
+    return msgspec.structs.replace(whole, measurements=measurements)
 
 
 def judged(session: Session, baseline: Baseline | None, directory: Path) -> None:
@@ -95,7 +95,10 @@ def plausible(session: Session) -> bool:
             all(type(loss) is float and -1e10 < loss < 1e10 for run in runs for loss in run.losses),
             all(whole(number, 1) for run in runs for number in run.counters.ops.values()),
             all(
-                whole(n, 0) for run in runs for n in dataclasses.asdict(run.counters).values() if n != run.counters.ops
+                whole(n, 0)
+                for run in runs
+                for n in msgspec.structs.asdict(run.counters).values()
+                if n != run.counters.ops
             ),
         )
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -90,7 +90,7 @@ def test_a_slug_is_a_folder_name_that_tells_machines_apart() -> None:
     )  # fmt: skip
     assert here.slug == "amd-epyc-7b13-tm-x-16c-128gib-avx512-2x-nvidia-h100-80gb-hbm3"
     for field, value in (("cores", 8), ("memory_gib", 64), ("isa", "AVX2"), ("num_gpus", 1), ("gpu", "L4")):
-        assert dataclasses.replace(here, hardware={**here.hardware, field: value}).slug != here.slug
+        assert msgspec.structs.replace(here, hardware={**here.hardware, field: value}).slug != here.slug
 
 
 def test_differences_name_the_fact() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import math
 import os
@@ -214,7 +213,7 @@ def test_mutated_answers_are_read_or_refused() -> None:
         if isinstance(found, Counted):
             work: SideWork = side_work(found, (7.6,), {})
             assert not any(word in repr(work) for word in ("nan", "inf,", "inf)", "inf]", "inf}"))
-            result = dataclasses.replace(QUIET, work={512: (WORK, work)})
+            result = msgspec.structs.replace(QUIET, work={512: (WORK, work)})
             assert all(line.isprintable() for line in [of_duet(result).line, *duet_text(result).splitlines()])
         else:
             assert not any(word in repr(found) for word in ("nan", "inf,", "inf)", "inf]", "inf}"))

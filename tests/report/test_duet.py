@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -28,14 +28,14 @@ from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
 from tests.report.nights import judged, report_of
 
 WORK = SideWork(
-    counters=dataclasses.asdict(COUNTERS),
+    counters=msgspec.structs.asdict(COUNTERS),
     losses=LOSSES[:8],
     facts={"device": "cpu", "precision": "fp32", "micro_batch_size": 512},
     python="3.11",
     software=HERE.software,
     scalars={},
 )
-EXTRA = dataclasses.replace(WORK, counters={**WORK.counters, "ops": {**COUNTERS.ops, "aten::mm": 31}})
+EXTRA = msgspec.structs.replace(WORK, counters={**WORK.counters, "ops": {**COUNTERS.ops, "aten::mm": 31}})
 EXTRA_PRODUCTS = Contribution(
     phase="forward",
     operation="aten::mm float32",
@@ -109,14 +109,16 @@ def test_the_first_sentence_names_the_worst_batch_size_how_much_and_why() -> Non
         "REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024, 4.9% slower at 2048 (512 UNCHANGED): "
         "5 more aten::mm float32 per step in forward (kernel.py:81)"
     )
-    located = dataclasses.replace(
+    located = msgspec.structs.replace(
         SLOWER,
         phases={2048: SLOWER.phases[1024]},
         contributions={2048: SLOWER.contributions[1024]},
     )
     assert ": at 2048, 5 more aten::mm float32 per step in forward" in of_duet(located).line
     assert found.next_step == "if the change is meant: measure it with pytest, then stepmark promote --reason TEXT"
-    assert of_duet(dataclasses.replace(SLOWER, show_change="git diff HEAD")).next_step.startswith("git diff HEAD; if ")
+    assert of_duet(msgspec.structs.replace(SLOWER, show_change="git diff HEAD")).next_step.startswith(
+        "git diff HEAD; if "
+    )
 
 
 def test_without_a_difference_the_first_sentence_says_so() -> None:
@@ -134,7 +136,7 @@ def test_too_few_pairs_are_not_green() -> None:
     assert of_duet(few).line.startswith("INCONCLUSIVE: cannot tell at 512: between ")
     assert of_duet(few).next_step == "give it more time: --budget 10s"
     assert "only 2 of the 4 starts that a verdict needs; use about --budget 10s" in duet_text(few)
-    in_a_session = dataclasses.replace(few, budget_option=SESSION_BUDGET)
+    in_a_session = msgspec.structs.replace(few, budget_option=SESSION_BUDGET)
     assert "; use about -o perf_duet_budget=10" in as_claims(in_a_session, 512)["rate"].reason
 
 
@@ -152,20 +154,20 @@ def test_the_report_has_a_line_for_each_batch_size_and_says_where_the_time_goes(
 
 def test_losses_that_differ_by_more_than_rounding_are_reported() -> None:
     """A millionth is rounding, a hundredth is not; between fp32 and bf16 more is allowed."""
-    near = dataclasses.replace(WORK, losses=tuple(loss + 1e-6 for loss in WORK.losses))
-    far = dataclasses.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
+    near = msgspec.structs.replace(WORK, losses=tuple(loss + 1e-6 for loss in WORK.losses))
+    far = msgspec.structs.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
     assert not loss_problem((WORK, near))
     assert loss_problem((WORK, far)).startswith("the loss of step 3 is ")
-    half = dataclasses.replace(far, facts={**WORK.facts, "precision": "bf16"})
+    half = msgspec.structs.replace(far, facts={**WORK.facts, "precision": "bf16"})
     assert not loss_problem((WORK, half))
     assert work_differences((WORK, half)) == ["precision fp32 -> bf16"]
     for wrong in (float("nan"), float("inf")):
-        assert loss_problem((WORK, dataclasses.replace(WORK, losses=(*WORK.losses[:2], wrong, *WORK.losses[3:]))))
+        assert loss_problem((WORK, msgspec.structs.replace(WORK, losses=(*WORK.losses[:2], wrong, *WORK.losses[3:]))))
 
 
 def test_sides_whose_losses_differ_have_a_verdict_of_their_own() -> None:
     """However alike their times are: it comes first, fails with exit code 1, and fails the claim of a session."""
-    far = dataclasses.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
+    far = msgspec.structs.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
     other = duet({512: 0.0}, far)
     assert other.judgements[512].verdict is Verdict.UNCHANGED
     assert other.verdict(512) is Verdict.LOSSES_DIFFER
@@ -181,34 +183,34 @@ def test_sides_whose_losses_differ_have_a_verdict_of_their_own() -> None:
 
 def test_what_one_side_lacks_is_not_called_equal() -> None:
     """A counter that only one side knows, or no losses, are named, and differences in the rest are still found."""
-    older = dataclasses.replace(
+    older = msgspec.structs.replace(
         WORK, counters={name: count for name, count in WORK.counters.items() if name != "host_syncs"}, losses=()
     )
     assert not_compared((older, WORK)) == ["losses", "host_syncs"]
     assert work_differences((older, EXTRA)) == ["+5 aten::mm"]
-    found = dataclasses.replace(duet({512: 0.0}), work={512: (older, WORK)})
+    found = msgspec.structs.replace(duet({512: 0.0}), work={512: (older, WORK)})
     assert "512: not compared, because a side lacks it: losses, host_syncs" in duet_text(found)
-    slower = dataclasses.replace(duet({512: -0.1}), work={512: (older, WORK)})
+    slower = msgspec.structs.replace(duet({512: -0.1}), work={512: (older, WORK)})
     assert of_duet(slower).line.endswith("no difference in what was compared; not compared: losses, host_syncs")
-    silent = dataclasses.replace(WORK, software={}, python="", counters={})
+    silent = msgspec.structs.replace(WORK, software={}, python="", counters={})
     assert not_compared((silent, silent)) == ["software", "counters"]
-    nothing = dataclasses.replace(duet({512: 0.0}), work={512: (silent, silent)})
+    nothing = msgspec.structs.replace(duet({512: 0.0}), work={512: (silent, silent)})
     assert "software: not known" in duet_text(nothing)
-    assert not_compared((WORK, dataclasses.replace(WORK, python="3.12"))) == ["python_calls"]
+    assert not_compared((WORK, msgspec.structs.replace(WORK, python="3.12"))) == ["python_calls"]
 
 
 def test_a_duet_that_ended_early_shows_what_is_known() -> None:
     """What its pairs show, why it ended, and an exit code that is not green; the claims of a session fail."""
     whole = duet(dict.fromkeys(SIZES, 0.0), num_pairs=5)
     only = {size: found for size, found in whole.judgements.items() if size != 2048}
-    early = dataclasses.replace(whole, judgements=only, problem="candidate side (self): ended by SIGKILL")
+    early = msgspec.structs.replace(whole, judgements=only, problem="candidate side (self): ended by SIGKILL")
     report = duet_text(early)
     assert "+0." in report
     assert report.endswith("candidate side (self): ended by SIGKILL")
     assert of_duet(early).line.endswith("candidate side (self): ended by SIGKILL")
     for size in SIZES:
         assert as_claims(early, size)["rate"].holds is False
-    found = dataclasses.replace(duet({512: -0.1}), attribution_problem="where the time differs is not known: x")
+    found = msgspec.structs.replace(duet({512: -0.1}), attribution_problem="where the time differs is not known: x")
     assert duet_text(found).endswith("where the time differs is not known: x")
 
 
@@ -252,7 +254,7 @@ def test_the_summary_of_a_night_begins_with_what_matters_most() -> None:
     assert "|  | aten::mm float32 | 26 -> 31 |" in text
     counters = Judgement(holds=False, reason="+1 host_syncs per step")
     unknown = Judgement(holds=None, reason="make one", verdict=Verdict.NO_BASELINE)
-    broken = dataclasses.replace(night, failures={512: "run 1: out of memory"})
+    broken = msgspec.structs.replace(night, failures={512: "run 1: out of memory"})
     for of, found, problem, line in (
         (night, {("counters", 512): counters}, "", "FAILED: counters at 512: +1 host_syncs per step"),
         (night, {("rate", 512): unknown}, "", "NO_BASELINE: rate at 512: make one"),
@@ -285,8 +287,8 @@ def test_a_calibration_tells_the_spreads_and_the_budgets() -> None:
 def test_what_a_pair_takes_is_not_said_where_no_start_has_two() -> None:
     """A start of one pair says nothing of the time between pairs."""
     few = duet({512: 0.0})
-    alone = [dataclasses.replace(pair, start=number) for number, pair in enumerate(few.pairs)]
-    text = calibration(dataclasses.replace(few, pairs=alone), {})
+    alone = [msgspec.structs.replace(pair, start=number) for number, pair in enumerate(few.pairs)]
+    text = calibration(msgspec.structs.replace(few, pairs=alone), {})
     assert "a start of both sides takes " in text
     assert "nan" not in text
 
@@ -302,8 +304,8 @@ def test_another_scalar_is_another_training() -> None:
 
     The loss is compared first, and a scalar of one side only not at all.
     """
-    one = dataclasses.replace(WORK, scalars={"norm": (100.0,) * len(WORK.losses), "own": (1.0,) * len(WORK.losses)})
-    near = dataclasses.replace(WORK, scalars={"norm": (100.05,) * len(WORK.losses)})
-    far = dataclasses.replace(WORK, scalars={"norm": (101.0,) * len(WORK.losses)})
+    one = msgspec.structs.replace(WORK, scalars={"norm": (100.0,) * len(WORK.losses), "own": (1.0,) * len(WORK.losses)})
+    near = msgspec.structs.replace(WORK, scalars={"norm": (100.05,) * len(WORK.losses)})
+    far = msgspec.structs.replace(WORK, scalars={"norm": (101.0,) * len(WORK.losses)})
     assert loss_problem((one, near)) == ""
     assert loss_problem((one, far)).startswith("the norm of step 1 is 100.00000 on the baseline side and 101.00000 on")

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from perf.judge.duets import DuetResult
@@ -24,16 +24,16 @@ from tests.report.nights import judged, report_of
 from tests.report.test_duet import SLOWER, WORK, duet
 
 GOLDEN = Path(__file__).with_name("golden")
-LOSSES = dataclasses.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
+LOSSES = msgspec.structs.replace(WORK, losses=(*WORK.losses[:2], *(loss + 0.01 for loss in WORK.losses[2:])))
 DUETS: dict[str, DuetResult] = {
-    "regressed": dataclasses.replace(SLOWER, show_change="git diff 0123456789ab"),
+    "regressed": msgspec.structs.replace(SLOWER, show_change="git diff 0123456789ab"),
     "unchanged": duet(dict.fromkeys(SIZES, 0.0)),
     "improved": duet({512: 0.05}),
     "inconclusive": duet({512: 0.0, 1024: -0.1}, num_pairs=5),
-    "losses-differ": dataclasses.replace(
+    "losses-differ": msgspec.structs.replace(
         duet({512: 0.0}, LOSSES), pairs=[], judgements={}, show_change="git diff HEAD"
     ),
-    "stopped": dataclasses.replace(
+    "stopped": msgspec.structs.replace(
         duet({512: 0.0}, num_pairs=5), problem="ended after 5 pairs: stopped by a signal", interrupted=True
     ),
 }

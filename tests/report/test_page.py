@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import gzip
 import json
@@ -12,6 +11,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -31,7 +31,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m|`**[a](
 
 def whole() -> list[Report]:
     """Return a night that has everything a page can show, and a session with stored times."""
-    night = dataclasses.replace(quiet(), health={"clock": "2,600 MHz"})
+    night = msgspec.structs.replace(quiet(), health={"clock": "2,600 MHz"})
     runs = {run: load_published_lines(PUBLISHED, run) for run in load_published(PUBLISHED)}
     found = report_of(night, judged(SLOWER), baseline=as_baseline(quiet(seed=1)), duet=SLOWER, published=runs)
     stored = {("rate", size): j for size, j in judge_rates(night, as_baseline(quiet()), threshold=0.05).items()}
@@ -93,9 +93,9 @@ def test_hostile_strings_are_harmless(kind: str) -> None:
     """Markup in the name of a workload, a commit, a batch of notes is shown as text, and does nothing."""
     plot = Plot(title=HOSTILE, caption=HOSTILE, x_label=HOSTILE, series=[Series(name=HOSTILE, x=[1, 2], y=[1, 2])])
     section = Section(title=HOSTILE, header=("a",), rows=[(HOSTILE,)], left=("a",), notes=[HOSTILE], plots=[plot, plot])
-    night = dataclasses.replace(quiet(), about={"name": "x"}, sample="samples")
+    night = msgspec.structs.replace(quiet(), about={"name": "x"}, sample="samples")
     found = report_of(night, judged(SLOWER), duet=SLOWER, commit=HOSTILE, date=HOSTILE)
-    found = dataclasses.replace(
+    found = msgspec.structs.replace(
         found, title=HOSTILE, command=HOSTILE, warnings=[HOSTILE], sections=[*found.sections, section]
     )
     if kind == "page":

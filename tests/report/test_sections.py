@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import itertools
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -55,10 +55,10 @@ def test_a_benchs_table_fits_a_terminal(factor: float) -> None:
     spread = rng.normal(scale=1.0 if factor != 1.0 else 0.1, size=(3, 2, 1))
     wild = session(factor * np.exp(spread) * np.ones(20))
     judgements = {
-        ("rate", size): dataclasses.replace(judgement, reason=" ".join([judgement.reason] * 5))
+        ("rate", size): msgspec.structs.replace(judgement, reason=" ".join([judgement.reason] * 5))
         for size, judgement in judge_rates(wild, as_baseline(quiet(num_runs=2)), threshold=0.05).items()
     }
-    wild = dataclasses.replace(wild, failures={4096: "run 1: " + "out of memory " * 20})
+    wild = msgspec.structs.replace(wild, failures={4096: "run 1: " + "out of memory " * 20})
     assert widest(as_text([verdict_section(wild, judgements)])) <= WIDTH
 
 
@@ -77,11 +77,13 @@ def test_a_duets_tables_fit_a_terminal(effect: float, noise: float, seconds: flo
     for start in range(10):
         decisions.add([pair for pair in pairs if pair.start == start and decisions.undecided], ended_s=start + 1.0)
     rows = [
-        dataclasses.replace(EXTRA_PRODUCTS, operation=LONG * times, candidate_s=seconds, candidate_count=1e9 * seconds)
+        msgspec.structs.replace(
+            EXTRA_PRODUCTS, operation=LONG * times, candidate_s=seconds, candidate_count=1e9 * seconds
+        )
         for times in (1, 5)
     ]
     phases = [PhaseDifference(phase=phase, baseline_s=seconds, candidate_s=2 * seconds) for phase in PHASES]
-    found = dataclasses.replace(
+    found = msgspec.structs.replace(
         SLOWER, pairs=pairs, judgements=decisions.judgements, phases={1024: phases}, contributions={1024: rows}
     )
     text = duet_text(found)
@@ -151,7 +153,7 @@ def failed(claim: str) -> Judgement:
 
 def test_claims_have_one_order() -> None:
     """The first line names the first claim that fails, and reasons below the table come in the same order."""
-    night = dataclasses.replace(quiet(), measurements={512: quiet().measurements[512]})
+    night = msgspec.structs.replace(quiet(), measurements={512: quiet().measurements[512]})
     for index, claim in enumerate(CLAIMS):
         judgements = {(claim, 512): failed(claim) for claim in reversed(CLAIMS[index:])}
         assert of_session(night, judgements, None, None, "").line.startswith(f"FAILED: {claim} at 512: ")
@@ -186,10 +188,10 @@ def test_a_stored_rate_does_not_stand_beside_the_change_of_a_duet() -> None:
 
 def test_a_table_calls_samples_what_the_workload_calls_them() -> None:
     """In a session's table and below a duet's."""
-    night = dataclasses.replace(quiet(), sample="tokens")
+    night = msgspec.structs.replace(quiet(), sample="tokens")
     assert verdict_section(night, {}).header[1] == "tokens/sec"
     assert "(tokens/sec: lower quartile" in as_text([verdict_section(night, {})])
-    assert "candidate: tokens/sec" in as_text(duet_sections(dataclasses.replace(SLOWER, sample="tokens")))
+    assert "candidate: tokens/sec" in as_text(duet_sections(msgspec.structs.replace(SLOWER, sample="tokens")))
 
 
 def test_rates_of_a_session_have_the_ratio_that_its_change_says() -> None:
@@ -203,7 +205,7 @@ def test_rates_of_a_session_have_the_ratio_that_its_change_says() -> None:
 
 def contribution(operation: str, difference_s: float, phase: str = "forward") -> Contribution:
     """Return a significant row."""
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         EXTRA_PRODUCTS, phase=phase, operation=operation, baseline_s=0.01, candidate_s=0.01 + difference_s
     )
 
@@ -226,7 +228,7 @@ def test_the_headline_does_not_contradict_the_phases(
         PhaseDifference(phase=phase, baseline_s=0.04, candidate_s=0.04 + forward_s)
         for phase in ("forward", "checkpoint")
     ]
-    found = dataclasses.replace(duet({1024: -0.1}), phases={1024: phases}, contributions={1024: rows})
+    found = msgspec.structs.replace(duet({1024: -0.1}), phases={1024: phases}, contributions={1024: rows})
     assert of_duet(found).line.endswith(f": {named or 'same work, same software'}")
 
 
@@ -234,14 +236,14 @@ def test_a_slowdown_is_not_explained_by_what_got_faster_elsewhere() -> None:
     """Where the difference was located at a batch size that is faster, its operations say nothing of the slower one."""
     faster = [PhaseDifference(phase="forward", baseline_s=0.04, candidate_s=0.03)]
     found = duet({512: 0.12, 1024: -0.1})
-    found = dataclasses.replace(found, phases={512: faster}, contributions={512: [contribution("a", -0.01)]})
+    found = msgspec.structs.replace(found, phases={512: faster}, contributions={512: [contribution("a", -0.01)]})
     assert of_duet(found).line.endswith("(512 IMPROVED): same work, same software")
 
 
 def test_a_change_that_is_none_has_no_largest_part() -> None:
     """Where the change does not matter, no operation is named, whatever the attribution found."""
     phases = [PhaseDifference(phase="forward", baseline_s=0.04, candidate_s=0.05)]
-    found = dataclasses.replace(
+    found = msgspec.structs.replace(
         duet({1024: -0.005}), phases={1024: phases}, contributions={1024: [contribution("a", 0.01)]}
     )
     assert "kernel.py" not in of_duet(found).line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import importlib.util
 import json
@@ -15,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,7 @@ class Clock:
 
 def make_trainer(config: RunConfig, **changes: Any) -> Trainer:
     """Return a new trainer, which holds no directory."""
-    config = dataclasses.replace(config, keep_checkpoints=0, start="fresh", **changes)
+    config = msgspec.structs.replace(config, keep_checkpoints=0, start="fresh", **changes)
     source = SyntheticLanguage(config.workload, seed=0)
     return Trainer(plan_run(config, source, World()), source, World())
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import safetensors.torch
 from safetensors import safe_open
@@ -56,7 +56,7 @@ def test_a_step_is_cut_into_equal_micro_batches(
     run_config: RunConfig, global_batch_size: int, micro_batch_size: int | None, ranks: int, expected: tuple[int, int]
 ) -> None:
     """The largest micro-batch up to the workload's that divides a rank's share, or the one asked for."""
-    config = dataclasses.replace(
+    config = msgspec.structs.replace(
         run_config, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size, start="fresh"
     )
     planned = plan(config, TwoRanks(size=ranks))
@@ -66,9 +66,9 @@ def test_a_step_is_cut_into_equal_micro_batches(
 def test_batch_sizes_that_cannot_be_cut_are_refused(run_config: RunConfig) -> None:
     """The message names both numbers."""
     with pytest.raises(ValueError, match="--global-batch-size 15 is not a multiple of the 2 ranks"):
-        plan(dataclasses.replace(run_config, global_batch_size=15, start="fresh"), TwoRanks(size=2))
+        plan(msgspec.structs.replace(run_config, global_batch_size=15, start="fresh"), TwoRanks(size=2))
     with pytest.raises(ValueError, match="--micro-batch-size 5 does not divide the 16 samples"):
-        plan(dataclasses.replace(run_config, micro_batch_size=5))
+        plan(msgspec.structs.replace(run_config, micro_batch_size=5))
 
 
 def test_the_failure_of_the_reference_run_is_explained(finished: RunConfig) -> None:
@@ -76,7 +76,7 @@ def test_the_failure_of_the_reference_run_is_explained(finished: RunConfig) -> N
 
     The published sentence, then what it needs to be understood.
     """
-    other = dataclasses.replace(finished, global_batch_size=8)
+    other = msgspec.structs.replace(finished, global_batch_size=8)
     with pytest.raises(RuntimeError) as caught:
         plan(other)
     message = str(caught.value)
@@ -91,8 +91,8 @@ def test_the_failure_of_the_reference_run_is_explained(finished: RunConfig) -> N
         "--fresh",
     ):
         assert part in message
-    fresh = plan(dataclasses.replace(other, start="fresh"))
-    elsewhere = plan(dataclasses.replace(other, model_dir=finished.model_dir.with_name("gbs-8")))
+    fresh = plan(msgspec.structs.replace(other, start="fresh"))
+    elsewhere = plan(msgspec.structs.replace(other, model_dir=finished.model_dir.with_name("gbs-8")))
     assert (fresh.start_step, fresh.last_step) == (elsewhere.start_step, elsewhere.last_step) == (0, 10)
 
 
@@ -100,10 +100,10 @@ def test_a_finished_run_is_finished_and_a_higher_target_continues_it(finished: R
     """At its target there is nothing to do; with a higher one there is something left; with num_steps always."""
     with pytest.raises(NothingToDoError):
         plan(finished)
-    further = plan(dataclasses.replace(finished, max_steps=15))
+    further = plan(msgspec.structs.replace(finished, max_steps=15))
     assert (further.start_step, further.last_step) == (10, 15)
     assert further.notes == [f"resuming from {finished.model_dir / 'step-00000010'}"]
-    more = plan(dataclasses.replace(finished, max_steps=None, num_steps=3))
+    more = plan(msgspec.structs.replace(finished, max_steps=None, num_steps=3))
     assert (more.start_step, more.last_step) == (10, 13)
 
 
@@ -120,7 +120,7 @@ def test_only_the_same_run_has_nothing_to_do(finished: RunConfig) -> None:
         ({"seed": 1}, "Initial global step 10 already exceeds max step 10. That run is already finished: "),
     ):
         with pytest.raises(RunFinishedError, match=f"^{re.escape(sentence)}") as other:
-            plan(dataclasses.replace(finished, **changes))
+            plan(msgspec.structs.replace(finished, **changes))
         assert type(other.value) is RunFinishedError
 
 
@@ -134,7 +134,7 @@ def test_what_interrupted_saves_left_is_deleted_before_a_finished_run_is_refused
     What another run is writing stays, and so does all with 0 to keep.
     """
     left = [finished.model_dir / name for name in (".step-00000008.partial", ".step-00000012.partial")]
-    again = dataclasses.replace(finished, seed=seed, keep_checkpoints=keep_checkpoints)
+    again = msgspec.structs.replace(finished, seed=seed, keep_checkpoints=keep_checkpoints)
     with finished.store().claim():
         for path in left:
             path.touch()
@@ -150,13 +150,13 @@ def test_what_interrupted_saves_left_is_deleted_before_a_finished_run_is_refused
 def test_a_directory_of_another_configuration_is_refused(finished: RunConfig, what: str) -> None:
     """Another batch size, seed, workload or data: the difference is named, and so are the three ways on."""
     source = SyntheticLanguage(finished.workload, seed=0)
-    config = dataclasses.replace(finished, max_steps=20)
+    config = msgspec.structs.replace(finished, max_steps=20)
     if what == "global_batch_size":
-        config, expected = dataclasses.replace(config, global_batch_size=8), "global_batch_size 16 -> 8"
+        config, expected = msgspec.structs.replace(config, global_batch_size=8), "global_batch_size 16 -> 8"
     elif what == "seed":
-        config, expected = dataclasses.replace(config, seed=7), "seed 0 -> 7"
+        config, expected = msgspec.structs.replace(config, seed=7), "seed 0 -> 7"
     elif what == "workload":
-        config = dataclasses.replace(config, workload=dataclasses.replace(config.workload, num_layers=1))
+        config = msgspec.structs.replace(config, workload=msgspec.structs.replace(config.workload, num_layers=1))
         expected = "num_layers 2 -> 1"
     else:
         source.identity = "another language"
@@ -170,7 +170,7 @@ def test_a_directory_of_another_configuration_is_refused(finished: RunConfig, wh
 
 def test_how_a_run_is_run_may_change_and_is_told(finished: RunConfig) -> None:
     """Micro-batch size, intervals and precision are not what a run is: it resumes with others, and says so."""
-    config = dataclasses.replace(finished, max_steps=20, micro_batch_size=4, log_steps=5, precision="bf16")
+    config = msgspec.structs.replace(finished, max_steps=20, micro_batch_size=4, log_steps=5, precision="bf16")
     planned = plan(config)
     assert planned.start_step == 10
     (note,) = planned.notes
@@ -180,23 +180,23 @@ def test_how_a_run_is_run_may_change_and_is_told(finished: RunConfig) -> None:
 def test_what_would_be_wasted_is_told(run_config: RunConfig) -> None:
     """Steps at learning rate 0, and a batch size that only cuts into tiny micro-batches, are noted before they run."""
     end = run_config.workload.lr_end_step
-    (note,) = plan(dataclasses.replace(run_config, max_steps=end + 1)).notes
+    (note,) = plan(msgspec.structs.replace(run_config, max_steps=end + 1)).notes
     assert f"the learning rate of small is 0 from step {end} on" in note
-    (note,) = plan(dataclasses.replace(run_config, global_batch_size=13)).notes
+    (note,) = plan(msgspec.structs.replace(run_config, global_batch_size=13)).notes
     assert "no larger micro-batch than 1 divides" in note
-    assert plan(dataclasses.replace(run_config, max_steps=end)).notes == []
+    assert plan(msgspec.structs.replace(run_config, max_steps=end)).notes == []
 
 
 @pytest.mark.parametrize("start", ["resume", "fresh"])
 def test_a_directory_that_cannot_be_used_is_told_before_training(run_config: RunConfig, start: Any) -> None:
     """A file in its place, or above it, is found when the run is planned; without checkpoints nothing is needed."""
     run_config.model_dir.touch()
-    config = dataclasses.replace(run_config, start=start)
+    config = msgspec.structs.replace(run_config, start=start)
     with pytest.raises(CheckpointError, match="is a file, and a directory is needed"):
         plan(config)
     with pytest.raises(OSError, match="Not a directory"):
-        plan(dataclasses.replace(config, model_dir=run_config.model_dir / "below"))
-    assert plan(dataclasses.replace(config, keep_checkpoints=0)).last_step == 10
+        plan(msgspec.structs.replace(config, model_dir=run_config.model_dir / "below"))
+    assert plan(msgspec.structs.replace(config, keep_checkpoints=0)).last_step == 10
 
 
 def edit(run: RunConfig, **changes: Any) -> None:
@@ -226,7 +226,7 @@ def test_an_edited_checkpoint_is_refused_though_its_digest_matches(
     """Wrongly typed fields are each told by name, whether or not the run would have been finished."""
     edit(finished, **changes)
     with pytest.raises(CheckpointError, match=message):
-        plan(dataclasses.replace(finished, max_steps=20))
+        plan(msgspec.structs.replace(finished, max_steps=20))
     if "data_position" not in changes and changes != {"identity": {}}:
         with pytest.raises(CheckpointError, match=message):
             plan(finished)
@@ -239,17 +239,17 @@ def test_an_epoch_without_a_whole_step_is_refused(run_config: RunConfig) -> None
     with pytest.raises(DataError, match="15 samples make no complete step of 16"):
         plan_run(run_config, source, World())
     source.samples_per_epoch = 35
-    config = dataclasses.replace(run_config, max_steps=None, num_epochs=3)
+    config = msgspec.structs.replace(run_config, max_steps=None, num_epochs=3)
     assert plan_run(config, source, World()).last_step == 6
 
 
 def test_weights_need_a_checkpoint(run_config: RunConfig) -> None:
     """Asking for weights where there are none is an error, not a start from random ones."""
     with pytest.raises(CheckpointError, match="no checkpoint to load weights from; name"):
-        plan(dataclasses.replace(run_config, start="weights"))
+        plan(msgspec.structs.replace(run_config, start="weights"))
     (run_config.model_dir / "previous-1").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"there are some in .*previous-1"):
-        plan(dataclasses.replace(run_config, start="weights"))
+        plan(msgspec.structs.replace(run_config, start="weights"))
 
 
 @pytest.mark.parametrize(("name", "value"), [("global_batch_size", 2**24 + 1), ("seed", 2**63)])
@@ -257,4 +257,4 @@ def test_numbers_beyond_reason_are_refused(run_config: RunConfig, name: str, val
     """A batch that fits no memory and a seed that fits no generator are refused when the configuration is made."""
     changes: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=f"{name}={value}: at most"):
-        dataclasses.replace(run_config, **changes)
+        msgspec.structs.replace(run_config, **changes)

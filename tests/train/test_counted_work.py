@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -22,7 +22,7 @@ from perf.train.workloads import BERT_CONFIGS, BertConfig
 
 def plan_of(config: RunConfig, **changes: Any) -> RunPlan:
     """Return the plan of a run that keeps no checkpoints."""
-    config = dataclasses.replace(config, keep_checkpoints=0, start="fresh", **changes)
+    config = msgspec.structs.replace(config, keep_checkpoints=0, start="fresh", **changes)
     return plan_run(config, SyntheticLanguage(config.workload, seed=0), World())
 
 
@@ -34,7 +34,7 @@ def count(plan: RunPlan) -> StepCounters:
 
 def counter_differences(before: StepCounters, after: StepCounters, *, python_calls: bool = True) -> list[str]:
     """Return how the counters of two steps differ."""
-    found, changed = dataclasses.asdict(before), dataclasses.asdict(after)
+    found, changed = msgspec.structs.asdict(before), msgspec.structs.asdict(after)
     return exact.counter_differences(found, changed, python_calls=python_calls)
 
 
@@ -76,7 +76,7 @@ def analytic_flops(workload: BertConfig, num_samples: int) -> int:
 @pytest.mark.parametrize("name", ["small", "pico"])
 def test_flops_follow_from_the_shapes(run_config: RunConfig, name: str) -> None:
     """The counted FLOPs are those of the matrix products and the attention, to the last one."""
-    workload = BERT_CONFIGS.get(name, dataclasses.replace(run_config.workload, dropout=0.0))
+    workload = BERT_CONFIGS.get(name, msgspec.structs.replace(run_config.workload, dropout=0.0))
     counted = count(plan_of(run_config, workload=workload, global_batch_size=16)).flops
     assert counted == analytic_flops(workload, 16)
 
@@ -152,8 +152,8 @@ def test_a_larger_micro_batch_count_is_named(run_config: RunConfig, before: Step
 def test_differences_say_what_was_lost_too(before: StepCounters) -> None:
     """An operation that is gone is named with a minus; equal counters have no differences."""
     without = {name: number for name, number in before.ops.items() if name != "aten::gelu"}
-    found = counter_differences(before, dataclasses.replace(before, ops=without))
+    found = counter_differences(before, msgspec.structs.replace(before, ops=without))
     assert found == [f"-{before.ops['aten::gelu']} aten::gelu"]
-    calls = dataclasses.replace(before, python_calls=before.python_calls + 7)
+    calls = msgspec.structs.replace(before, python_calls=before.python_calls + 7)
     assert counter_differences(before, calls) == ["+7 python_calls"]
     assert counter_differences(before, calls, python_calls=False) == []

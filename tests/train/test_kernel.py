@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from perf.train.workloads import BertConfig
 @pytest.fixture(scope="module")
 def steady(workload: BertConfig) -> BertConfig:
     """Without dropout, which is drawn per forward pass and so differs with the micro-batch size."""
-    return dataclasses.replace(workload, dropout=0.0)
+    return msgspec.structs.replace(workload, dropout=0.0)
 
 
 def new_model(workload: BertConfig) -> BertForPreTraining:
@@ -102,7 +102,7 @@ def test_weight_decay_spares_biases_and_norms(steady: BertConfig) -> None:
 
 def test_the_learning_rate_rises_then_falls_linearly(workload: BertConfig) -> None:
     """Zero before the first step, the peak at the end of the ramp, half of it half-way down, zero from the end on."""
-    plan = dataclasses.replace(workload, learning_rate=1.0, lr_warmup_steps=10, lr_end_step=110)
+    plan = msgspec.structs.replace(workload, learning_rate=1.0, lr_warmup_steps=10, lr_end_step=110)
     assert [learning_rate(plan, step) for step in (0, 1, 5, 10, 60, 110, 500)] == pytest.approx(
         [0.0, 0.1, 0.5, 1.0, 0.5, 0.0, 0.0]
     )

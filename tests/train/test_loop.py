@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import signal
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -65,8 +65,8 @@ def without_rates(lines: list[str]) -> list[str]:
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run_config: RunConfig, first: int) -> None:
     """Stopped after any step and resumed: the same losses, log lines, samples, weights and optimizer state."""
     whole, whole_lines, whole_source = train(run_config)
-    split = dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name("split"))
-    one, one_lines, one_source = train(dataclasses.replace(split, max_steps=first))
+    split = msgspec.structs.replace(run_config, model_dir=run_config.model_dir.with_name("split"))
+    one, one_lines, one_source = train(msgspec.structs.replace(split, max_steps=first))
     two, two_lines, two_source = train(split)
     assert (len(two.losses), two.end_step) == (10 - first, 10)
     assert one.losses + two.losses == whole.losses
@@ -83,7 +83,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run_config: RunConfi
 def test_two_runs_of_one_configuration_are_equal_and_another_seed_is_not(run_config: RunConfig) -> None:
     """The seed decides the whole run."""
     results = [
-        train(dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name(str(i)), seed=seed))[0]
+        train(msgspec.structs.replace(run_config, model_dir=run_config.model_dir.with_name(str(i)), seed=seed))[0]
         for i, seed in enumerate([0, 0, 1])
     ]
     assert results[0].losses == results[1].losses
@@ -92,8 +92,8 @@ def test_two_runs_of_one_configuration_are_equal_and_another_seed_is_not(run_con
 
 def test_the_loss_falls(run_config: RunConfig, workload: BertConfig) -> None:
     """A short run learns: the last losses lie well below those it began with."""
-    learner = dataclasses.replace(workload, dropout=0.0, learning_rate=2e-2, lr_warmup_steps=5)
-    result, _, _ = train(dataclasses.replace(run_config, workload=learner, global_batch_size=64, max_steps=60))
+    learner = msgspec.structs.replace(workload, dropout=0.0, learning_rate=2e-2, lr_warmup_steps=5)
+    result, _, _ = train(msgspec.structs.replace(run_config, workload=learner, global_batch_size=64, max_steps=60))
     assert sum(result.losses[-5:]) / 5 < 0.85 * sum(result.losses[:5]) / 5
 
 
@@ -129,7 +129,7 @@ def test_warm_up_and_set_up_are_not_timed_and_work_between_marks_is(
     monkeypatch.setattr(trainer.Trainer, "save", taking(100, trainer.Trainer.save))
     result, _, _ = train(run_config, clock=lambda: now)
     assert result.totals.seconds == 10.0, "the last checkpoint follows the last mark"
-    saving = dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name("saving"), checkpoint_steps=5)
+    saving = msgspec.structs.replace(run_config, model_dir=run_config.model_dir.with_name("saving"), checkpoint_steps=5)
     result, _, _ = train(saving, clock=lambda: now)
     assert result.totals.seconds == 110.0, "a checkpoint on the way is part of the time it took"
 
@@ -153,7 +153,7 @@ def test_the_device_is_waited_for_before_the_clock_is_read(
 
 def test_the_last_step_is_logged_and_saved_whatever_the_intervals(run_config: RunConfig) -> None:
     """Ten steps, a line every four and a checkpoint every three: both also at ten."""
-    result, lines, _ = train(dataclasses.replace(run_config, log_steps=4, checkpoint_steps=3, keep_checkpoints=9))
+    result, lines, _ = train(msgspec.structs.replace(run_config, log_steps=4, checkpoint_steps=3, keep_checkpoints=9))
     assert [line.split(",")[0] for line in lines[:-1]] == ["Step=4", "Step=8", "Step=10"]
     assert run_config.store().steps() == [3, 6, 9, 10]
     assert len(result.losses) == 10
@@ -162,7 +162,7 @@ def test_the_last_step_is_logged_and_saved_whatever_the_intervals(run_config: Ru
 
 def test_keeping_no_checkpoint_writes_none(run_config: RunConfig) -> None:
     """With 0 to keep, not even the directory is made."""
-    result, _, _ = train(dataclasses.replace(run_config, keep_checkpoints=0, checkpoint_steps=1))
+    result, _, _ = train(msgspec.structs.replace(run_config, keep_checkpoints=0, checkpoint_steps=1))
     assert result.checkpoint is None
     assert not run_config.model_dir.exists()
 
@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
     )
     bad = trainer.learning_rate(run_config.workload, 5)
     with pytest.raises(NonFiniteError, match=r"Step=5: the loss is nan"):
-        train(dataclasses.replace(run_config, log_steps=4, checkpoint_steps=4))
+        train(msgspec.structs.replace(run_config, log_steps=4, checkpoint_steps=4))
     assert run_config.store().steps() == [4]
 
 
@@ -197,7 +197,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(run_config: RunConfig, monkeyp
 
     monkeypatch.setattr(trainer, "train_step", spoil)
     with pytest.raises(NonFiniteError, match="Step=8: a weight is not finite after the update"):
-        train(dataclasses.replace(run_config, checkpoint_steps=4))
+        train(msgspec.structs.replace(run_config, checkpoint_steps=4))
     assert run_config.store().steps() == [4]
 
 
@@ -207,7 +207,7 @@ def test_a_stop_request_finishes_the_step_and_saves(run_config: RunConfig, numbe
 
     Step 4 is finished, logged and saved, and the run can go on.
     """
-    whole, _, _ = train(dataclasses.replace(run_config, model_dir=run_config.model_dir.with_name("whole")))
+    whole, _, _ = train(msgspec.structs.replace(run_config, model_dir=run_config.model_dir.with_name("whole")))
     steps = 0
 
     def on_step() -> None:
@@ -274,10 +274,10 @@ def test_fresh_and_weights_begin_at_step_0_and_lose_nothing(run_config: RunConfi
     Each keeps what was there before, however often.
     """
     first, _, _ = train(run_config)
-    again, lines, source = train(dataclasses.replace(run_config, start="fresh"))
+    again, lines, source = train(msgspec.structs.replace(run_config, start="fresh"))
     assert again.losses == first.losses
     assert lines[0].endswith(f"were moved to {run_config.model_dir / 'previous-1'}")
-    other = dataclasses.replace(run_config, global_batch_size=8, start="weights", max_steps=4)
+    other = msgspec.structs.replace(run_config, global_batch_size=8, start="weights", max_steps=4)
     for _ in range(2):
         taken, _, source = train(other)
         assert (len(taken.losses), taken.end_step) == (4, 4)
@@ -314,10 +314,10 @@ def test_two_runs_do_not_share_a_directory(run_config: RunConfig) -> None:
 @pytest.mark.parametrize("start", ["resume", "weights"])
 def test_a_plan_that_another_run_made_stale_is_refused_before_training(run_config: RunConfig, start: Any) -> None:
     """Planned, then overtaken: neither run's checkpoints are lost, and no step is trained in vain."""
-    train(dataclasses.replace(run_config, max_steps=2))
+    train(msgspec.structs.replace(run_config, max_steps=2))
     source = RecordingSource(run_config.workload, seed=0)
-    plan = plan_run(dataclasses.replace(run_config, start=start), source, World())
-    train(dataclasses.replace(run_config, max_steps=6))
+    plan = plan_run(msgspec.structs.replace(run_config, start=start), source, World())
+    train(msgspec.structs.replace(run_config, max_steps=6))
     with pytest.raises(CheckpointError, match="another run wrote step 6 after this one was planned from step 2"):
         run_steps(plan, source, World())
     assert source.drawn == []
@@ -336,7 +336,7 @@ def test_a_run_ends_when_its_directory_vanishes(run_config: RunConfig, replaced:
                 model_dir.mkdir()
 
     with pytest.raises(CheckpointError, match="was deleted or replaced during the run, so step 4 was not saved"):
-        train(dataclasses.replace(run_config, checkpoint_steps=2), on_step=on_step)
+        train(msgspec.structs.replace(run_config, checkpoint_steps=2), on_step=on_step)
     assert CheckpointStore(model_dir.with_name("moved"), keep_last=2).steps() == [2]
     assert list(model_dir.glob("*")) == []
     assert model_dir.exists() == replaced
@@ -354,7 +354,7 @@ def test_a_resumed_optimizer_counts_the_steps_of_the_checkpoint(run_config: RunC
     assert found is not None
     assert found.facts.global_step == step
     trained = trainer.Trainer(
-        plan_run(dataclasses.replace(run_config, start="fresh"), source, World()), source, World()
+        plan_run(msgspec.structs.replace(run_config, start="fresh"), source, World()), source, World()
     )
     trainer.load_tensors(found, trained.model, trained.optimizer)
     assert {state["step"].item() for state in trained.optimizer.state.values()} == {float(count)}
@@ -375,9 +375,9 @@ def test_torch_compile_is_asked_for_and_used(run_config: RunConfig, monkeypatch:
     """The option reaches the model before its first step (compilation itself is torch's; it takes a C++ compiler)."""
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
-    train(dataclasses.replace(run_config, max_steps=1))
+    train(msgspec.structs.replace(run_config, max_steps=1))
     assert compiled == []
-    result, _, _ = train(dataclasses.replace(run_config, max_steps=2, compile=True))
+    result, _, _ = train(msgspec.structs.replace(run_config, max_steps=2, compile=True))
     assert len(compiled) == 1
     assert len(result.losses) == 1
 
@@ -387,16 +387,16 @@ def test_torch_compile_is_asked_for_and_used(run_config: RunConfig, monkeypatch:
 def test_no_step_is_lost_or_repeated_however_a_run_is_cut(run_config: RunConfig, cuts: list[int], every: int) -> None:
     """Any sequence of targets, rising or not, makes each step once, in order, with the samples that belong to it."""
     with tempfile.TemporaryDirectory() as directory:
-        config = dataclasses.replace(run_config, model_dir=Path(directory), checkpoint_steps=every)
-        whole, _, whole_source = train(dataclasses.replace(config, keep_checkpoints=0, max_steps=12))
+        config = msgspec.structs.replace(run_config, model_dir=Path(directory), checkpoint_steps=every)
+        whole, _, whole_source = train(msgspec.structs.replace(config, keep_checkpoints=0, max_steps=12))
         losses: list[float] = []
         drawn: list[tuple[int, int]] = []
         for target in [*cuts, 12]:
             if target <= len(losses):
                 with pytest.raises(RunFinishedError):
-                    train(dataclasses.replace(config, max_steps=target))
+                    train(msgspec.structs.replace(config, max_steps=target))
                 continue
-            part, _, source = train(dataclasses.replace(config, max_steps=target))
+            part, _, source = train(msgspec.structs.replace(config, max_steps=target))
             losses += part.losses
             drawn += source.drawn[1:]
         assert losses == whole.losses
@@ -423,7 +423,9 @@ def test_a_checkpoint_of_another_model_changes_nothing(run_config: RunConfig, wo
             r"the model needs torch.float32 \[64, 16\]",
         ),
     ):
-        other = dataclasses.replace(run_config, workload=dataclasses.replace(workload, **changes), start="weights")
+        other = msgspec.structs.replace(
+            run_config, workload=msgspec.structs.replace(workload, **changes), start="weights"
+        )
         with pytest.raises(CheckpointError, match=found):
             train(other)
         assert run_config.store().steps() == [10], "the directory was not moved away"

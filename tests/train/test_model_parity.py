@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 import torch
 
@@ -22,7 +21,7 @@ def test_loss_and_gradients_are_those_of_the_plain_model(workload: BertConfig) -
     """
     from tests.huggingface import plain_loss, plain_model, renamed
 
-    small = dataclasses.replace(workload, num_layers=3, dropout=0.0)
+    small = msgspec.structs.replace(workload, num_layers=3, dropout=0.0)
     batch = SyntheticLanguage(small, seed=5).batch(position=0, num_samples=12)
     torch.manual_seed(11)
     ours = BertForPreTraining(small)

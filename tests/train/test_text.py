@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pydoc_data.topics
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -100,10 +100,10 @@ def test_a_run_on_text_learns_and_stops_at_its_epochs(run_config: RunConfig, top
     """One pass over a piece of the text makes as many steps as it holds, and the loss falls."""
     piece = tmp_path / "piece.txt"
     piece.write_text(topics.read_text(encoding="utf-8")[:200_000], encoding="utf-8")
-    workload = dataclasses.replace(
+    workload = msgspec.structs.replace(
         run_config.workload, vocab_size=300, dropout=0.0, learning_rate=1e-2, lr_warmup_steps=5, micro_batch_size=32
     )
-    config = dataclasses.replace(
+    config = msgspec.structs.replace(
         run_config, workload=workload, global_batch_size=32, max_steps=None, num_epochs=1, log_steps=1000
     )
     source = TextCorpus([piece], workload, seed=0)
@@ -117,8 +117,8 @@ def test_a_run_on_text_resumes_across_an_epoch(run_config: RunConfig, topics: Pa
     """Stopped in the second epoch and resumed by another corpus object: the losses of the uninterrupted run."""
     piece = tmp_path / "piece.txt"
     piece.write_text(topics.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
-    workload = dataclasses.replace(run_config.workload, vocab_size=300)
-    config = dataclasses.replace(run_config, workload=workload, max_steps=30, log_steps=1000)
+    workload = msgspec.structs.replace(run_config.workload, vocab_size=300)
+    config = msgspec.structs.replace(run_config, workload=workload, max_steps=30, log_steps=1000)
 
     def losses(config: RunConfig) -> list[float]:
         source = TextCorpus([piece], workload, seed=0)
@@ -127,8 +127,8 @@ def test_a_run_on_text_resumes_across_an_epoch(run_config: RunConfig, topics: Pa
         return run_steps(plan_run(config, source, World()), source, World(), on_line=lambda _: None).losses
 
     whole = losses(config)
-    split = dataclasses.replace(config, model_dir=tmp_path / "split")
-    assert losses(dataclasses.replace(split, max_steps=21)) + losses(split) == whole
+    split = msgspec.structs.replace(config, model_dir=tmp_path / "split")
+    assert losses(msgspec.structs.replace(split, max_steps=21)) + losses(split) == whole
 
 
 def test_unusable_files_are_told_apart(tmp_path: Path) -> None:
