@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from perf.app.bench import WITH_BASELINE, Bench, stored_file
+from perf.app.history import history_folder, keep_page
 from perf.app.promotion import refusal
 from perf.app.report import publish
 from perf.app.what import What, here
@@ -24,14 +25,17 @@ from perf.records.baselines import (
     BASELINES_DIR,
     KEY,
     LATEST_RESULT,
+    Baseline,
     Provenance,
     load_published,
     load_published_lines,
     result_json,
 )
 from perf.records.documents import write_json
+from perf.records.history import alike, keep, load_history
 from perf.records.sessions import Session
 from perf.report.bench import published_note, result_note, session_report
+from perf.report.history import history_section, since_when
 from perf.report.sections import Report, as_text
 from perf.signals import EXIT_STOPPED
 
@@ -55,6 +59,8 @@ class Measuring:
         self._baselines = shown(config.rootpath / BASELINES_DIR)
         self._saved = self._stopped = False
         self._problem = ""
+        self._folder = history_folder()  # None without a history
+        self._kept: Path | None = None  # this session's file in it
         self._reports: list[Report] = []  # what is to be said of each workload, once the tests have run
         self._thresholds: dict[str, float] = {}  # of stored rates, by workload
         saved_to = config.option.benchmark_json
@@ -70,6 +76,7 @@ class Measuring:
             self.benches = {name: self._bench(some, duet) for name, some in by_id.items()}  # by the workload's id
             runs = load_published(self._baselines)
             self._published = {run: load_published_lines(self._baselines, run) for run in runs}
+            self._history = load_history(self._folder) if self._folder else []
             for suffix in (".html", ".md"):  # what is there afterwards is this session's
                 (config.rootpath / REPORT.with_suffix(suffix)).unlink(missing_ok=True)
         except (PerfError, UsageError) as error:
@@ -182,13 +189,15 @@ class Measuring:
             "dirty": bool(commit["dirty"]),
         }
 
-    def _save(self) -> None:
-        """Keep the session's result, whole or not at all."""
+    def _save(self, *, is_whole: bool = False) -> None:
+        """Keep the session's result, whole or not at all; in the history only that of a whole session."""
         machine = here().fingerprint.hardware
         content = {"machine_info": machine, "benchmarks": [], KEY: self._stored()}
         try:
             write_json(self._config.rootpath / LATEST_RESULT, content)
             self._saved = True
+            if self._folder and is_whole:
+                self._kept = keep(self._folder, content)
         except OSError as error:
             self._problem = f"the result could not be kept: {error}"
 
@@ -202,28 +211,35 @@ class Measuring:
             by = " by a signal" if self._stopped else ""
             self._problem = self._problem or f"stopped{by}: what is missing was not measured"
         self._problem = self._problem or self._not_looked()
-        if self._problem and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self._measured():
             self._reports = list(map(self._report, self._measured()))
-            self._save()
+            self._save(is_whole=session.exitstatus != pytest.ExitCode.INTERRUPTED)
+        if self._problem and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         yield
         if self._stopped:
             session.exitstatus = EXIT_STOPPED
 
     def _report(self, bench: Bench) -> Report:
         """Return what is to be said of a workload."""
-        session = bench.measure()
+        session, provenance, answer = bench.measure(), self._provenance(), bench.answer(self._problem)
+        now = Baseline(
+            path=self._config.rootpath / LATEST_RESULT, session=session, provenance=provenance, verdict=answer.verdict
+        )
+        past = [*alike(self._history, session), now] if self._folder else []
+        if since := since_when(past):
+            answer = replace(answer, sentence=f"{answer.sentence}; {since}")
         return session_report(
             session,
-            provenance=self._provenance(),
+            provenance=provenance,
             judgements=bench.judgements,
             baseline=bench.baseline,
             expected={size: bench.expected(size) for size in session.measurements},
             duet=bench.duet,
-            answer=bench.answer(self._problem),
+            answer=answer,
             threshold=self._thresholds.get(bench.target.id, 0.0),  # 0: no rate was judged
             published=self._published if self._is_reference(bench) else {},
+            history=[history_section(past)] if past else [],
         )
 
     def _is_reference(self, bench: Bench) -> bool:
@@ -268,6 +284,8 @@ class Measuring:
         try:
             for line in publish(self._reports, self._stored(), shown(root / REPORT)):
                 write(line)
+            if self._kept:
+                write(f"history: {keep_page(root / REPORT.with_suffix('.html'), self._kept)}")
         except OSError as error:
             write(f"the page could not be written: {error}", red=True)
 

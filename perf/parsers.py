@@ -118,6 +118,13 @@ def make_parser() -> argparse.ArgumentParser:
         "runs", type=Path, nargs="*", metavar="RUN",
         help="what pytest or duet --json wrote (default: runs/bench.json of the project, the latest session's)",
     )  # fmt: skip
+    add = command(
+        "history", "perf.app.history:history", "show the trend over sessions, and where it changed",
+        "Show the rates and verdicts of the sessions in a folder, where they changed, and since when the latest are\n"
+        "bad; and write a page (runs/history.html). Sessions with pytest add themselves to the folder that\n"
+        "STEPMARK_HISTORY names.",
+    ).add_argument  # fmt: skip
+    add("folder", type=Path, nargs="?", metavar="DIR", help="default: the folder that STEPMARK_HISTORY names")
     duet = command(
         "duet", "perf.app.duet:duet", "compare two versions side by side",
         "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"

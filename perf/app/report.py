@@ -26,7 +26,7 @@ def publish(reports: Sequence[Report], raw: Mapping[str, Any], stem: Path) -> li
     """
     page = stem.with_suffix(".html")
     stem.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(as_html(reports, raw), encoding="utf-8")
+    page.write_text(as_html(reports, raw, stem.parent), encoding="utf-8")
     ordered = sorted(reports, key=lambda report: not report.is_bad)
     text = "\n".join(as_markdown(report, str(page)) for report in ordered)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")

@@ -45,6 +45,17 @@ class Promotion(TypedDict):
     replaces: Word
 
 
+class _Answer(TypedDict):
+    verdict: Word
+
+
+class _Said(TypedDict):
+    """What a file keeps of what was said of a workload, as far as it is read back."""
+
+    title: Text
+    answer: _Answer
+
+
 class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a file holds under `KEY`. A portable baseline has losses and counters of one run, and no times."""
 
@@ -54,7 +65,7 @@ class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sessions: Annotated[list[Session], Meta(min_length=1)]
     promotions: Sequence[Promotion] = ()
     duets: dict[str, Any] = {}
-    reports: list[Any] = []
+    reports: list[_Said] = []
 
     def __post_init__(self) -> None:
         names = [session.configuration for session in self.sessions]
@@ -78,6 +89,7 @@ class Baseline(Struct, frozen=True, kw_only=True):
     provenance: Provenance  # when, by which command, at which commit, clean or dirty
     promotions: Sequence[Promotion] = ()  # how it became a baseline, the newest last; none for a mere result
     portable: bool = False  # whether it is meant for any machine
+    verdict: str = ""  # of the answer that was given; "" where none was
 
     @property
     def times_unfit(self) -> str:
@@ -188,10 +200,11 @@ def load_result(path: Path) -> list[Baseline]:
     place = baseline_path(Path(), session.configuration, session.fingerprint, portable=portable)
     if part.kind != "result" and path.absolute().parts[-len(place.parts) :] != place.parts:
         raise BaselineError(f"{path}: holds what belongs into {place}; {ADVICE}")
-    return [
-        Baseline(path=path, session=session, provenance=part.provenance, promotions=part.promotions, portable=portable)
-        for session in part.sessions
-    ]
+    verdicts = {said["title"]: said["answer"]["verdict"] for said in part.reports}
+    made = Baseline(
+        path=path, session=session, provenance=part.provenance, promotions=part.promotions, portable=portable
+    )
+    return [replace(made, session=one, verdict=verdicts.get(one.configuration, "")) for one in part.sessions]
 
 
 def load_session(path: Path) -> Baseline:

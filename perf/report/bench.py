@@ -118,6 +118,7 @@ def session_report(
     answer: Answer,
     threshold: float,  # of stored rates
     published: Mapping[PublishedRun, Sequence[PublishedLine]],  # runs that somebody published, and their logs
+    history: Sequence[Section],  # the trend over sessions, if it is kept
 ) -> Report:
     """Return what is to be said of a session, the most important first."""
     stored = {
@@ -143,7 +144,7 @@ def session_report(
         title = "Published runs of another machine: compare the shapes, not the numbers"
         notes = published_note(list(published)).split("\n")
         sections.append(Section(title=title, plots=plots, notes=notes, is_detail=True))
-    sections += [_work_section(session), _machine_section(session, baseline)]
+    sections += [_work_section(session), _machine_section(session, baseline), *history]
     return Report(
         title=session.configuration,
         about=f"on {session.fingerprint.slug}, {provenance['date']}, commit {commit_text(provenance)}",

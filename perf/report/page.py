@@ -4,10 +4,13 @@ import base64
 import gzip
 import io
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -24,8 +27,8 @@ _VARIABLES = {INK: "ink", GRID: "grid", BAND: "band", **{colour: f"c{i}" for i, 
 _MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
 
-def as_html(reports: Sequence[Report], raw: Mapping[str, Any]) -> str:
-    """Return a page of one or more workloads, the worst first, with the raw data in it.
+def as_html(reports: Sequence[Report], raw: Mapping[str, Any], folder: Path) -> str:
+    """Return a page of one or more workloads, the worst first, with the raw data in it; `folder` is where it will be.
 
     Every value is escaped; characters that do not print are shown as such.
     """
@@ -38,7 +41,11 @@ def as_html(reports: Sequence[Report], raw: Mapping[str, Any]) -> str:
     packed = base64.b64encode(gzip.compress(json.dumps(raw, allow_nan=False).encode(), mtime=0)).decode()
     template = environment.get_template("page.html")
     ordered = sorted(reports, key=lambda report: not report.is_bad)
-    return template.render(reports=ordered, as_svg=as_svg, raw=packed)
+
+    def link(path: str) -> str:
+        return quote(os.path.relpath(path, folder))
+
+    return template.render(reports=ordered, as_svg=as_svg, raw=packed, link=link)
 
 
 def as_svg(plot: Plot) -> str:

@@ -11,7 +11,7 @@ from perf.records.baselines import Baseline, PublishedLine, PublishedRun
 from perf.records.sessions import Session
 from perf.report.answers import of_session
 from perf.report.bench import session_report
-from perf.report.sections import Report
+from perf.report.sections import Report, Section
 
 PROVENANCE = {
     "date": "2026-11-24T01:02:03+00:00",
@@ -33,6 +33,7 @@ def report_of(
     baseline: Baseline | None = None,
     duet: DuetResult | None = None,
     published: Mapping[PublishedRun, Sequence[PublishedLine]] | None = None,
+    history: Sequence[Section] = (),
     **provenance: Any,
 ) -> Report:
     """Return what is said of a session."""
@@ -46,4 +47,5 @@ def report_of(
         answer=of_session(session, judgements, baseline, duet, ""),
         threshold=0.05,
         published=published or {},
+        history=history,
     )

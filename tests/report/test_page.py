@@ -41,7 +41,7 @@ def whole() -> list[Report]:
 @functools.cache
 def whole_page() -> str:
     """Return the page of that."""
-    return as_html(whole(), RAW)
+    return as_html(whole(), RAW, Path())
 
 
 def plots_of(reports: list[Report]) -> list[Plot]:
@@ -99,10 +99,10 @@ def test_hostile_strings_are_harmless(kind: str) -> None:
         found, title=HOSTILE, command=HOSTILE, warnings=[HOSTILE], sections=[*found.sections, section]
     )
     if kind == "page":
-        elements = _Elements(as_html([found], {"x": HOSTILE})).found
+        elements = _Elements(as_html([found], {"x": HOSTILE}, Path())).found
         assert not {"script", "img"} & {tag for tag, _ in elements}
         assert not any(name.startswith("on") for _, attributes in elements for name in attributes)
-        text = as_html([found], {})
+        text = as_html([found], {}, Path())
     else:
         text = as_markdown(found, HOSTILE) if kind == "markdown" else as_text(found.sections)
     assert not {"\x1b", "\u202e"} & {*text}

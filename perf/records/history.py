@@ -1,0 +1,43 @@
+"""The history: a file for each session and its page beside it, in a folder that outlives a checkout."""
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from perf.records.baselines import KEY, Baseline, load_result
+from perf.records.documents import write_json
+from perf.records.sessions import Session
+
+_NAMES = "[0-9]*T[0-9]*Z-*-*.json"  # sorted by name, the oldest comes first
+
+
+def keep(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Write a session's result into a file of its own, whole or not at all, and return it; others may write at once."""
+    made = result[KEY]["provenance"]
+    date = datetime.fromisoformat(made["date"]).astimezone(UTC)
+    commit = re.sub(r"[^0-9A-Za-z]", "", made["commit"])[:12] or "unknown"
+    path = folder / f"{date:%Y%m%dT%H%M%SZ}-{commit}-{secrets.token_hex(8)}.json"
+    write_json(path, result)
+    return path
+
+
+def load_history(folder: Path) -> list[Baseline]:
+    """Return what is kept, the oldest first: of each session every workload; nothing where there is no folder.
+
+    Raises:
+        BaselineError: a file is damaged, or none of ours.
+    """
+    return [one for path in sorted(folder.glob(_NAMES)) for one in load_result(path)]
+
+
+def alike(history: Sequence[Baseline], session: Session) -> list[Baseline]:
+    """Return the runs of the same configuration on the same hardware: only their numbers can be compared."""
+    return [
+        one
+        for one in history
+        if one.session.configuration == session.configuration
+        and one.session.fingerprint.hardware == session.fingerprint.hardware
+    ]

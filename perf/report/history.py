@@ -1,0 +1,136 @@
+"""The history of a workload on one machine: its trend, where it changed, and since when it is bad."""
+
+from collections.abc import Mapping, Sequence
+
+from perf.judge.changes import Change, exact_changes, find_changes, first_bad, pooled
+from perf.judge.verdicts import mean_rate
+from perf.records.baselines import Baseline
+from perf.records.sessions import differences
+from perf.report.bench import commit_text
+from perf.report.sections import Plot, Section, Series, number, percent
+
+MOST_ROWS = 14  # sessions in the table, and changes below it, the latest ones; the plots have all
+MOST_METRICS = 4  # of a change that are named
+COUNTERS = ("flops", "peak_bytes", "allocated_bytes", "host_syncs", "python_calls")
+
+Curves = Mapping[int, Sequence[float]]  # a value of each session, by batch size
+
+
+def since_when(past: Sequence[Baseline]) -> str:
+    """Return since which session all that decided something are bad, and what changed there; "" if the last is not.
+
+    The sessions are of one configuration on one machine, the oldest first.
+    """
+    first = first_bad([one.verdict for one in past])
+    return "" if first is None else f"since {_name(past, first)}{_between(past, first - 1, first)}"
+
+
+def history_section(past: Sequence[Baseline]) -> Section:
+    """Return the trend of the sessions that have all batch sizes of the last one, and where it changed."""
+    whole = [one for one in past if past[-1].session.measurements.keys() <= one.session.measurements.keys()]
+    runs = {size: [one.session.measurements[size] for one in whole] for size in sorted(whole[-1].session.measurements)}
+    rates = {size: [mean_rate(measurement) for measurement in some] for size, some in runs.items()}
+    losses = {size: [measurement.runs[0].losses[-1] for measurement in some] for size, some in runs.items()}
+    groups = _grouped(_changes(whole, rates))
+    marks = {"change": [_surest(group).index for group in groups]}
+    notes = [f"{whole[-1].verdict} {since}"] if (since := since_when(whole)) else []
+    notes += [_event(whole, group) for group in groups[: -MOST_ROWS - 1 : -1]]
+    pages = {f"page of session {i + 1}": whole[i].path.with_suffix(".html") for i in sorted({*marks["change"]})}
+    unit = f"{whole[-1].session.sample}/sec"
+    rows = [
+        (
+            str(i + 1),
+            _date(one),
+            commit_text(one.provenance),
+            one.verdict,
+            *(number(some[i]) for some in rates.values()),
+        )
+        for i, one in enumerate(whole)
+    ]
+    return Section(
+        title=f"History: {len(whole)} session{'s' if len(whole) > 1 else ''} on this machine",
+        header=("session", "date", "commit", "verdict", *map(str, rates)),
+        rows=rows[-MOST_ROWS:],
+        left=("date", "commit", "verdict"),
+        notes=notes,
+        legend={"commit": f"under each batch size {unit}, the geometric mean over runs"},
+        plots=[_trend(unit, rates, marks), _trend("last loss, nats", losses, marks)],
+        links={name: str(page.absolute()) for name, page in pages.items() if page.exists()},
+        is_detail=True,
+    )
+
+
+def _changes(whole: Sequence[Baseline], rates: Curves) -> list[Change]:
+    """Return where a rate, a last loss or the work of a step changed."""
+    series = {f"rate at {size}": values for size, values in rates.items()}
+    if len(rates) > 1:
+        series["rate at all batch sizes"] = pooled(list(rates.values()))
+    found = find_changes(series)
+    for size in rates:
+        runs = [one.session.measurements[size].runs[0] for one in whole]
+        exact: dict[str, list[float]] = {"last loss": [run.losses[-1] for run in runs]}
+        exact["operations"] = [sum(run.counters.ops.values()) for run in runs]
+        exact |= {name: [getattr(run.counters, name) for run in runs] for name in COUNTERS}
+        for name, values in exact.items():
+            found += exact_changes(f"{name} at {size}", values)
+    return found
+
+
+def _grouped(changes: Sequence[Change]) -> list[list[Change]]:
+    """Return changes whose intervals overlap together, in order."""
+    groups: list[list[Change]] = []
+    latest = -1
+    for change in sorted(changes, key=lambda change: change.earliest):
+        if change.earliest > latest:
+            groups.append([])
+        groups[-1].append(change)
+        latest = max(latest, change.latest)
+    return groups
+
+
+def _surest(group: Sequence[Change]) -> Change:
+    return min(group, key=lambda change: (change.p_value, change.latest - change.earliest))
+
+
+def _event(past: Sequence[Baseline], group: Sequence[Change]) -> str:
+    """Return what changed, from which session on, and which commits and software that one has."""
+    begin, end = min(change.earliest for change in group), max(change.latest for change in group)
+    named = [f"{change.metric} {percent(change.effect_size, '+')}" for change in group[:MOST_METRICS]]
+    rest = f" and {len(group) - MOST_METRICS} more" if len(group) > MOST_METRICS else ""
+    span = f", or from another of sessions {begin + 1} to {end + 1}" if begin < end else ""
+    where = f"from {_name(past, _surest(group).index)}{span}{_between(past, begin - 1, end)}"
+    return f"{', '.join(named)}{rest} {where}"
+
+
+def _name(past: Sequence[Baseline], index: int) -> str:
+    one = past[index]
+    return f"session {index + 1} of {len(past)} ({_date(one)}, commit {commit_text(one.provenance)})"
+
+
+def _between(past: Sequence[Baseline], before: int, after: int) -> str:
+    """Return which commits and software a session has that an earlier one lacks."""
+    if before < 0:
+        return ""
+    commits = [past[index].provenance["commit"][:12] for index in (before, after)]
+    parts = [f"git log --oneline {'..'.join(commits)}"] if commits[0] != commits[1] else ["same commit"]
+    software = differences(*(past[index].session.fingerprint.software for index in (before, after)))
+    return "; ".join(["", *parts, f"software: {', '.join(software)}" if software else "same software"])
+
+
+def _date(one: Baseline) -> str:
+    return one.provenance["date"][:10]
+
+
+def _trend(label: str, curves: Curves, marks: Mapping[str, Sequence[float]]) -> Plot:
+    """Return a value of each session, by batch size; marks are indexes of sessions."""
+    num = len(next(iter(curves.values())))
+    places = [float(place) for place in range(1, num + 1)]
+    changes = ", ".join(f"{index + 1:g}" for index in marks["change"])
+    return Plot(
+        title=f"{label.capitalize()}, session by session",
+        caption=f"By global batch size, {num} sessions, the oldest first; changes from session {changes or '-'}",
+        x_label="session",
+        y_label=label,
+        series=[Series(name=str(size), style="dots", x=places, y=values) for size, values in curves.items()],
+        marks={name: [index + 0.5 for index in indexes] for name, indexes in marks.items()},
+    )
