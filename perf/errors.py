@@ -16,7 +16,7 @@ class PerfError(Exception):
 
 
 class DataError(PerfError):
-    """A text or log file cannot be used."""
+    """A log file cannot be used."""
 
 
 class CheckpointError(PerfError):

@@ -197,14 +197,10 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--global-batch-size", type=positive, nargs="+", metavar="B",
         help="samples per optimizer step, over all devices; several make one run each (default: the workload's three)",
     )  # fmt: skip
-    add(
-        "--text", type=Path, nargs="+", metavar="FILE", help="train on these UTF-8 files, not on the synthetic language"
-    )
     add("--seed", type=not_negative, default=0, metavar="S", help="of weights, data and dropout (default: 0)")
     add = train.add_argument_group("how long").add_mutually_exclusive_group().add_argument
     add("--max-steps", type=positive, metavar="N", help="stop at this step (default: the workload's)")
     add("--num-steps", type=positive, metavar="N", help="make this many more steps, each time")
-    add("--num-epochs", type=positive, metavar="N", help="make this many more passes over --text, each time")
     state = train.add_argument_group("logs and checkpoints")
     add = state.add_argument
     add("--log-steps", type=positive, metavar="L", help="a log line every L steps (default: the workload's)")
@@ -213,10 +209,7 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--keep-checkpoints", type=not_negative, default=2, metavar="K",
         help="keep the newest K checkpoints; with 0 none is written, and no whole one deleted (default: 2)",
     )  # fmt: skip
-    add(
-        "--model-dir", type=Path, metavar="DIR",
-        help="where the checkpoints are (default: runs/WORKLOAD/gbs-B; with --text, runs/WORKLOAD-text/gbs-B)",
-    )  # fmt: skip
+    add("--model-dir", type=Path, metavar="DIR", help="where the checkpoints are (default: runs/WORKLOAD/gbs-B)")
     add("--tensorboard", type=Path, metavar="DIR", help="also write the scalars of TensorBoard there, in DIR/gbs-B")
     add = state.add_mutually_exclusive_group().add_argument
     add(

@@ -143,7 +143,6 @@ def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
         (["--global-batch-size", "8", "16", "--model-dir", "x"], "is the directory of one run, and 2 batch sizes"),
         (["--global-batch-size", "8", "8"], "each size once"),
         (["--global-batch-size", "8", "--micro-batch-size", "3"], "--micro-batch-size 3 does not divide the 8 samples"),
-        (["--num-epochs", "2"], "needs data of a known length"),
         (["--seed", str(2**63)], "seed=9223372036854775808: at most"),
         (["--global-batch-size", "8", "--model-dir", "a\0b"], "null byte"),
         pytest.param(
@@ -219,12 +218,6 @@ def test_arguments_that_argparse_refuses_exit_2_too(arguments: list[str]) -> Non
     with pytest.raises(SystemExit) as caught:
         main(["train", *arguments])
     assert caught.value.code == EXIT_USAGE
-
-
-def test_unusable_text_exits_3_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A missing text file is a problem with data."""
-    assert main(["train", "--text", "missing.txt"]) == EXIT_PROBLEM
-    assert "missing.txt: cannot be read (No such file or directory)" in only_line(capsys.readouterr().err)
 
 
 def test_a_directory_that_cannot_be_written_exits_3_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:

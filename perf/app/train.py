@@ -17,7 +17,7 @@ from perf.printable import shown
 from perf.report.sections import number, text_table
 from perf.signals import EXIT_STOPPED
 from perf.train.config import RunConfig, RunPlan, plan_run
-from perf.train.data import Source, SyntheticLanguage, TextCorpus
+from perf.train.data import Source, SyntheticLanguage
 from perf.train.devices import World, process_group, resolve_device, resolve_precision
 from perf.train.kernel import learning_rate
 from perf.train.loop import RunResult, run_steps
@@ -28,7 +28,6 @@ def train(
     *,
     workload: str | None,
     global_batch_size: Sequence[int] | None,
-    text: Sequence[Path] | None,
     device: str,
     precision: str,
     model_dir: Path | None,
@@ -59,9 +58,9 @@ def train(
                 )
             if len(set(sizes)) < len(sizes):
                 raise ValueError(f"--global-batch-size {' '.join(map(str, sizes))}: each size once")
-            if not any(asked[limit] for limit in ("max_steps", "num_steps", "num_epochs")):
+            if not (asked["max_steps"] or asked["num_steps"]):
                 asked["max_steps"] = config.max_steps
-            parent = shown(find_root()) / "runs" / (name + ("-text" if text else ""))
+            parent = shown(find_root()) / "runs" / name
             runs = [
                 RunConfig(
                     workload=config,
@@ -75,7 +74,7 @@ def train(
                 )
                 for size in sizes
             ]
-            source = TextCorpus(list(text), config, seed=seed) if text else SyntheticLanguage(config, seed=seed)
+            source = SyntheticLanguage(config, seed=seed)
             # All are planned before the first one starts: a run that cannot start is told at once.
             plans = [plan_run(run, source, world) for run in runs]
             boards: list[Any] = []  # on the main rank, and where they were asked for
@@ -84,7 +83,7 @@ def train(
         except ValueError as error:
             raise UsageError(error) from None
         say: Callable[[str], None] = print if world.is_main else lambda text: None
-        say(_session_heading(runs[0], source, world))
+        say(_session_heading(runs[0], world))
         results: list[RunResult] = []
         try:
             for plan, board in zip_longest(plans, boards):
@@ -137,14 +136,14 @@ def _run(plan: RunPlan, source: Source, world: World, scalars: Any) -> RunResult
         return run_steps(plan, source, world, on_line=on_line, on_step=bar.update)
 
 
-def _session_heading(config: RunConfig, source: Source, world: World) -> str:
+def _session_heading(config: RunConfig, world: World) -> str:
     """Return what all runs of one command have in common."""
     num_threads = torch.get_num_threads()
     threads = f", {num_threads} thread{'s' if num_threads > 1 else ''}" if config.device.type == "cpu" else ""
     ranks = f", {world.size} ranks" if world.size > 1 else ""
     compiled = ", compiled" if config.compile else ""
     return (
-        f"{config.workload.name}: {config.workload.why}\n{source.name} data, {config.device.type}{threads}{ranks}, "
+        f"{config.workload.name}: {config.workload.why}\nsynthetic data, {config.device.type}{threads}{ranks}, "
         f"{config.precision}{compiled}, seed {config.seed}, torch {torch.__version__}"
     )
 

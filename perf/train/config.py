@@ -9,7 +9,7 @@ import torch
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
+from perf.errors import CheckpointError, NothingToDoError, RunFinishedError
 from perf.records.sessions import differences
 from perf.train.checkpoints import EDITED, Checkpoint, CheckpointStore
 from perf.train.data import Source
@@ -32,10 +32,9 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     # samples per forward pass; None for the workload's, or less where that does not divide
     micro_batch_size: int | None = None
     seed: int = 0  # of the weights, the data and the dropout
-    # max_steps, num_steps, num_epochs: limits, see `perf.train.stepping.steps_to_run`.
+    # max_steps, num_steps: limits, see `perf.train.stepping.steps_to_run`.
     max_steps: int | None = None
     num_steps: int | None = None
-    num_epochs: int | None = None
     log_steps: int  # a log line every so many steps, and at the last
     checkpoint_steps: int | None = None  # a checkpoint every so many steps, and at the last; None for the last only
     keep_checkpoints: int = 2  # how many to keep; with 0 none is written
@@ -74,10 +73,9 @@ def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
     run has finished; nothing else changes.
 
     Raises:
-        ValueError: the batch size cannot be divided, or the limits contradict each other.
+        ValueError: the batch size cannot be divided, or there is no limit.
         RunFinishedError: its checkpoint has already reached `max_steps`; NothingToDoError if it is of this very run.
         CheckpointError: its checkpoint was written by another configuration, or none is whole.
-        DataError: an epoch holds no complete step.
         OSError: its directory cannot be written to.
         MainRankError: on the other ranks, any of these on the main one.
     """
@@ -107,14 +105,7 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
     start_step = resumed.facts.global_step if resumed else 0
     other_run = ", ".join(differences(resumed.facts.identity, identity)) if resumed else ""
     try:
-        num_steps = steps_to_run(
-            global_step=start_step,
-            num_steps=config.num_steps,
-            max_steps=config.max_steps,
-            num_epochs=config.num_epochs,
-            data_len=_data_len(config, source, world.size * micro_batch_size),
-            grad_accum_steps=grad_accum_steps,
-        )
+        num_steps = steps_to_run(global_step=start_step, num_steps=config.num_steps, max_steps=config.max_steps)
     except RunFinishedError as error:
         assert resumed is not None  # a run from step 0 cannot have finished
         if config.keep_checkpoints > 0:
@@ -161,18 +152,6 @@ def _divide(config: RunConfig, world: World) -> tuple[int, int]:
         raise ValueError(f"--micro-batch-size {most} does not divide the {rank_samples} samples of a step on one rank")
     micro_batch_size = next(size for size in range(most, 0, -1) if rank_samples % size == 0)
     return micro_batch_size, rank_samples // micro_batch_size
-
-
-def _data_len(config: RunConfig, source: Source, samples: int) -> int | None:
-    """Return how often the data has `samples`, or None when it has no end. Raises DataError: too few for a step."""
-    if source.samples_per_epoch is None:
-        return None
-    if source.samples_per_epoch < config.global_batch_size:
-        raise DataError(
-            f"{source.name}: its {source.samples_per_epoch} samples make no complete step of "
-            f"{config.global_batch_size}; give more text or a smaller --global-batch-size"
-        )
-    return source.samples_per_epoch // samples
 
 
 def _identity(config: RunConfig, source: Source) -> dict[str, Any]:

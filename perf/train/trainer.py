@@ -104,8 +104,11 @@ class Trainer:
         return self._source.batch(position=position, num_samples=rank_samples).to(self._plan.config.device)
 
 
-def measured_trainer(config: BertConfig, case: Case) -> Trainer:
-    """Return a warmed-up trainer of a case, which is a step of the seam; it has no directory to save in."""
+def measured_trainer(config: BertConfig, case: Case, source: Source | None = None) -> Trainer:
+    """Return a warmed-up trainer of a case, which is a step of the seam; it has no directory to save in.
+
+    Its samples are of the synthetic language, or of `source`.
+    """
     run = RunConfig(
         workload=config,
         global_batch_size=case.global_batch_size,
@@ -119,7 +122,7 @@ def measured_trainer(config: BertConfig, case: Case) -> Trainer:
         keep_checkpoints=0,
         start="fresh",
     )
-    source = SyntheticLanguage(config, seed=case.seed)
+    source = source or SyntheticLanguage(config, seed=case.seed)
     trainer = Trainer(plan_run(run, source, World()), source, World())
     trainer.warm_up()
     return trainer

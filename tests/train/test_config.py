@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 from safetensors import safe_open
 
-from perf.errors import CheckpointError, DataError, NothingToDoError, RunFinishedError
+from perf.errors import CheckpointError, NothingToDoError, RunFinishedError
 from perf.train import checkpoints
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
@@ -230,17 +230,6 @@ def test_an_edited_checkpoint_is_refused_though_its_digest_matches(
     if "data_position" not in changes and changes != {"identity": {}}:
         with pytest.raises(CheckpointError, match=message):
             plan(finished)
-
-
-def test_an_epoch_without_a_whole_step_is_refused(run_config: RunConfig) -> None:
-    """Data too short for one step is told, not trained on for zero steps."""
-    source = SyntheticLanguage(run_config.workload, seed=0)
-    source.samples_per_epoch = 15
-    with pytest.raises(DataError, match="15 samples make no complete step of 16"):
-        plan_run(run_config, source, World())
-    source.samples_per_epoch = 35
-    config = msgspec.structs.replace(run_config, max_steps=None, num_epochs=3)
-    assert plan_run(config, source, World()).last_step == 6
 
 
 def test_weights_need_a_checkpoint(run_config: RunConfig) -> None:
