@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -11,6 +10,7 @@ import unittest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -119,7 +119,7 @@ def test_unusable_text_is_told(example: Any, text: str, message: str) -> None:
 
 def test_a_small_text_repeats_within_a_block(example: Any) -> None:
     """A text with fewer places than a block has samples: epoch after epoch in one block, each in its order."""
-    corpus = example.TextCorpus(example.help_topics()[:10_000], dataclasses.replace(PICO, vocab_size=300), seed=0)
+    corpus = example.TextCorpus(example.help_topics()[:10_000], msgspec.structs.replace(PICO, vocab_size=300), seed=0)
     length = len(corpus.places)
     assert 2 < length < 100
     tokens = corpus.tokens.tolist()
