@@ -11,9 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from perf.app.bench import WITH_BASELINE, Bench, stored_file
-from perf.app.history import history_folder, keep_page
 from perf.app.promotion import refusal
-from perf.app.report import publish
+from perf.app.report import history_folder, keep_page, publish
 from perf.app.what import What, here
 from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict

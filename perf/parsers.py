@@ -119,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="what pytest or duet --json wrote (default: runs/bench.json of the project, the latest session's)",
     )  # fmt: skip
     add = command(
-        "history", "perf.app.history:history", "show the trend over sessions, and where it changed",
+        "history", "perf.app.report:history", "show the trend over sessions, and where it changed",
         "Show the rates and verdicts of the sessions in a folder, where they changed, and since when the latest are\n"
         "bad; and write a page (runs/history.html). Sessions with pytest add themselves to the folder that\n"
         "STEPMARK_HISTORY names.",

@@ -36,7 +36,7 @@ def history_section(past: Sequence[Baseline]) -> Section:
     notes = [f"{whole[-1].verdict} {since}"] if (since := since_when(whole)) else []
     notes += [_event(whole, group) for group in groups[: -MOST_ROWS - 1 : -1]]
     pages = {f"page of session {i + 1}": whole[i].path.with_suffix(".html") for i in sorted({*marks["change"]})}
-    unit = f"{whole[-1].session.sample}/sec"
+    unit, plural = f"{whole[-1].session.sample}/sec", "s" if len(whole) > 1 else ""
     rows = [
         (
             str(i + 1),
@@ -48,12 +48,11 @@ def history_section(past: Sequence[Baseline]) -> Section:
         for i, one in enumerate(whole)
     ]
     return Section(
-        title=f"History: {len(whole)} session{'s' if len(whole) > 1 else ''} on this machine",
+        title=f"History: {len(whole)} session{plural} on this machine, {unit} by batch size",
         header=("session", "date", "commit", "verdict", *map(str, rates)),
         rows=rows[-MOST_ROWS:],
         left=("date", "commit", "verdict"),
         notes=notes,
-        legend={"commit": f"under each batch size {unit}, the geometric mean over runs"},
         plots=[_trend(unit, rates, marks), _trend("last loss, nats", losses, marks)],
         links={name: str(page.absolute()) for name, page in pages.items() if page.exists()},
         is_detail=True,

@@ -111,7 +111,7 @@ def test_the_trend_fits_a_terminal() -> None:
     """Its table keeps to 80 columns, and says what its numbers are."""
     text = as_text([msgspec.structs.replace(history_section(stepping(30)), is_detail=False)])
     assert max(map(len, text.splitlines())) <= 80
-    assert "geometric mean over runs" in text
+    assert "60 sessions on this machine, samples/sec by batch size" in text
 
 
 def test_pages_that_are_there_are_linked(tmp_path: Path) -> None:
