@@ -17,12 +17,12 @@ Curves = Mapping[int, Sequence[float]]  # a value of each session, by batch size
 
 
 def since_when(past: Sequence[Baseline]) -> str:
-    """Return since which session all that decided something are bad, and what changed there; "" if the last is not.
+    """Return since which session all that decided something are bad; "" if the last one that did is not.
 
     The sessions are of one configuration on one machine, the oldest first.
     """
     first = first_bad([one.verdict for one in past])
-    return "" if first is None else f"since {_name(past, first)}{_between(past, first - 1, first)}"
+    return "" if first is None else f"since {_name(past, first)}"
 
 
 def history_section(past: Sequence[Baseline]) -> Section:
@@ -33,9 +33,12 @@ def history_section(past: Sequence[Baseline]) -> Section:
     losses = {size: [measurement.runs[0].losses[-1] for measurement in some] for size, some in runs.items()}
     groups = _grouped(_changes(whole, rates))
     marks = {"change": [_surest(group).index for group in groups]}
-    notes = [f"{whole[-1].verdict} {since}"] if (since := since_when(whole)) else []
-    notes += [_event(whole, group) for group in groups[: -MOST_ROWS - 1 : -1]]
-    pages = {f"page of session {i + 1}": whole[i].path.with_suffix(".html") for i in sorted({*marks["change"]})}
+    notes = [_event(whole, group) for group in groups[: -MOST_ROWS - 1 : -1]]
+    if (first := first_bad([one.verdict for one in whole])) is not None:
+        notes.insert(0, f"{whole[first].verdict} {since_when(whole)}{_between(whole, first - 1, first)}")
+        marks["first bad session"] = [first]
+    shown = sorted({index for indexes in marks.values() for index in indexes})
+    pages = {f"page of session {index + 1}": whole[index].path.with_suffix(".html") for index in shown}
     unit, plural = f"{whole[-1].session.sample}/sec", "s" if len(whole) > 1 else ""
     rows = [
         (

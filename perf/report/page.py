@@ -71,7 +71,7 @@ def figure_of(plot: Plot) -> "Figure":
     """Return a plot as a figure of matplotlib."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+    from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
     style: Any = {
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
@@ -100,6 +100,8 @@ def figure_of(plot: Plot) -> "Figure":
             axes.xaxis.set_major_locator(FixedLocator(ticks))
             axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
             axes.xaxis.set_minor_locator(NullLocator())
+        elif not any(x % 1 for series in plot.series for x in series.x):
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_xlabel(printable(plot.x_label))
         axes.set_ylabel(printable(plot.y_label))
         if len(axes.get_legend_handles_labels()[1]) > 1:
