@@ -34,7 +34,6 @@ from perf.records.documents import write_json
 from perf.records.history import alike, keep, load_history
 from perf.records.sessions import Session
 from perf.report.bench import published_note, result_note, session_report
-from perf.report.history import history_section, since_when
 from perf.report.sections import Report, as_text
 from perf.signals import EXIT_STOPPED
 
@@ -225,9 +224,6 @@ class Measuring:
         now = Baseline(
             path=self._config.rootpath / LATEST_RESULT, session=session, provenance=provenance, verdict=answer.verdict
         )
-        past = [*alike(self._history, session), now] if self._folder else []
-        if since := since_when(past):
-            answer = replace(answer, sentence=f"{answer.sentence}; {since}")
         return session_report(
             session,
             provenance=provenance,
@@ -238,7 +234,7 @@ class Measuring:
             answer=answer,
             threshold=self._thresholds.get(bench.target.id, 0.0),  # 0: no rate was judged
             published=self._published if self._is_reference(bench) else {},
-            history=[history_section(past)] if past else [],
+            past=[*alike(self._history, session), now] if self._folder else [],
         )
 
     def _is_reference(self, bench: Bench) -> bool:

@@ -105,6 +105,11 @@ class Baseline(Struct, frozen=True, kw_only=True):
         return "" if re.fullmatch(r"[0-9a-f]{7,64}", commit) else f"was measured at commit {commit!r}"
 
 
+def commit_text(provenance: Mapping[str, Any]) -> str:
+    """Return a commit, shortened, and whether there were changes beside it."""
+    return f"{provenance['commit'][:12]}{' with uncommitted changes' if provenance['dirty'] else ''}"
+
+
 class PublishedRun(Struct, frozen=True, kw_only=True):
     """A run somebody published: shown beside a report, never a pass or fail for another machine."""
 

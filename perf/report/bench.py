@@ -10,10 +10,11 @@ from perf.judge.duets import DuetResult
 from perf.judge.stats import DuetEffect
 from perf.judge.verdicts import CLAIMS, Verdict, mean_rate
 from perf.printable import printable
-from perf.records.baselines import Baseline, PublishedLine, PublishedRun
+from perf.records.baselines import Baseline, PublishedLine, PublishedRun, commit_text
 from perf.records.sessions import Session, differences
 from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
+from perf.report.history import history_section, since_when
 from perf.report.plots import (
     effects_plot,
     loss_difference_plot,
@@ -118,9 +119,11 @@ def session_report(
     answer: Answer,
     threshold: float,  # of stored rates
     published: Mapping[PublishedRun, Sequence[PublishedLine]],  # runs that somebody published, and their logs
-    history: Sequence[Section],  # the trend over sessions, if it is kept
+    past: Sequence[Baseline],  # earlier sessions like it and this one, the oldest first; none without a history
 ) -> Report:
     """Return what is to be said of a session, the most important first."""
+    if since := since_when(past):
+        answer = replace(answer, sentence=f"{answer.sentence}; {since}")
     stored = {
         size: judgement.effect
         for (claim, size), judgement in judgements.items()
@@ -144,7 +147,8 @@ def session_report(
         title = "Published runs of another machine: compare the shapes, not the numbers"
         notes = published_note(list(published)).split("\n")
         sections.append(Section(title=title, plots=plots, notes=notes, is_detail=True))
-    sections += [_work_section(session), _machine_section(session, baseline), *history]
+    sections += [_work_section(session), _machine_section(session, baseline)]
+    sections += [history_section(past)] if past else []
     return Report(
         title=session.configuration,
         about=f"on {session.fingerprint.slug}, {provenance['date']}, commit {commit_text(provenance)}",
@@ -158,11 +162,6 @@ def session_report(
         ],
         is_bad=answer.verdict in ("FAILED", "NOT MEASURED") or any(j.holds is False for j in judgements.values()),
     )
-
-
-def commit_text(provenance: Mapping[str, Any]) -> str:
-    """Return a commit, shortened, and whether there were changes beside it."""
-    return f"{provenance['commit'][:12]}{' with uncommitted changes' if provenance['dirty'] else ''}"
 
 
 def _work_section(session: Session) -> Section:

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from perf.judge.changes import Change, exact_changes, find_changes, first_bad, pooled
 from perf.judge.verdicts import mean_rate
-from perf.records.baselines import Baseline
+from perf.records.baselines import Baseline, commit_text
 from perf.records.sessions import differences
-from perf.report.bench import commit_text
 from perf.report.sections import Plot, Section, Series, number, percent
 
 MOST_ROWS = 14  # sessions in the table, and changes below it, the latest ones; the plots have all

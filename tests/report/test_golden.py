@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -13,14 +14,14 @@ import pytest
 
 from perf.judge.duets import DuetResult
 from perf.judge.verdicts import judge_rates
-from perf.printable import emphasized
+from perf.printable import emphasized, wrapped
 from perf.report.answers import of_session
 from perf.report.bench import verdict_section
 from perf.report.duet import duet_text
 from perf.report.sections import as_markdown, as_text
 from tests.judge.noise import SIZES
 from tests.judge.test_verdicts import as_baseline, quiet
-from tests.report.nights import judged, report_of
+from tests.report.nights import judged, night, report_of
 from tests.report.test_duet import SLOWER, WORK, duet
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -67,10 +68,16 @@ def test_the_summary_of_a_session(name: str) -> None:
     check(f"session-{name}.txt", f"{answer}\n\n{as_text([verdict_section(now, judgements)])}")
 
 
-def test_the_summary_of_a_night_in_markdown() -> None:
-    """A regression found side by side."""
-    night = quiet()
-    check("night.md", as_markdown(report_of(night, judged(SLOWER), duet=SLOWER), "runs/bench.html"))
+def test_a_night_as_markdown_and_as_text() -> None:
+    """A regression found side by side: batch size, size, cause and first bad night come first."""
+    past = [night(0), night(1, "REGRESSED", 1.1), night(2, "INCONCLUSIVE", 1.1), night(3, "REGRESSED", 1.1)]
+    found = report_of(quiet(), judged(SLOWER), duet=SLOWER, past=past)
+    for text in (as_markdown(found, "runs/bench.html"), f"{wrapped(str(found.answer))}\n\n{as_text(found.sections)}"):
+        assert re.match(
+            r"(\*\*)?REGRESSED: 9\.5% slower .* at 1024.* in forward \(kernel\.py:81\).* since session 2 of 4",
+            " ".join(text.split()),
+        )
+        check("night.md" if text.startswith("*") else "night.txt", text)
 
 
 def test_colours_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,39 +12,7 @@ from perf.records.baselines import Baseline
 from perf.report.history import history_section, since_when
 from perf.report.sections import as_text
 from tests.judge.noise import COUNTERS
-from tests.judge.test_verdicts import quiet
-
-
-def night(
-    number: int, verdict: str = "UNCHANGED", slower: float = 1.0, *, torch: str = "", **counters: Any
-) -> Baseline:
-    """Return a session of a night in autumn, whose steps take `slower` times as long."""
-    session = quiet()
-
-    def at_size(measurement: Any) -> Any:
-        runs = tuple(
-            msgspec.structs.replace(
-                run,
-                step_s=tuple(slower * s for s in run.step_s),
-                counters=msgspec.structs.replace(COUNTERS, **counters),
-            )
-            for run in measurement.runs
-        )
-        return msgspec.structs.replace(measurement, runs=runs)
-
-    software = dict(session.fingerprint.software) | ({"torch": torch} if torch else {})
-    session = msgspec.structs.replace(
-        session,
-        measurements={size: at_size(measurement) for size, measurement in session.measurements.items()},
-        fingerprint=msgspec.structs.replace(session.fingerprint, software=software),
-    )
-    made: Any = {
-        "date": str(np.datetime64("2026-09-01") + number),
-        "command": "",
-        "commit": f"{number:02x}" * 20,
-        "dirty": False,
-    }
-    return Baseline(path=Path(f"night-{number}.json"), session=session, provenance=made, verdict=verdict)
+from tests.report.nights import night
 
 
 def stepping(at: int, *, nights: int = 60, size: float = 0.03, seed: int = 0) -> list[Baseline]:

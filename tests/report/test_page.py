@@ -20,7 +20,7 @@ from perf.records.baselines import load_published, load_published_lines
 from perf.report.page import as_html, as_svg, figure_of
 from perf.report.sections import Plot, Report, Section, Series, as_markdown, as_text
 from tests.judge.test_verdicts import as_baseline, quiet
-from tests.report.nights import judged, report_of
+from tests.report.nights import judged, night, report_of
 from tests.report.test_duet import SLOWER
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -29,11 +29,16 @@ RAW = {"pairs": [1.5, 2.5], "text": "</script><b>"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m|`**[a](javascript:alert(1))\u202e$x_{"
 
 
+PAST = [night(0), night(1), night(2, "REGRESSED", 1.1)]
+
+
 def whole() -> list[Report]:
     """Return a night that has everything a page can show, and a session with stored times."""
     night = msgspec.structs.replace(quiet(), health={"clock": "2,600 MHz"})
     runs = {run: load_published_lines(PUBLISHED, run) for run in load_published(PUBLISHED)}
-    found = report_of(night, judged(SLOWER), baseline=as_baseline(quiet(seed=1)), duet=SLOWER, published=runs)
+    found = report_of(
+        night, judged(SLOWER), baseline=as_baseline(quiet(seed=1)), duet=SLOWER, published=runs, past=PAST
+    )
     stored = {("rate", size): j for size, j in judge_rates(night, as_baseline(quiet()), threshold=0.05).items()}
     return [report_of(night, stored, baseline=as_baseline(quiet())), found]
 
@@ -64,7 +69,7 @@ def test_the_worst_workload_comes_first_and_its_answer_before_all_else() -> None
     page = whole_page()
     text = re.sub(r"<[^>]*>|\s+", " ", page[page.index("<main>") :])
     assert "REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024" in " ".join(text.split())[:400]
-    assert page.index("in forward (kernel.py:81)") < page.index("<svg")
+    assert page.index("in forward (kernel.py:81); since session 3 of 3 (2026-09-03") < page.index("<svg")
     assert page.index("REGRESSED") < page.index("UNCHANGED:")
 
 
