@@ -59,6 +59,7 @@ class Project:
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
         monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+        monkeypatch.delenv("STEPMARK_HISTORY", raising=False)
         monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the sessions within are none of its workers
 
     def _measure(self, side: Side, cases: Mapping[int, CaseSpec], **options: Any) -> Session:
@@ -418,6 +419,55 @@ def test_a_damaged_portable_baseline_is_told_before_anything_is_measured(project
     found = project.run()
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stderr.fnmatch_lines(["*pico.json: is not whole JSON*"])
+
+
+def test_sessions_keep_themselves_in_the_history(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its page; the second one is slower, and its page and its headline say since when."""
+    folder = project.pytester.path / "history"
+    monkeypatch.setenv("STEPMARK_HISTORY", str(folder))
+    project.write(here(quiet()))
+    project.run("-k", "1024").assert_outcomes(passed=4, skipped=1)
+    project.give = lambda: here(quiet(0.3, 0.3, 0.3, seed=1))
+    found = project.run("--benchmark-compare", "--perf-duet=never")
+    found.stdout.fnmatch_lines(["REGRESSED: rate at *; since session 1 of 1 (*", f"history: {folder}/*.html"])
+    project.run("--benchmark-compare", "--perf-duet=never").stdout.fnmatch_lines(["*; since session 1 of 2 (*"])
+    kept = sorted(path.suffix for path in folder.iterdir())
+    assert kept == 3 * [".html"] + 3 * [".json"]
+    newest = max(folder.glob("*.html"), key=lambda path: path.stat().st_mtime_ns)
+    assert "History: 2 sessions on this machine" in newest.read_text()
+    assert ">page of session 1</a>" in newest.read_text()
+
+
+def test_a_session_that_was_stopped_is_not_in_the_history(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers are of fewer runs than the others'."""
+    folder = project.pytester.path / "history"
+    monkeypatch.setenv("STEPMARK_HISTORY", str(folder))
+    whole = quiet(seed=1)
+    runs = {n: msgspec.structs.replace(m, runs=m.runs[:2]) for n, m in whole.measurements.items()}
+    monkeypatch.setattr(
+        "perf.app.bench.measure", lambda *_, **__: here(msgspec.structs.replace(whole, measurements=runs))
+    )
+    assert project.run().ret == EXIT_STOPPED
+    assert not folder.exists()
+
+
+def test_a_damaged_history_is_told_before_anything_is_measured(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after minutes; and one that cannot be written fails the session, whose result is kept."""
+    folder = project.pytester.path / "history"
+    monkeypatch.setenv("STEPMARK_HISTORY", str(folder))
+    folder.mkdir()
+    damaged = folder / "20261123T150000Z-a-b.json"
+    damaged.write_text("{")
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{damaged}: is not whole JSON*"])
+    assert not project.measured
+    monkeypatch.setenv("STEPMARK_HISTORY", str(damaged))  # a file
+    result = project.run()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["the result could not be kept: *"])
 
 
 def test_a_result_that_cannot_be_kept_fails_the_session(project: Project) -> None:

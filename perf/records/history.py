@@ -34,10 +34,11 @@ def load_history(folder: Path) -> list[Baseline]:
 
 
 def alike(history: Sequence[Baseline], session: Session) -> list[Baseline]:
-    """Return the runs of the same configuration on the same hardware: only their numbers can be compared."""
+    """Return the sessions of the same configuration and hardware that have all batch sizes of a session."""
     return [
         one
         for one in history
         if one.session.configuration == session.configuration
         and one.session.fingerprint.hardware == session.fingerprint.hardware
+        and session.measurements.keys() <= one.session.measurements.keys()
     ]

@@ -18,27 +18,26 @@ Curves = Mapping[int, Sequence[float]]  # a value of each session, by batch size
 def since_when(past: Sequence[Baseline]) -> str:
     """Return since which session all that decided something are bad; "" if the last one that did is not.
 
-    The sessions are of one configuration on one machine, the oldest first.
+    The sessions are as from `perf.records.history.alike`: all have the batch sizes of the last one.
     """
     first = first_bad([one.verdict for one in past])
-    return "" if first is None else f"since {_name(past, first)}"
+    return "" if first is None or len(past) == 1 else f"since {_name(past, first)}"
 
 
 def history_section(past: Sequence[Baseline]) -> Section:
-    """Return the trend of the sessions that have all batch sizes of the last one, and where it changed."""
-    whole = [one for one in past if past[-1].session.measurements.keys() <= one.session.measurements.keys()]
-    runs = {size: [one.session.measurements[size] for one in whole] for size in sorted(whole[-1].session.measurements)}
+    """Return the trend of sessions, and where it changed; they are as for `since_when`."""
+    runs = {size: [one.session.measurements[size] for one in past] for size in sorted(past[-1].session.measurements)}
     rates = {size: [mean_rate(measurement) for measurement in some] for size, some in runs.items()}
     losses = {size: [measurement.runs[0].losses[-1] for measurement in some] for size, some in runs.items()}
-    groups = _grouped(_changes(whole, rates))
+    groups = _grouped(_changes(past, rates))
     marks = {"change": [_surest(group).index for group in groups]}
-    notes = [_event(whole, group) for group in groups[: -MOST_ROWS - 1 : -1]]
-    if (first := first_bad([one.verdict for one in whole])) is not None:
-        notes.insert(0, f"{whole[first].verdict} {since_when(whole)}{_between(whole, first - 1, first)}")
+    notes = [_event(past, group) for group in groups[: -MOST_ROWS - 1 : -1]]
+    if (first := first_bad([one.verdict for one in past])) is not None:
+        notes.insert(0, f"{past[first].verdict} {since_when(past)}{_between(past, first - 1, first)}")
         marks["first bad session"] = [first]
     shown = sorted({index for indexes in marks.values() for index in indexes})
-    pages = {f"page of session {index + 1}": whole[index].path.with_suffix(".html") for index in shown}
-    unit, plural = f"{whole[-1].session.sample}/sec", "s" if len(whole) > 1 else ""
+    pages = {f"page of session {index + 1}": past[index].path.with_suffix(".html") for index in shown}
+    unit, plural = f"{past[-1].session.sample}/sec", "s" if len(past) > 1 else ""
     rows = [
         (
             str(i + 1),
@@ -47,10 +46,10 @@ def history_section(past: Sequence[Baseline]) -> Section:
             one.verdict,
             *(number(some[i]) for some in rates.values()),
         )
-        for i, one in enumerate(whole)
+        for i, one in enumerate(past)
     ]
     return Section(
-        title=f"History: {len(whole)} session{plural} on this machine, {unit} by batch size",
+        title=f"History: {len(past)} session{plural} on this machine, {unit} by batch size",
         header=("session", "date", "commit", "verdict", *map(str, rates)),
         rows=rows[-MOST_ROWS:],
         left=("date", "commit", "verdict"),
@@ -61,14 +60,14 @@ def history_section(past: Sequence[Baseline]) -> Section:
     )
 
 
-def _changes(whole: Sequence[Baseline], rates: Curves) -> list[Change]:
+def _changes(past: Sequence[Baseline], rates: Curves) -> list[Change]:
     """Return where a rate, a last loss or the work of a step changed."""
     series = {f"rate at {size}": values for size, values in rates.items()}
     if len(rates) > 1:
         series["rate at all batch sizes"] = pooled(list(rates.values()))
     found = find_changes(series)
     for size in rates:
-        runs = [one.session.measurements[size].runs[0] for one in whole]
+        runs = [one.session.measurements[size].runs[0] for one in past]
         exact: dict[str, list[float]] = {"last loss": [run.losses[-1] for run in runs]}
         exact["operations"] = [sum(run.counters.ops.values()) for run in runs]
         exact |= {name: [getattr(run.counters, name) for run in runs] for name in COUNTERS}

@@ -76,7 +76,7 @@ def test_a_commit_cannot_leave_the_folder(tmp_path: Path, commit: str) -> None:
 
 
 def test_only_the_same_experiment_is_alike(tmp_path: Path) -> None:
-    """Other configurations and other hardware are in the folder, and not in the trend."""
+    """Other configurations, other hardware and sessions with fewer batch sizes are in the folder, not in the trend."""
     keep(tmp_path, result())
     history, session = load_history(tmp_path), quiet()
     assert alike(history, session) == history
@@ -84,6 +84,10 @@ def test_only_the_same_experiment_is_alike(tmp_path: Path) -> None:
     hardware = {**session.fingerprint.hardware, "cores": 64}
     other = msgspec.structs.replace(session.fingerprint, hardware=hardware)
     assert alike(history, msgspec.structs.replace(session, fingerprint=other)) == []
+    more = {**session.measurements, 4096: msgspec.structs.replace(session.measurements[2048], global_batch_size=4096)}
+    assert alike(history, msgspec.structs.replace(session, measurements=more)) == []
+    fewer = {512: session.measurements[512]}
+    assert alike(history, msgspec.structs.replace(session, measurements=fewer)) == history
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"stepmark": {}, "benchmarks": []}'])

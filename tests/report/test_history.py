@@ -64,17 +64,6 @@ def test_other_work_is_named_the_first_night() -> None:
     assert "git log --oneline 010101010101..020202020202; same software" in note
 
 
-def test_sessions_with_fewer_batch_sizes_are_left_out() -> None:
-    """Of one that measured less there is no rate to draw; of one that measured more there are too many."""
-    nights = [night(0), night(1), night(2)]
-    session = nights[1].session
-    only = {512: session.measurements[512]}
-    nights[1] = msgspec.structs.replace(nights[1], session=msgspec.structs.replace(session, measurements=only))
-    assert len(history_section(nights).rows) == 2
-    assert history_section(nights[:2]).header[-1] == "512"
-    assert "History: 2 sessions" in history_section(nights).title
-
-
 def test_the_trend_fits_a_terminal() -> None:
     """Its table keeps to 80 columns, and says what its numbers are."""
     text = as_text([msgspec.structs.replace(history_section(stepping(30)), is_detail=False)])
