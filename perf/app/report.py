@@ -121,16 +121,19 @@ def history(folder: Path | None) -> int:
 
 
 def _report(past: Sequence[Baseline]) -> Report:
-    """Return what is to be said of sessions of one configuration on one machine, the oldest first."""
-    last, sentence, next_step = past[-1], f"the last of {len(past)} sessions", NOTHING_TO_DO
+    """Return what is to be said of sessions as from `alike`."""
+    last, section = past[-1], replace(history_section(past), is_detail=False)
+    sentence, next_step = f"the last of {len(past)} sessions", NOTHING_TO_DO
     if (first := first_bad([one.verdict for one in past])) is not None:
-        sentence = since_when(past)
-        commits = [one.provenance["commit"][:12] for one in past[max(first - 1, 0) : first + 1]]
-        next_step = f"stepmark bisect --good {commits[0]} --bad {commits[-1]} --workload {last.session.workload}"
+        good, bad = (past[index].provenance["commit"][:12] for index in (max(first - 1, 0), first))
+        next_step = f"stepmark bisect --good {good} --bad {bad} --workload {last.session.workload}"
+        sentence = since_when(past) or sentence
+    elif section.notes:
+        sentence += f"; the latest change: {section.notes[0]}"
     return Report(
         title=last.session.configuration,
         about=f"on {last.session.fingerprint.slug}",
         answer=Answer(verdict=last.verdict or "MEASURED", sentence=sentence, next_step=next_step),
-        sections=[replace(history_section(past), is_detail=False)],
+        sections=[section],
         is_bad=last.verdict in BAD,
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from perf.app.report import publish
 from perf.cli import main
-from perf.records.baselines import KEY
+from perf.records.baselines import KEY, result_json
+from perf.records.history import keep
 from tests.judge.test_verdicts import quiet
-from tests.report.nights import judged, report_of
+from tests.report.nights import judged, night, report_of
 from tests.report.test_duet import SLOWER
 
 NIGHT = report_of(quiet(), judged(SLOWER), duet=SLOWER)
@@ -82,3 +84,40 @@ def test_github_hears_of_what_is_bad_and_of_other_work(tmp_path: Path, monkeypat
     assert "::REGRESSED: 9.5%25 slower" in lines[0]
     assert "title=a%0A%3A%3Aerror%3A%3Ab%250A%0D%3A%3Astop-commands%3A%3Ax::" in lines[0]
     assert (tmp_path / "summary.md").read_text() == 2 * (tmp_path / "duet.md").read_text()
+
+
+def kept(folder: Path, *verdicts: str) -> Path:
+    """Return a history of so many nights in September."""
+    for number, verdict in enumerate(verdicts):
+        one = night(number, verdict)
+        said = {"title": one.session.configuration, "answer": {"verdict": verdict}}
+        made = {**one.provenance, "date": f"2026-09-{number + 1:02}T02:17:00+00:00"}
+        document = {KEY: result_json([one.session], cast(Any, made), {}, [said])}
+        keep(folder, {"machine_info": one.session.fingerprint.hardware, "benchmarks": [], **document})
+    return folder
+
+
+def test_the_history_is_told_with_the_bisection_that_comes_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the last good session to the first bad one; the page is in the project."""
+    monkeypatch.chdir(tmp_path)
+    folder = kept(tmp_path / "history", "NO_BASELINE", "UNCHANGED", "REGRESSED", "INCONCLUSIVE", "REGRESSED")
+    monkeypatch.setenv("STEPMARK_HISTORY", str(folder))
+    assert main(["history"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "REGRESSED: since session 3 of 5 (2026-09-03, commit 020202020202) Next: stepmark bisect" in out
+    assert "stepmark bisect --good 010101010101 --bad 020202020202 --workload pico" in out
+    assert out.endswith("page: runs/history.html")
+    assert "<svg" in (tmp_path / "runs" / "history.html").read_text()
+
+
+def test_a_history_that_is_not_there_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a folder, and without a session in it."""
+    monkeypatch.delenv("STEPMARK_HISTORY", raising=False)
+    assert main(["history"]) == 2
+    assert "name it, or set STEPMARK_HISTORY" in capsys.readouterr().err
+    assert main(["history", str(tmp_path)]) == 3
+    assert "has no session yet; run pytest with STEPMARK_HISTORY=" in capsys.readouterr().err
