@@ -125,28 +125,7 @@ def make_parser() -> argparse.ArgumentParser:
         "STEPMARK_HISTORY names.",
     ).add_argument  # fmt: skip
     add("folder", type=Path, nargs="?", metavar="DIR", help="default: the folder that STEPMARK_HISTORY names")
-    duet = command(
-        "duet", "perf.app.duet:duet", "compare two versions side by side",
-        "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
-        "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
-        f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
-        "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.",
-    )  # fmt: skip
-    add = duet.add_argument
-    add(
-        "--baseline", nargs="+", metavar="SPEC",
-        help="what to compare with (default: git:HEAD; git:HEAD~1 where nothing has changed since)",
-    )  # fmt: skip
-    add("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
-    add(
-        "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
-    )
-    _add_measured(duet, budget=120)
-    calibrate = command(
-        "calibrate", "perf.app.duet:calibrate", "measure how small a change this machine can show",
-        "Run the working tree against itself, and say how much runs spread here and what budget finds what.",
-    )  # fmt: skip
-    _add_measured(calibrate, budget=60)
+    _add_duet(command)
     _add_train(command)
     add = command(
         "import-log", "perf.app.import_log:import_log", "read training logs and audit their rates",
@@ -164,17 +143,30 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_measured(parser: argparse.ArgumentParser, *, budget: int) -> None:
-    """Add what is measured, and for how long."""
-    add = parser.add_argument
+def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
+    add = command(
+        "duet", "perf.app.duet:duet", "compare two versions side by side",
+        "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
+        "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
+        f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
+        "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.",
+    ).add_argument  # fmt: skip
+    add(
+        "--baseline", nargs="+", metavar="SPEC",
+        help="what to compare with (default: git:HEAD; git:HEAD~1 where nothing has changed since)",
+    )  # fmt: skip
+    add("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
+    add(
+        "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
+    )
     add("--workload", metavar="W", help=WORKLOAD)
     add("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")
     add(
         "--precision", choices=PRECISIONS,
         help="default: the workload's; of a built-in one fp32 on a CPU, as in the bench, and auto on a GPU",
     )  # fmt: skip
-    budget_help = f"time for each batch size, such as 90s or 5m (default: {budget}s)"
-    add("--budget", type=seconds, default=float(budget), metavar="S", help=budget_help)
+    budget_help = "time for each batch size, such as 90s or 5m (default: 120s)"
+    add("--budget", type=seconds, default=120.0, metavar="S", help=budget_help)
     add(
         "--mode", choices=("simultaneous", "alternating"), metavar="M",
         help="simultaneous (half the cores each) or alternating (default: what suits the machine)",

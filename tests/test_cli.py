@@ -444,7 +444,7 @@ def test_workloads_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_workload_that_is_none_is_wrong_usage(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line for every command, with what is near."""
     Path("bench_net.py").write_text(BENCH)
-    assert main(["calibrate", "--workload", name]) == EXIT_USAGE
+    assert main(["duet", "--workload", name]) == EXIT_USAGE
     assert message in only_line(capsys.readouterr().err)
 
 

@@ -612,6 +612,16 @@ def test_only_the_batch_sizes_that_are_undecided_are_compared_again(
     found.stdout.fnmatch_lines(["FAILED: losses at 2048: *"])
 
 
+def test_where_the_baseline_is_noisy_it_is_run_again(project: Project, side_by_side: list[dict[str, Any]]) -> None:
+    """The batch size whose stored rates spread by half is compared side by side, and no other."""
+    whole, noisy = here(quiet()), quiet(spread=0.5)
+    mixed = {**whole.measurements, 2048: noisy.measurements[2048]}
+    project.write(msgspec.structs.replace(whole, measurements=mixed))
+    project.give = lambda: here(quiet(seed=1))
+    project.run("--benchmark-compare", "-k", "test_rate").assert_outcomes(passed=3)
+    assert [asked["sizes"] for asked in side_by_side] == [[2048]]
+
+
 def test_a_commit_is_compared_with_without_any_baseline(project: Project, side_by_side: list[dict[str, Any]]) -> None:
     """--perf-duet=SPEC: rates, losses and counters are judged side by side; a SPEC that is none is wrong usage."""
     baseline_path(project.baselines, "pico-cpu-fp32", fingerprint()).unlink()

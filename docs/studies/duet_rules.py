@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import signed_ranks  # beside this file
+import signed_ranks  # beside this file, as the next one
+from noise import levels
 from scipy import stats
 
 from perf.judge.duets import Decisions, DuetJudgement
-from perf.judge.stats import FloatArray, levels
+from perf.judge.stats import FloatArray
 from perf.judge.verdicts import Verdict
 from perf.records.pairs import Mode, Pair
 from perf.report.sections import markdown_table

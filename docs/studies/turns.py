@@ -1,7 +1,8 @@
 """What duets of version 0.1 and of today show in the same time: ``python docs/studies/turns.py``; measures nothing.
 
 Each line of docs/duets-turns.jsonl.gz has the pairs of an A/A duet of one minute at 512, of either version in turns:
-``calibrate --global-batch-size 512 --budget 60s``. Both are judged by today's inference, which rests on starts.
+``calibrate --global-batch-size 512 --budget 60s``, which both had: the working tree beside itself, to the end of the
+budget. Both are judged by today's inference, which rests on starts.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from perf.errors import BaselineError, MeasureError, UsageError
 from perf.judge import verdicts
 from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims
 from perf.judge.stats import run_rate
-from perf.judge.verdicts import Judgement, Verdict, with_fitness
+from perf.judge.verdicts import Judgement, Verdict
 from perf.measure.bench import SLICE_STEPS, measure
 from perf.measure.busy import busy_share, health, load_note
 from perf.measure.sides import own_side, parse_recipe
@@ -122,7 +122,7 @@ class Bench:
         print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
         workload = self.target.workload
         return replace(
-            with_fitness(session),
+            session,
             sample=workload.sample,
             about=dict(workload.about),
             threshold=workload.threshold,
@@ -153,7 +153,7 @@ class Bench:
         if mode == "always":
             return common
         rates = verdicts.judge_rates(session, baseline, threshold=threshold)
-        undecided = [size for size in common if rates[size].verdict in (Verdict.INCONCLUSIVE, Verdict.NO_BASELINE)]
+        undecided = [size for size in common if rates[size].verdict is Verdict.INCONCLUSIVE]
         # Of another training the times do not matter.
         return [size for size in undecided if self._exact("losses", size, session).holds is not False]
 

@@ -1,6 +1,5 @@
-"""The commands that compare two versions side by side, and a version with itself."""
+"""The command that compares two versions side by side."""
 
-import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,13 +13,12 @@ from perf.app.report import publish
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, what
 from perf.errors import EXIT_PROBLEM, BaselineError, PerfError, UsageError
-from perf.judge.duets import LAST_SHARE, DuetResult, loss_problem
-from perf.judge.stats import FAMILY_ERROR
+from perf.judge.duets import DuetResult
 from perf.measure.sides import Recipe, last_other_commit, parse_recipe
 from perf.printable import emphasized, printable, shown, tool
 from perf.records.baselines import KEY, Baseline
 from perf.records.documents import write_json
-from perf.report.duet import calibration, duet_report, duet_text
+from perf.report.duet import duet_report, duet_text
 from perf.report.sections import Report
 from perf.signals import EXIT_STOPPED
 
@@ -102,32 +100,6 @@ def _duet(
     if promoted and is_upgrade and not result.problem:
         print(_how_to_promote(second, promoted))
     return exit_code(result)
-
-
-def calibrate(*, json: Path | None = None, **asked_for: Any) -> int:
-    """Run the working tree beside itself, say what budget finds what, and return the exit code.
-
-    `json` and `asked_for` are as in `duet`; only the first workload is measured.
-    """
-    _require_file(json)
-    asked = what(**asked_for)[0]
-    own = parse_recipe(["self"])
-    # A threshold that nothing is within: unless chance finds a difference, the whole budget is spent.
-    result = compared((own, own), asked, threshold=1e-9)
-    effects = [judgement.effect for judgement in result.judgements.values()]
-    level = FAMILY_ERROR * LAST_SHARE / len(asked.sizes)
-    budgets = {
-        change: max((effect.budget_for(change, level=level) for effect in effects), default=math.inf)
-        for change in (0.01, 0.02, 0.05)
-    }
-    problems = [*filter(None, [result.problem, *map(loss_problem, result.work.values())])]
-    if not all(map(math.isfinite, budgets.values())):
-        budgets = {}
-        print("" if problems else "too few pairs to say what budget finds what; give a larger --budget")
-    _keep(json, _raw(result, asked)[1], "\n".join([calibration(result, budgets), *problems]))
-    if result.interrupted:
-        return EXIT_STOPPED
-    return EXIT_PROBLEM if problems else 0
 
 
 def exit_code(result: DuetResult) -> int:

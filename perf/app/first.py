@@ -204,5 +204,4 @@ def _baseline(what: What) -> Fact:
     if found.rerun_problem:
         advice = f"it {found.rerun_problem}; commit, measure and promote again"
         return f"the baseline of {name} cannot be compared side by side", advice
-    unfit = "; its times are too noisy to compare with, so they are compared side by side" if found.times_unfit else ""
-    return f"the baseline of {name} is of commit {found.provenance['commit'][:12]}{unfit}", ""
+    return f"the baseline of {name} is of commit {found.provenance['commit'][:12]}", ""

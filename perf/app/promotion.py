@@ -37,7 +37,7 @@ def promote_result(*, result: Path | None, reason: str) -> int:
         raise BaselineError(f"{result}: is not there; measure first with pytest, or name a result: --from")
     date = datetime.now(UTC).isoformat(timespec="seconds")
     written = promote(result, root / BASELINES_DIR, reason=reason, date=date)
-    print(promotion_note(load_result(result), written))
+    print(promotion_note(load_result(result)[0], written))
     return 0
 
 
@@ -45,8 +45,8 @@ def promote(result: Path, directory: Path, *, reason: str, date: str) -> list[Pa
     """Make each session of a result the baseline of the machine it was measured on, and of its torch.
 
     Each file is replaced at once or not at all, and says in `promotions` what it replaced and why. Another promotion
-    into the same folder is waited for. Times that spread too much to compare with are promoted with a mark that says
-    so. Returns the files written: the machine's baselines and, unless they say the same already, the portable ones.
+    into the same folder is waited for. Returns the files written: the machine's baselines and, unless they say the same
+    already, the portable ones.
 
     Raises:
         BaselineError: the result cannot be read or is not fit to be compared with, or a baseline there is damaged.

@@ -143,18 +143,6 @@ def estimate(starts: Sequence[Sequence[float]], *, level: float, elapsed_s: floa
     )
 
 
-def levels(starts: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Return the standard deviations between pairs of a start, and between starts beyond what their pairs explain.
-
-    `starts` are logarithms of effects: at least two starts, with two pairs each. The results are the roots of the
-    variance components of a one-way layout.
-    """
-    num_pairs = sum(map(len, starts))
-    pair = sum(float(np.var(start)) * len(start) for start in starts) / max(1, num_pairs - len(starts))
-    start = float(np.var([np.mean(start) for start in starts], ddof=1)) - pair * len(starts) / num_pairs
-    return float(np.sqrt(pair)), float(np.sqrt(max(0.0, start)))
-
-
 def scaling_contrasts(logs: FloatArray) -> FloatArray:
     """Return how far each batch size is above the mean of the others in its round: what all share cancels.
 

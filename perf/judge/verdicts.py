@@ -7,9 +7,9 @@ from typing import Self
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
-from perf.judge.exact import LEAST_RUNS, counter_differences, loss_differences, session_refusal, work_changes
+from perf.judge.exact import counter_differences, loss_differences, session_refusal, work_changes
 from perf.judge.stats import (
     FAMILY_ERROR,
     SHARED_PHASES,
@@ -20,15 +20,11 @@ from perf.judge.stats import (
     run_rate,
     scaling_contrasts,
 )
-from perf.printable import printable
 from perf.records.baselines import Baseline
 from perf.records.sessions import Measurement, Session, differences
 
 CLAIMS = ("loss_decreases", "losses", "rate", "counters", "scaling")
 """All claims, in the order in which failures are reported: first whether training is the same, then how fast it is."""
-
-MOST_HIDDEN = 0.5
-"""The largest slowdown that may hide behind stored times: beside themselves they must show at least this one."""
 
 DECREASE_SIGNIFICANCE = 0.001
 DECREASE_STEPS = 8  # the fewest steps that show a trend at that significance, with a pair or two out of order
@@ -136,9 +132,6 @@ def _obstacle(session: Session, baseline: Baseline | None, size: int) -> Judgeme
             advice = "make one: measure all batch sizes, then stepmark promote"
         reason = f"{path} has no such batch size (it has {', '.join(map(str, stored))}); {advice}"
         return Judgement.of(Verdict.NO_BASELINE, reason)
-    if baseline.times_unfit:
-        unfit = f"the times in {path} are unfit for comparisons: {printable(baseline.times_unfit)}"
-        return Judgement.of(Verdict.NO_BASELINE, f"{unfit}; compare {_side_by_side(baseline)}")
     cuts = [source[size].micro_batch_size for source in (stored, measured)]
     if cuts[0] != cuts[1]:
         reason = f"micro_batch_size {cuts[0]} -> {cuts[1]}: not the same experiment"
@@ -244,19 +237,6 @@ def why_inconclusive(effect: Effect, threshold: float, what: str) -> str:
     if effect.minimal_detectable_effect <= threshold:
         return f"the interval contains both no change and one of {threshold:.1%}"
     return f"the {what} vary too much: only slowdowns above {effect.minimal_detectable_effect:.1%} would have shown"
-
-
-def with_fitness(session: Session) -> Session:
-    """Return a session that says in `times_unfit` why its times are too noisy to compare with later, if they are."""
-    for size, measurement in session.measurements.items():
-        rates = _rates(measurement)
-        if len(rates) < LEAST_RUNS:
-            continue  # it cannot become a baseline at all
-        hidden = compare_rates(rates, rates, family_size=len(session.measurements)).minimal_detectable_effect
-        if hidden > MOST_HIDDEN:
-            spread = f"the rates at {size} spread so much ({min(rates):,.0f} to {max(rates):,.0f} samples/sec)"
-            return replace(session, times_unfit=f"{spread} that a slowdown of {hidden:.0%} could hide behind them")
-    return replace(session, times_unfit="")
 
 
 def mean_rate(measurement: Measurement) -> float:

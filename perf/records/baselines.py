@@ -92,11 +92,6 @@ class Baseline(Struct, frozen=True, kw_only=True):
     verdict: str = ""  # of the answer that was given; "" where none was
 
     @property
-    def times_unfit(self) -> str:
-        """Why a baseline's times are not compared with; "" where they are. Its commit, work and losses always are."""
-        return self.session.times_unfit if self.promotions else ""
-
-    @property
     def rerun_problem(self) -> str:
         """Why its commit cannot be run again side by side; "" where it can."""
         commit = self.provenance["commit"]
@@ -169,7 +164,7 @@ def baseline_json(baseline: Baseline) -> dict[str, Any]:
             size: replace(m, runs=(replace(m.runs[0], step_s=(), warmup_steps=0, lines=()),))
             for size, m in session.measurements.items()
         }
-        session, kind = replace(session, measurements=measurements, times_unfit=""), "portable"
+        session, kind = replace(session, measurements=measurements), "portable"
     return _as_json(kind=kind, provenance=baseline.provenance, sessions=[session], promotions=baseline.promotions)
 
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 Marks = tuple[float, ...]
 
 FEWEST_STARTS = 4  # with fewer starts nothing is decided: how much they spread is not known
-# About how many times the variance between starts that between pairs of one start is; `calibrate` measures both.
+# About how many times the variance between starts that between pairs of one start is; docs/studies/noise.py prints both.
 VARIANCE_RATIO = 6.0
 
 

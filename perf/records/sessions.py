@@ -21,7 +21,6 @@ Scalars = Annotated[tuple[Annotated[float, Meta(ge=-1e39, le=1e39)], ...], Meta(
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 Word = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]  # printable ASCII in one line
-Sentence = Annotated[str, Meta(pattern=r"^[ -~]{0,1000}\Z")]
 Text = Annotated[str, Meta(max_length=100_000)]  # anything, so it is escaped where it is shown
 MOST_REASON = 1000  # characters of the reason for a promotion
 Reason = Annotated[str, Meta(max_length=MOST_REASON)]
@@ -180,7 +179,6 @@ class Session(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     threshold: Fraction | None = None
     # how the machine was when measuring began: load, clock; what could not be read is missing
     health: Annotated[dict[Word, Fact], Meta(max_length=100)] = {}
-    times_unfit: Sentence = ""  # why its times are too noisy to compare with later; "" where they are not
 
     def __post_init__(self) -> None:
         if problem := name_problem(self.configuration):

@@ -94,8 +94,6 @@ def baseline_note(baseline: Baseline, session: Session) -> str:
     parts = [f"{baseline.path}, measured {baseline.provenance['date']} at {commit_text(baseline.provenance)}"]
     changed = differences(baseline.session.fingerprint.software, session.fingerprint.software)
     parts.append(f"software differs: {', '.join(changed)}" if changed else "same software")
-    if baseline.times_unfit:
-        parts.append(f"its times are unfit for comparisons: {printable(baseline.times_unfit)}")
     if missing := sorted(set(baseline.session.measurements) - {*session.measurements, *session.failures}):
         parts.append(f"NOT MEASURED NOW: {', '.join(map(str, missing))}")
     return "\n  ".join(parts)
@@ -186,20 +184,15 @@ def _machine_section(session: Session, baseline: Baseline | None) -> Section:
     return Section(title="Machine and software", header=header, rows=rows, left=header, is_detail=True)
 
 
-def promotion_note(results: Sequence[Baseline], written: Sequence[Path]) -> str:
-    """Return which files a promotion of sessions, one of each workload, wrote, and what they cannot be used for."""
-    first = results[0]
-    made = f"{first.path}, measured {first.provenance['date']} at commit {first.provenance['commit'][:12]}"
+def promotion_note(result: Baseline, written: Sequence[Path]) -> str:
+    """Return which files a promotion wrote, and what they cannot be used for; `result` is any session of the result."""
+    made = f"{result.path}, measured {result.provenance['date']} at commit {result.provenance['commit'][:12]}"
     lines = [f"{made}, is now", *(f"  {path}" for path in written)]
-    unfit = [one for one in results if one.session.times_unfit]
-    lines += [f"{o.session.workload}: times unfit: {o.session.times_unfit}. Rates will be NO_BASELINE." for o in unfit]
-    if problem := first.rerun_problem:
+    if problem := result.rerun_problem:
         lines.append(
             f"It {problem}, so it cannot be run again: --perf-duet and baseline: will refuse it. To use them, commit, "
             "measure and promote again."
         )
-    elif unfit:
-        lines.append("Work and losses are compared; compare times side by side: --perf-duet.")
     return "\n".join([*lines, "Review the change and commit it."])
 
 

@@ -1,14 +1,9 @@
-"""A duet: what is compared, the verdict of each batch size, where the time differs; and the noise of a machine."""
+"""A duet: what is compared, the verdict of each batch size, and where the time differs."""
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from statistics import geometric_mean
-
-import numpy as np
+from collections.abc import Sequence
 
 from perf.judge.attribution import PhaseDifference
-from perf.judge.duets import DUET_BUDGET, DuetResult, loss_problem, not_compared, software_differences, work_differences
-from perf.judge.stats import POWER, levels
+from perf.judge.duets import DuetResult, loss_problem, not_compared, software_differences, work_differences
 from perf.judge.verdicts import Verdict
 from perf.printable import wrapped
 from perf.records.wire import STEP_PHASES
@@ -25,7 +20,6 @@ from perf.report.sections import (
     duration,
     effect_cells,
     number,
-    percent,
 )
 
 CONTRIBUTIONS = 8  # the most operations that are shown
@@ -135,32 +129,3 @@ def _attribution_section(result: DuetResult, size: int) -> Section:
 def _ms(row: PhaseDifference) -> tuple[str, ...]:
     times = [(row.baseline_s, ".3f"), (row.candidate_s, ".3f"), (row.difference_s, "+.3f")]
     return tuple(number(1e3 * seconds, style) for seconds, style in times)
-
-
-def calibration(result: DuetResult, budgets: Mapping[float, float]) -> str:
-    """Return the noise of this machine, level by level: steps, pairs of runs, starts; and what they cost.
-
-    `result` is of the same side twice, `budgets` are seconds for each batch size, by the slowdown that they show.
-    """
-    rows = []
-    for size, judgement in result.judgements.items():
-        pairs = [pair for pair in result.pairs if pair.global_batch_size == size]
-        steps = [np.diff(marks) for pair in pairs for marks in (*pair.baseline, *pair.candidate)]
-        within = float(np.median([float(np.std(np.log(run))) for run in steps if len(run) > 1] or [np.nan]))
-        grouped = [[pair.effect for pair in pairs if pair.start == start] for start in {pair.start for pair in pairs}]
-        starts = [start for start in grouped if len(start) > 1]
-        spreads = [f"{spread:.2%}" for spread in levels(starts)] if len(starts) > 1 else [NONE, NONE]
-        step_ms = number(1e3 * geometric_mean([float(np.median(run)) for run in steps]))
-        change = (f"{judgement.effect.effect_size:+.2%}", f"{judgement.effect.standard_error:.2%}")
-        rows.append((str(size), step_ms, f"{within:.2%}", *spreads, *change))
-    between = [after.ended_s - pair.ended_s for pair, after in pairwise(result.pairs) if after.start == pair.start]
-    pair = f", a pair {np.median(between):.1f} s" if between else ""  # where no start has two, it is not known
-    cost = f"a start of both sides takes {result.start_s:.1f} s{pair}"
-    header = ("batch size", "step ms", "steps", "pairs", "starts", "change", "standard error")
-    notes = [
-        f"to show a slowdown of {percent(slowdown)} ({POWER:.0%} power): "
-        f"{DUET_BUDGET.format(seconds)} for each batch size"
-        for slowdown, seconds in budgets.items()
-    ]
-    legend = {"steps": "standard deviation within a run", "pairs": "within a start", "starts": "beyond that of pairs"}
-    return as_text([Section(header=header, rows=rows, notes=[cost, *notes], legend=legend)])

@@ -144,35 +144,6 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
     assert not shown
 
 
-def test_a_calibration_prints_what_budget_finds_what(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Both sides are the working tree; smaller changes need larger budgets; too few pairs say so."""
-    few = duet({512: 0.0}, num_pairs=3)
-    answers = iter([duet({512: 0.0}), few])
-    monkeypatch.setattr("perf.app.duet.compared", lambda recipes, *rest, **options: next(answers))
-    assert main(["calibrate", "--global-batch-size", "512"]) == 0
-    out = capsys.readouterr().out
-    budgets = [float(line.split("--budget ")[1].split("s ")[0]) for line in out.splitlines() if "--budget" in line]
-    assert len(budgets) == 3
-    assert budgets == sorted(budgets, reverse=True)
-    assert main(["calibrate", "--global-batch-size", "512"]) == 0
-    assert "too few pairs" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("change", "code"), [({"interrupted": True}, 130), ({}, 3)])
-def test_a_calibration_that_ended_early_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, bool], code: int
-) -> None:
-    """What its pairs show is printed, and the exit code is not 0."""
-    early = msgspec.structs.replace(duet({512: 0.0}), problem="ended after 7 pairs: x", **change)
-    monkeypatch.setattr("perf.app.duet.compared", lambda recipes, *rest, **options: early)
-    assert main(["calibrate", "--global-batch-size", "512"]) == code
-    out = capsys.readouterr().out
-    assert "standard error" in out
-    assert out.endswith("ended after 7 pairs: x\n")
-
-
 def test_a_file_that_cannot_be_written_after_all_costs_the_file_only(
     shown: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from perf.judge.stats import OUTLIER, POWER, estimate, levels
+from perf.judge.stats import OUTLIER, POWER, estimate
 from perf.records.pairs import FEWEST_STARTS, pairs_per_start
 from tests.judge.duet_noise import synthetic
 
@@ -102,15 +102,6 @@ def test_a_forecast_budget_shows_the_threshold() -> None:
     enough = estimate(starts[: round(needed / 10)], level=LEVEL, elapsed_s=needed)
     assert enough.minimal_detectable_effect == pytest.approx(0.02, rel=0.4)
     assert ten.budget_for(0.5, level=LEVEL) == FEWEST_STARTS * 10.0
-
-
-def test_levels_are_told_apart() -> None:
-    """Of many starts the standard deviations of both levels come out as they were put in."""
-    rng = np.random.default_rng(7)
-    starts = [list(start + 0.01 * rng.normal(size=4)) for start in 0.005 * rng.normal(size=2000)]
-    found = levels(starts)
-    assert found == pytest.approx((0.01, 0.005), rel=0.08)
-    assert levels([[0.01, -0.01], [0.01, -0.01]])[1] == 0.0
 
 
 @given(st.floats(0.1, 60), st.floats(0.1, 60), st.floats(1, 1000))

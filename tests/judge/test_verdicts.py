@@ -71,6 +71,16 @@ def test_not_significant_is_not_unchanged() -> None:
     assert found[512].reason.endswith("would have shown; compare side by side: --perf-duet")
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_noisy_baseline_never_shows_that_nothing_changed(seed: int) -> None:
+    """Where its rates spread by half, the same speed is INCONCLUSIVE, and half of it may be; neither is UNCHANGED."""
+    baseline = quiet(spread=0.5, seed=seed)
+    for spread in (0.002, 0.5):
+        same, slower = (quiet(*[by] * 3, spread=spread, seed=seed + 100) for by in (0.0, 1.0))
+        assert verdicts(same, baseline) == [Verdict.INCONCLUSIVE] * 3
+        assert set(verdicts(slower, baseline)) <= {Verdict.INCONCLUSIVE, Verdict.REGRESSED}
+
+
 effects = st.builds(
     Effect,
     effect_size=st.floats(-0.9, 2.0),

@@ -48,7 +48,6 @@ KEYS = (
     "kind",
     "runs",
     "fullname",
-    "times_unfit",
     "",
     "\x1b[2J",
     "\ud800",

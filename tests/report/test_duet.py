@@ -22,7 +22,7 @@ from perf.judge.verdicts import Judgement, Verdict
 from perf.records.pairs import Mode, Pair
 from perf.records.wire import SideWork
 from perf.report.answers import of_duet, of_session
-from perf.report.duet import calibration, duet_text
+from perf.report.duet import duet_text
 from perf.report.sections import as_markdown
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
 from tests.report.nights import judged, report_of
@@ -274,23 +274,6 @@ def test_the_file_has_all_raw_values_and_no_infinity() -> None:
     assert found["pairs"][0]["baseline"] == (tuple(512 / 4000 * np.arange(5)),)
     assert duet({512: 0.0}, num_pairs=3).as_json()["judgements"][512]["effect"]["high"] is None
     json.dumps(found, allow_nan=False)
-
-
-def test_a_calibration_tells_the_spreads_and_the_budgets() -> None:
-    """Steps of a run, pairs of a start, starts; what a start and a pair cost; and what budget finds what."""
-    text = calibration(duet({512: 0.0}), {0.01: 240.0, 0.02: 60.0})
-    assert text.splitlines()[2].split()[:5] == ["512", "128", "0.00%", "0.05%", "0.06%"]
-    assert "a start of both sides takes 2.0 s, a pair 1.0 s" in text
-    assert "to show a slowdown of 1.0% (80% power): --budget 240s for each batch size" in text
-
-
-def test_what_a_pair_takes_is_not_said_where_no_start_has_two() -> None:
-    """A start of one pair says nothing of the time between pairs."""
-    few = duet({512: 0.0})
-    alone = [msgspec.structs.replace(pair, start=number) for number, pair in enumerate(few.pairs)]
-    text = calibration(msgspec.structs.replace(few, pairs=alone), {})
-    assert "a start of both sides takes " in text
-    assert "nan" not in text
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -27,7 +27,7 @@ from perf.records.sessions import Session
 from perf.records.wire import PHASES
 from perf.report.answers import of_duet, of_session
 from perf.report.bench import verdict_section
-from perf.report.duet import calibration, duet_sections, duet_text
+from perf.report.duet import duet_sections, duet_text
 from perf.report.sections import NONE, Answer, Report, Section, as_markdown, as_text, text_table
 from tests.judge.noise import SIZES, session
 from tests.judge.test_verdicts import as_baseline, quiet
@@ -89,7 +89,6 @@ def test_a_duets_tables_fit_a_terminal(effect: float, noise: float, seconds: flo
     text = duet_text(found)
     assert widest(text) <= WIDTH
     assert ".." in text
-    assert widest(calibration(found, {0.01: 1e9, 0.02: 60.0})) <= WIDTH
 
 
 @pytest.mark.parametrize("value", [1.0, 1e15, 1e-15])
