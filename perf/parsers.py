@@ -72,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Measure and judge training steps, train reference workloads, and read training logs.",
         epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a problem with "
-        "data or state, 4 could not be decided (duet), 5 damaged lines (import-log), 6 rates that disagree "
+        "data or state, 4 could not be decided (duet, bisect), 5 damaged lines (import-log), 6 rates that disagree "
         "(import-log), 130 stopped by a signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
@@ -156,6 +156,23 @@ def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
         help="what to compare with (default: git:HEAD; git:HEAD~1 where nothing has changed since)",
     )  # fmt: skip
     add("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
+    add("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
+    _add_compared(add)
+    add = command(
+        "bisect", "perf.app.bisect:bisect", "find the commit that made a step slower, or otherwise",
+        "Compare two commits side by side. Where they differ, let git bisect between them, with a duet of\n"
+        "each commit beside the good one as the test, and compare the first bad commit with its parent.\n"
+        "Commits that cannot be run are skipped. The working tree is not touched.",
+        "Exit codes: 0 found, 2 wrong usage, 3 a commit cannot be run or bisected,\n"
+        "4 nothing differs, or it could not be decided, 130 stopped.",
+    ).add_argument  # fmt: skip
+    add("--good", required=True, metavar="REF", help="a commit that is as it should be")
+    add("--bad", required=True, metavar="REF", help="a later one that is not")
+    _add_compared(add)
+
+
+def _add_compared(add: Callable[..., object]) -> None:
+    """Add what two sides train, and for how long."""
     add(
         "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
     )
@@ -171,7 +188,6 @@ def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--mode", choices=("simultaneous", "alternating"), metavar="M",
         help="simultaneous (half the cores each) or alternating (default: what suits the machine)",
     )  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
 
 
 def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -87,19 +87,33 @@ def _duet(
         for recipe in recipes
     )
     result = compared((first, second), asked, threshold=threshold or asked.target.workload.threshold or THRESHOLD)
+    show(result, asked, json, said)
+    if promoted and is_upgrade and not result.problem:
+        print(_how_to_promote(second, promoted))
+    return exit_code(result)
+
+
+def show(result: DuetResult, asked: What, json: Path | None, said: list[tuple[Report, dict[str, Any]]]) -> None:
+    """Print a duet, keep its raw values in `json`, if any, and add it to the page of those in `said`."""
+    date, command = datetime.now(UTC).isoformat(timespec="seconds"), f"{tool()} {shlex.join(sys.argv[1:])}"
+    about = f"on {asked.here.fingerprint.slug}, {date}"
+    report = duet_report(result, title=asked.target.id, about=about, command=command)
+    named = {"workload": asked.target.id, "date": date, "command": command, "reports": [msgspec.to_builtins(report)]}
+    said.append((report, {**result.as_json(), **named}))
     sentence, _, rest = duet_text(result).partition("\nNext: ")
     is_bad = exit_code(result) not in (0, EXIT_INCONCLUSIVE)
-    report, raw = _raw(result, asked)
-    said.append((report, raw))
-    _keep(json, raw, f"{emphasized(sentence, is_bad=is_bad)}\nNext: {rest}")
+    try:  # whichever of the two fails
+        if json:
+            write_json(json, {KEY: said[-1][1]})
+    finally:
+        print(f"\n{emphasized(sentence, is_bad=is_bad)}\nNext: {rest}")
+    if json:
+        print(f"raw values: {json}")
     stem = shown(asked.root / "runs" / "duet")
     try:
         print("\n".join(publish([one for one, _ in said], {one.title: values for one, values in said}, stem)))
     except OSError as error:
         print(f"{stem}: the page could not be written: {error}", file=sys.stderr)
-    if promoted and is_upgrade and not result.problem:
-        print(_how_to_promote(second, promoted))
-    return exit_code(result)
 
 
 def exit_code(result: DuetResult) -> int:
@@ -120,26 +134,6 @@ def _require_file(path: Path | None) -> None:
         raise UsageError(f"--json {path}: is a folder; name a file")
     if path and (above := next((p for p in path.parents if p.exists() and not p.is_dir()), None)):
         raise UsageError(f"--json {path}: {above} is a file, and a folder is needed; name another place")
-
-
-def _raw(result: DuetResult, asked: What) -> tuple[Report, dict[str, Any]]:
-    """Return what is to be said of a duet, and all its raw values with that."""
-    date, command = datetime.now(UTC).isoformat(timespec="seconds"), f"{tool()} {shlex.join(sys.argv[1:])}"
-    about = f"on {asked.here.fingerprint.slug}, {date}"
-    report = duet_report(result, title=asked.target.id, about=about, command=command)
-    named = {"workload": asked.target.id, "date": date, "command": command, "reports": [msgspec.to_builtins(report)]}
-    return report, {**result.as_json(), **named}
-
-
-def _keep(path: Path | None, raw: dict[str, Any], text: str) -> None:
-    """Write the raw values where they were asked for, and print a text, whichever of the two fails."""
-    try:
-        if path:
-            write_json(path, {KEY: raw})
-    finally:
-        print(f"\n{text}")
-    if path:
-        print(f"raw values: {path}")
 
 
 def _promoted(asked: What) -> Baseline:

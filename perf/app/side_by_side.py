@@ -16,6 +16,7 @@ from perf.app.what import Here, What
 from perf.errors import BaselineError, MeasureError
 from perf.judge.attribution import attribute_difference, phase_totals
 from perf.judge.duets import Decisions, DuetResult, loss_problem, size_to_attribute, software_differences
+from perf.judge.stats import FAMILY_ERROR
 from perf.measure.busy import busy_share, load_note
 from perf.measure.duet import Duet, choose_mode, usable_cores
 from perf.measure.sides import Recipe, prepared
@@ -48,10 +49,14 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
     return replace(recipe, text=f"{recipe.text} {commit[:12]}", commit=commit, packages=packages)
 
 
-def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -> DuetResult:
-    """Make both sides, compare them, and remove what was made.
-
-    The recipes are of the baseline and the candidate; `is_baseline` has been resolved.
+def compared(
+    recipes: tuple[Recipe, Recipe],  # of the baseline and the candidate; `is_baseline` has been resolved
+    asked: What,
+    *,
+    threshold: float,
+    **options: Any,
+) -> DuetResult:
+    """Make both sides, compare them, and remove what was made; `options` and the threshold are as for `run_duet`.
 
     Raises:
         MeasureError: a side cannot be made, or failed.
@@ -84,7 +89,7 @@ def compared(recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -
         # None: only on a terminal
         with tqdm(total=round(budget_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
             show = partial(_show, bar)
-            result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=budget_s, on_pair=show)
+            result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=budget_s, on_pair=show, **options)
         # Of a whole hash the front; another revision as it is written.
         whole = re.compile(r"[0-9a-f]{40,64}")
         commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
@@ -116,6 +121,8 @@ def run_duet(
     budget_s: float,  # for all batch sizes together; comparing the work and locating a difference come on top
     # called after each pair with all so far, and the whole budget
     on_pair: Callable[[Sequence[Pair], float], object] = lambda pairs, budget_s: None,
+    error: float = FAMILY_ERROR,  # how often it may find a change where there is none
+    is_timed: bool = True,  # whether more than losses and work is compared
 ) -> DuetResult:
     """Compare two sides until every batch size is decided or the budget is spent.
 
@@ -126,9 +133,9 @@ def run_duet(
     """
     work = duet.work()
     # Where the same software gives other losses it is another training, whose times do not matter.
-    alike = [size for size in work if not loss_problem(work[size]) or software_differences(work[size])]
+    alike = [size for size in work if not loss_problem(work[size]) or software_differences(work[size])] * is_timed
     budget_s *= len(alike) / len(work)
-    decisions = Decisions(alike, threshold=threshold, budget_s=budget_s)
+    decisions = Decisions(alike, threshold=threshold, budget_s=budget_s, error=error)
     pairs: list[Pair] = []
     phases, contributions = {}, {}
     stop: KeyboardInterrupt | MeasureError | None = None

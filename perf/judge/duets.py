@@ -65,8 +65,9 @@ class Decisions:
     The batch sizes are one family, and `budget_s` is of the whole duet.
     """
 
-    def __init__(self, sizes: Sequence[int], *, threshold: float, budget_s: float) -> None:
+    def __init__(self, sizes: Sequence[int], *, threshold: float, budget_s: float, error: float = FAMILY_ERROR) -> None:
         self._threshold, self._budget_s = threshold, budget_s
+        self._error = error / max(1, len(sizes))  # of a batch size
         self._starts: dict[int, list[list[float]]] = {size: [] for size in sizes}
         self._decided: dict[int, DuetJudgement] = {}
         self._ended_s = self._spent = 0.0
@@ -101,7 +102,7 @@ class Decisions:
     def _look(self, share_of_budget: float) -> None:
         is_last = share_of_budget == 1.0
         share, self._spent = spent(share_of_budget) - self._spent, spent(share_of_budget)
-        last_level = FAMILY_ERROR * LAST_SHARE / len(self._starts)
+        last_level = self._error * LAST_SHARE
         for size in self.undecided:
             effect = self._estimate(size, share)
             found = judge(effect, threshold=self._threshold, share=1.0 if is_last else share, last_level=last_level)
@@ -109,8 +110,8 @@ class Decisions:
                 self._decided[size] = found
 
     def _estimate(self, size: int, share: float) -> DuetEffect:
-        family = len(self._starts)  # a budget is given for each batch size
-        return estimate(self._starts[size], level=FAMILY_ERROR * share / family, elapsed_s=self._ended_s / family)
+        elapsed_s = self._ended_s / len(self._starts)  # a budget is given for each batch size
+        return estimate(self._starts[size], level=self._error * share, elapsed_s=elapsed_s)
 
 
 def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: float) -> DuetJudgement:

@@ -214,7 +214,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         (("sample",), "\x1b[2J", "at stepmark.sessions[0].sample"),
         (("about",), {"layers": {}}, "at stepmark.sessions[0].about[...]"),
         (("threshold",), 1.5, "at stepmark.sessions[0].threshold: Expected `float` < 1.0"),
-        (("times_unfit",), "", "at stepmark.sessions[0].times_unfit: is not known to this version"),
+        (("times_unfit",), "", "at stepmark.sessions[0]: Object contains unknown field `times_unfit`"),
         (("..", "schema"), 1.0, "at stepmark.schema: Expected `int`, got `float`"),
         (("..", "kind"), "duet", "at stepmark.kind: Invalid enum value 'duet'"),
         (("..", "kind"), "baseline", "has 1 sessions and 0 promotions; one, and some, are needed"),
