@@ -25,6 +25,9 @@ from perf.signals import EXIT_STOPPED, stopped_by_signals
 
 TIME, LOSSES = "time", "losses"
 GOOD, BAD, SKIP = "good", "bad", "skip"  # what git is told
+NEVER_UNCHANGED = (
+    1e-9  # a threshold that no interval lies within: a commit is like one end, like the other, or undecided
+)
 
 _FIRST_BAD = re.compile(r"^# (?:possible )?first '?bad'? commit: \[(\w{12})", re.MULTILINE)  # in git's log at the end
 
@@ -36,22 +39,29 @@ class Target(Struct, frozen=True, kw_only=True):
     size: int  # the batch size at which it is looked for
     effect: float = 0.0  # of `TIME`: logarithm of the bad end's rate over the good one's
 
-    @property
-    def threshold(self) -> float:
-        """Half of the effect, a fraction: a commit is on the side of the end that it is nearer to."""
-        return -math.expm1(-abs(self.effect) / 2)
-
     def verdict(self, result: DuetResult) -> tuple[str, str]:
-        """Return GOOD, BAD or SKIP of a commit, and why; the result is of the good end and of it."""
+        """Return GOOD, BAD or SKIP of a commit, and why; the result is of the good end and of it.
+
+        Its effects were judged less half of the effect between the ends: a commit is like the end that it is nearer to.
+        """
         work = result.work[self.size]
         if self.name != TIME:
             return (BAD, f"other {self.name}") if self.name in differing(work) else (GOOD, f"same {self.name}")
         found = result.judgements.get(self.size)
-        if not found or found.verdict is Verdict.INCONCLUSIVE:
+        if not found or found.verdict not in CHANGED:
             return SKIP, "undecided"
-        effect = found.effect.effect_size
-        is_bad = found.verdict in CHANGED and effect * self.effect > 0
-        return BAD if is_bad else GOOD, f"{percent(effect, '+')} in {found.effect.num_runs} pairs"
+        distance = math.log1p(found.effect.effect_size)
+        reason = f"{percent(math.expm1(distance + self.effect / 2), '+')} in {found.effect.num_runs} pairs"
+        return BAD if distance * self.effect > 0 else GOOD, reason
+
+    def is_confirmed(self, result: DuetResult) -> bool:
+        """Return whether a commit differs from its parent in what was looked for; of a time, at least half as much."""
+        if self.name != TIME:
+            return self.name in differing(result.work[self.size])
+        found = result.judgements.get(self.size)
+        if not found or found.verdict is Verdict.INCONCLUSIVE:
+            return False
+        return math.log1p(found.effect.effect_size) / self.effect >= 0.5
 
 
 def targets(result: DuetResult) -> list[Target]:
@@ -110,8 +120,8 @@ def bisect(*, good: str, bad: str, threshold: float | None = None, **asked_for: 
                 print(f"\nThe first bad commit is one of these; not all of them could be tested:\n{names}")
                 return EXIT_INCONCLUSIVE
             print(f"First bad commit: {names}\nBeside its parent:", flush=True)
-            result = compared(_recipes(f"{found[0]}^", found[0]), asked, threshold=wanted[-1].threshold or threshold)
-            is_sure = wanted[-1].verdict(result)[0] == BAD
+            result = compared(_recipes(f"{found[0]}^", found[0]), asked, threshold=threshold)
+            is_sure = wanted[-1].is_confirmed(result)
             if is_sure or result.interrupted:
                 break
     show(result, asked, None, [])
@@ -135,8 +145,8 @@ def first_bad(target: Target, asked: What, good: str, bad: str) -> list[str]:
             while not (found := _FIRST_BAD.findall(_git(root, "bisect", "log"))):
                 commit = _git(root, "rev-parse", "--short=12", "BISECT_HEAD")
                 try:
-                    recipes, is_timed = _recipes(good, commit), target.name == TIME
-                    result = compared(recipes, asked, threshold=target.threshold, error=error, is_timed=is_timed)
+                    options = {"error": error, "centre": target.effect / 2, "is_timed": target.name == TIME}
+                    result = compared(_recipes(good, commit), asked, threshold=NEVER_UNCHANGED, **options)
                     verdict, reason = target.verdict(result)
                 except MeasureError as failed:
                     verdict, reason = SKIP, printable(str(failed))

@@ -122,6 +122,7 @@ def run_duet(
     # called after each pair with all so far, and the whole budget
     on_pair: Callable[[Sequence[Pair], float], object] = lambda pairs, budget_s: None,
     error: float = FAMILY_ERROR,  # how often it may find a change where there is none
+    centre: float = 0.0,  # the logarithm of the effect that counts as no change; of another, no difference is located
     is_timed: bool = True,  # whether more than losses and work is compared
 ) -> DuetResult:
     """Compare two sides until every batch size is decided or the budget is spent.
@@ -146,8 +147,9 @@ def run_duet(
 
     try:
         while sizes := decisions.undecided:
-            decisions.add(duet.start(sizes, budget_s=budget_s, on_pair=keep), ended_s=duet.elapsed_s)
-        if (size := size_to_attribute(work, decisions.judgements)) is not None:
+            new = duet.start(sizes, budget_s=budget_s, on_pair=keep)
+            decisions.add([replace(pair, effect=pair.effect - centre) for pair in new], ended_s=duet.elapsed_s)
+        if not centre and (size := size_to_attribute(work, decisions.judgements)) is not None:
             visits = duet.attribution(size)
             phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
     except (KeyboardInterrupt, MeasureError) as error:

@@ -6,10 +6,11 @@ import math
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,16 +19,16 @@ from perf.app.what import What
 from perf.cli import EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, MeasureError
 from perf.judge.duets import DuetResult
-from perf.measure.recipes import Recipe
+from perf.measure.sides import Recipe
 from perf.records.pairs import Pair
-from perf.records.wire import SideWork
+from perf.records.wire import PhaseTime, SideWork
 from perf.signals import EXIT_STOPPED
 from tests.app.test_side_by_side import Scripted
 from tests.judge.duet_noise import synthetic
-from tests.judge.test_bisect import OTHER
 from tests.report.test_duet import EXTRA, WORK
 from tests.repositories import git, left
 
+OTHER = msgspec.structs.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses))
 SIZE, NUM_COMMITS = 512, 16
 SLOWER = math.log(0.95)
 WHO = ("-c", "user.name=a", "-c", "user.email=a@localhost")
@@ -40,7 +41,8 @@ class Simulated(Scripted):
     def __init__(self, history: History, good: int, commit: int) -> None:
         effect = history.effects[commit] - history.effects[good]
         super().__init__({SIZE: effect}, (history.works[good], history.works[commit]))
-        self._draw, self._history, self._commit = synthetic(history.rng, start_sd=0.004, effect=effect), history, commit
+        self._draw, self._history = synthetic(history.rng, start_sd=0.004, effect=effect), history
+        self._good, self._commit = good, commit
 
     def start(
         self, sizes: list[int], *, budget_s: float, on_pair: Callable[[Pair], object] = lambda pair: None
@@ -56,6 +58,12 @@ class Simulated(Scripted):
             )
             for effect in self._draw(3)
         ]
+
+    def attribution(self, size: int) -> tuple[list[list[PhaseTime]], list[list[PhaseTime]]]:
+        """Return products that are dispatched as often as they are counted."""
+        counts = [self._history.works[number].counters["ops"]["aten::mm"] for number in (self._good, self._commit)]
+        rows = [[PhaseTime(phase="forward", operation="aten::mm float32", count=n, seconds=1.0)] for n in counts]
+        return [rows[0]] * 5, [rows[1]] * 5
 
 
 class History:
@@ -80,19 +88,14 @@ class History:
             self.effects[number] += effect
             self.works[number] = work
 
-    @contextmanager
-    def paired(self, recipes: tuple[Recipe, Recipe], asked: What) -> Iterator[tuple[Simulated, str]]:
-        """Stand in for what makes sides and their duet."""
+    def compared(self, recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float, **options: Any) -> DuetResult:
+        """Stand in for a whole duet."""
         good, commit = (self.commits.index(git(self.root, "rev-parse", recipe.commit).strip()) for recipe in recipes)
         self.tested.append(commit)
         if {good, commit} & self.broken:
             raise MeasureError(f"candidate side ({recipes[1].text}): cannot be imported: SyntaxError \x1b[31m")
-        yield Simulated(self, good, commit), ""
-
-    def compared(self, recipes: tuple[Recipe, Recipe], asked: What, *, threshold: float) -> DuetResult:
-        """Stand in for a whole duet."""
-        with self.paired(recipes, asked) as (duet, _):
-            return run_duet(duet, mode_reason="", threshold=threshold, budget_s=asked.budget_s)
+        duet = Simulated(self, good, commit)
+        return run_duet(duet, mode_reason="", threshold=threshold, budget_s=asked.budget_s, **options)
 
 
 @pytest.fixture
@@ -100,8 +103,8 @@ def history(repository: Path, monkeypatch: pytest.MonkeyPatch) -> History:
     """A history of commits that all do the same, in the place of this one's."""
     made = History(repository)
     monkeypatch.chdir(repository)
-    monkeypatch.setattr("perf.app.bisect.paired", made.paired)
     monkeypatch.setattr("perf.app.bisect.compared", made.compared)
+    monkeypatch.setattr("perf.app.duet.publish", lambda reports, raw, stem: [f"page: {stem}.html"])
     return made
 
 
@@ -135,7 +138,7 @@ def test_a_planted_slowdown_is_found_by_times(history: History, capsys: pytest.C
 
 
 def test_other_losses_are_found_without_timing(history: History, capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be run is skipped. Each step is a line of 80 columns at most, whatever the subject has in it."""
+    """What cannot be run is skipped, with the reason. No line is wider than a terminal, whatever the subject has."""
     history.plant(11, work=OTHER)
     history.broken = {8}
     assert bisect(history) == 0
@@ -146,10 +149,10 @@ def test_other_losses_are_found_without_timing(history: History, capsys: pytest.
     assert history.tested[-1] == 11
     steps = re.findall(r"^\d left: .*$", out, re.MULTILINE)
     assert len(steps) == len(history.tested) - 2
-    assert max(map(len, steps)) <= 80
-    assert re.match(r"4 left: skip \(cannot be run\): \w{7} 8: \\x1b\[31m<b>red", steps[0])
-    assert "\n  candidate side (git:" in out
-    assert re.fullmatch(r"0 left: \w+ \(\w+ losses\): .*\.\.", steps[-1])
+    assert max(map(len, out.split("git bisect log")[0].splitlines())) <= 80
+    assert steps[0].startswith("4 left: skip (candidate side (git:")
+    assert "cannot be imported: SyntaxError \\x1b[31m):" in " ".join(out.split())
+    assert re.match(r"0 left: \w+ \(\w+ losses\): \w{7} ", steps[-1])
     assert out.isprintable() or set(filter(lambda c: not c.isprintable(), out)) == {"\n"}
 
 
@@ -179,7 +182,7 @@ def test_what_the_work_tells_wrongly_is_looked_for_by_times(
     assert bisect(history) == 0
     out = capsys.readouterr().out
     assert re.search(r"First bad commit: \w{7} 5: ", out)
-    assert out.count("The first commit with other time") == 2
+    assert [out.count(f"The first commit with other {name} than") for name in ("aten::mm", "time")] == [1, 1]
     assert found(history, out) == [11]
     assert "Not confirmed" not in out
 
@@ -192,16 +195,13 @@ def test_the_work_of_an_end_saves_its_time(history: History, capsys: pytest.Capt
     assert set(history.timed) == {16, 6}
 
 
-def test_a_commit_at_the_midpoint_is_skipped_after_two_budgets(
-    history: History, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_commit_at_the_midpoint_is_skipped(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     """It is as like the one end as the other; so it and the next may be the first bad one."""
     history.plant(8, effect=SLOWER / 2)
     history.plant(9, effect=SLOWER / 2)
     assert bisect(history) == 4
     out = capsys.readouterr().out
-    assert re.search(r"^\d left: skip \(-\d\.\d% in 72 pairs\): \w{7} 8: ", out, re.MULTILINE)
-    assert history.timed.count(8) == 24
+    assert re.search(r"^\d left: skip \(undecided\): \w{7} 8: ", out, re.MULTILINE)
     assert found(history, out) == [8, 9]
 
 
