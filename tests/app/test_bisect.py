@@ -318,5 +318,7 @@ def test_a_commit_that_learns_otherwise_is_found_in_real_runs(
         ("good", "same losses", "2"),
         ("bad", "other losses", "3"),
     ]
-    assert re.search(r"^First bad commit: \w{7} number 3\nLOSSES_DIFFER: ", out, re.MULTILINE)
+    assert re.search(
+        r"^LOSSES_DIFFER: [^\0]*^page: .*duet\.html$\n\nFirst bad commit: \w{7} number 3$", out, re.MULTILINE
+    )
     assert left(repository) == []
