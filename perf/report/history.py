@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from perf.judge.changes import Change, exact_changes, find_changes, first_bad, pooled
+from perf.judge.changes import BAD, Change, exact_changes, find_changes, first_bad, pooled
 from perf.judge.verdicts import mean_rate
 from perf.records.baselines import Baseline, commit_text
 from perf.records.sessions import differences
@@ -18,10 +18,14 @@ Curves = Mapping[int, Sequence[float]]  # a value of each session, by batch size
 def since_when(past: Sequence[Baseline]) -> str:
     """Return since which session all that decided something are bad; "" if the last one that did is not.
 
+    If the last session decided nothing, it begins with the verdict of the first bad one.
+
     The sessions are as from `perf.records.history.alike`: all have the batch sizes of the last one.
     """
     first = first_bad([one.verdict for one in past])
-    return "" if first is None or len(past) == 1 else f"since {_name(past, first)}"
+    if first is None or len(past) == 1:
+        return ""
+    return f"{'' if past[-1].verdict in BAD else f'{past[first].verdict} '}since {_name(past, first)}"
 
 
 def history_section(past: Sequence[Baseline]) -> Section:
@@ -33,7 +37,7 @@ def history_section(past: Sequence[Baseline]) -> Section:
     marks = {"change": [_surest(group).index for group in groups]}
     notes = [_event(past, group) for group in groups[: -MOST_ROWS - 1 : -1]]
     if (first := first_bad([one.verdict for one in past])) is not None:
-        notes.insert(0, f"{past[first].verdict} {since_when(past)}{_between(past, first - 1, first)}")
+        notes.insert(0, f"{past[first].verdict} since {_name(past, first)}{_between(past, first - 1, first)}")
         marks["first bad session"] = [first]
     shown = sorted({index for indexes in marks.values() for index in indexes})
     pages = {f"page of session {index + 1}": past[index].path.with_suffix(".html") for index in shown}

@@ -26,6 +26,7 @@ def test_the_third_night_names_its_commits_and_its_software() -> None:
     nights = [night(0, "NO_BASELINE"), night(1), night(2, "REGRESSED", 1.1, torch="2.14.0")]
     assert since_when(nights[:2]) == ""
     assert since_when(nights) == "since session 3 of 3 (2026-09-03, commit 020202020202)"
+    assert since_when([*nights, night(3, "INCONCLUSIVE")]).startswith("REGRESSED since session 3 of 4 (2026-09-03")
     section = history_section(nights)
     assert section.notes[0] == (
         "REGRESSED since session 3 of 3 (2026-09-03, commit 020202020202); "
