@@ -25,9 +25,8 @@ from perf.signals import EXIT_STOPPED, stopped_by_signals
 
 TIME, LOSSES = "time", "losses"
 GOOD, BAD, SKIP = "good", "bad", "skip"  # what git is told
-NEVER_UNCHANGED = (
-    1e-9  # a threshold that no interval lies within: a commit is like one end, like the other, or undecided
-)
+# A threshold that no interval lies within: a commit is like one end, like the other, or undecided.
+NEVER_UNCHANGED = 1e-9
 
 _FIRST_BAD = re.compile(r"^# (?:possible )?first '?bad'? commit: \[(\w{12})", re.MULTILINE)  # in git's log at the end
 
@@ -103,7 +102,7 @@ def bisect(*, good: str, bad: str, threshold: float | None = None, **asked_for: 
         raise UsageError(f"there are {1 + len(others)} workloads, and one is needed; name it: --workload")
     threshold = threshold or asked.target.workload.threshold or THRESHOLD
     ends = [_git(asked.root, "rev-parse", "--verify", "--short=12", f"{ref}^{{commit}}") for ref in (good, bad)]
-    if ends[1] in _git(asked.root, "rev-list", "--abbrev=12", "--abbrev-commit", ends[0]).split():
+    if _git(asked.root, "rev-list", "--count", "..".join(ends)) == "0":
         raise UsageError(f"--bad {bad}: is no later commit than --good {good}; give the older one as --good")
     with stopped_by_signals():
         result = compared(_recipes(*ends), asked, threshold=threshold)
@@ -137,13 +136,14 @@ def first_bad(target: Target, asked: What, good: str, bad: str) -> list[str]:
     with prepared(_recipes(good, bad)[1], "bad", asked.root, asked.target.id, asked.environ) as side:
         root = Path(_git(side.root, "rev-parse", "--show-toplevel"))
         _git(root, "bisect", "start", "--no-checkout", bad, good)
-        steps = _steps(root)
-        # One wrong verdict is a wrong end. Each has its share of the error, so that all together have that of a duet.
-        error = FAMILY_ERROR / (steps + 1)
-        print(f"\nThe first commit with other {target.name} than {good}, in about {steps} steps:", flush=True)
+        left_error = FAMILY_ERROR
+        print(f"\nThe first commit with other {target.name} than {good}, in about {_steps(root)} steps:", flush=True)
         try:
             while not (found := _FIRST_BAD.findall(_git(root, "bisect", "log"))):
                 commit = _git(root, "rev-parse", "--short=12", "BISECT_HEAD")
+                # One wrong verdict is a wrong end: each has a share of the error, and all together have that of a duet.
+                error = left_error / (_steps(root) + 1)
+                left_error -= error
                 try:
                     options = {"error": error, "centre": target.effect / 2, "is_timed": target.name == TIME}
                     result = compared(_recipes(good, commit), asked, threshold=NEVER_UNCHANGED, **options)
