@@ -27,7 +27,7 @@ _MOST_LINES = 100  # lines that each start is tried with: the later a line, the 
 
 
 class RateCheck(Struct, frozen=True, kw_only=True):
-    """A printed rate beside its recomputation, samples/sec."""
+    """A printed rate beside its recomputation; rates in samples/sec."""
 
     line: LogLine  # the line that was checked
     # None where it does not follow: a line before is missing, or the tolerance leaves no time in between
@@ -45,10 +45,10 @@ class RunAudit(Struct, kw_only=True):
     start_is_certain: bool = False  # whether no other start fits the lines as well
     # samples per step, as the log says, or from the end line and `start_step`; None where they do not tell
     global_batch_size: int | None = None
-    lines: list[RateCheck] = []  # of each step line that was kept
-    evaluation_lines: int = 0  # how many stand among them
-    end: EndLine | None = None
-    refused: RefusedStart | None = None
+    lines: list[RateCheck] = []  # one for each step line that was kept
+    evaluation_lines: int = 0  # how many lines of evaluations stand among them
+    end: EndLine | None = None  # the run's end line, if it got there
+    refused: RefusedStart | None = None  # its refusal to start
     problems: list[str] = []  # what does not fit together, in words
     notes: list[str] = []  # what could not be checked, and what needs no mending, in words
 
@@ -98,9 +98,7 @@ def audit_run(run: LoggedRun) -> RunAudit:
     elif not (size or by_end):
         notes.append("its batch size is not known, so each rate may differ by as much as a batch size of 1 allows")
     if run.num_left_out:
-        notes.append(
-            f"only its first {len(run.lines):,} step lines were checked; {run.num_left_out:,} more were left out"
-        )
+        notes.append(f"only its first {len(run.lines):,} lines were checked; {run.num_left_out:,} more were left out")
     if run.end:
         _check_total(audit, run.end, run.last_line, is_whole=by_end.is_integer())
     if by_end.is_integer() and by_end not in (0, size):
@@ -194,21 +192,21 @@ def _checks(run: LoggedRun, start: int, window: int | None, moment: float) -> It
         # The first line of an unknown log window need not be the first of its run.
         is_cut = line.global_step in run.after_gap or (line is run.lines[0] if window is None else steps > window)
         rate = explained = agrees = None
-        if math.isnan(time) or seconds < -error:
-            agrees = False
-        elif seconds > error and not is_cut:
+        if seconds > error and not is_cut:
             rate = weight * steps / seconds + (1 - weight) * past
             explained = weight * steps * error / seconds / (seconds - error) + (1 - weight) * past_error + LAST_DIGIT
-            agrees = abs(line.rate - rate) <= explained * (1 + 1e-9)
+            difference = abs(line.rate - rate)
+            agrees = difference <= explained * (1 + 1e-9)
+            past, past_error = rate, min(explained, difference + LAST_DIGIT)
+        else:
+            agrees = False if math.isnan(time) or seconds < -error else None
+            past, past_error = line.rate, LAST_DIGIT
         yield RateCheck(line=line, recomputed_rate=rate, explained=explained, agrees=agrees)
-        last_step, last_time, last_rounding = line.global_step, time, rounding
-        weight, past, past_error = SMOOTHING, line.rate, LAST_DIGIT
-        if rate is not None and explained is not None:
-            past, past_error = rate, explained
+        weight, last_step, last_time, last_rounding = SMOOTHING, line.global_step, time, rounding
 
 
 def _global_rate(line: LogLine) -> float:
-    """Return the GlobalRate of a line, or NaN far beyond what can be, where the products of times overflow or vanish."""
+    """Return the GlobalRate of a line; NaN far beyond what can be, where the products of times overflow or vanish."""
     return line.global_rate if 1e-60 < line.global_rate < 1e60 else math.nan
 
 

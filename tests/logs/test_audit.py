@@ -161,7 +161,7 @@ def test_a_log_of_windows_under_a_second_has_no_problem_and_no_note() -> None:
 
 
 def test_without_a_batch_size_a_small_difference_is_a_note_and_a_large_one_a_problem() -> None:
-    """Without an end line a millisecond is allowed at a batch size of 1, which is said; it never is four times the rate."""
+    """Without an end line a millisecond is allowed at a batch size of 1, and a note says so; it is never four rates."""
     log = log_of_three_readings(0, list(range(10, 101, 10)), [0.8] * 10, [5e-4] * 11, 512)[:-1]
     (found,) = audit(log)
     assert found.problems == []
@@ -285,7 +285,7 @@ def test_lines_that_were_left_out_are_spoken_of(monkeypatch: pytest.MonkeyPatch)
     (found,) = audit(lines)
     assert [check.agrees for check in found.lines] == [True] * 4
     assert (found.global_batch_size, found.problems) == (1024, [])
-    assert found.notes == ["only its first 4 step lines were checked; 6 more were left out"]
+    assert found.notes == ["only its first 4 lines were checked; 6 more were left out"]
 
 
 def test_a_resumed_run_is_audited_from_its_start() -> None:
