@@ -161,7 +161,7 @@ def test_a_log_of_windows_under_a_second_has_no_problem_and_no_note() -> None:
 
 
 def test_without_a_batch_size_a_small_difference_is_a_note_and_a_large_one_a_problem() -> None:
-    """Without an end line a millisecond is allowed at a batch size of 1, and a note says so; it is never four rates."""
+    """Without an end line the millisecond of a batch size of 1 is allowed, and a note says so; no more than that is."""
     log = log_of_three_readings(0, list(range(10, 101, 10)), [0.8] * 10, [5e-4] * 11, 512)[:-1]
     (found,) = audit(log)
     assert found.problems == []
