@@ -14,7 +14,7 @@ import pytest
 from perf.claims import Claims, Judge
 from perf.errors import UsageError
 from perf.finding import Found, find, workloads_in
-from perf.parsers import fraction, positive, seconds, steps
+from perf.parsers import AUTO, fraction, positive, seconds, steps
 from perf.seam import PRECISIONS, Workload
 from perf.train.workloads import default_workload
 
@@ -53,23 +53,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option(
         "--perf-workload",
         metavar="W",
-        help="what Claims without a workload measure: a built-in one's name, FILE.py:NAME "
-        "or MODULE:NAME (default: pico on a CPU, bert-large-msl128 on a GPU); `stepmark workloads` lists them",
+        help="what Claims without a workload measure: a built-in one's name, FILE.py:NAME or MODULE:NAME (default: pico "
+        "on a CPU, bert-large-msl128 on a GPU)",
     )
-    option(
-        "--perf-runs",
-        type=positive,
-        metavar="N",
-        help="fresh processes for each batch size (default: 6, or 3 where --perf-duet can decide); more find "
-        "smaller changes",
-    )
+    runs_help = "fresh processes for each batch size (default: 6, or 3 where --perf-duet can decide)"
+    option("--perf-runs", type=positive, metavar="N", help=runs_help)
     option("--perf-steps", type=steps, default=20, metavar="N", help="steps of each run (default: 20)")
-    option(
-        "--perf-precision",
-        choices=PRECISIONS,
-        help="default: the workload's; of a built-in one fp32 on a CPU, so that the portable baselines "
-        "hold on every one",
-    )
+    option("--perf-precision", choices=PRECISIONS, help=f"default: the workload's ({AUTO})")
     option("--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails")
     option("--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)")
     option(
