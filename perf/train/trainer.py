@@ -87,14 +87,10 @@ class Trainer:
 
     def fail(self, step: int, what: str) -> NoReturn:
         """Raise `NonFiniteError` for a step, with what was saved before it."""
-        config = self._plan.config
-        kept = ""
-        if config.keep_checkpoints:
-            saved = self._store.steps()
-            last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
-            kept = f"nothing was saved from there on, and {last} in {config.model_dir}. "
+        config, saved = self._plan.config, self._store.steps()
+        last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
         raise NonFiniteError(
-            f"Step={step}: {what}; {kept}"
+            f"Step={step}: {what}; {last} in {config.model_dir}. "
             f"Go on with --precision fp32 (now {config.precision}), or start over with --fresh and another --seed"
         )
 
