@@ -129,7 +129,7 @@ def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
     assert out.splitlines()[-3:] == [
         "Global batch size 16 was stopped at step 2 of 4.",
         "To continue it: the same command with --global-batch-size 16 and, instead of any other limit, "
-        "--max-steps 4, without --fresh.",
+        "--fresh or --load, --max-steps 4.",
         "Not started: 24.",
     ]
     monkeypatch.setattr(Trainer, "step", real)

@@ -236,14 +236,7 @@ class CheckpointStore:
         return None, []
 
     def require_usable(self) -> None:
-        """Make the directory if needed; raise now what would otherwise end a run after its training.
-
-        Raises:
-            CheckpointError: it is a file.
-            OSError: it cannot be made or written to.
-        """
-        if self.directory.exists() and not self.directory.is_dir():
-            raise CheckpointError(f"{self.directory}: is a file, and a directory is needed; name another --model-dir")
+        """Make the directory if needed. Raises OSError now, not after a training: it cannot be made or written to."""
         self.directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=self.directory).close()
 
