@@ -113,9 +113,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("runs", type=Path, nargs="*", metavar="RUN", help="what pytest or duet wrote (default: runs/bench.json)")
     add = command(
         "history", "perf.app.report:history", "show the trend over sessions, and where it changed",
-        "Show the rates and verdicts of the sessions in a folder, where they changed, and since when the latest are\n"
-        "bad; and write a page (runs/history.html). Sessions with pytest add themselves to the folder that\n"
-        "STEPMARK_HISTORY names.",
+        "Show the rates and verdicts of the sessions in a folder, where they changed, and since when they are bad; and "
+        "write a page (runs/history.html). Sessions with pytest add themselves to the folder.",
     ).add_argument  # fmt: skip
     add("folder", type=Path, nargs="?", metavar="DIR", help="default: the folder that STEPMARK_HISTORY names")
     duet = command(
