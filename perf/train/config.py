@@ -8,7 +8,7 @@ import torch
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from perf.errors import CheckpointError, NothingToDoError, RunFinishedError
+from perf.errors import CheckpointError, NothingToDoError, PerfError, RunFinishedError
 from perf.records.sessions import differences
 from perf.train.checkpoints import EDITED, Checkpoint, CheckpointStore
 from perf.train.data import Source
@@ -72,7 +72,8 @@ def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
 
     Raises:
         ValueError: the batch size cannot be divided, or there is no limit.
-        RunFinishedError: its checkpoint has already reached `max_steps`; NothingToDoError if it is of this very run.
+        NothingToDoError: its checkpoint is of this very run's last step.
+        RunFinishedError: its checkpoint has already reached `max_steps` otherwise.
         CheckpointError: its checkpoint was written by another configuration, or none is whole.
         OSError: its directory cannot be written to.
         MainRankError: on the other ranks, any of these on the main one.
@@ -153,12 +154,13 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def _refusal(error: RunFinishedError, config: RunConfig, checkpoint: Checkpoint, different: str) -> RunFinishedError:
+def _refusal(error: RunFinishedError, config: RunConfig, checkpoint: Checkpoint, different: str) -> PerfError:
     """Return `error` with the reason, and with the ways on."""
     wrote = checkpoint.facts.identity
     if not different and error.global_step == error.max_steps:
         return NothingToDoError(
-            checkpoint=checkpoint.path, global_batch_size=config.global_batch_size, max_steps=error.max_steps
+            f"nothing to do at global batch size {config.global_batch_size}: {checkpoint.path} has all "
+            f"{error.max_steps} steps; to go on, give a higher --max-steps; to start over, give --fresh"
         )
     unlike = f" That is another configuration than this run's: {different}." if different else ""
     details = (
