@@ -56,10 +56,8 @@ SPECS = """each SPEC is one or more of:
   baseline:             the promoted baseline's commit, torch and numpy
 such as: --baseline git:HEAD~1 --candidate self env:MALLOC_ARENA_MAX=1"""
 
-WORKLOAD = (
-    "a built-in name, FILE.py:NAME or MODULE:NAME (default: all in the project's bench_*.py; without any, pico on a "
-    "CPU, bert-large-msl128 on a GPU)"
-)
+WORKLOAD = "a built-in name, FILE.py:NAME or MODULE:NAME"
+DEFAULT = "pico on a CPU, bert-large-msl128 on a GPU"
 AUTO = "auto: bf16 on a GPU that has it, else fp32"
 
 
@@ -151,7 +149,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_measured(parser: argparse.ArgumentParser, *, budget: int) -> None:
     """Add what is measured, and for how long."""
     add = parser.add_argument
-    add("--workload", metavar="W", help=WORKLOAD)
+    workload_help = f"{WORKLOAD} (default: all in the project's bench_*.py; without any, {DEFAULT})"
+    add("--workload", metavar="W", help=workload_help)
     add("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")
     add("--precision", choices=PRECISIONS, help=f"default: the workload's ({AUTO})")
     budget_help = f"time for each batch size, such as 90s or 5m (default: {budget}s)"
@@ -171,11 +170,11 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
     )  # fmt: skip
     add = train.add_argument_group("what to train").add_argument
-    add("--workload", metavar="W", help="a built-in one; default: pico on CPU, bert-large-msl128 on CUDA")
-    add(
-        "--global-batch-size", type=positive, nargs="+", metavar="B",
-        help="samples per optimizer step, over all devices; several make one run each (default: the workload's three)",
-    )  # fmt: skip
+    add("--workload", metavar="W", help=f"a built-in one (default: {DEFAULT})")
+    size_help = (
+        "samples per optimizer step, over all devices; several make one run each (default: the workload's three)"
+    )
+    add("--global-batch-size", type=positive, nargs="+", metavar="B", help=size_help)
     add("--seed", type=not_negative, default=0, metavar="S", help="of weights, data and dropout (default: 0)")
     add = train.add_argument_group("how long").add_mutually_exclusive_group().add_argument
     add("--max-steps", type=positive, metavar="N", help="stop at this step (default: the workload's)")
@@ -189,10 +188,8 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
     add("--model-dir", type=Path, metavar="DIR", help="where the checkpoints are (default: runs/WORKLOAD/gbs-B)")
     add("--tensorboard", type=Path, metavar="DIR", help="also write the scalars of TensorBoard there, in DIR/gbs-B")
     add = state.add_mutually_exclusive_group().add_argument
-    add(
-        "--fresh", dest="start", action="store_const", const="fresh", default="resume",
-        help="start at step 0; the checkpoints there move to DIR/previous-N",
-    )  # fmt: skip
+    fresh_help = "start at step 0; the checkpoints there move to DIR/previous-N"
+    add("--fresh", dest="start", action="store_const", const="fresh", default="resume", help=fresh_help)
     add("--load", dest="start", choices=["weights"], help="as --fresh, with the weights of the newest checkpoint")
     add = train.add_argument_group("where and how").add_argument
     add("--device", choices=DEVICES, default="auto", help="default: auto (CUDA where there is one)")

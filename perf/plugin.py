@@ -14,7 +14,7 @@ import pytest
 from perf.claims import Claims, Judge
 from perf.errors import UsageError
 from perf.finding import Found, find, workloads_in
-from perf.parsers import AUTO, fraction, positive, seconds, steps
+from perf.parsers import AUTO, DEFAULT, WORKLOAD, fraction, positive, seconds, steps
 from perf.seam import PRECISIONS, Workload
 from perf.train.workloads import default_workload
 
@@ -50,12 +50,8 @@ MEASURING: pytest.StashKey[Measuring] = pytest.StashKey()  # the hooks of a sess
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what a session measures and how strict it is."""
     option = parser.getgroup("stepmark", "stepmark: training steps, measured and judged").addoption
-    option(
-        "--perf-workload",
-        metavar="W",
-        help="what Claims without a workload measure: a built-in one's name, FILE.py:NAME or MODULE:NAME (default: pico "
-        "on a CPU, bert-large-msl128 on a GPU)",
-    )
+    workload_help = f"what Claims without a workload measure: {WORKLOAD} (default: {DEFAULT})"
+    option("--perf-workload", metavar="W", help=workload_help)
     runs_help = "fresh processes for each batch size (default: 6, or 3 where --perf-duet can decide)"
     option("--perf-runs", type=positive, metavar="N", help=runs_help)
     option("--perf-steps", type=steps, default=20, metavar="N", help="steps of each run (default: 20)")

@@ -68,9 +68,7 @@ def _write(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> 
     try:
         safetensors.torch.save_file(tensors, path, {**metadata, "sha256": _NO_DIGEST})
     except SafetensorError as error:  # what a full disk looks like through this library
-        raise CheckpointError(
-            f"{path}: could not be written ({error}); make room or name another --model-dir"
-        ) from error
+        raise CheckpointError(f"{path}: not written ({error}); make room or name another --model-dir") from error
     place, digest = _digest(path)
     assert place is not None
     with path.open("r+b") as file:
