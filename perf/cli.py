@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from perf.errors import EXIT_PROBLEM, MainRankError, NothingToDoError, PerfError, UsageError
+from perf.errors import EXIT_PROBLEM, MainRankError, PerfError, UsageError
 from perf.parsers import make_parser
 from perf.printable import printable, wrapped
 from perf.signals import EXIT_STOPPED, exit_on_signals
@@ -51,23 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, PerfError, OSError) as error:
         # Also where there is nothing to do: whoever asked for a run has none, and a job that trains nothing must fail.
         code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_PROBLEM
-        lines = str(error).splitlines() if isinstance(error, NothingToDoError) else [str(error)]
+        message = str(error)
     except (MemoryError, RuntimeError) as error:
-        known = _known_trouble(error)
-        if known is None:
+        code, message = EXIT_PROBLEM, _known_trouble(error)
+        if not message:
             raise
-        code, lines = EXIT_PROBLEM, [known]
     except KeyboardInterrupt:
         return EXIT_STOPPED
     with suppress(OSError):  # the terminal may be gone
-        lines[0] = f"{parser.prog} {command}: error: {lines[0]}"
-        shown = [printable(" ".join(line.split())) for line in lines]
-        print("\n".join(wrapped(line) if sys.stderr.isatty() else line for line in shown), file=sys.stderr)
+        line = printable(" ".join(f"{parser.prog} {command}: error: {message}".split()))
+        print(wrapped(line) if sys.stderr.isatty() else line, file=sys.stderr)
     return code
 
 
-def _known_trouble(error: BaseException) -> str | None:
-    """Return in one line what a user can do something about, or None for a defect of this project."""
+def _known_trouble(error: BaseException) -> str:
+    """Return in one line what a user can do something about, or nothing for a defect of this project."""
     # On a CPU, torch tells that memory is out only in words.
     is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if is_memory or "can't allocate memory" in str(error):
@@ -75,4 +73,4 @@ def _known_trouble(error: BaseException) -> str | None:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         return f"--compile: torch could not compile the model ({reason}); mend its C++ compiler, or leave --compile out"
-    return None
+    return ""

@@ -4,8 +4,6 @@ A message reads *where: what was found, what was needed; what to do*. Wrong argu
 anything below is a problem with data or state, which the command line reports in one line (exit code 3).
 """
 
-from pathlib import Path
-
 from perf.printable import printable
 
 EXIT_PROBLEM = 3  # exit code of a command that such a problem ended
@@ -56,12 +54,5 @@ class RunFinishedError(PerfError, RuntimeError):
         super().__init__(f"{sentence} {details}" if details else sentence)
 
 
-class NothingToDoError(RunFinishedError):
-    """The same run was started again after its last step. The message has two lines: what there is, how to go on."""
-
-    def __init__(self, *, checkpoint: Path, global_batch_size: int, max_steps: int) -> None:
-        super().__init__(global_step=max_steps, max_steps=max_steps)
-        self.args = (
-            f"nothing to do at global batch size {global_batch_size}: {checkpoint} has all {max_steps} steps.\n"
-            "To go on, give a higher --max-steps; to start over, give --fresh.",
-        )
+class NothingToDoError(PerfError):
+    """The same run was started again after its last step."""

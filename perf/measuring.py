@@ -77,10 +77,8 @@ class Measuring:
             self._history = load_history(self._folder) if self._folder else []
             for suffix in (".html", ".md"):  # what is there afterwards is this session's
                 (config.rootpath / REPORT.with_suffix(suffix)).unlink(missing_ok=True)
-        except (PerfError, UsageError) as error:
+        except (PerfError, UsageError, OSError) as error:
             raise pytest.UsageError(str(error)) from None
-        except OSError as error:
-            raise pytest.UsageError(f"{REPORT}: an earlier session's cannot be removed: {error}") from None
 
     def _bench(self, items: list[pytest.Item], duet: str) -> Bench:
         """Return what the tests of one workload need."""
@@ -202,9 +200,6 @@ class Measuring:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         """Fail a session that was asked to compare and did not: green must mean that somebody looked."""
-        timed = self._config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark sets it
-        if not timed.benchmarks:
-            timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
         if session.exitstatus == pytest.ExitCode.INTERRUPTED:
             by = " by a signal" if self._stopped else ""
             self._problem = self._problem or f"stopped{by}: what is missing was not measured"

@@ -56,10 +56,9 @@ SPECS = """each SPEC is one or more of:
   baseline:             the promoted baseline's commit, torch and numpy
 such as: --baseline git:HEAD~1 --candidate self env:MALLOC_ARENA_MAX=1"""
 
-WORKLOAD = (
-    "a built-in name, FILE.py:NAME or MODULE:NAME (default: all in the project's bench_*.py; without any, pico on a "
-    "CPU, bert-large-msl128 on a GPU)"
-)
+WORKLOAD = "a built-in name, FILE.py:NAME or MODULE:NAME"
+DEFAULT = "pico on a CPU, bert-large-msl128 on a GPU"
+AUTO = "auto: bf16 on a GPU that has it, else fp32"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -93,11 +92,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     command("demo", "perf.app.first:demo", "plant a slowdown and another training in a copy, and find both: a minute")
     command("doctor", "perf.app.first:doctor", "say what this machine can show, and what to do about it")
-    add = command("init", "perf.app.first:init", "write a template of a training step, and check it").add_argument
-    add(
-        "file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE",
-        help="a file that is there is only checked (default: bench_step.py)",
-    )  # fmt: skip
+    about = "write a template of a training step unless the file is there, and check it"
+    add = command("init", "perf.app.first:init", about).add_argument
+    add("file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE", help="default: bench_step.py")
     add = command("workloads", "perf.finding:print_workloads", "list what can be measured").add_argument
     add("files", type=Path, nargs="*", metavar="FILE", help="Python files (default: bench_*.py at the project's root)")
     add = command(
@@ -105,24 +102,17 @@ def make_parser() -> argparse.ArgumentParser:
         "Make a benchmark result the baseline of the machine it was measured on, and of its torch. Nothing else writes "
         "under baselines/. Review the change and commit it.",
     ).add_argument  # fmt: skip
-    add(
-        "--from", dest="result", type=Path, metavar="FILE",
-        help="what pytest wrote (default: runs/bench.json of the project, the latest session's)",
-    )  # fmt: skip
+    add("--from", dest="result", type=Path, metavar="FILE", help="what pytest wrote (default: runs/bench.json)")
     add("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
     add = command(
         "report", "perf.app.report:report", "say what a result says, and make its page",
         "Print what a session or a duet found, and write its page and its summary (.html and .md) beside it.",
     ).add_argument  # fmt: skip
-    add(
-        "runs", type=Path, nargs="*", metavar="RUN",
-        help="what pytest or duet --json wrote (default: runs/bench.json of the project, the latest session's)",
-    )  # fmt: skip
+    add("runs", type=Path, nargs="*", metavar="RUN", help="what pytest or duet wrote (default: runs/bench.json)")
     add = command(
         "history", "perf.app.report:history", "show the trend over sessions, and where it changed",
-        "Show the rates and verdicts of the sessions in a folder, where they changed, and since when the latest are\n"
-        "bad; and write a page (runs/history.html). Sessions with pytest add themselves to the folder that\n"
-        "STEPMARK_HISTORY names.",
+        "Show the rates and verdicts of the sessions in a folder, where they changed, and since when they are bad; and "
+        "write a page (runs/history.html). Sessions with pytest add themselves to the folder.",
     ).add_argument  # fmt: skip
     add("folder", type=Path, nargs="?", metavar="DIR", help="default: the folder that STEPMARK_HISTORY names")
     _add_duet(command)
@@ -135,10 +125,7 @@ def make_parser() -> argparse.ArgumentParser:
         "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal.\n"
         "Of several that apply: 3, then 6, then 5.",
     ).add_argument  # fmt: skip
-    add(
-        "files", type=Path, nargs="+", metavar="FILE",
-        help="a log with lines like 'Step=100, Loss=..., Rate=...'; - for standard input",
-    )  # fmt: skip
+    add("files", type=Path, nargs="+", metavar="FILE", help="a log with lines like 'Step=100, Loss=...'; - for stdin")
     add("--json", dest="as_json", action="store_true", help="print what was found as JSON")
     return parser
 
@@ -151,10 +138,7 @@ def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
         f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
         "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.",
     ).add_argument  # fmt: skip
-    add(
-        "--baseline", nargs="+", metavar="SPEC",
-        help="what to compare with (default: git:HEAD; git:HEAD~1 where nothing has changed since)",
-    )  # fmt: skip
+    add("--baseline", nargs="+", metavar="SPEC", help="default: git:HEAD; git:HEAD~1 where nothing has changed since")
     add("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
     add("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
     _add_compared(add)
@@ -173,21 +157,15 @@ def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_compared(add: Callable[..., object]) -> None:
     """Add what two sides train, and for how long."""
-    add(
-        "--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's, or 2%%)"
-    )
-    add("--workload", metavar="W", help=WORKLOAD)
+    add("--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's or 2%%)")
+    workload_help = f"{WORKLOAD} (default: all in the project's bench_*.py; without any, {DEFAULT})"
+    add("--workload", metavar="W", help=workload_help)
     add("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")
-    add(
-        "--precision", choices=PRECISIONS,
-        help="default: the workload's; of a built-in one fp32 on a CPU, as in the bench, and auto on a GPU",
-    )  # fmt: skip
+    add("--precision", choices=PRECISIONS, help=f"default: the workload's ({AUTO})")
     budget_help = "time for each batch size, such as 90s or 5m (default: 120s)"
     add("--budget", type=seconds, default=120.0, metavar="S", help=budget_help)
-    add(
-        "--mode", choices=("simultaneous", "alternating"), metavar="M",
-        help="simultaneous (half the cores each) or alternating (default: what suits the machine)",
-    )  # fmt: skip
+    mode_help = "simultaneous is with half the cores each (default: what suits the machine)"
+    add("--mode", choices=("simultaneous", "alternating"), help=mode_help)
 
 
 def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -200,11 +178,11 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
         f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
     )  # fmt: skip
     add = train.add_argument_group("what to train").add_argument
-    add("--workload", metavar="W", help="a built-in one; default: pico on CPU, bert-large-msl128 on CUDA")
-    add(
-        "--global-batch-size", type=positive, nargs="+", metavar="B",
-        help="samples per optimizer step, over all devices; several make one run each (default: the workload's three)",
-    )  # fmt: skip
+    add("--workload", metavar="W", help=f"a built-in one (default: {DEFAULT})")
+    size_help = (
+        "samples per optimizer step, over all devices; several make one run each (default: the workload's three)"
+    )
+    add("--global-batch-size", type=positive, nargs="+", metavar="B", help=size_help)
     add("--seed", type=not_negative, default=0, metavar="S", help="of weights, data and dropout (default: 0)")
     add = train.add_argument_group("how long").add_mutually_exclusive_group().add_argument
     add("--max-steps", type=positive, metavar="N", help="stop at this step (default: the workload's)")
@@ -213,24 +191,16 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
     add = state.add_argument
     add("--log-steps", type=positive, metavar="L", help="a log line every L steps (default: the workload's)")
     add("--checkpoint-steps", type=positive, metavar="C", help="a checkpoint every C steps (default: only at the end)")
-    add(
-        "--keep-checkpoints", type=not_negative, default=2, metavar="K",
-        help="keep the newest K checkpoints; with 0 none is written, and no whole one deleted (default: 2)",
-    )  # fmt: skip
+    keep_help = "how many to keep, the newest; with 0 none is written (default: 2)"
+    add("--keep-checkpoints", type=not_negative, default=2, metavar="K", help=keep_help)
     add("--model-dir", type=Path, metavar="DIR", help="where the checkpoints are (default: runs/WORKLOAD/gbs-B)")
     add("--tensorboard", type=Path, metavar="DIR", help="also write the scalars of TensorBoard there, in DIR/gbs-B")
     add = state.add_mutually_exclusive_group().add_argument
-    add(
-        "--fresh", dest="start", action="store_const", const="fresh", default="resume",
-        help="start at step 0; the checkpoints there move to DIR/previous-N",
-    )  # fmt: skip
-    add(
-        "--load", dest="start", choices=["weights"],
-        help="start at step 0 with the weights of the newest checkpoint there; they all move to DIR/previous-N",
-    )  # fmt: skip
+    fresh_help = "start at step 0; the checkpoints there move to DIR/previous-N"
+    add("--fresh", dest="start", action="store_const", const="fresh", default="resume", help=fresh_help)
+    add("--load", dest="start", choices=["weights"], help="as --fresh, with the weights of the newest checkpoint")
     add = train.add_argument_group("where and how").add_argument
     add("--device", choices=DEVICES, default="auto", help="default: auto (CUDA where there is one)")
-    add("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 on a GPU that has it, else fp32)")
+    add("--precision", choices=PRECISIONS, default="auto", help=f"default: {AUTO}")
     add("--micro-batch-size", type=positive, metavar="B", help="samples per forward pass (default: the workload's)")
-    compile_help = "use torch.compile (needs a C++ compiler on CPU)"
-    add("--compile", action="store_true", help=compile_help)
+    add("--compile", action="store_true", help="use torch.compile (needs a C++ compiler on CPU)")

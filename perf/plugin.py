@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import pytest
 from perf.claims import Claims, Judge
 from perf.errors import UsageError
 from perf.finding import Found, find, workloads_in
-from perf.parsers import fraction, positive, seconds, steps
+from perf.parsers import AUTO, DEFAULT, WORKLOAD, fraction, positive, seconds, steps
 from perf.seam import PRECISIONS, Workload
 from perf.train.workloads import default_workload
 
@@ -40,36 +40,22 @@ class State:
     compare_fail: Any
     asked: list[str]  # the given options that make a session without a comparison a failure
     seen: bool = False  # whether there are claims, also if none is to be run
-    measuring: Measuring | None = None  # the hooks of a session that measures; None in all others
     problem: str = ""  # why a session that measured nothing fails
 
 
 STATE = pytest.StashKey[State]()
+MEASURING: pytest.StashKey[Measuring] = pytest.StashKey()  # the hooks of a session that measures; absent in all others
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what a session measures and how strict it is."""
     option = parser.getgroup("stepmark", "stepmark: training steps, measured and judged").addoption
-    option(
-        "--perf-workload",
-        metavar="W",
-        help="what Claims without a workload measure: a built-in one's name, FILE.py:NAME "
-        "or MODULE:NAME (default: pico on a CPU, bert-large-msl128 on a GPU); `stepmark workloads` lists them",
-    )
-    option(
-        "--perf-runs",
-        type=positive,
-        metavar="N",
-        help="fresh processes for each batch size (default: 6, or 3 where --perf-duet can decide); more find "
-        "smaller changes",
-    )
+    workload_help = f"what Claims without a workload measure: {WORKLOAD} (default: {DEFAULT})"
+    option("--perf-workload", metavar="W", help=workload_help)
+    runs_help = "fresh processes for each batch size (default: 6, or 3 where --perf-duet can decide)"
+    option("--perf-runs", type=positive, metavar="N", help=runs_help)
     option("--perf-steps", type=steps, default=20, metavar="N", help="steps of each run (default: 20)")
-    option(
-        "--perf-precision",
-        choices=PRECISIONS,
-        help="default: the workload's; of a built-in one fp32 on a CPU, so that the portable baselines "
-        "hold on every one",
-    )
+    option("--perf-precision", choices=PRECISIONS, help=f"default: the workload's ({AUTO})")
     option("--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails")
     option("--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)")
     option(
@@ -231,31 +217,31 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise pytest.UsageError("--benchmark-compare-fail: verdicts judge here; leave it out, see perf_threshold")
         from perf.measuring import Measuring
 
-        try:
-            state.measuring = Measuring(config, items, state.compare, state.asked)
-        except pytest.UsageError:
-            timed.json = timed.save = timed.autosave = None  # there is nothing to save, which it would warn of
-            raise
-        config.pluginmanager.register(state.measuring, "stepmark-measuring")
+        config.stash[MEASURING] = Measuring(config, items, state.compare, state.asked)
+        config.pluginmanager.register(config.stash[MEASURING], "stepmark-measuring")
     elif not items and not in_parallel(config) and (state.compare or state.compare_fail):
         config.option.benchmark_compare = timed.compare = state.compare
         config.option.benchmark_compare_fail = timed.compare_fail = state.compare_fail
         timed.handle_loading()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Fail a session that was asked to compare claims and measured none: green must mean that somebody looked."""
     config = session.config
     state = config.stash[STATE]
+    timed: Any = getattr(config, "_benchmarksession", None)
+    if state.seen and timed and not timed.benchmarks:
+        timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
     reporter = config.pluginmanager.getplugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
     seen = state.seen or any(IN_PARALLEL in str(report.longrepr) for report in skipped)  # by workers of pytest-xdist
     asked = [name for name in state.asked if seen or name.startswith("--perf")]
     is_over = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    if asked and is_over and not state.measuring and not config.option.collectonly:
+    if asked and is_over and MEASURING not in config.stash and not config.option.collectonly:
         state.problem = f"{asked[0]}: no rate was compared in this session, so it fails"
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -267,7 +253,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture
 def perf_bench(request: pytest.FixtureRequest) -> Bench:
     """What the test's workload is measured and judged by."""
-    measuring = request.config.stash[STATE].measuring
+    measuring = request.config.stash.get(MEASURING, None)
     bench = measuring.benches.get(target_of(request.node).id) if measuring else None
     if bench is None:
         pytest.fail("`measured` needs tests with a global_batch_size in this session", pytrace=False)
@@ -277,9 +263,7 @@ def perf_bench(request: pytest.FixtureRequest) -> Bench:
 @pytest.fixture
 def measured(perf_bench: Bench, request: pytest.FixtureRequest) -> Session:
     """Everything measured of the test's workload: each batch size that a selected test asks for."""
-    measuring = request.config.stash[STATE].measuring
-    assert measuring is not None
-    return measuring.measured(perf_bench)
+    return request.config.stash[MEASURING].measured(perf_bench)
 
 
 @pytest.fixture
@@ -293,6 +277,5 @@ def perf_measurement(measured: Session, global_batch_size: int) -> Measurement:
 @pytest.fixture
 def perf_judge(perf_bench: Bench, perf_measurement: Measurement, request: pytest.FixtureRequest) -> Judge:
     """Turn what becomes of a claim into the test's outcome: passed if it holds, failed if not, skipped if unknown."""
-    measuring = request.config.stash[STATE].measuring
-    assert measuring is not None
+    measuring = request.config.stash[MEASURING]
     return lambda claim: measuring.settle(request.node, perf_bench, claim, perf_measurement.global_batch_size)

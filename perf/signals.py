@@ -70,9 +70,8 @@ def _handled_by(handle: Callable[[int], None], *, once: bool = False) -> Iterato
 
     Signals reach the main thread only. With `once`, each acts as usual after it came.
     """
-    usual = {number: signal.getsignal(number) for number in STOPS}
-    if threading.current_thread() is not threading.main_thread():
-        usual = {}
+    stops = STOPS if threading.current_thread() is threading.main_thread() else ()
+    usual = {number: signal.getsignal(number) for number in stops}
     usual = {number: handler for number, handler in usual.items() if handler not in (signal.SIG_IGN, None)}
     over = False
 

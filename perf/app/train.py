@@ -188,10 +188,9 @@ def _stop_note(plan: RunPlan, result: RunResult, not_started: Sequence[RunPlan])
     if result.checkpoint is None:
         lines.append("No checkpoint was kept, so it cannot be continued.")
     elif result.end_step < last_step:
-        without = {"resume": "", "fresh": ", without --fresh", "weights": ", without --load weights"}[config.start]
         lines.append(
             f"To continue it: the same command with --global-batch-size {config.global_batch_size} and, instead of "
-            f"any other limit, --max-steps {last_step}{without}."
+            f"any other limit, --fresh or --load, --max-steps {last_step}."
         )
     if not_started:
         lines.append(f"Not started: {', '.join(str(other.config.global_batch_size) for other in not_started)}.")

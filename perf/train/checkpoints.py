@@ -68,9 +68,7 @@ def _write(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> 
     try:
         safetensors.torch.save_file(tensors, path, {**metadata, "sha256": _NO_DIGEST})
     except SafetensorError as error:  # what a full disk looks like through this library
-        raise CheckpointError(
-            f"{path}: could not be written ({error}); make room or name another --model-dir"
-        ) from error
+        raise CheckpointError(f"{path}: not written ({error}); make room or name another --model-dir") from error
     place, digest = _digest(path)
     assert place is not None
     with path.open("r+b") as file:
@@ -236,14 +234,7 @@ class CheckpointStore:
         return None, []
 
     def require_usable(self) -> None:
-        """Make the directory if needed; raise now what would otherwise end a run after its training.
-
-        Raises:
-            CheckpointError: it is a file.
-            OSError: it cannot be made or written to.
-        """
-        if self.directory.exists() and not self.directory.is_dir():
-            raise CheckpointError(f"{self.directory}: is a file, and a directory is needed; name another --model-dir")
+        """Make the directory if needed. Raises OSError now, not after a training: it cannot be made or written to."""
         self.directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=self.directory).close()
 

@@ -1,6 +1,5 @@
 """What a run is asked to do, what it therefore plans, and what its checkpoints record of both."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ import torch
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from perf.errors import CheckpointError, NothingToDoError, RunFinishedError
+from perf.errors import CheckpointError, NothingToDoError, PerfError, RunFinishedError
 from perf.records.sessions import differences
 from perf.train.checkpoints import EDITED, Checkpoint, CheckpointStore
 from perf.train.data import Source
@@ -69,12 +68,12 @@ class RunPlan(Struct, frozen=True, kw_only=True):
 def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
     """Find out where a run starts and how far it goes, so that one that cannot run is reported before any starts.
 
-    Damaged checkpoints are set aside, a missing directory is made, and what interrupted saves left is deleted if the
-    run has finished; nothing else changes.
+    Damaged checkpoints are set aside and a missing directory is made; nothing else changes.
 
     Raises:
         ValueError: the batch size cannot be divided, or there is no limit.
-        RunFinishedError: its checkpoint has already reached `max_steps`; NothingToDoError if it is of this very run.
+        NothingToDoError: its checkpoint is of this very run's last step.
+        RunFinishedError: its checkpoint has already reached `max_steps` otherwise.
         CheckpointError: its checkpoint was written by another configuration, or none is whole.
         OSError: its directory cannot be written to.
         MainRankError: on the other ranks, any of these on the main one.
@@ -97,10 +96,7 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
     }
     checkpoint, notes = (None, []) if config.start == "fresh" else store.newest_valid()
     if config.start == "weights" and checkpoint is None:
-        before = "".join(f"; there are some in {path}" for path in sorted(store.directory.glob("previous-*")))
-        raise CheckpointError(
-            f"{config.model_dir}: has no checkpoint to load weights from{before}; name another --model-dir"
-        )
+        raise CheckpointError(f"{config.model_dir}: has no checkpoint to load weights from; name another --model-dir")
     resumed = checkpoint if config.start == "resume" else None
     start_step = resumed.facts.global_step if resumed else 0
     other_run = ", ".join(differences(resumed.facts.identity, identity)) if resumed else ""
@@ -108,10 +104,6 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         num_steps = steps_to_run(global_step=start_step, num_steps=config.num_steps, max_steps=config.max_steps)
     except RunFinishedError as error:
         assert resumed is not None  # a run from step 0 cannot have finished
-        if config.keep_checkpoints > 0:
-            # A claim deletes what interrupted saves left, unless another run holds the directory and writes there.
-            with suppress(CheckpointError), store.claim():
-                pass
         raise _refusal(error, config, resumed, other_run) from None
     if resumed is not None:
         _require_same_run(config, resumed, other_run)
@@ -121,11 +113,6 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
     workload, last_step = config.workload, start_step + num_steps
     if last_step > workload.lr_end_step:
         notes.append(f"the learning rate of {workload.name} is 0 from step {workload.lr_end_step} on")
-    most = min(workload.micro_batch_size, config.global_batch_size // world.size)
-    if config.micro_batch_size is None and 2 * micro_batch_size <= most:
-        notes.append(
-            f"no larger micro-batch than {micro_batch_size} divides this batch size evenly; a round one is faster"
-        )
     if config.keep_checkpoints > 0:
         store.require_usable()
     return RunPlan(
@@ -167,12 +154,13 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def _refusal(error: RunFinishedError, config: RunConfig, checkpoint: Checkpoint, different: str) -> RunFinishedError:
+def _refusal(error: RunFinishedError, config: RunConfig, checkpoint: Checkpoint, different: str) -> PerfError:
     """Return `error` with the reason, and with the ways on."""
     wrote = checkpoint.facts.identity
     if not different and error.global_step == error.max_steps:
         return NothingToDoError(
-            checkpoint=checkpoint.path, global_batch_size=config.global_batch_size, max_steps=error.max_steps
+            f"nothing to do at global batch size {config.global_batch_size}: {checkpoint.path} has all "
+            f"{error.max_steps} steps; to go on, give a higher --max-steps; to start over, give --fresh"
         )
     unlike = f" That is another configuration than this run's: {different}." if different else ""
     details = (

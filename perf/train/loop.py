@@ -25,8 +25,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
     # whether it was asked to stop, by a signal or a log that cannot be written, at the latest while it saved
     interrupted: bool
     losses: list[float]  # the loss of every step, nats
-    marks: list[Mark]  # one where the timed region began, and one for each log line
-    totals: EndLine  # samples processed, and the seconds from the first mark to the last
+    totals: EndLine  # samples processed, and the seconds from the beginning of the timed region to the last log line
     checkpoint: Path | None  # the last one written on this rank, if any
 
 
@@ -59,8 +58,8 @@ def run_steps(
         trainer = _warmed_up(held, plan, source, world, on_line)
         stepping = Stepping(trainer.step, world=world, start_step=plan.start_step, fail=trainer.fail)
         synchronize(config.device)
-        marks = [Mark(samples=0, time_s=clock())]
-        rates = Rates(began=marks[0], latest=marks[0])
+        began = Mark(samples=0, time_s=clock())
+        rates = Rates(began=began, latest=began)
         stop = held.enter_context(stop_requests())
 
         def say(line: object) -> None:
@@ -85,21 +84,19 @@ def run_steps(
                 stepping.read()
             if line_due:
                 synchronize(config.device)
-                marks.append(Mark(samples=len(stepping.losses) * config.global_batch_size, time_s=clock()))
-                rates = rates.at(marks[-1])
+                rates = rates.at(Mark(samples=len(stepping.losses) * config.global_batch_size, time_s=clock()))
                 loss = stepping.losses[-1]
                 say(LogLine(global_step=step, loss=loss, rate=rates.rate, global_rate=rates.global_rate))
             on_step()
             if checkpoint_due:
                 checkpoint = trainer.save()
         interrupted = world.any(stop.is_set())  # also by a request that came during the last save
-        totals = EndLine(samples=marks[-1].samples, seconds=marks[-1].time_s - marks[0].time_s)
+        totals = EndLine(samples=rates.latest.samples, seconds=rates.latest.time_s - began.time_s)
     say(totals)
     return RunResult(
         end_step=stepping.global_step,
         interrupted=interrupted,
         losses=stepping.losses,
-        marks=marks,
         totals=totals,
         checkpoint=checkpoint,
     )

@@ -67,8 +67,7 @@ class Trainer:
     def save(self, directory: Path | None = None) -> Path | None:
         """Write a checkpoint of this moment, on the main rank; every rank returns when it is on disk.
 
-        Args:
-            directory: where; None for the run's own directory.
+        `directory` is where, by default the run's own; the attribution of a step's time names a temporary one.
 
         Raises:
             NonFiniteError: a weight is NaN or infinite: a gradient overflowed though the loss did not.
@@ -87,14 +86,10 @@ class Trainer:
 
     def fail(self, step: int, what: str) -> NoReturn:
         """Raise `NonFiniteError` for a step, with what was saved before it."""
-        config = self._plan.config
-        kept = ""
-        if config.keep_checkpoints:
-            saved = self._store.steps()
-            last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
-            kept = f"nothing was saved from there on, and {last} in {config.model_dir}. "
+        config, saved = self._plan.config, self._store.steps()
+        last = f"the last checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint"
         raise NonFiniteError(
-            f"Step={step}: {what}; {kept}"
+            f"Step={step}: {what}; {last} in {config.model_dir}. "
             f"Go on with --precision fp32 (now {config.precision}), or start over with --fresh and another --seed"
         )
 

@@ -3,8 +3,7 @@
 import math
 from typing import Any
 
-from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec import Struct, to_builtins
 
 from perf.seam import Case, Step, Workload
 
@@ -119,10 +118,7 @@ def bert_workload(config: BertConfig) -> Workload:
         global_batch_sizes=config.global_batch_sizes,
         micro_batch_size=config.micro_batch_size,
         precision="auto",
-        about={
-            **{name: value for name, value in asdict(config).items() if name not in ("name", "why")},
-            "global_batch_sizes": list(config.global_batch_sizes),
-        },
+        about={name: fact for name, fact in to_builtins(config).items() if name not in ("name", "why")},
     )
 
 

@@ -108,42 +108,19 @@ def test_a_finished_run_is_finished_and_a_higher_target_continues_it(finished: R
 
 
 def test_only_the_same_run_has_nothing_to_do(finished: RunConfig) -> None:
-    """The plain case has two short lines; a lower target or another configuration keeps the published sentence."""
+    """The plain case has a short line; a lower target or another configuration keeps the published sentence."""
     with pytest.raises(NothingToDoError) as caught:
         plan(finished)
-    assert str(caught.value).splitlines() == [
-        f"nothing to do at global batch size 16: {finished.model_dir / 'step-00000010'} has all 10 steps.",
-        "To go on, give a higher --max-steps; to start over, give --fresh.",
-    ]
+    assert str(caught.value) == (
+        f"nothing to do at global batch size 16: {finished.model_dir / 'step-00000010'} has all 10 steps; "
+        "to go on, give a higher --max-steps; to start over, give --fresh"
+    )
     for changes, sentence in (
         ({"max_steps": 7}, "Initial global step 10 already exceeds max step 7. That run is already finished: "),
         ({"seed": 1}, "Initial global step 10 already exceeds max step 10. That run is already finished: "),
     ):
-        with pytest.raises(RunFinishedError, match=f"^{re.escape(sentence)}") as other:
+        with pytest.raises(RunFinishedError, match=f"^{re.escape(sentence)}"):
             plan(msgspec.structs.replace(finished, **changes))
-        assert type(other.value) is RunFinishedError
-
-
-@pytest.mark.parametrize("keep_checkpoints", [0, 2])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_what_interrupted_saves_left_is_deleted_before_a_finished_run_is_refused(
-    finished: RunConfig, seed: int, keep_checkpoints: int
-) -> None:
-    """No run comes after a finished one to tidy up.
-
-    What another run is writing stays, and so does all with 0 to keep.
-    """
-    left = [finished.model_dir / name for name in (".step-00000008.partial", ".step-00000012.partial")]
-    again = msgspec.structs.replace(finished, seed=seed, keep_checkpoints=keep_checkpoints)
-    with finished.store().claim():
-        for path in left:
-            path.touch()
-        with pytest.raises(RunFinishedError):
-            plan(again)
-        assert all(path.exists() for path in left), "another run holds the directory"
-    with pytest.raises(RunFinishedError):
-        plan(again)
-    assert [path.exists() for path in left] == [keep_checkpoints == 0] * 2
 
 
 @pytest.mark.parametrize("what", ["global_batch_size", "seed", "workload", "data"])
@@ -178,12 +155,10 @@ def test_how_a_run_is_run_may_change_and_is_told(finished: RunConfig) -> None:
 
 
 def test_what_would_be_wasted_is_told(run_config: RunConfig) -> None:
-    """Steps at learning rate 0, and a batch size that only cuts into tiny micro-batches, are noted before they run."""
+    """Steps at learning rate 0 are noted before they run."""
     end = run_config.workload.lr_end_step
     (note,) = plan(msgspec.structs.replace(run_config, max_steps=end + 1)).notes
     assert f"the learning rate of small is 0 from step {end} on" in note
-    (note,) = plan(msgspec.structs.replace(run_config, global_batch_size=13)).notes
-    assert "no larger micro-batch than 1 divides" in note
     assert plan(msgspec.structs.replace(run_config, max_steps=end)).notes == []
 
 
@@ -192,7 +167,7 @@ def test_a_directory_that_cannot_be_used_is_told_before_training(run_config: Run
     """A file in its place, or above it, is found when the run is planned; without checkpoints nothing is needed."""
     run_config.model_dir.touch()
     config = msgspec.structs.replace(run_config, start=start)
-    with pytest.raises(CheckpointError, match="is a file, and a directory is needed"):
+    with pytest.raises(OSError, match="File exists"):
         plan(config)
     with pytest.raises(OSError, match="Not a directory"):
         plan(msgspec.structs.replace(config, model_dir=run_config.model_dir / "below"))
@@ -235,9 +210,6 @@ def test_an_edited_checkpoint_is_refused_though_its_digest_matches(
 def test_weights_need_a_checkpoint(run_config: RunConfig) -> None:
     """Asking for weights where there are none is an error, not a start from random ones."""
     with pytest.raises(CheckpointError, match="no checkpoint to load weights from; name"):
-        plan(msgspec.structs.replace(run_config, start="weights"))
-    (run_config.model_dir / "previous-1").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"there are some in .*previous-1"):
         plan(msgspec.structs.replace(run_config, start="weights"))
 
 
