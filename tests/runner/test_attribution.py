@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from perf.records.wire import PHASES, PYTHON, STEP_PHASES, Attributed, PhaseTime
 from perf.runner import phases
+from perf.runner.__main__ import _attribute
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step
 from perf.seam import Case
@@ -36,7 +37,9 @@ from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
 from perf.train.stepping import Stepping
 from perf.train.trainer import Trainer
+from perf.train.workloads import bert_workload
 from tests.runner.test_counters import make_compiled, needs_compiler
+from tests.workloads import SMALL
 
 CPU = torch.device("cpu")
 phase = Case(global_batch_size=1, micro_batch_size=1).phase
@@ -717,3 +720,10 @@ def test_lines_are_printable_short_and_the_steps_own(tmp_path: Path) -> None:
         assert all("stepping.py" not in line for row in rows for line in row.lines)
         assert not any("site-packages" in line for line in lines)
     Attributed(rows=tuple(rows))  # as it is sent
+
+
+def test_a_built_in_step_has_a_phase_for_its_checkpoint() -> None:
+    """The runner asks its step to save, and tells it where: the step itself keeps none."""
+    case = Case(global_batch_size=8, micro_batch_size=8)
+    rows = _attribute(bert_workload(SMALL), case).rows
+    assert sum(row.seconds for row in rows if row.phase == "checkpoint") > 0
