@@ -32,6 +32,7 @@ from perf.runner.counters import count_step
 from perf.seam import Case
 from perf.train import kernel
 from perf.train import trainer as trainer_module
+from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
@@ -722,8 +723,19 @@ def test_lines_are_printable_short_and_the_steps_own(tmp_path: Path) -> None:
     Attributed(rows=tuple(rows))  # as it is sent
 
 
-def test_a_built_in_step_has_a_phase_for_its_checkpoint() -> None:
+def test_a_built_in_step_writes_a_checkpoint_where_its_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runner asks its step to save, and tells it where: the step itself keeps none."""
-    case = Case(global_batch_size=8, micro_batch_size=8)
-    rows = _attribute(bert_workload(SMALL), case).rows
-    assert sum(row.seconds for row in rows if row.phase == "checkpoint") > 0
+    written: list[Path] = []
+    write = CheckpointStore.save
+
+    def save(store: CheckpointStore, *what: Any) -> Path | None:
+        path = write(store, *what)
+        assert path is not None
+        assert path.stat().st_size > 10_000
+        written.append(path)
+        return path
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    rows = _attribute(bert_workload(SMALL), Case(global_batch_size=8, micro_batch_size=8)).rows
+    assert "checkpoint" in {row.phase for row in rows}
+    assert len(written) == 1
