@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from perf import __version__
-from perf.printable import indented, tool
+from perf.printable import indented, tool, wrapped
 from perf.seam import DEVICES, PRECISIONS
 
 
@@ -50,7 +50,7 @@ def seconds(text: str) -> float:
 SPECS = """each SPEC is one or more of:
   self                  the working tree, as it is
   git:REF               a checkout of that commit
-  pip:NAME==VERSION,... these packages before what is installed (kept in ~/.cache/stepmark)
+  pip:NAME==VERSION,... these packages before the installed ones (kept in a cache)
   python:/path          another interpreter, which has what is needed
   env:NAME=VALUE,...    environment variables
   baseline:             the promoted baseline's commit, torch and numpy
@@ -78,12 +78,12 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: str, about: str, description: str = "", epilog: str = "") -> argparse.ArgumentParser:
-        """Add a command; an epilog keeps its lines."""
+        """Add a command; an epilog keeps its lines, as far as they fit."""
         added = commands.add_parser(
             name,
             help=about,
-            description=description or f"{about.capitalize()}.",
-            epilog=epilog,
+            description=indented(description or f"{about.capitalize()}.", 0),
+            epilog=wrapped(epilog),
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
         )
@@ -119,10 +119,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(command)
     add = command(
         "import-log", "perf.app.import_log:import_log", "read training logs and audit their rates",
-        "Find the runs in each log, recompute each Rate from the GlobalRate column, and say where they\n"
+        "Find the runs in each log, recompute each Rate from the GlobalRate column, and say where they "
         "disagree by more than rounding and a millisecond between two readings of the clock explain.",
-        "Exit codes: 0 no rate disagrees and no line is damaged, 3 a log cannot be read or has no such lines,\n"
-        "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal.\n"
+        "Exit codes: 0 no rate disagrees and no line is damaged, 3 a log cannot be read or has no such lines, "
+        "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal. "
         "Of several that apply: 3, then 6, then 5.",
     ).add_argument  # fmt: skip
     add("files", type=Path, nargs="+", metavar="FILE", help="a log with lines like 'Step=100, Loss=...'; - for stdin")
@@ -133,7 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
     add = command(
         "duet", "perf.app.duet:duet", "compare two versions side by side",
-        "Train with two versions side by side, in many pairs of fresh runs, until a change as large as\n"
+        "Train with two versions side by side, in many pairs of fresh runs, until a change as large as "
         "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
         f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
         "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.",
@@ -144,10 +144,10 @@ def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
     _add_compared(add)
     add = command(
         "bisect", "perf.app.bisect:bisect", "find the commit that made a step slower, or otherwise",
-        "Compare two commits side by side. Where they differ, let git bisect between them, with a duet of\n"
-        "each commit beside the good one as the test, and compare the first bad commit with its parent.\n"
+        "Compare two commits side by side. Where they differ, let git bisect between them, with a duet of "
+        "each commit beside the good one as the test, and compare the first bad commit with its parent. "
         "Commits that cannot be run are skipped. The working tree is not touched.",
-        "Exit codes: 0 found, 2 wrong usage, 3 a commit cannot be run or bisected,\n"
+        "Exit codes: 0 found, 2 wrong usage, 3 a commit cannot be run or bisected, "
         "4 nothing differs, or it could not be decided, 130 stopped.",
     ).add_argument  # fmt: skip
     add("--good", required=True, metavar="REF", help="a commit that is as it should be")
