@@ -50,7 +50,7 @@ def seconds(text: str) -> float:
 SPECS = """each SPEC is one or more of:
   self                  the working tree, as it is
   git:REF               a checkout of that commit
-  pip:NAME==VERSION,... these packages before the installed ones (kept in a cache)
+  pip:NAME==VERSION,... these packages before the installed ones (cached)
   python:/path          another interpreter, which has what is needed
   env:NAME=VALUE,...    environment variables
   baseline:             the promoted baseline's commit, torch and numpy
