@@ -4,12 +4,12 @@ import os
 import select
 import signal
 import subprocess
-import threading
 import time
 import uuid
 import weakref
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 import msgspec
@@ -27,7 +27,7 @@ END_TIMEOUT_S = 30.0  # how long killed processes may take to be gone; the memor
 ANSWER_BYTES = 2**24
 """Where an answer without an end is cut. The longest, of a run of 100,000 steps, takes a fifth of it."""
 
-STDERR_BYTES = 2**16  # how much of the end of a process's stderr is kept, in memory
+STDERR_BYTES = 2**16  # how much of the end of a process's stderr an error looks at
 
 MARK = "STEPMARK_RUN"
 """The environment variable that tells which processes belong together, also those that left the process group."""
@@ -45,12 +45,14 @@ class Runner:
         self._where = f"{side.name} side ({side.text}): " if side.name else ""
         self._can, self._unread, mark = frozenset[str](), b"", uuid.uuid4().hex
         with hold_signals():
+            # No pipe: the process need not wait for a reader.
+            self._stderr = stack.enter_context(TemporaryFile())  # noqa: SIM115
             try:
                 self._process = subprocess.Popen(
                     side.command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
+                    stderr=self._stderr,
                     bufsize=0,
                     env={**side.environ, MARK: mark},
                     cwd=side.root,
@@ -59,20 +61,17 @@ class Runner:
             except OSError as error:
                 raise self.error(f"could not be started: {error}") from None
             # Also where an interrupt skips the stack: when the object is dropped, at the latest at the exit.
-            self._end = weakref.finalize(self, _end, self._process, f"{MARK}={mark}".encode())
+            self._end = weakref.finalize(self, _end, self._process, self._stderr, f"{MARK}={mark}".encode())
             stack.callback(self._end)  # for an interrupt that comes in `_close` before the signals are held there
             stack.callback(self._close)
             assert self._process.stdin
             assert self._process.stdout
-            assert self._process.stderr
             self._stdin, self._stdout = self._process.stdin, self._process.stdout
-            self._stderr = _Tail(self._process.stderr)
             self.pid = self._process.pid  # and the group of all that it starts
 
     def _close(self) -> None:
         with hold_signals():
             left = self._end()
-            self._stderr.reader.join(1.0)  # it ends when the last writer has
         if left:
             raise self.error(f"process {', '.join(map(str, left))} could not be ended; end it by hand")
 
@@ -179,46 +178,21 @@ class Runner:
 
     def _failed(self, what: str) -> MeasureError:
         """Return an error that ends with the last lines that the process wrote."""
-        lines = self._stderr.text().strip().splitlines()[-3:]
+        file = self._stderr.fileno()
+        # Reading moves no position: the process writes at it.
+        end = os.pread(file, STDERR_BYTES, max(0, os.fstat(file).st_size - STDERR_BYTES))
+        lines = end.decode(errors="replace").strip().splitlines()[-3:]
         return self.error(f"{what}; its last lines: {_quoted(' | '.join(lines))}" if lines else what)
 
 
-class _Tail:
-    """The end of what a process writes, read by a thread: the process need not wait, and nothing fills a disk."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        os.set_blocking(file.fileno(), False)
-        self._file, self._kept, self._lock = file, b"", threading.Lock()
-        self.reader = threading.Thread(target=self._follow, daemon=True)
-        self.reader.start()
-
-    def text(self) -> str:
-        """Return the end of what has been written so far."""
-        self._read()
-        return self._kept.decode(errors="replace")
-
-    def _follow(self) -> None:
-        while self._read():
-            select.select([self._file], [], [])
-        with self._lock:
-            self._file.close()
-
-    def _read(self) -> bool:
-        """Read what the pipe holds; return whether more can come."""
-        with self._lock:
-            some = b"" if self._file.closed else self._file.read(2**16)
-            self._kept = (self._kept + (some or b""))[-STDERR_BYTES:]
-        return some != b""
-
-
-def _end(process: subprocess.Popen[bytes], mark: bytes) -> list[int]:
+def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: bytes) -> list[int]:
     """Kill a process and all that it has started; return which are still there after `END_TIMEOUT_S`."""
     deadline_s = time.monotonic() + END_TIMEOUT_S
     with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
         os.killpg(process.pid, signal.SIGKILL)
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        pipe.close()
+    for file in (process.stdin, process.stdout, stderr):
+        assert file is not None
+        file.close()
     try:
         process.wait(END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
