@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -195,10 +194,7 @@ def _checkout(where: str, commit: str, root: Path, repository: str) -> Iterator[
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
             owner = stack.enter_context((folder / _OWNER).open("w"))
             stack.callback(_remove, folder, top)
-            # A lock ends with its process, however that ends; the text comes after it, and says whose checkout this is.
-            fcntl.flock(owner, fcntl.LOCK_EX)
-            owner.write(str(top))
-            owner.flush()
+            fcntl.flock(owner, fcntl.LOCK_EX)  # a lock ends with its process, however that ends
         _tool(where, [*git, "worktree", "add", "--detach", str(folder / _CHECKOUT), commit])
         inside = folder / _CHECKOUT / root.relative_to(top)
         if not inside.is_dir():
@@ -207,18 +203,13 @@ def _checkout(where: str, commit: str, root: Path, repository: str) -> Iterator[
 
 
 def _remove_abandoned(top: Path) -> None:
-    """Remove the checkouts of this repository whose owner was killed."""
-    for folder in Path(tempfile.gettempdir()).resolve().glob(f"{_PREFIX}*"):
-        with suppress(OSError), ExitStack() as stack:  # OSError: its owner lives, or it is none of ours
-            # In a shared folder anyone can make a folder or a link of that name.
-            about = folder.lstat()
-            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
-                continue
-            owner = os.open(folder / _OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-            stack.callback(os.close, owner)
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.read(owner, 2**16) == str(top).encode():
-                _remove(folder, top)
+    """Remove the checkouts of this repository whose owner was killed: git lists them, and nobody holds their lock."""
+    for line in _tool("", ["git", "-C", str(top), "worktree", "list", "--porcelain"]).splitlines():
+        checkout = Path(line.removeprefix("worktree "))
+        if checkout.match(f"{_PREFIX}*/{_CHECKOUT}"):
+            with suppress(OSError), (checkout.parent / _OWNER).open("r+") as owner:  # OSError: its owner lives
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(checkout.parent, top)
 
 
 def _remove(folder: Path, top: Path) -> None:
