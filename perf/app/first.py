@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 
 from perf.app.duet import EXIT_DIFFERS, duet
 from perf.app.what import Here, What, what
@@ -130,18 +131,16 @@ def demo() -> int:
 def _git(*arguments: str) -> None:
     """Run git in the current folder with its output shown."""
     try:
-        code = subprocess.run(["git", *arguments]).returncode
-    except OSError as error:
-        raise MeasureError(f"git could not be started: {error}; install it") from None
-    if code:
-        raise MeasureError(f"git {' '.join(arguments)}: failed with exit code {code}")
+        subprocess.run(["git", *arguments], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise MeasureError(f"the demonstration needs git: {error}") from None
 
 
 def doctor() -> int:
     """Print the facts, and return 0: none of them keeps anybody from measuring."""
     asked = what(budget=0.0)
     here, root = asked[0].here, asked[0].root
-    for fact, advice in (*_cores(here), *_gpus(here), _other_commit(root), *map(_baseline, asked)):
+    for fact, advice in (*_cores(here), _gpus(here), _other_commit(root), *map(_baseline, asked)):
         print(f"{'NOTE' if advice else 'ok  '}  {indented(f'{fact}: {advice}' if advice else fact, 6).lstrip()}")
     return 0
 
@@ -159,30 +158,17 @@ def _cores(here: Here) -> Iterator[Fact]:
     else:
         advice = "" if share < BUSY else "stop other programs, or expect to need larger budgets"
         yield f"other programs use {share:.0%} of the cores", advice
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        yield "whether the processor multiplies bf16 is not known here", ""
-    else:
-        kinds = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
-        yield f"bf16 on the CPU: {', '.join(kinds) or 'not native, slower than fp32'}", ""
+    can = torch.cpu.get_capabilities()
+    kinds = [name for name in ("amx_bf16", "avx512_bf16") if can.get(name)]
+    yield f"bf16 on the CPU: {', '.join(kinds) or 'not native, slower than fp32'}", ""
 
 
-def _gpus(here: Here) -> Iterator[Fact]:
-    """Yield the GPUs, and whether their clocks are fixed: else they move with temperature and load."""
+def _gpus(here: Here) -> Fact:
     hardware = here.fingerprint.hardware
     if not hardware["num_gpus"]:
-        yield "no GPU", ""
-        return
-    yield f"GPU: {hardware['num_gpus']} x {hardware['gpu']}", ""
-    command = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,clocks_event_reasons.active", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        yield "GPU clocks are not known", "nvidia-smi does not tell them"
-        return
-    for line in found.splitlines():
-        yield f"GPU clock now, at most, why lower: {line}", "lock it where you may: nvidia-smi --lock-gpu-clocks"
+        return "no GPU", ""
+    advice = "the clock moves with temperature and load; lock it where you may: nvidia-smi --lock-gpu-clocks"
+    return f"GPU: {hardware['num_gpus']} x {hardware['gpu']}", advice
 
 
 def _other_commit(root: Path) -> Fact:
