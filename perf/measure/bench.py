@@ -34,7 +34,7 @@ class _Run:
         self.slices.append(self.runner.stepped())
 
     def count(self) -> None:
-        self.counted = self.runner.counted()
+        self.counted = self.runner.only_answer(Counted)
 
 
 def measure(

@@ -13,7 +13,7 @@ from perf.errors import MeasureError
 from perf.measure.runners import ANSWER_TIMEOUT_S, Runner
 from perf.measure.sides import Side
 from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
-from perf.records.wire import CaseSpec, PhaseTime, Request, SideWork, Waiting, side_work
+from perf.records.wire import Attributed, CaseSpec, Counted, PhaseTime, Request, SideWork, Waiting, side_work
 
 RUN_S = 0.8  # about how long a side steps in a run
 SWAP_S = 0.01  # time between two swaps of the sides' cores; docs/decisions.md, 15, has what other periods gave
@@ -113,7 +113,7 @@ class Duet:
             for size in self._cases:
                 for runner in runners:
                     self._ask(runner, "count", size)
-                counted = [runner.counted() for runner in runners]
+                counted = [runner.only_answer(Counted) for runner in runners]
                 for runner in runners:
                     self._ask(runner, "run", size)
                 for runner in runners:
@@ -136,7 +136,7 @@ class Duet:
             for _ in range(ATTRIBUTION_VISITS):
                 for i in self._order():
                     self._ask(runners[i], "attribute", size, layout=self._layout())
-                    visits[i].append(list(runners[i].attributed().rows))
+                    visits[i].append(list(runners[i].only_answer(Attributed).rows))
         return visits
 
     @contextmanager

@@ -18,7 +18,7 @@ from perf.errors import MeasureError
 from perf.measure.sides import Side
 from perf.printable import printable
 from perf.records import wire
-from perf.records.wire import Answer
+from perf.records.wire import Expected
 from perf.signals import hold_signals
 
 ANSWER_TIMEOUT_S = 600.0  # how long a process may take to start, to make one slice, or to count
@@ -88,26 +88,27 @@ class Runner:
         with suppress(BrokenPipeError):  # it has ended; the answer that does not come says why
             self._stdin.write(line.encode() + b"\n")
 
-    def answer(self, event: str, kind: type[Answer]) -> Answer:
-        """Return the next answer, which must be `event`.
+    def answer(self, kind: type[Expected]) -> Expected:
+        """Return the next answer, which must be of this kind.
 
         Raises:
             MeasureError: it failed, ended, said something else, or said nothing whole for `ANSWER_TIMEOUT_S`.
         """
         line = self._line()
         try:
-            header = wire.decode(line, wire.Header)
-            if header.event == event:
-                return wire.decode(line, kind)
+            answer = wire.decode(line, kind)
         except MeasureError as error:
             raise self._failed(_quoted(str(error))) from None
-        if header.event == "ended":
-            raise self._failed(_ended(header.exit_code))
-        raise self.error(_quoted(header.reason or f"said {header.event!r} where {event!r} was due"))
+        if isinstance(answer, kind):
+            return answer
+        if isinstance(answer, wire.Failed):
+            raise self.error(_quoted(answer.reason))
+        assert isinstance(answer, wire.Ended)
+        raise self._failed(_ended(answer.exit_code))
 
     def ready(self) -> None:
         """Wait until it has imported what its runs need."""
-        ready = self.answer("ready", wire.Ready)
+        ready = self.answer(wire.Ready)
         if ready.protocol < wire.VERSION:
             found = f"speaks version {ready.protocol} of the wire"
             raise self.error(f"{found}, and {wire.VERSION} or later is needed; use a later commit")
@@ -121,7 +122,7 @@ class Runner:
 
     def waiting(self) -> wire.Waiting:
         """Return the run that was asked for, when it has been built and warmed up."""
-        waiting = self.answer("waiting", wire.Waiting)
+        waiting = self.answer(wire.Waiting)
         with suppress(OSError):  # it has ended, or this system has no process groups
             if os.getpgid(waiting.pid) != self.pid:
                 raise self.error(f"said 'waiting' with pid = {waiting.pid}, which is none of its processes")
@@ -133,24 +134,17 @@ class Runner:
 
     def stepped(self) -> wire.Stepped:
         """Return the slice that the run was told to make."""
-        return self.answer("stepped", wire.Stepped)
+        return self.answer(wire.Stepped)
 
     def end_run(self) -> None:
         """End the run."""
         self.tell(0)
-        self.answer("ended", wire.Ended)
+        self.answer(wire.Ended)
 
-    def counted(self) -> wire.Counted:
-        """Return the counts that were asked for."""
-        return self._last_answer("counted", wire.Counted)
-
-    def attributed(self) -> wire.Attributed:
-        """Return where the time of a step goes, which was asked for."""
-        return self._last_answer("attributed", wire.Attributed)
-
-    def _last_answer(self, event: str, kind: type[Answer]) -> Answer:
-        answer = self.answer(event, kind)
-        self.answer("ended", wire.Ended)
+    def only_answer(self, kind: type[Expected]) -> Expected:
+        """Return what was asked for, when the process of that request has ended."""
+        answer = self.answer(kind)
+        self.answer(wire.Ended)
         return answer
 
     def _line(self) -> bytes:
