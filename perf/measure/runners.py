@@ -8,11 +8,11 @@ import time
 import uuid
 import weakref
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
 import msgspec
+import psutil
 
 from perf.errors import MeasureError
 from perf.measure.sides import Side
@@ -23,21 +23,17 @@ from perf.signals import hold_signals
 
 ANSWER_TIMEOUT_S = 600.0  # how long a process may take to start, to make one slice, or to count
 END_TIMEOUT_S = 30.0  # how long killed processes may take to be gone; the memory of a GPU is given back slowly
-
-ANSWER_BYTES = 2**24
-"""Where an answer without an end is cut. The longest, of a run of 100,000 steps, takes a fifth of it."""
-
+ANSWER_BYTES = 2**24  # where an answer without an end is cut; the longest, of 100,000 steps, takes a fifth of it
 STDERR_BYTES = 2**16  # how much of the end of a process's stderr an error looks at
-
+# The environment variable that tells which processes belong together, also those that left the process group.
 MARK = "STEPMARK_RUN"
-"""The environment variable that tells which processes belong together, also those that left the process group."""
 
 
 class Runner:
     """The process of a side. It does one request at a time, each in a fresh process of its own.
 
-    It has a process group of its own, and whatever it starts ends with it. On Linux that includes what has left the
-    group (a daemon), as long as it keeps its environment. A signal that comes while it is started is held until it is
+    It has a process group of its own, and whatever it starts ends with it. That includes what has left the group
+    (a daemon), as long as it keeps its environment. A signal that comes while it is started is held until it is
     sure to end. `stack` ends the process. Every error names the side, also where it could not be started.
     """
 
@@ -61,7 +57,7 @@ class Runner:
             except OSError as error:
                 raise self.error(f"could not be started: {error}") from None
             # Also where an interrupt skips the stack: when the object is dropped, at the latest at the exit.
-            self._end = weakref.finalize(self, _end, self._process, self._stderr, f"{MARK}={mark}".encode())
+            self._end = weakref.finalize(self, _end, self._process, self._stderr, mark)
             stack.callback(self._end)  # for an interrupt that comes in `_close` before the signals are held there
             stack.callback(self._close)
             assert self._process.stdin
@@ -179,7 +175,7 @@ class Runner:
         return self.error(f"{what}; its last lines: {_quoted(' | '.join(lines))}" if lines else what)
 
 
-def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: bytes) -> list[int]:
+def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str) -> list[int]:
     """Kill a process and all that it has started; return which are still there after `END_TIMEOUT_S`."""
     deadline_s = time.monotonic() + END_TIMEOUT_S
     with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
@@ -201,14 +197,10 @@ def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: bytes) -> li
     return []
 
 
-def _marked(mark: bytes) -> list[int]:
-    """Return the processes with this setting in their environment; those that have ended have none. Linux only."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # another user's, or gone meanwhile
-            if mark in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+def _marked(mark: str) -> list[int]:
+    """Return the processes with this `MARK` in their environment: it is empty where they have ended."""
+    # None: it is another user's
+    return [one.pid for one in psutil.process_iter(["environ"]) if (one.info["environ"] or {}).get(MARK) == mark]
 
 
 def _quoted(text: str) -> str:
