@@ -274,7 +274,7 @@ def test_a_project_may_lie_below_its_repository(repository: Path) -> None:
 def test_a_commit_needs_a_repository(tmp_path: Path) -> None:
     """A project without git can compare packages, interpreters and settings only."""
     with (
-        pytest.raises(MeasureError, match="is in no git repository"),
+        pytest.raises(MeasureError, match=r"found no commit 'HEAD' here; its last lines: .*not a git repository"),
         prepared(parse_recipe(["git:HEAD"]), "baseline", tmp_path, "pico", {}),
     ):
         pass
