@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 
 from perf.app.duet import EXIT_DIFFERS, duet
 from perf.app.what import Here, What, what
@@ -130,59 +131,38 @@ def demo() -> int:
 def _git(*arguments: str) -> None:
     """Run git in the current folder with its output shown."""
     try:
-        code = subprocess.run(["git", *arguments]).returncode
-    except OSError as error:
-        raise MeasureError(f"git could not be started: {error}; install it") from None
-    if code:
-        raise MeasureError(f"git {' '.join(arguments)}: failed with exit code {code}")
+        subprocess.run(["git", *arguments], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise MeasureError(f"the demonstration needs git: {error}") from None
 
 
 def doctor() -> int:
     """Print the facts, and return 0: none of them keeps anybody from measuring."""
     asked = what(budget=0.0)
     here, root = asked[0].here, asked[0].root
-    for fact, advice in (*_cores(here), *_gpus(here), _other_commit(root), *map(_baseline, asked)):
+    for fact, advice in (*_machine(here), _other_commit(root), *map(_baseline, asked)):
         print(f"{'NOTE' if advice else 'ok  '}  {indented(f'{fact}: {advice}' if advice else fact, 6).lstrip()}")
     return 0
 
 
-def _cores(here: Here) -> Iterator[Fact]:
-    """Yield how duets share the cores, how other programs load them, and whether they multiply bf16."""
+def _machine(here: Here) -> Iterator[Fact]:
+    """Yield how duets share the cores, how other programs load them, whether they multiply bf16, and the GPUs."""
     cores, num_gpus = usable_cores(), int(here.fingerprint.hardware["num_gpus"])
     mode, reason = choose_mode([], num_gpus=num_gpus, cores=cores)
     needs_time = mode is Mode.ALTERNATING and not num_gpus
     advice = "duets take turns, which needs about four times the time" if needs_time else ""
     yield f"{len(cores)} cores, {mode} duets ({reason})", advice
     share = busy_share(1.0)
-    if share is None:
-        yield "load of other programs is not known here", ""
+    advice = "" if share < BUSY else "stop other programs, or expect to need larger budgets"
+    yield f"other programs use {share:.0%} of the cores", advice
+    can = torch.cpu.get_capabilities()
+    kinds = [name for name in ("amx_bf16", "avx512_bf16") if can.get(name)]
+    yield f"bf16 on the CPU: {', '.join(kinds) or 'not native, slower than fp32'}", ""
+    if num_gpus:
+        advice = "the clock moves with temperature and load; lock it where you may: nvidia-smi --lock-gpu-clocks"
+        yield f"GPU: {num_gpus} x {here.fingerprint.hardware['gpu']}", advice
     else:
-        advice = "" if share < BUSY else "stop other programs, or expect to need larger budgets"
-        yield f"other programs use {share:.0%} of the cores", advice
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        yield "whether the processor multiplies bf16 is not known here", ""
-    else:
-        kinds = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
-        yield f"bf16 on the CPU: {', '.join(kinds) or 'not native, slower than fp32'}", ""
-
-
-def _gpus(here: Here) -> Iterator[Fact]:
-    """Yield the GPUs, and whether their clocks are fixed: else they move with temperature and load."""
-    hardware = here.fingerprint.hardware
-    if not hardware["num_gpus"]:
         yield "no GPU", ""
-        return
-    yield f"GPU: {hardware['num_gpus']} x {hardware['gpu']}", ""
-    command = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,clocks_event_reasons.active", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        yield "GPU clocks are not known", "nvidia-smi does not tell them"
-        return
-    for line in found.splitlines():
-        yield f"GPU clock now, at most, why lower: {line}", "lock it where you may: nvidia-smi --lock-gpu-clocks"
 
 
 def _other_commit(root: Path) -> Fact:

@@ -12,11 +12,11 @@ from perf.logs.runlog import EndLine
 from perf.measure.runners import Runner
 from perf.measure.sides import Side
 from perf.printable import printable
-from perf.records.sessions import MeasuredRun, Measurement, Session, StepCounters, find_warmup
+from perf.records.sessions import MeasuredRun, Measurement, Session, find_warmup
 from perf.records.wire import CaseSpec, Counted, Request, Stepped
 
+# Steps between two pauses of a run; part of what is measured, since the first step of a slice finds cold caches.
 SLICE_STEPS = 4
-"""Steps between two pauses of a run; part of what is measured, since the first step of a slice finds cold caches."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class _Run:
         self.slices.append(self.runner.stepped())
 
     def count(self) -> None:
-        self.counted = self.runner.counted()
+        self.counted = self.runner.only_answer(Counted)
 
 
 def measure(
@@ -76,8 +76,8 @@ def measure(
         if len(failures) == len(cases):
             raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
         for run in (run for run in done if not run.failure):
-            both = counted.setdefault(run.size, run.counted), run.counted
-            before, found = ((one.fingerprint, one.python) for one in both)
+            first = counted.setdefault(run.size, run.counted)
+            before, found = (first.fingerprint, first.python), (run.counted.fingerprint, run.counted.python)
             if found != before:
                 raise MeasureError(
                     f"run {number} at {run.size}: found {found}, and {before} in run 1; "
@@ -158,17 +158,15 @@ def _measured(run: _Run) -> MeasuredRun:
     slices = run.slices
     step_s = [float(s) for part in slices for s in np.diff(part.marks)]
     end = EndLine(samples=run.size * len(step_s), seconds=sum(part.marks[-1] - part.marks[0] for part in slices))
+    found = {
+        "step_s": step_s,
+        "warmup_steps": find_warmup(step_s),
+        "losses": [loss for part in slices for loss in part.losses],
+        "lines": [*(printable(line) for part in slices for line in part.lines), str(end)],
+        "counters": run.counted.counters,
+        "scalars": {name: [v for part in slices for v in part.scalars.get(name, ())] for name in slices[0].scalars},
+    }
     try:
-        found = MeasuredRun(
-            step_s=tuple(step_s),
-            warmup_steps=find_warmup(step_s),
-            losses=tuple(loss for part in slices for loss in part.losses),
-            lines=(*(printable(line) for part in slices for line in part.lines), str(end)),
-            counters=msgspec.convert(run.counted.counters, StepCounters),
-            scalars={
-                name: tuple(v for part in slices for v in part.scalars.get(name, ())) for name in slices[0].scalars
-            },
-        )
-        return msgspec.convert(msgspec.to_builtins(found), MeasuredRun)  # what could not be read back is told now
-    except (msgspec.ValidationError, ValueError) as error:
+        return msgspec.convert(found, MeasuredRun)  # converted, not made: what could not be read back is told now
+    except msgspec.ValidationError as error:
         raise MeasureError(f"global batch size {run.size}: its answers do not fit together: {error}") from None

@@ -13,7 +13,7 @@ from perf.errors import MeasureError
 from perf.measure.runners import ANSWER_TIMEOUT_S, Runner
 from perf.measure.sides import Side
 from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
-from perf.records.wire import CaseSpec, PhaseTime, Request, SideWork, Waiting, side_work
+from perf.records.wire import Attributed, CaseSpec, Counted, PhaseTime, Request, SideWork, Waiting, side_work
 
 RUN_S = 0.8  # about how long a side steps in a run
 SWAP_S = 0.01  # time between two swaps of the sides' cores; docs/decisions.md, 15, has what other periods gave
@@ -74,14 +74,13 @@ class Duet:
         return 0.0 if self._began_s is None else time.monotonic() - self._began_s
 
     def start(
-        self, sizes: Collection[int], *, budget_s: float, on_pair: Callable[[Pair], object] = lambda pair: None
+        self,
+        sizes: Collection[int],  # the batch sizes to measure, in rounds of random order
+        *,
+        budget_s: float,  # of the whole duet
+        on_pair: Callable[[Pair], object] = lambda pair: None,  # what was measured survives what fails after it
     ) -> list[Pair]:
         """Start the processes of both sides anew and return as many pairs of each batch size as suit the budget.
-
-        Args:
-            sizes: the batch sizes to measure, in rounds of random order.
-            budget_s: of the whole duet, seconds.
-            on_pair: called after each pair: what was measured survives a failure of what comes after.
 
         Raises:
             MeasureError: a side failed; it is named, with its last lines. All processes are gone.
@@ -113,18 +112,14 @@ class Duet:
             for size in self._cases:
                 for runner in runners:
                     self._ask(runner, "count", size)
-                counted = [runner.counted() for runner in runners]
+                counted = [runner.only_answer(Counted) for runner in runners]
                 for runner in runners:
-                    self._ask(runner, "run", size)
-                for runner in runners:
-                    runner.waiting()
-                    runner.tell(COMPARED_STEPS)
-                first = [runner.stepped() for runner in runners]
+                    self._ask(runner, "run", size, warmup_steps=COMPARED_STEPS)
+                first = [runner.waiting() for runner in runners]
                 for runner in runners:
                     runner.end_run()
                 baseline, candidate = (
-                    side_work(count, slice_.losses, slice_.scalars)
-                    for count, slice_ in zip(counted, first, strict=True)
+                    side_work(count, run.losses, run.scalars) for count, run in zip(counted, first, strict=True)
                 )
                 found[size] = (baseline, candidate)
         return found
@@ -136,7 +131,7 @@ class Duet:
             for _ in range(ATTRIBUTION_VISITS):
                 for i in self._order():
                     self._ask(runners[i], "attribute", size, layout=self._layout())
-                    visits[i].append(list(runners[i].attributed().rows))
+                    visits[i].append(list(runners[i].only_answer(Attributed).rows))
         return visits
 
     @contextmanager

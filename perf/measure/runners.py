@@ -4,40 +4,36 @@ import os
 import select
 import signal
 import subprocess
-import threading
 import time
 import uuid
 import weakref
 from contextlib import ExitStack, suppress
-from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 import msgspec
+import psutil
 
 from perf.errors import MeasureError
 from perf.measure.sides import Side
 from perf.printable import printable
 from perf.records import wire
-from perf.records.wire import Answer
+from perf.records.wire import Expected
 from perf.signals import hold_signals
 
 ANSWER_TIMEOUT_S = 600.0  # how long a process may take to start, to make one slice, or to count
 END_TIMEOUT_S = 30.0  # how long killed processes may take to be gone; the memory of a GPU is given back slowly
-
-ANSWER_BYTES = 2**24
-"""Where an answer without an end is cut. The longest, of a run of 100,000 steps, takes a fifth of it."""
-
-STDERR_BYTES = 2**16  # how much of the end of a process's stderr is kept, in memory
-
+ANSWER_BYTES = 2**24  # where an answer without an end is cut; the longest, of 100,000 steps, takes a fifth of it
+STDERR_BYTES = 2**16  # how much of the end of a process's stderr an error looks at
+# The environment variable that tells which processes belong together, also those that left the process group.
 MARK = "STEPMARK_RUN"
-"""The environment variable that tells which processes belong together, also those that left the process group."""
 
 
 class Runner:
     """The process of a side. It does one request at a time, each in a fresh process of its own.
 
-    It has a process group of its own, and whatever it starts ends with it. On Linux that includes what has left the
-    group (a daemon), as long as it keeps its environment. A signal that comes while it is started is held until it is
+    It has a process group of its own, and whatever it starts ends with it. That includes what has left the group
+    (a daemon), as long as it keeps its environment. A signal that comes while it is started is held until it is
     sure to end. `stack` ends the process. Every error names the side, also where it could not be started.
     """
 
@@ -45,12 +41,14 @@ class Runner:
         self._where = f"{side.name} side ({side.text}): " if side.name else ""
         self._can, self._unread, mark = frozenset[str](), b"", uuid.uuid4().hex
         with hold_signals():
+            # No pipe: the process need not wait for a reader.
+            self._stderr = stack.enter_context(TemporaryFile())  # noqa: SIM115
             try:
                 self._process = subprocess.Popen(
                     side.command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
+                    stderr=self._stderr,
                     bufsize=0,
                     env={**side.environ, MARK: mark},
                     cwd=side.root,
@@ -59,20 +57,17 @@ class Runner:
             except OSError as error:
                 raise self.error(f"could not be started: {error}") from None
             # Also where an interrupt skips the stack: when the object is dropped, at the latest at the exit.
-            self._end = weakref.finalize(self, _end, self._process, f"{MARK}={mark}".encode())
+            self._end = weakref.finalize(self, _end, self._process, self._stderr, mark)
             stack.callback(self._end)  # for an interrupt that comes in `_close` before the signals are held there
             stack.callback(self._close)
             assert self._process.stdin
             assert self._process.stdout
-            assert self._process.stderr
             self._stdin, self._stdout = self._process.stdin, self._process.stdout
-            self._stderr = _Tail(self._process.stderr)
             self.pid = self._process.pid  # and the group of all that it starts
 
     def _close(self) -> None:
         with hold_signals():
             left = self._end()
-            self._stderr.reader.join(1.0)  # it ends when the last writer has
         if left:
             raise self.error(f"process {', '.join(map(str, left))} could not be ended; end it by hand")
 
@@ -89,26 +84,27 @@ class Runner:
         with suppress(BrokenPipeError):  # it has ended; the answer that does not come says why
             self._stdin.write(line.encode() + b"\n")
 
-    def answer(self, event: str, kind: type[Answer]) -> Answer:
-        """Return the next answer, which must be `event`.
+    def answer(self, kind: type[Expected]) -> Expected:
+        """Return the next answer, which must be of this kind.
 
         Raises:
             MeasureError: it failed, ended, said something else, or said nothing whole for `ANSWER_TIMEOUT_S`.
         """
         line = self._line()
         try:
-            header = wire.decode(line, wire.Header)
-            if header.event == event:
-                return wire.decode(line, kind)
+            answer = wire.decode(line, kind)
         except MeasureError as error:
             raise self._failed(_quoted(str(error))) from None
-        if header.event == "ended":
-            raise self._failed(_ended(header.exit_code))
-        raise self.error(_quoted(header.reason or f"said {header.event!r} where {event!r} was due"))
+        if isinstance(answer, kind):
+            return answer
+        if isinstance(answer, wire.Failed):
+            raise self.error(_quoted(answer.reason))
+        assert isinstance(answer, wire.Ended)
+        raise self._failed(_ended(answer.exit_code))
 
     def ready(self) -> None:
         """Wait until it has imported what its runs need."""
-        ready = self.answer("ready", wire.Ready)
+        ready = self.answer(wire.Ready)
         if ready.protocol < wire.VERSION:
             found = f"speaks version {ready.protocol} of the wire"
             raise self.error(f"{found}, and {wire.VERSION} or later is needed; use a later commit")
@@ -122,7 +118,7 @@ class Runner:
 
     def waiting(self) -> wire.Waiting:
         """Return the run that was asked for, when it has been built and warmed up."""
-        waiting = self.answer("waiting", wire.Waiting)
+        waiting = self.answer(wire.Waiting)
         with suppress(OSError):  # it has ended, or this system has no process groups
             if os.getpgid(waiting.pid) != self.pid:
                 raise self.error(f"said 'waiting' with pid = {waiting.pid}, which is none of its processes")
@@ -134,24 +130,17 @@ class Runner:
 
     def stepped(self) -> wire.Stepped:
         """Return the slice that the run was told to make."""
-        return self.answer("stepped", wire.Stepped)
+        return self.answer(wire.Stepped)
 
     def end_run(self) -> None:
         """End the run."""
         self.tell(0)
-        self.answer("ended", wire.Ended)
+        self.answer(wire.Ended)
 
-    def counted(self) -> wire.Counted:
-        """Return the counts that were asked for."""
-        return self._last_answer("counted", wire.Counted)
-
-    def attributed(self) -> wire.Attributed:
-        """Return where the time of a step goes, which was asked for."""
-        return self._last_answer("attributed", wire.Attributed)
-
-    def _last_answer(self, event: str, kind: type[Answer]) -> Answer:
-        answer = self.answer(event, kind)
-        self.answer("ended", wire.Ended)
+    def only_answer(self, kind: type[Expected]) -> Expected:
+        """Return what was asked for, when the process of that request has ended."""
+        answer = self.answer(kind)
+        self.answer(wire.Ended)
         return answer
 
     def _line(self) -> bytes:
@@ -179,46 +168,21 @@ class Runner:
 
     def _failed(self, what: str) -> MeasureError:
         """Return an error that ends with the last lines that the process wrote."""
-        lines = self._stderr.text().strip().splitlines()[-3:]
+        file = self._stderr.fileno()
+        # Reading moves no position: the process writes at it.
+        end = os.pread(file, STDERR_BYTES, max(0, os.fstat(file).st_size - STDERR_BYTES))
+        lines = end.decode(errors="replace").strip().splitlines()[-3:]
         return self.error(f"{what}; its last lines: {_quoted(' | '.join(lines))}" if lines else what)
 
 
-class _Tail:
-    """The end of what a process writes, read by a thread: the process need not wait, and nothing fills a disk."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        os.set_blocking(file.fileno(), False)
-        self._file, self._kept, self._lock = file, b"", threading.Lock()
-        self.reader = threading.Thread(target=self._follow, daemon=True)
-        self.reader.start()
-
-    def text(self) -> str:
-        """Return the end of what has been written so far."""
-        self._read()
-        return self._kept.decode(errors="replace")
-
-    def _follow(self) -> None:
-        while self._read():
-            select.select([self._file], [], [])
-        with self._lock:
-            self._file.close()
-
-    def _read(self) -> bool:
-        """Read what the pipe holds; return whether more can come."""
-        with self._lock:
-            some = b"" if self._file.closed else self._file.read(2**16)
-            self._kept = (self._kept + (some or b""))[-STDERR_BYTES:]
-        return some != b""
-
-
-def _end(process: subprocess.Popen[bytes], mark: bytes) -> list[int]:
+def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str) -> list[int]:
     """Kill a process and all that it has started; return which are still there after `END_TIMEOUT_S`."""
     deadline_s = time.monotonic() + END_TIMEOUT_S
     with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
         os.killpg(process.pid, signal.SIGKILL)
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        pipe.close()
+    for file in (process.stdin, process.stdout, stderr):
+        assert file is not None
+        file.close()
     try:
         process.wait(END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -233,14 +197,10 @@ def _end(process: subprocess.Popen[bytes], mark: bytes) -> list[int]:
     return []
 
 
-def _marked(mark: bytes) -> list[int]:
-    """Return the processes with this setting in their environment; those that have ended have none. Linux only."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # another user's, or gone meanwhile
-            if mark in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+def _marked(mark: str) -> list[int]:
+    """Return the processes with this `MARK` in their environment: it is empty where they have ended."""
+    # None: it is another user's
+    return [one.pid for one in psutil.process_iter(["environ"]) if (one.info["environ"] or {}).get(MARK) == mark]
 
 
 def _quoted(text: str) -> str:

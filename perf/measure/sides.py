@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from perf.signals import hold_signals
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[\w,.-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!_-]+)?")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
+# The parts of a SPEC that have a value, and what is said where it does not fit.
 _NEEDED = {
     "baseline": "takes no value; it is the baseline of this machine",
     "git": "is no revision; one is needed, such as git:HEAD~1",
@@ -31,7 +31,6 @@ _NEEDED = {
     "python": "is no program; the path of an interpreter is needed",
     "env": "each setting needs a name and a value, as in env:NAME=VALUE,OTHER=VALUE",
 }
-"""The parts of a SPEC that have a value, and what is said where it does not fit."""
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -84,14 +83,13 @@ def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
     raise ValueError(f"{kind}:{value}: {_NEEDED[kind]}")
 
 
+# Where this process's own package lies: a checkout of this project, or an environment's packages.
 HOME = Path(perf.__file__).parents[1]
-"""Where this process's own package lies: a checkout of this project, or an environment's packages."""
-
 _RUNNER = Path("perf", "runner", "__main__.py")
 
 _TOOL_TIMEOUT_S = 3600.0
+# Of a temporary folder, the file in it that its process holds locked, and the checkout in it.
 _PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
-"""Of a temporary folder, the file in it that its process holds locked, and the checkout in it."""
 
 
 class Side(Struct, frozen=True, kw_only=True):
@@ -130,17 +128,16 @@ def own_side(root: Path, workload: str, environ: Mapping[str, str]) -> Side:
 
 
 @contextmanager
-def prepared(recipe: Recipe, name: str, root: Path, workload: str, environ: Mapping[str, str]) -> Iterator[Side]:
+def prepared(
+    recipe: Recipe,  # `is_baseline` has been resolved
+    name: str,  # "baseline" or "candidate"; errors name it, and end with the tool's last lines
+    root: Path,  # the project's folder, in a git repository if the recipe names a commit
+    workload: str,  # the id of what its runs train
+    environ: Mapping[str, str],  # what its environment is built on
+) -> Iterator[Side]:
     """Make what a side needs, and remove its checkout afterwards; environments are kept for the next time.
 
     Checkouts that a killed process has left are removed first.
-
-    Args:
-        recipe: what to make; `is_baseline` has been resolved.
-        name: "baseline" or "candidate"; errors name it, and end with the tool's last lines.
-        root: the project's folder, in a git repository if the recipe names a commit.
-        workload: the id of what its runs train.
-        environ: what its environment is built on.
     """
     where = f"{name} side ({recipe.text})"
     top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"]).strip()
@@ -185,20 +182,15 @@ def _checkout(where: str, commit: str, root: Path, repository: str) -> Iterator[
     if not commit:
         yield root
         return
-    if not repository:
-        raise MeasureError(f"{where}: {root} is in no git repository; a commit can only be compared in one")
-    top = Path(repository).resolve()
-    git = ["git", "-C", str(top)]
+    git = ["git", "-C", str(root)]
     _tool(where, [*git, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], f"found no commit {commit!r} here")
+    top = Path(repository).resolve()
     with ExitStack() as stack:
         with hold_signals():
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
             owner = stack.enter_context((folder / _OWNER).open("w"))
             stack.callback(_remove, folder, top)
-            # A lock ends with its process, however that ends; the text comes after it, and says whose checkout this is.
-            fcntl.flock(owner, fcntl.LOCK_EX)
-            owner.write(str(top))
-            owner.flush()
+            fcntl.flock(owner, fcntl.LOCK_EX)  # a lock ends with its process, however that ends
         _tool(where, [*git, "worktree", "add", "--detach", str(folder / _CHECKOUT), commit])
         inside = folder / _CHECKOUT / root.relative_to(top)
         if not inside.is_dir():
@@ -207,18 +199,13 @@ def _checkout(where: str, commit: str, root: Path, repository: str) -> Iterator[
 
 
 def _remove_abandoned(top: Path) -> None:
-    """Remove the checkouts of this repository whose owner was killed."""
-    for folder in Path(tempfile.gettempdir()).resolve().glob(f"{_PREFIX}*"):
-        with suppress(OSError), ExitStack() as stack:  # OSError: its owner lives, or it is none of ours
-            # In a shared folder anyone can make a folder or a link of that name.
-            about = folder.lstat()
-            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
-                continue
-            owner = os.open(folder / _OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-            stack.callback(os.close, owner)
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.read(owner, 2**16) == str(top).encode():
-                _remove(folder, top)
+    """Remove the checkouts of this repository whose owner was killed: git lists them, and nobody holds their lock."""
+    for line in _tool("", ["git", "-C", str(top), "worktree", "list", "--porcelain"]).splitlines():
+        checkout = Path(line.removeprefix("worktree "))
+        if checkout.match(f"{_PREFIX}*/{_CHECKOUT}"):
+            with suppress(OSError), (checkout.parent / _OWNER).open("r+") as owner:  # OSError: its owner lives
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(checkout.parent, top)
 
 
 def _remove(folder: Path, top: Path) -> None:

@@ -53,22 +53,18 @@ class Request(Struct, frozen=True, kw_only=True):
     warmup_steps: Count = 0  # steps of a run before it says "waiting"
 
 
-class Header(Struct, frozen=True, kw_only=True):
-    """What every answer has: which event it is, why it failed, and how its process ended."""
-
-    event: Name
-    reason: str | None = None
-    exit_code: int | None = None
+class Answer(Struct, frozen=True, kw_only=True, tag_field="event", tag=str.lower):
+    """What a runner says. Its "event" is the name of its class."""
 
 
-class Ready(Struct, frozen=True, kw_only=True):
+class Ready(Answer, frozen=True, kw_only=True):
     """The runner has imported its workload."""
 
     protocol: Count = 0  # the `VERSION` it speaks
     can: Annotated[tuple[Name, ...], Meta(max_length=1000)] = ()  # what it can be asked to do
 
 
-class Waiting(Struct, frozen=True, kw_only=True):
+class Waiting(Answer, frozen=True, kw_only=True):
     """A run that has been built, and has made its warm-up steps."""
 
     pid: Annotated[int, Meta(ge=2, lt=2**31)]  # its process
@@ -79,7 +75,7 @@ class Waiting(Struct, frozen=True, kw_only=True):
     scalars: Scalars = {}  # further scalars of the same steps, by name
 
 
-class Stepped(Struct, frozen=True, kw_only=True):
+class Stepped(Answer, frozen=True, kw_only=True):
     """A slice of a run."""
 
     # seconds, before the first step and after each; of one clock of the machine
@@ -94,7 +90,7 @@ class Stepped(Struct, frozen=True, kw_only=True):
             raise ValueError("marks that do not ascend")
 
 
-class Counted(Struct, frozen=True, kw_only=True):
+class Counted(Answer, frozen=True, kw_only=True):
     """What a side does in a step, and what it is."""
 
     # of one step: numbers by name, and under "ops" how often each operation was dispatched
@@ -115,7 +111,7 @@ class PhaseTime(Struct, frozen=True, kw_only=True):
     lines: Mapping[str, float] = {}
 
 
-class Attributed(Struct, frozen=True, kw_only=True):
+class Attributed(Answer, frozen=True, kw_only=True):
     """Where the time of a step goes."""
 
     rows: Annotated[tuple[PhaseTime, ...], Meta(min_length=1, max_length=_MOST_VALUES)]
@@ -125,11 +121,19 @@ class Attributed(Struct, frozen=True, kw_only=True):
             raise ValueError("names that do not print")
 
 
-class Ended(Struct, frozen=True, kw_only=True):
+class Failed(Answer, frozen=True, kw_only=True):
+    """In place of any other answer."""
+
+    reason: str
+
+
+class Ended(Answer, frozen=True, kw_only=True):
     """The process of a request has ended."""
 
+    exit_code: int | None = None
 
-Answer = TypeVar("Answer", bound=Struct)
+
+Expected = TypeVar("Expected", bound=Answer)
 
 
 class SideWork(Struct, frozen=True, kw_only=True):
@@ -143,10 +147,10 @@ class SideWork(Struct, frozen=True, kw_only=True):
     scalars: Mapping[str, tuple[float, ...]]  # further scalars of the first steps, by name
 
 
-def decode(line: bytes, kind: type[Answer]) -> Answer:
+def decode(line: bytes, kind: type[Expected]) -> Expected | Failed | Ended:
     """Return the answer in a line. Raises MeasureError: it is no such answer; the message names the field."""
     try:
-        return msgspec.json.decode(line, type=kind)
+        return msgspec.json.decode(line, type=kind | Failed | Ended)
     except msgspec.ValidationError as error:
         raise MeasureError(f"said {line[:80]!r}: {error}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

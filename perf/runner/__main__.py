@@ -22,7 +22,8 @@ from msgspec.structs import asdict
 
 from perf.errors import PerfError, UsageError
 from perf.finding import find, in_one_line
-from perf.records.wire import REQUESTS, VERSION, Attributed, CaseSpec, Counted, Ready, Request, Waiting
+from perf.records import wire
+from perf.records.wire import REQUESTS, Answer, Attributed, CaseSpec, Counted, Failed, Request
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step, python_and_numpy
 from perf.runner.machine import fingerprint
@@ -33,7 +34,7 @@ from perf.train.stepping import Stepping
 
 ATTRIBUTED_STEPS = 2
 
-Say = Callable[[str, object], None]
+Say = Callable[[Answer], None]
 
 
 def main() -> None:
@@ -47,8 +48,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     requests = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
 
-    def say(event: str, answer: object) -> None:
-        os.write(channel, msgspec.json.encode({"event": event, **msgspec.to_builtins(answer)}) + b"\n")
+    def say(answer: Answer) -> None:
+        os.write(channel, msgspec.json.encode(answer) + b"\n")
 
     keep_freed_memory()
     usual_threads = torch.get_num_threads()
@@ -56,14 +57,14 @@ def main() -> None:
     try:
         workload = find(arguments.workload, Path.cwd(), arguments.candidate_root).workload
     except UsageError as error:
-        say("failed", {"reason": str(error)})
+        say(Failed(reason=str(error)))
         return
-    say("ready", Ready(protocol=VERSION, can=REQUESTS))
+    say(wire.Ready(protocol=wire.VERSION, can=REQUESTS))
     while line := requests.readline():
         pid = os.fork()
         if pid == 0:
             _serve(line, workload, usual_threads, requests, say)
-        say("ended", {"exit_code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
+        say(wire.Ended(exit_code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
 
 
 def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
@@ -73,7 +74,7 @@ def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO
         gc.freeze()  # a collection must not walk what was imported
         request = msgspec.json.decode(line, type=Request)
         torch.set_num_threads(request.num_threads or num_threads)
-        _kept.append(shuffled_memory(random.Random(request.layout)))
+        _kept = shuffled_memory(random.Random(request.layout))  # kept until this process ends, which is in here
         try:
             case = _case(workload, request.case)
         except ValueError as error:
@@ -81,22 +82,19 @@ def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO
         if request.do == "run":
             _run(workload, case, request.warmup_steps, requests, say)
         elif request.do == "count":
-            say("counted", _count(workload, case))
+            say(_count(workload, case))
         elif request.do == "attribute":
-            say("attributed", _attribute(workload, case))
+            say(_attribute(workload, case))
         else:
             raise UsageError(f"was asked to {request.do}, and can {', '.join(REQUESTS)}")
     except (PerfError, UsageError) as error:
-        say("failed", {"reason": str(error)})
+        say(Failed(reason=str(error)))
     except BaseException as error:
         sys.excepthook(*sys.exc_info())
-        say("failed", {"reason": in_one_line(error)})
+        say(Failed(reason=in_one_line(error)))
         code = 1
     sys.stderr.flush()
     os._exit(code)  # nothing of the parent's is to be closed or flushed twice
-
-
-_kept: list[object] = []
 
 
 def shuffled_memory(rng: random.Random) -> list[bytearray]:
@@ -137,17 +135,18 @@ def _run(workload: Workload, case: Case, warmup_steps: int, requests: BinaryIO, 
         synchronize(device)
         warmup.append(time.perf_counter())
     stepping.read()
-    waiting = Waiting(
-        pid=os.getpid(),
-        micro_batch_size=case.micro_batch_size,
-        step_s=max(warmup[-1] - warmup[-2], 1e-6) if warmup_steps else None,
-        losses=tuple(stepping.losses),
-        scalars={name: tuple(values) for name, values in stepping.scalars.items()},
+    say(
+        wire.Waiting(
+            pid=os.getpid(),
+            micro_batch_size=case.micro_batch_size,
+            step_s=max(warmup[-1] - warmup[-2], 1e-6) if warmup_steps else None,
+            losses=tuple(stepping.losses),
+            scalars={name: tuple(values) for name, values in stepping.scalars.items()},
+        )
     )
-    say("waiting", waiting)
     slices = Slices(stepping, device, case.global_batch_size)
     while num_steps := int(requests.readline() or 0):
-        say("stepped", slices.make(num_steps))
+        say(slices.make(num_steps))
 
 
 def _count(workload: Workload, case: Case) -> Counted:

@@ -106,7 +106,7 @@ class Recorder:
     def end_run(self) -> None:
         """End the run."""
 
-    def counted(self) -> Counted:
+    def only_answer(self, kind: type[Counted]) -> Counted:
         """Answer it."""
         facts = {"device": "cpu", "precision": "fp32", "micro_batch_size": 8}
         return Counted(counters=msgspec.structs.asdict(COUNTERS), facts=facts, python="3.11", fingerprint=SOFTWARE)
@@ -182,14 +182,14 @@ def test_a_machine_that_changes_between_runs_is_an_error(
 ) -> None:
     """Runs made with different software are not one measurement."""
     versions = iter(["2.4.6", "2.5.0"])
-    counted = Recorder.counted
+    counted = Recorder.only_answer
 
-    def upgraded(self: Recorder) -> Counted:
+    def upgraded(self: Recorder, kind: type[Counted]) -> Counted:
         software = Fingerprint(hardware={}, software={"numpy": next(versions)})
-        fields = {name: getattr(counted(self), name) for name in ("counters", "facts", "python")}
+        fields = {name: getattr(counted(self, kind), name) for name in ("counters", "facts", "python")}
         return Counted(**fields, fingerprint=software)
 
-    monkeypatch.setattr(Recorder, "counted", upgraded)
+    monkeypatch.setattr(Recorder, "only_answer", upgraded)
     with pytest.raises(MeasureError, match=r"2\.5\.0.*2\.4\.6"):
         measure(NOBODY, cases(8), num_rounds=2, num_steps=8, rng=np.random.default_rng(0))
 
@@ -198,14 +198,14 @@ def test_counters_that_are_not_these_are_an_error(
     recorded: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A runner that counts other things cannot make a session."""
-    counted = Recorder.counted
+    counted = Recorder.only_answer
 
-    def fewer(self: Recorder) -> Counted:
-        found = counted(self)
+    def fewer(self: Recorder, kind: type[Counted]) -> Counted:
+        found = counted(self, kind)
         del found.counters["flops"]
         return found
 
-    monkeypatch.setattr(Recorder, "counted", fewer)
+    monkeypatch.setattr(Recorder, "only_answer", fewer)
     with pytest.raises(MeasureError, match=r"global batch size 8: its answers do not fit together: .*`flops`"):
         measure(NOBODY, cases(8), num_rounds=1, num_steps=8, rng=np.random.default_rng(0))
 

@@ -302,14 +302,14 @@ def test_a_side_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
     code = f"print('{READY}', flush=True); input(); {words}"
     answer = Runner.answer
 
-    def impatient(process: Runner, event: str, kind: Any) -> Any:
+    def impatient(process: Runner, kind: Any) -> Any:
         """Allow no time once the side is stuck, and all that it wants before."""
-        if event == "waiting" and process.pid == pids[-1]:
+        if kind is Waiting and process.pid == pids[-1]:
             select.select([process], [], [])
             monkeypatch.setattr(runners_module, "ANSWER_TIMEOUT_S", 0.0)
         elif process.pid not in pids:
             pids.append(process.pid)
-        return answer(process, event, kind)
+        return answer(process, kind)
 
     pids: list[int] = []  # the baseline is asked first whether it is ready
     monkeypatch.setattr(Runner, "answer", impatient)

@@ -14,7 +14,7 @@ import torch
 from perf.errors import MeasureError
 from perf.measure.runners import Runner
 from perf.measure.sides import HOME, own_side
-from perf.records.wire import STEP_PHASES, CaseSpec, Ended, Request
+from perf.records.wire import STEP_PHASES, Attributed, CaseSpec, Counted, Ended, Request
 from perf.runner.__main__ import shuffled_memory
 
 CASE = CaseSpec(global_batch_size=16)
@@ -77,7 +77,7 @@ def test_a_case_that_cannot_be_is_refused_and_the_next_run_runs(
     runner.request(Request(do="run", case=CaseSpec(**fields)))
     with pytest.raises(MeasureError, match=problem):
         runner.waiting()
-    runner.answer("ended", Ended)
+    runner.answer(Ended)
     assert losses(runner)
 
 
@@ -86,7 +86,7 @@ def test_a_request_that_nobody_understands_ends_its_own_process(runner: Runner) 
     runner.send('{"do": "dance", "case": {"global_batch_size": 16}}')
     with pytest.raises(MeasureError, match="was asked to dance, and can run, count, attribute"):
         runner.waiting()
-    runner.answer("ended", Ended)
+    runner.answer(Ended)
     assert losses(runner)
 
 
@@ -99,7 +99,7 @@ def test_a_side_is_asked_only_for_what_it_can_do(runner: Runner) -> None:
 def test_counting_says_what_the_side_is(runner: Runner) -> None:
     """Counters, and how the side resolved what it was asked."""
     runner.request(Request(do="count", case=CASE))
-    found = runner.counted()
+    found = runner.only_answer(Counted)
     assert found.counters["optimizer_updates"] == 1
     assert found.facts["device"] == "cpu"
     assert found.facts["micro_batch_size"] == 8
@@ -111,7 +111,7 @@ def test_counting_says_what_the_side_is(runner: Runner) -> None:
 def test_where_the_time_goes_of_a_built_in_workload(runner: Runner) -> None:
     """Every phase of a step, the reading of its losses, and a checkpoint, since its step can save one."""
     runner.request(Request(do="attribute", case=CASE, num_threads=1))
-    rows = runner.attributed().rows
+    rows = runner.only_answer(Attributed).rows
     assert {row.phase for row in rows if row.seconds > 0} >= {*STEP_PHASES, "logging", "checkpoint"}
 
 
@@ -120,7 +120,7 @@ def test_a_workload_of_anyone_s() -> None:
     with ExitStack() as stack:
         runner = made(stack, "tests/workloads.py:line")
         runner.request(Request(do="count", case=CaseSpec(global_batch_size=4)))
-        counted = runner.counted()
+        counted = runner.only_answer(Counted)
         assert counted.counters["parameters"] == 3
         assert counted.facts["workload.width"] == 3
         assert counted.facts["precision"] == "bf16"
@@ -132,7 +132,7 @@ def test_a_workload_of_anyone_s() -> None:
         assert first.losses[-1] < first.losses[0]
         assert len(first.losses) == len(first.scalars["grad_norm"]) == 8
         runner.request(Request(do="attribute", case=CaseSpec(global_batch_size=4), num_threads=1))
-        rows = runner.attributed().rows
+        rows = runner.only_answer(Attributed).rows
         assert any(row.phase == "clip" and "norm" in row.operation for row in rows)
 
 
