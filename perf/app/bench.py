@@ -36,7 +36,7 @@ from perf.records.baselines import (
 from perf.records.sessions import Session
 from perf.records.wire import CaseSpec
 from perf.report.answers import of_session
-from perf.report.bench import log_blocks, warmup_note
+from perf.report.bench import log_blocks
 from perf.report.sections import Answer, duration
 from perf.signals import stopped_by_signals
 
@@ -119,15 +119,10 @@ class Bench:
                 on_round=lambda found: self._show(bar, found, rounds, time.monotonic() - began_s),
             )
         self.is_stopped = len(next(iter(session.measurements.values())).runs) < rounds  # of each batch size as many
-        print(f"\n{log_blocks(session)}\n\n{warmup_note(session)}\n")
-        workload = self.target.workload
-        return replace(
-            session,
-            sample=workload.sample,
-            about=dict(workload.about),
-            threshold=workload.threshold,
-            health=health(busy),
-        )
+        print(f"\n{log_blocks(session)}\n")
+        workload, found = self.target.workload, health(busy)
+        about = dict(workload.about)
+        return replace(session, sample=workload.sample, about=about, threshold=workload.threshold, health=found)
 
     def _show(self, bar: "tqdm[Any]", session: Session, rounds: int, took_s: float) -> None:
         """Print the rates of the last round, and after the first one the exact claims that fail: they are known now."""
@@ -167,11 +162,7 @@ class Bench:
         return replace(found, budget_option=SESSION_BUDGET)
 
     def judge(self, claim: str, size: int, *, threshold: float) -> Judgement:
-        """Return what becomes of a claim at a batch size, and keep it.
-
-        Raises:
-            PerfError: nothing can be said: what is needed could not be measured, or is damaged.
-        """
+        """Return what becomes of a claim at a batch size, and keep it. Raises PerfError: what it needs is not there."""
         session = self.measure()
         if claim == "loss_decreases":
             found = verdicts.judge_loss_decreases(session.measurements[size])
@@ -235,8 +226,7 @@ class Bench:
 def stored_file(name: str, storage: str) -> Path:
     """Return the file that --benchmark-compare names: a path, or the number of one in pytest-benchmark's storage.
 
-    Raises:
-        UsageError: there is none.
+    Raises UsageError: there is none.
     """
     with suppress(OSError):  # a name too long for a file
         if Path(name).is_file():

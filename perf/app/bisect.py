@@ -73,13 +73,13 @@ def targets(result: DuetResult) -> list[Target]:
     for size in [size for size in names if LOSSES in names[size]]:
         return [Target(name=LOSSES, size=size)]
     changed = [size for size, judgement in result.judgements.items() if judgement.verdict in CHANGED]
-    for size in sorted(changed, key=lambda size: result.judgements[size].effect.p_value)[:1]:
-        rows = [
-            row.operation.split()[0] for some in result.contributions.values() for row in some if row.is_significant
-        ]
-        cause = next((Target(name=name, size=size) for name in rows if name in names[size]), None)
+    if changed:
+        size = min(changed, key=lambda size: result.judgements[size].effect.p_value)
+        rows = [row for some in result.contributions.values() for row in some if row.is_significant]
+        operations = [row.operation.split()[0] for row in rows]
+        causes = [Target(name=name, size=size) for name in operations if name in names[size]]
         time = Target(name=TIME, size=size, effect=math.log1p(result.judgements[size].effect.effect_size))
-        return [cause, time] if cause else [time]
+        return [*causes[:1], time]
     return [Target(name=some[0], size=size) for size, some in names.items() if some][:1]
 
 

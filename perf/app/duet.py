@@ -44,17 +44,16 @@ def duet(
         json: where to keep the raw values.
         asked_for: what both train, one workload after the other, as in `what`.
     """
-    _require_file(json)
+    # Before minutes are spent on what could not be kept.
+    if json and (json.is_dir() or any(path.is_file() for path in json.parents)):
+        raise UsageError(f"--json {json}: no file can be written there; name another")
     asked = what(**asked_for)
     if json and len(asked) > 1:
         names = ", ".join(one.target.id for one in asked)
         raise UsageError(f"--json {json}: is for one workload, and there are {names}; name one: --workload")
     try:
-        specs = (
-            baseline or [f"git:{last_other_commit(asked[0].root, candidate in (None, ['self']))}"],
-            candidate or ["self"],
-        )
-        recipes = parse_recipe(specs[0]), parse_recipe(specs[1])
+        before = baseline or [f"git:{last_other_commit(asked[0].root, candidate in (None, ['self']))}"]
+        recipes = parse_recipe(before), parse_recipe(candidate or ["self"])
     except ValueError as error:
         raise UsageError(error) from None
     codes: list[int] = []
@@ -126,14 +125,6 @@ def exit_code(result: DuetResult) -> int:
     if result.problem:
         return EXIT_PROBLEM
     return EXIT_INCONCLUSIVE if "INCONCLUSIVE" in verdicts else 0
-
-
-def _require_file(path: Path | None) -> None:
-    """Raise a UsageError if raw values could not be written to `path`."""
-    if path and path.is_dir():
-        raise UsageError(f"--json {path}: is a folder; name a file")
-    if path and (above := next((p for p in path.parents if p.exists() and not p.is_dir()), None)):
-        raise UsageError(f"--json {path}: {above} is a file, and a folder is needed; name another place")
 
 
 def _promoted(asked: What) -> Baseline:

@@ -48,11 +48,9 @@ def publish(reports: Sequence[Report], raw: Mapping[str, Any], stem: Path) -> li
 
 def _annotation(level: str, title: str, text: str) -> str:
     """Return a command of GitHub Actions; nothing in a text can end it or begin another."""
-    for character in "%\r\n:,":  # the percent sign first
-        title = title.replace(character, f"%{ord(character):02X}")
-    for character in "%\r\n":
-        text = text.replace(character, f"%{ord(character):02X}")
-    return f"::{level} title={title}::{text}"
+    escapes = {ord("%"): "%25", ord("\r"): "%0D", ord("\n"): "%0A"}
+    title = title.translate({**escapes, ord(":"): "%3A", ord(","): "%2C"})
+    return f"::{level} title={title}::{text.translate(escapes)}"
 
 
 def report(*, runs: Sequence[Path]) -> int:
@@ -112,9 +110,8 @@ def history(folder: Path | None) -> int:
     latest = {(one.session.configuration, one.session.fingerprint.slug): one for one in found}
     reports = [_report(alike(found, one.session)) for one in latest.values()]
     for report in reports:
-        print(
-            f"{wrapped(f'{report.title} {report.about}')}\n{wrapped(str(report.answer))}\n\n{as_text(report.sections)}\n"
-        )
+        heading = wrapped(f"{report.title} {report.about}\n{report.answer}")
+        print(f"{heading}\n\n{as_text(report.sections)}\n")
     raw: dict[str, Any] = {str(one.path): one.provenance for one in found}
     print("\n".join(publish(reports, raw, shown(find_root() / "runs" / "history"))))
     return 0

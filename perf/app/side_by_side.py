@@ -34,10 +34,9 @@ _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
 
 
 def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
-    """Return a recipe with the commit and the packages of a promoted baseline, as far as they differ from here.
+    """Return a recipe with the commit of a promoted baseline, and its packages where they differ from here.
 
-    Raises:
-        BaselineError: it was measured with uncommitted changes, or nobody knows at which commit.
+    Raises BaselineError: it was measured with uncommitted changes, or nobody knows at which commit.
     """
     if problem := baseline.rerun_problem:
         advice = f"commit, measure again, then {tool()} promote"

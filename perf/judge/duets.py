@@ -15,7 +15,7 @@ from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.exact import counter_differences
 from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, DuetEffect, estimate, scaling_contrasts
 from perf.judge.verdicts import Judgement, Verdict, spare_left_behind, why_inconclusive
-from perf.records.pairs import FEWEST_STARTS, Mode, Pair
+from perf.records.pairs import FEWEST_STARTS, Marks, Mode, Pair
 from perf.records.sessions import differences
 from perf.records.wire import SideWork
 
@@ -177,13 +177,12 @@ class DuetResult(Struct, frozen=True, kw_only=True):
     def rates(self, size: int) -> tuple[float, float] | None:
         """Return the rates of baseline and candidate, samples/sec: medians over runs of a run's mean rate."""
         pairs = [pair for pair in self.pairs if pair.global_batch_size == size]
-        if not pairs:
-            return None
-        baseline, candidate = (
-            float(np.median([size * sum(len(m) - 1 for m in run) / sum(m[-1] - m[0] for m in run) for run in runs]))
-            for runs in ([pair.baseline for pair in pairs], [pair.candidate for pair in pairs])
-        )
-        return baseline, candidate
+
+        def rate(run: Sequence[Marks]) -> float:
+            return size * sum(len(marks) - 1 for marks in run) / sum(marks[-1] - marks[0] for marks in run)
+
+        sides = [[rate(pair.baseline) for pair in pairs], [rate(pair.candidate) for pair in pairs]]
+        return (float(np.median(sides[0])), float(np.median(sides[1]))) if pairs else None
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, raw values included, as JSON data; an infinite bound is null."""
@@ -210,11 +209,9 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     beside = f"side by side with {result.sides[0]}"
     problem, work = loss_problem(result.work[size]), work_differences(result.work[size])
     other = f"not the same training: {problem}" if problem else ""
-    differing = {"losses": other, "counters": f"{', '.join(work)} per step" if work else ""}
-    claims = {
-        claim: Judgement(holds=not what, reason=f"{beside}: {what or 'no difference'}")
-        for claim, what in differing.items()
-    }
+    claims = {}
+    for claim, what in {"losses": other, "counters": f"{', '.join(work)} per step" if work else ""}.items():
+        claims[claim] = Judgement(holds=not what, reason=f"{beside}: {what or 'no difference'}")
     found, verdict = result.judgements.get(size), result.verdict(size)
     ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
     reason = other or (found.advice(result.budget_option) if found and not ended_early else result.problem)

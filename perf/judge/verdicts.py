@@ -1,7 +1,6 @@
 """The claims about a session: whether each holds, and why."""
 
 from enum import StrEnum
-from functools import partial
 from itertools import zip_longest
 from typing import Self
 
@@ -99,9 +98,6 @@ def judge_rates(
             change = mean_rate(session.measurements[size]) / mean_rate(baseline.session.measurements[size]) - 1
             judgements[size] = spare_left_behind(found, change, threshold) if is_scaling else found
     return {size: judgements[size] for size in session.measurements}
-
-
-judge_scaling = partial(judge_rates, is_scaling=True)  # with the same arguments
 
 
 def spare_left_behind(found: Judgement, change: float, threshold: float) -> Judgement:
@@ -210,18 +206,14 @@ def _how_to_store(session: Session) -> str:
     return f"this session cannot become one: {problem}" if problem else "make one: stepmark promote"
 
 
-def _side_by_side(baseline: Baseline) -> str:
-    """Return how to compare with a baseline's commit instead of its stored times."""
-    problem = baseline.rerun_problem
-    return f"side by side: --perf-duet{f' (needs a baseline of a clean commit: this one {problem})' if problem else ''}"
-
-
 def _explain(
     verdict: Verdict, effect: Effect, threshold: float, session: Session, baseline: Baseline, size: int
 ) -> str:
     """Return the first reason that applies to a verdict."""
     if verdict is Verdict.INCONCLUSIVE:
-        return f"{why_inconclusive(effect, threshold, 'runs')}; compare {_side_by_side(baseline)}"
+        problem = baseline.rerun_problem
+        needs = f" (needs a baseline of a clean commit: this one {problem})" if problem else ""
+        return f"{why_inconclusive(effect, threshold, 'runs')}; compare side by side: --perf-duet{needs}"
     if verdict is Verdict.UNCHANGED:
         return f"the interval lies within {threshold:.1%}"
     advice = "; promote it, or a slowdown back to the old rate will pass" if verdict is Verdict.IMPROVED else ""

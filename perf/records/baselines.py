@@ -112,8 +112,7 @@ class PublishedRun(Struct, frozen=True, kw_only=True):
     machine: Text
     workload: Text
     global_batch_size: BatchSize  # samples per step
-    # its rate over the whole run; None if it did not run
-    samples_per_sec: Rate | None = None
+    samples_per_sec: Rate | None = None  # over the whole run; None if it did not run
     failure: Text = ""  # why it did not run; "" if it did
 
 
@@ -152,8 +151,7 @@ def result_json(
     reports: Sequence[Any] = (),  # what was said of each workload, as `perf.report.sections.Report`
 ) -> dict[str, Any]:
     """Return what a result file holds under `KEY`; `load_result` reads the sessions back."""
-    said = {"duets": dict(duets), "reports": list(reports)}
-    return {**_as_json(kind="result", provenance=provenance, sessions=sessions), **said}
+    return _as_json(kind="result", provenance=provenance, sessions=sessions, duets=duets, reports=reports)
 
 
 def baseline_json(baseline: Baseline) -> dict[str, Any]:
@@ -217,11 +215,7 @@ def load_session(path: Path) -> Baseline:
 
 
 def load_baseline(path: Path) -> Baseline | None:
-    """Read the baseline that belongs at a path, portable or a machine's; None where there is none.
-
-    Raises:
-        BaselineError: as for `load_result`; or it was never promoted.
-    """
+    """Read the baseline that belongs at a path, or None; errors as for `load_result`, and if it was never promoted."""
     if not path.exists():
         return None
     found = load_result(path)[0]
@@ -234,10 +228,7 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
     """Return what the losses and counters of one batch size are compared with, or None.
 
     That is the baseline if the same torch made it, else the portable one of this torch, else the baseline of another
-    torch; always of the same configuration and seed, and with that batch size.
-
-    Raises:
-        BaselineError: the portable baseline is damaged.
+    torch; always of the same configuration and seed, and with that batch size. Errors as for `load_baseline`.
     """
     here = session.fingerprint
     portable = load_baseline(baseline_path(directory, session.configuration, here, portable=True))
@@ -263,11 +254,7 @@ def load_published_lines(directory: Path, run: PublishedRun) -> list[PublishedLi
 
 
 def _rows(path: Path, kind: type[T]) -> list[T]:
-    """Return the rows of a table.
-
-    Raises:
-        BaselineError: it is not what it should be.
-    """
+    """Return the rows of a table. Raises BaselineError: it is not what it should be."""
     rows = None
     try:
         rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True)

@@ -25,11 +25,7 @@ def keep(folder: Path, result: Mapping[str, Any]) -> Path:
 
 
 def load_history(folder: Path) -> list[Baseline]:
-    """Return what is kept, the oldest first: of each session every workload; nothing where there is no folder.
-
-    Raises:
-        BaselineError: a file is damaged, or none of ours.
-    """
+    """Return the workloads of all sessions, the oldest first; none without a folder; errors as for `load_result`."""
     return [one for path in sorted(folder.glob(_NAMES)) for one in load_result(path)]
 
 

@@ -60,9 +60,8 @@ def of_duet(result: DuetResult) -> Answer:
     elif verdict is Verdict.UNCHANGED:
         found = sorted(result.judgements[size].effect.effect_size for size in alike)
         measured = " to ".join(dict.fromkeys(percent(change, "+") for change in (found[0], found[-1])))
-        sentence = (
-            f"no change of {percent(result.threshold)} or more at {sizes} (measured {measured}){_work(result, first)}"
-        )
+        no_change = f"no change of {percent(result.threshold)} or more at {sizes} (measured {measured})"
+        sentence = f"{no_change}{_work(result, first)}"
         next_step = NOTHING_TO_DO
     else:
         changes = [f"{_change(judgement.effect)} at {first}"]

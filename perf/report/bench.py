@@ -27,7 +27,7 @@ from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report
 
 
 def log_blocks(session: Session) -> str:
-    """Return the log of the first run of each batch size, and whether the other runs have its losses."""
+    """Return the log of the first run of each batch size, whether the others have its losses, and all their warm-up."""
     blocks = []
     for size, measurement in session.measurements.items():
         runs, micro_batch_size = measurement.runs, measurement.micro_batch_size
@@ -37,16 +37,9 @@ def log_blocks(session: Session) -> str:
             lines.append(f"({len(runs) - 1} more run{'s' if len(runs) > 2 else ''} with {losses})")
         blocks.append("\n".join(lines))
     blocks += [f"Global batch size {size}: not measured: {reason}" for size, reason in session.failures.items()]
-    return "\n\n".join(blocks)
-
-
-def warmup_note(session: Session) -> str:
-    """Return how many steps at the front of the runs are not in the times, and why."""
     dropped = [run.warmup_steps for m in session.measurements.values() for run in m.runs]
-    return (
-        f"warm-up: {sum(dropped)} steps are not in the times (at most {max(dropped)} of a run): "
-        "they were slower than the later half of their run"
-    )
+    left_out = f"{sum(dropped)} steps are not in the times (at most {max(dropped)} of a run)"
+    return "\n\n".join([*blocks, f"warm-up: {left_out}: they were slower than the later half of their run"])
 
 
 def verdict_section(session: Session, judgements: Judgements) -> Section:
@@ -89,14 +82,14 @@ def _outcome(holds: Sequence[bool | None]) -> str:
     return next((f"{holds.count(state)} {word}" for state, word in words.items() if state in holds), NONE)
 
 
-def baseline_note(baseline: Baseline, session: Session) -> str:
+def _baseline_notes(baseline: Baseline, session: Session) -> list[str]:
     """Return where the baseline comes from, which software differs, and which of its batch sizes were not measured."""
     parts = [f"{baseline.path}, measured {baseline.provenance['date']} at {commit_text(baseline.provenance)}"]
     changed = differences(baseline.session.fingerprint.software, session.fingerprint.software)
     parts.append(f"software differs: {', '.join(changed)}" if changed else "same software")
     if missing := sorted(set(baseline.session.measurements) - {*session.measurements, *session.failures}):
         parts.append(f"NOT MEASURED NOW: {', '.join(map(str, missing))}")
-    return "\n  ".join(parts)
+    return parts
 
 
 def result_note(result: Path, refusal: str) -> str:
@@ -122,11 +115,9 @@ def session_report(
     """Return what is to be said of a session, the most important first."""
     if since := since_when(past):
         answer = replace(answer, sentence=f"{answer.sentence}; {since}")
-    stored = {
-        size: judgement.effect
-        for (claim, size), judgement in judgements.items()
-        if claim == "rate" and judgement.effect and not isinstance(judgement.effect, DuetEffect)
-    }
+    rates = {size: judgement for (claim, size), judgement in judgements.items() if claim == "rate"}
+    effects = {size: rate.effect for size, rate in rates.items() if rate.effect}
+    stored = {size: effect for size, effect in effects.items() if not isinstance(effect, DuetEffect)}
     plots = [effects_plot(stored, threshold, "stored times")] if stored else []
     sections = [replace(verdict_section(session, judgements), plots=plots)]
     if duet:
@@ -134,7 +125,7 @@ def session_report(
         first, *others = duet_sections(duet)
         sections += [replace(first, title=beside), *others]
     if baseline:
-        sections.append(Section(title="Baseline", notes=baseline_note(baseline, session).split("\n  ")))
+        sections.append(Section(title="Baseline", notes=_baseline_notes(baseline, session)))
     difference = loss_difference_plot(session, expected)
     sections += [
         Section(title="Losses", plots=[*session_losses(session), *filter(None, [difference])], is_detail=True),
@@ -153,11 +144,7 @@ def session_report(
         answer=answer,
         sections=sections,
         command=provenance["command"],
-        warnings=[
-            f"{size}: {judgement.reason}"
-            for (claim, size), judgement in judgements.items()
-            if claim == "rate" and judgement.verdict is Verdict.INCONCLUSIVE
-        ],
+        warnings=[f"{size}: {rate.reason}" for size, rate in rates.items() if rate.verdict is Verdict.INCONCLUSIVE],
         is_bad=answer.verdict in ("FAILED", "NOT MEASURED") or any(j.holds is False for j in judgements.values()),
     )
 

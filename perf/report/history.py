@@ -42,16 +42,10 @@ def history_section(past: Sequence[Baseline]) -> Section:
     shown = sorted({index for indexes in marks.values() for index in indexes})
     pages = {f"page of session {index + 1}": past[index].path.with_suffix(".html") for index in shown}
     unit, plural = f"{past[-1].session.sample}/sec", "s" if len(past) > 1 else ""
-    rows = [
-        (
-            str(i + 1),
-            _date(one),
-            commit_text(one.provenance),
-            one.verdict,
-            *(number(some[i]) for some in rates.values()),
-        )
-        for i, one in enumerate(past)
-    ]
+    rows = []
+    for i, one in enumerate(past):
+        now = [number(some[i]) for some in rates.values()]
+        rows.append((str(i + 1), _date(one), commit_text(one.provenance), one.verdict, *now))
     return Section(
         title=f"History: {len(past)} session{plural} on this machine, {unit} by batch size",
         header=("session", "date", "commit", "verdict", *map(str, rates)),

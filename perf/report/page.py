@@ -41,11 +41,9 @@ def as_html(reports: Sequence[Report], raw: Mapping[str, Any], folder: Path) -> 
     packed = base64.b64encode(gzip.compress(json.dumps(raw, allow_nan=False).encode(), mtime=0)).decode()
     template = environment.get_template("page.html")
     ordered = sorted(reports, key=lambda report: not report.is_bad)
-
-    def link(path: str) -> str:
-        return quote(os.path.relpath(path, folder))
-
-    return template.render(reports=ordered, as_svg=as_svg, raw=packed, link=link)
+    return template.render(
+        reports=ordered, as_svg=as_svg, raw=packed, link=lambda path: quote(os.path.relpath(path, folder))
+    )
 
 
 def as_svg(plot: Plot) -> str:

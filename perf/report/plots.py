@@ -58,9 +58,7 @@ def pairs_plot(result: DuetResult) -> Plot:
         own = [pair for pair in result.pairs if pair.global_batch_size == size]
         changes = [100 * float(np.expm1(pair.effect)) for pair in own]
         series.append(Series(name=str(size), style="dots", x=[pair.ended_s for pair in own], y=changes))
-    ends: dict[int, float] = {}
-    for pair in result.pairs:
-        ends[pair.start] = pair.ended_s
+    ends = {pair.start: pair.ended_s for pair in result.pairs}  # of each start the last
     return Plot(
         title="Every pair of runs",
         caption=f"{len(result.pairs)} pairs in {len(ends)} starts of the processes, in the order of time",
@@ -103,18 +101,15 @@ def loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) ->
             series.append(Series(name=str(size), x=_thinned(x), y=_thinned(losses)))
         ends = ", ".join(f"{one.name} {one.y[-1]:.3f}" for one in series)
         caption = f"By global batch size; last values: {ends}"
-        plots.append(
-            Plot(title=f"{title} by {unit}", caption=caption, x_label=unit, y_label="loss, nats", series=series)
-        )
+        plot = Plot(title=f"{title} by {unit}", caption=caption, x_label=unit, y_label="loss, nats", series=series)
+        plots.append(plot)
     return plots
 
 
 def session_losses(session: Session) -> list[Plot]:
     """Return the losses of the first run at each batch size."""
-    curves = {}
-    for size, measurement in session.measurements.items():
-        run = measurement.runs[0]
-        curves[size] = (range(1, len(run.losses) + 1), np.cumsum(run.step_s).tolist(), run.losses)
+    runs = {size: measurement.runs[0] for size, measurement in session.measurements.items()}
+    curves = {s: (range(1, len(run.losses) + 1), np.cumsum(run.step_s).tolist(), run.losses) for s, run in runs.items()}
     return loss_plots("Loss", curves)
 
 
@@ -152,15 +147,11 @@ def loss_difference_plot(session: Session, expected: Mapping[int, Baseline | Non
 def rates_plot(session: Session, baseline: Baseline | None) -> Plot:
     """Return the rate of every run against the batch size, beside the baseline's runs."""
     series = []
-    for name, one in (("baseline", baseline.session if baseline else None), ("now", session)):
-        points = [
-            (float(size), run_rate(run.timed_step_s, size))
-            for size, measurement in sorted(one.measurements.items() if one else ())
-            for run in measurement.runs
-        ]
-        if points:
-            sizes, rates = zip(*points, strict=True)
-            series.append(Series(name=name, style="dots", x=sizes, y=rates))
+    sessions = {"baseline": baseline.session, "now": session} if baseline else {"now": session}
+    for name, one in sessions.items():
+        runs = [(size, run) for size, measurement in sorted(one.measurements.items()) for run in measurement.runs]
+        rates = [run_rate(run.timed_step_s, size) for size, run in runs]
+        series.append(Series(name=name, style="dots", x=[float(size) for size, _ in runs], y=rates))
     return Plot(
         title=f"{session.sample.capitalize()}/sec by batch size",
         caption="The rate of every run, a dot each, at its global batch size",

@@ -17,7 +17,7 @@ from perf.app.side_by_side import baseline_recipe
 from perf.app.what import here as this_machine
 from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, BaselineError
-from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates, judge_scaling
+from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates
 from perf.measure.sides import parse_recipe
 from perf.records.baselines import KEY, PublishedRun, baseline_path, find_expected, load_baseline, load_session
 from perf.records.documents import write_json
@@ -25,7 +25,7 @@ from perf.records.sessions import Fingerprint, Session
 from perf.report.bench import published_note
 from perf.runner.machine import fingerprint
 from tests.judge.noise import COUNTERS, HERE, SIZES
-from tests.judge.test_verdicts import as_baseline, quiet
+from tests.judge.test_verdicts import as_baseline, judge_scaling, quiet
 from tests.records.test_baselines import promoted, result, written
 from tests.test_edge import Project, here, project, side_by_side  # noqa: F401  # pytest finds fixtures by name
 

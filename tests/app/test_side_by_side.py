@@ -136,11 +136,11 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
 ) -> None:
     """A folder is no file, and below a file there is no place for one."""
     assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(tmp_path)]) == EXIT_USAGE
-    assert "is a folder" in capsys.readouterr().err
+    assert f"--json {tmp_path}: no file can be written there" in capsys.readouterr().err
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "a" / "b.json"
     assert main(["duet", "--baseline", "self", "--candidate", "self", "--json", str(below)]) == EXIT_USAGE
-    assert f"{tmp_path / 'file'} is a file, and a folder is needed" in capsys.readouterr().err
+    assert f"--json {below}: no file can be written there" in capsys.readouterr().err
     assert not shown
 
 

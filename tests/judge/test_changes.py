@@ -117,13 +117,6 @@ def test_made_up_rates_without_noise_have_changes() -> None:
     assert (change.index, change.effect_size) == (20, pytest.approx(-0.5))
 
 
-@pytest.mark.parametrize("odd", [0.0, -1.0, math.nan, math.inf])
-def test_rates_are_positive(odd: float) -> None:
-    """Others are refused with the metric's name."""
-    with pytest.raises(ValueError, match="net at 512: has values that are not positive numbers"):
-        find_changes({"net at 512": [1.0, 2.0, odd]})
-
-
 def test_exact_numbers_change_at_once() -> None:
     """One night is enough; after zero the size is infinite; a negative one becomes larger, and not smaller."""
     found = exact_changes("ops", [0, 0, 2, 2, 3, 3])

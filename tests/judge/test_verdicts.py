@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,12 +20,12 @@ from perf.judge.verdicts import (
     judge_loss_decreases,
     judge_losses,
     judge_rates,
-    judge_scaling,
 )
 from perf.records.baselines import Baseline
 from perf.records.sessions import Fingerprint, MeasuredRun, Session
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, STEP_S, session
 
+judge_scaling = partial(judge_rates, is_scaling=True)
 PATH = Path("baselines/somewhere/pico-cpu-fp32.json")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from perf.cli import EXIT_DONE, main
 from perf.errors import EXIT_PROBLEM, BaselineError
-from perf.judge.verdicts import judge_counters, judge_loss_decreases, judge_losses, judge_rates, judge_scaling
+from perf.judge.verdicts import judge_counters, judge_loss_decreases, judge_losses, judge_rates
 from perf.records.baselines import (
     KEY,
     Baseline,
@@ -59,7 +59,7 @@ def small(seed: int = 0) -> Session:
 def judged(session: Session, baseline: Baseline | None, directory: Path) -> None:
     """Judge every claim of a session."""
     judge_rates(session, baseline, threshold=0.05)
-    judge_scaling(session, baseline, threshold=0.05)
+    judge_rates(session, baseline, threshold=0.05, is_scaling=True)
     for size, measurement in session.measurements.items():
         expected = find_expected(session, size, baseline, directory)
         judge_loss_decreases(measurement)
