@@ -22,7 +22,7 @@ from scipy import stats
 from perf.judge.duets import Decisions, DuetJudgement
 from perf.judge.stats import FloatArray
 from perf.judge.verdicts import Verdict
-from perf.records.pairs import Mode, Pair
+from perf.records.sessions import Mode, Pair
 from perf.report.sections import markdown_table
 
 Trial = dict[str, Any]

@@ -24,7 +24,7 @@ import numpy as np
 
 from perf.measure.duet import Duet
 from perf.measure.sides import HOME, Side, parse_recipe, prepared
-from perf.records.pairs import Mode, Pair
+from perf.records.sessions import Mode, Pair
 from perf.records.wire import CaseSpec
 from perf.runner.machine import fingerprint
 from perf.train.workloads import WORKLOADS

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from perf.judge.verdicts import Verdict
-from perf.records.pairs import FEWEST_STARTS
+from perf.records.sessions import FEWEST_STARTS
 from perf.report.sections import markdown_table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests' helpers are no part of the package

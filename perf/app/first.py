@@ -19,7 +19,7 @@ from perf.measure.busy import BUSY, busy_share
 from perf.measure.duet import Duet, choose_mode, usable_cores
 from perf.measure.sides import last_other_commit, own_side
 from perf.printable import indented, shown
-from perf.records.pairs import Mode
+from perf.records.sessions import Mode
 from perf.records.wire import CaseSpec
 from perf.signals import EXIT_STOPPED, stopped_by_signals
 

@@ -22,7 +22,7 @@ from perf.measure.duet import Duet, choose_mode, usable_cores
 from perf.measure.sides import Recipe, prepared
 from perf.printable import tool
 from perf.records.baselines import Baseline
-from perf.records.pairs import Mode, Pair
+from perf.records.sessions import Mode, Pair
 from perf.records.wire import CaseSpec
 from perf.report.duet import duet_heading
 from perf.report.sections import duration

@@ -20,7 +20,7 @@ from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Source, SyntheticLanguage
 from perf.train.devices import World, process_group, resolve_device, resolve_precision
 from perf.train.kernel import learning_rate
-from perf.train.loop import RunResult, run_steps
+from perf.train.trainer import RunResult, run_steps
 from perf.train.workloads import BERT_CONFIGS, default_workload
 
 

@@ -15,8 +15,7 @@ from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.exact import counter_differences
 from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, DuetEffect, estimate, scaling_contrasts
 from perf.judge.verdicts import Judgement, Verdict, spare_left_behind, why_inconclusive
-from perf.records.pairs import FEWEST_STARTS, Marks, Mode, Pair
-from perf.records.sessions import differences
+from perf.records.sessions import FEWEST_STARTS, Marks, Mode, Pair, differences
 from perf.records.wire import SideWork
 
 Work = tuple[SideWork, SideWork]  # what baseline and candidate do in a step at one batch size

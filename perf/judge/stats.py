@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from perf.records.pairs import FEWEST_STARTS
-from perf.records.sessions import deviation
+from perf.records.sessions import FEWEST_STARTS, deviation
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -12,7 +12,7 @@ import numpy as np
 from perf.errors import MeasureError
 from perf.measure.runners import ANSWER_TIMEOUT_S, Runner
 from perf.measure.sides import Side
-from perf.records.pairs import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
+from perf.records.sessions import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
 from perf.records.wire import Attributed, CaseSpec, Counted, PhaseTime, Request, SideWork, Waiting, side_work
 
 RUN_S = 0.8  # about how long a side steps in a run

@@ -20,7 +20,7 @@ from perf.cli import EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, MeasureError
 from perf.judge.duets import DuetResult
 from perf.measure.sides import Recipe
-from perf.records.pairs import Pair
+from perf.records.sessions import Pair
 from perf.records.wire import PhaseTime, SideWork
 from perf.signals import EXIT_STOPPED
 from tests.app.test_side_by_side import Scripted

@@ -21,7 +21,7 @@ from perf.judge.duets import DuetResult
 from perf.judge.verdicts import Verdict
 from perf.measure.sides import HOME, Recipe, Side, parse_recipe
 from perf.records.baselines import Baseline
-from perf.records.pairs import Mode, Pair
+from perf.records.sessions import Mode, Pair
 from perf.records.wire import PhaseTime, SideWork
 from perf.runner.machine import fingerprint
 from tests.judge.duet_noise import synthetic

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from perf.judge.duets import Decisions, DuetJudgement
-from perf.records.pairs import Pair, pairs_per_start
+from perf.records.sessions import Pair, pairs_per_start
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECORDED = {"AMD EPYC, Zen 3": DOCS / "duets.jsonl.gz", "AMD EPYC, Zen 5": DOCS / "duets-aa-zen5.jsonl.gz"}

@@ -9,7 +9,7 @@ import pytest
 
 from perf.judge.duets import INTERIM_LOOK, LAST_SHARE, Decisions, DuetJudgement, spent
 from perf.judge.verdicts import Verdict
-from perf.records.pairs import FEWEST_STARTS, Pair
+from perf.records.sessions import FEWEST_STARTS, Pair
 from tests.judge.duet_noise import RECORDED, Draw, duet, recorded_starts, resampled, synthetic
 
 SIZES = (512, 1024, 2048)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats as reference
 
 from perf.judge.stats import OUTLIER, POWER, estimate
-from perf.records.pairs import FEWEST_STARTS, pairs_per_start
+from perf.records.sessions import FEWEST_STARTS, pairs_per_start
 from tests.judge.duet_noise import synthetic
 
 LEVEL = 0.0075

@@ -25,7 +25,7 @@ from perf.measure import runners as runners_module
 from perf.measure.duet import BLOCKS, Duet, choose_mode
 from perf.measure.runners import Runner
 from perf.measure.sides import HOME, Side, parse_recipe, prepared
-from perf.records.pairs import Mode, Pair, alternating_effect, simultaneous_effect
+from perf.records.sessions import Mode, Pair, alternating_effect, simultaneous_effect
 from perf.records.wire import REQUESTS, VERSION, CaseSpec, Stepped, Waiting
 
 WORKLOAD = "tests.workloads:small"

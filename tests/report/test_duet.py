@@ -19,7 +19,7 @@ from perf.judge.duets import (
     work_differences,
 )
 from perf.judge.verdicts import Judgement, Verdict
-from perf.records.pairs import Mode, Pair
+from perf.records.sessions import Mode, Pair
 from perf.records.wire import SideWork
 from perf.report.answers import of_duet, of_session
 from perf.report.duet import duet_text

@@ -22,8 +22,7 @@ from perf.judge.verdicts import CLAIMS, Judgement, Verdict, judge_rates, mean_ra
 from perf.logs.audit import audit_run
 from perf.logs.runlog import LoggedRun, parse_log, read_lines
 from perf.printable import WIDTH, wrapped
-from perf.records.pairs import Pair
-from perf.records.sessions import Session
+from perf.records.sessions import Pair, Session
 from perf.records.wire import PHASES
 from perf.report.answers import of_duet, of_session
 from perf.report.bench import verdict_section

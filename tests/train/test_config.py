@@ -17,7 +17,7 @@ from perf.train import checkpoints
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
-from perf.train.loop import run_steps
+from perf.train.trainer import run_steps
 
 
 class TwoRanks(World):

@@ -22,7 +22,7 @@ from perf.train.checkpoints import CheckpointStore, Facts
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.devices import World
-from perf.train.loop import RunResult, run_steps
+from perf.train.trainer import RunResult, run_steps
 from perf.train.workloads import BertConfig
 
 
@@ -139,7 +139,7 @@ def test_the_device_is_waited_for_before_the_clock_is_read(
 ) -> None:
     """Each reading follows a synchronization, with nothing in between."""
     events: list[str] = []
-    monkeypatch.setattr("perf.train.loop.synchronize", lambda device: events.append("sync"))
+    monkeypatch.setattr("perf.train.trainer.synchronize", lambda device: events.append("sync"))
     real = trainer.Trainer.step
     monkeypatch.setattr(trainer.Trainer, "step", lambda self: (events.append("step"), real(self))[1])
 
