@@ -18,9 +18,8 @@ Curves = Mapping[int, Sequence[float]]  # a value of each session, by batch size
 def since_when(past: Sequence[Baseline]) -> str:
     """Return since which session all that decided something are bad; "" if the last one that did is not.
 
-    If the last session decided nothing, it begins with the verdict of the first bad one.
-
-    The sessions are as from `perf.records.history.alike`: all have the batch sizes of the last one.
+    If the last session decided nothing, it begins with the verdict of the first bad one. The sessions are as from
+    `perf.records.history.alike`: all have the batch sizes of the last one.
     """
     first = first_bad([one.verdict for one in past])
     if first is None or len(past) == 1:
@@ -32,8 +31,9 @@ def history_section(past: Sequence[Baseline]) -> Section:
     """Return the trend of sessions, and where it changed; they are as for `since_when`."""
     runs = {size: [one.session.measurements[size] for one in past] for size in sorted(past[-1].session.measurements)}
     rates = {size: [mean_rate(measurement) for measurement in some] for size, some in runs.items()}
-    losses = {size: [measurement.runs[0].losses[-1] for measurement in some] for size, some in runs.items()}
-    groups = _grouped(_changes(past, rates))
+    steps = min(len(measurement.runs[0].losses) for some in runs.values() for measurement in some)
+    losses = {size: [measurement.runs[0].losses[steps - 1] for measurement in some] for size, some in runs.items()}
+    groups = _grouped(_changes(past, rates, losses))
     marks = {"change": [_surest(group).index for group in groups]}
     notes = [_event(past, group) for group in groups[: -MOST_ROWS - 1 : -1]]
     if (first := first_bad([one.verdict for one in past])) is not None:
@@ -52,22 +52,21 @@ def history_section(past: Sequence[Baseline]) -> Section:
         rows=rows[-MOST_ROWS:],
         left=("date", "commit", "verdict"),
         notes=notes,
-        plots=[_trend(unit, rates, marks), _trend("last loss, nats", losses, marks)],
+        plots=[_trend(unit, rates, marks), _trend(f"loss of step {steps}, nats", losses, marks)],
         links={name: str(page.absolute()) for name, page in pages.items() if page.exists()},
         is_detail=True,
     )
 
 
-def _changes(past: Sequence[Baseline], rates: Curves) -> list[Change]:
-    """Return where a rate, a last loss or the work of a step changed."""
+def _changes(past: Sequence[Baseline], rates: Curves, losses: Curves) -> list[Change]:
+    """Return where a rate, a loss or the work of a step changed."""
     series = {f"rate at {size}": values for size, values in rates.items()}
     if len(rates) > 1:
         series["rate at all batch sizes"] = pooled(list(rates.values()))
     found = find_changes(series)
     for size in rates:
         runs = [one.session.measurements[size].runs[0] for one in past]
-        exact: dict[str, list[float]] = {"last loss": [run.losses[-1] for run in runs]}
-        exact["operations"] = [sum(run.counters.ops.values()) for run in runs]
+        exact = {"loss": losses[size], "operations": [sum(run.counters.ops.values()) for run in runs]}
         exact |= {name: [getattr(run.counters, name) for run in runs] for name in COUNTERS}
         for name, values in exact.items():
             found += exact_changes(f"{name} at {size}", values)

@@ -73,6 +73,19 @@ def test_the_worst_workload_comes_first_and_its_answer_before_all_else() -> None
     assert page.index("REGRESSED") < page.index("UNCHANGED:")
 
 
+def test_a_link_leads_to_a_file_beside_the_page_and_nowhere_else(tmp_path: Path) -> None:
+    """Whatever a result says that it is: no scheme, no other host."""
+    paths = [str(tmp_path / "history" / "a night.html"), "javascript:alert(1)", "//evil.example/x", '"><script>']
+    section = Section(title="t", links={f"{i} {HOSTILE}": path for i, path in enumerate(paths)})
+    found = msgspec.structs.replace(whole()[0], sections=[section])
+    elements = _Elements(as_html([found], {}, tmp_path / "runs")).found
+    links = [attributes["href"] or "" for name, attributes in elements if name == "a"][:-1]
+    assert links[0] == "../history/a%20night.html"
+    assert all(re.fullmatch(r"(\.\./)+[\w%./-]+", link) for link in links)
+    assert len(links) == len(paths)
+    assert "script" not in {name for name, _ in elements}
+
+
 def test_the_raw_values_are_in_the_page() -> None:
     """Unpacked, the link has them as they were."""
     packed = re.search(r"data:application/gzip;base64,([\w+/=]+)", whole_page())
