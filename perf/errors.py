@@ -1,7 +1,7 @@
 """The errors that data, files or the state of a run can cause.
 
-A message reads *where: what was found, what was needed; what to do*. Wrong arguments are ``ValueError``;
-anything below is a problem with data or state, which the command line reports in one line (exit code 3).
+A message reads *where: what was found, what was needed; what to do*. Wrong arguments are ``ValueError``
+or ``UsageError`` (exit code 2); a ``PerfError`` is a problem with data or state, told in one line (exit code 3).
 """
 
 from perf.printable import printable

@@ -74,7 +74,7 @@ class Workload:
         why: the first line of its docstring.
         global_batch_sizes: samples per optimizer step, one case each.
         micro_batch_size: samples per forward pass at most; None for the whole batch.
-        precision: "fp32", "bf16", or "auto" for bf16 where the processor has it.
+        precision: "fp32", "bf16", or "auto": bf16 on a GPU that has it, else fp32.
         threshold: the smallest change of its rate that matters, a fraction; None for the session's.
         sample: what one sample is called in rates ("samples", "images", "tokens").
         about: facts that decide what a step does; compared between two sides, and named where they differ.

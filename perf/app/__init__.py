@@ -1,1 +1,1 @@
-"""What a user can ask for: each room here connects measuring, judging and reporting."""
+"""What a user can ask for: each module here connects measuring, judging and reporting."""

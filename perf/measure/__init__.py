@@ -1,1 +1,1 @@
-"""Measuring: runs in fresh processes, exact counters, and what machine and software they were made with."""
+"""Measuring from outside: rounds of a bench, pairs of a duet, the sides and their processes."""

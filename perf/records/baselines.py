@@ -180,7 +180,7 @@ def load_result(path: Path) -> list[Baseline]:
     document = read_json(path)
     if KEY not in document:
         of = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
-        raise BaselineError(f"{path}: is {of}, and a stepmark result is needed; make one with: tox run -e bench")
+        raise BaselineError(f"{path}: is {of}, and a stepmark result is needed; make one with pytest")
     version = document[KEY].get("schema") if isinstance(document[KEY], dict) else None
     if type(version) is int and version != SCHEMA:
         raise BaselineError(f"{path}: has schema {version}, this version reads {SCHEMA}; measure and promote again")

@@ -38,7 +38,12 @@ def duet_heading(
 
 def duet_report(result: DuetResult, *, title: str, about: str, command: str) -> Report:
     """Return what is to be said of a duet; `title` is the workload, `about` when and where it was made."""
-    differing = {size: ", ".join(work_differences(work)[:3]) for size, work in result.work.items()}
+    warnings: dict[int, list[str]] = {}
+    for size, work in result.work.items():
+        differing, judgement = work_differences(work), result.judgements.get(size)
+        warnings[size] = [f"work differs: {', '.join(differing[:3])} per step"] if differing else []
+        if judgement and result.verdict(size) is Verdict.INCONCLUSIVE:
+            warnings[size].append(f"INCONCLUSIVE: {judgement.advice(result.budget_option)}")
     answer = of_duet(result)
     return Report(
         title=title,
@@ -46,7 +51,7 @@ def duet_report(result: DuetResult, *, title: str, about: str, command: str) -> 
         answer=answer,
         sections=duet_sections(result),
         command=command,
-        warnings=by_text({size: [f"work differs: {text} per step"] for size, text in differing.items() if text}),
+        warnings=by_text(warnings),
         is_bad=answer.verdict in (Verdict.REGRESSED, Verdict.LOSSES_DIFFER),
     )
 

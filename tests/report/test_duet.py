@@ -22,7 +22,7 @@ from perf.judge.verdicts import Judgement, Verdict
 from perf.records.sessions import Mode, Pair
 from perf.records.wire import SideWork
 from perf.report.answers import of_duet, of_session
-from perf.report.duet import duet_text
+from perf.report.duet import duet_report, duet_text
 from perf.report.sections import as_markdown
 from tests.judge.noise import COUNTERS, HERE, LOSSES, SIZES, session, step_times
 from tests.report.nights import judged, report_of
@@ -292,3 +292,15 @@ def test_another_scalar_is_another_training() -> None:
     far = msgspec.structs.replace(WORK, scalars={"norm": (101.0,) * len(WORK.losses)})
     assert loss_problem((one, near)) == ""
     assert loss_problem((one, far)).startswith("the norm of step 1 is 100.00000 on the baseline side and 101.00000 on")
+
+
+def test_what_a_reviewer_must_see_although_nothing_failed() -> None:
+    """Other work in a step, and that it could not be decided, with the budget that would; else nothing."""
+
+    def warnings(result: DuetResult) -> list[str]:
+        return list(duet_report(result, title="t", about="", command="").warnings)
+
+    assert warnings(duet({512: 0.0})) == []
+    undecided, other = warnings(duet({512: 0.0}, EXTRA, num_pairs=5))
+    assert undecided == "512: work differs: +5 aten::mm per step"
+    assert other.startswith("512: INCONCLUSIVE: only 2 of the 4 starts that a verdict needs; use about --budget ")
