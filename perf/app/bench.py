@@ -14,14 +14,13 @@ from msgspec.structs import replace
 from tqdm import tqdm
 
 from perf.app.side_by_side import baseline_recipe, compared
-from perf.app.what import What
+from perf.app.what import What, busy_share, health, load_note
 from perf.errors import BaselineError, MeasureError, UsageError
 from perf.judge import verdicts
 from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims
 from perf.judge.stats import run_rate
 from perf.judge.verdicts import Judgement, Verdict
 from perf.measure.bench import SLICE_STEPS, measure
-from perf.measure.busy import busy_share, health, load_note
 from perf.measure.sides import own_side, parse_recipe
 from perf.printable import shown
 from perf.records.baselines import (

@@ -147,6 +147,8 @@ def first_bad(target: Target, asked: What, good: str, bad: str) -> list[str]:
                 try:
                     options = {"error": error, "centre": target.effect / 2, "is_timed": target.name == TIME}
                     result = compared(_recipes(good, commit), asked, threshold=NEVER_UNCHANGED, **options)
+                    if result.interrupted:
+                        raise KeyboardInterrupt
                     verdict, reason = target.verdict(result)
                 except MeasureError as failed:
                     verdict, reason = SKIP, printable(str(failed))

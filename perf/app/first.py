@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from perf.app.duet import EXIT_DIFFERS, duet
-from perf.app.what import Here, What, what
+from perf.app.what import BUSY, Here, What, busy_share, what
 from perf.errors import EXIT_PROBLEM, MeasureError, PerfError, UsageError
 from perf.finding import Found, find_root, own_workloads
-from perf.measure.busy import BUSY, busy_share
 from perf.measure.duet import Duet, choose_mode, usable_cores
 from perf.measure.sides import last_other_commit, own_side
 from perf.printable import indented, shown

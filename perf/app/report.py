@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from perf.errors import BaselineError, UsageError
 from perf.finding import find_root
-from perf.judge.changes import BAD, first_bad
+from perf.judge.changes import BAD, bad_streak
 from perf.printable import emphasized, shown, wrapped
 from perf.records.baselines import KEY, LATEST_RESULT, Baseline
 from perf.records.documents import ADVICE, read_json
@@ -73,7 +73,7 @@ def report(*, runs: Sequence[Path]) -> int:
         try:
             texts = [f"{wrapped(f'Next: {one.answer.next_step}')}\n\n{as_text(one.sections)}\n" for one in found]
             lines = publish(found, raw, path.with_suffix(""))
-        except (IndexError, ValueError) as error:
+        except (ArithmeticError, IndexError, UnboundLocalError, ValueError) as error:  # the third by matplotlib
             raise BaselineError(f"{path}: a table or a plot of it is not whole ({error}); {ADVICE}") from None
         for one, text in zip(found, texts, strict=True):
             print(f"{wrapped(one.title)}\n{emphasized(wrapped(one.answer.line), is_bad=one.is_bad)}\n{text}")
@@ -121,10 +121,15 @@ def _report(past: Sequence[Baseline]) -> Report:
     """Return what is to be said of sessions as from `alike`."""
     last, section = past[-1], replace(history_section(past), is_detail=False)
     sentence, next_step = f"the last of {len(past)} sessions", NOTHING_TO_DO
-    if (first := first_bad([one.verdict for one in past])) is not None:
-        good, bad = (past[index].provenance["commit"][:12] for index in (max(first - 1, 0), first))
-        next_step = f"stepmark bisect --good {good} --bad {bad} --workload {last.session.workload}"
-        sentence = since_when(past) or sentence
+    if streak := bad_streak([one.verdict for one in past]):
+        good, bad = (past[index] for index in streak)  # -1, of no good one, is the last
+        sentence, next_step = since_when(past) or sentence, "read the page of that session"
+        commits = [one.provenance["commit"][:12] for one in (good, bad)]
+        if streak[0] >= 0 and commits[0] != commits[1] and not (good.rerun_problem or bad.rerun_problem):
+            ends = f"--good {commits[0]} --bad {commits[1]}"
+            next_step = (
+                f"stepmark bisect {ends} --workload {last.session.workload} --precision {last.session.precision}"
+            )
     elif section.notes:
         sentence += f"; the latest change: {section.notes[0]}"
     return Report(

@@ -12,12 +12,11 @@ import numpy as np
 from msgspec.structs import replace
 from tqdm import tqdm
 
-from perf.app.what import Here, What
+from perf.app.what import Here, What, busy_share, load_note
 from perf.errors import BaselineError, MeasureError
 from perf.judge.attribution import attribute_difference, phase_totals
 from perf.judge.duets import Decisions, DuetResult, loss_problem, size_to_attribute, software_differences
 from perf.judge.stats import FAMILY_ERROR
-from perf.measure.busy import busy_share, load_note
 from perf.measure.duet import Duet, choose_mode, usable_cores
 from perf.measure.sides import Recipe, prepared
 from perf.printable import tool
@@ -151,10 +150,10 @@ def run_duet(
         if not centre and (size := size_to_attribute(work, decisions.judgements)) is not None:
             visits = duet.attribution(size)
             phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
-    except (KeyboardInterrupt, MeasureError) as error:
+    except (KeyboardInterrupt, MeasureError) as failed:
         if not pairs:
             raise
-        stop = error
+        stop = failed
     interrupted = isinstance(stop, KeyboardInterrupt)
     reason = "stopped by a signal" if interrupted else str(stop)
     ended_early = stop and decisions.undecided

@@ -1,11 +1,13 @@
-"""What is to be measured: which workload, at which batch sizes, on which machine, and for how long."""
+"""What is to be measured: which workload, at which batch sizes, for how long; on which machine, and how busy it is."""
 
 import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 from msgspec import Struct
 
@@ -17,6 +19,8 @@ from perf.records.sessions import Fingerprint, configuration
 from perf.runner.machine import fingerprint
 from perf.train.devices import resolve_device, resolve_precision
 from perf.train.workloads import default_workload
+
+BUSY = 0.1  # the share of all cores from which on measuring is disturbed
 
 
 class Here(Struct, frozen=True, kw_only=True):
@@ -93,3 +97,27 @@ def what(
         )
         for target in targets or [find(default_workload(facts.device.type), root)]
     ]
+
+
+def busy_share(seconds: float = 0.3) -> float:
+    """Return the share of all cores' time that is in use, stolen time included.
+
+    It looks for `seconds`, and is to be asked while nothing of ours runs.
+    """
+    return psutil.cpu_percent(seconds) / 100
+
+
+def load_note(share: float) -> str:
+    """Return a warning that other programs use the cores, or nothing."""
+    if share < BUSY:
+        return ""
+    return f"Other programs use {share:.0%} of the cores: times will vary more. Stop them, or expect to need more time."
+
+
+def health(share: float) -> dict[str, str | int]:
+    """Return how the machine is now: `share` of `busy_share`, and the clock of its cores, where that is known."""
+    found: dict[str, str | int] = {"cores in use before": f"{share:.0%}"}
+    with suppress(OSError, NotImplementedError):
+        if clocks := [core.current for core in psutil.cpu_freq(percpu=True)]:
+            found["clock"] = f"{min(clocks):,.0f} to {max(clocks):,.0f} MHz"
+    return found

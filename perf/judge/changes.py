@@ -67,10 +67,10 @@ def exact_changes(metric: str, values: Sequence[float]) -> list[Change]:
     ]
 
 
-def first_bad(verdicts: Sequence[str]) -> int | None:
-    """Return where the bad runs at the end begin, or None; only a good run ends them, not one that decided nothing."""
-    begin = max((i for i, verdict in enumerate(verdicts) if verdict in GOOD), default=0)
-    return next((i for i in range(begin, len(verdicts)) if verdicts[i] in BAD), None)
+def bad_streak(verdicts: Sequence[str]) -> tuple[int, int] | None:
+    """Return the last good session, or -1, and the first bad one after it; None if there is no bad one after it."""
+    good = max((i for i, verdict in enumerate(verdicts) if verdict in GOOD), default=-1)
+    return next(((good, i) for i in range(good + 1, len(verdicts)) if verdicts[i] in BAD), None)
 
 
 def _without_outliers(logs: FloatArray) -> FloatArray:

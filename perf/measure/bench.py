@@ -27,6 +27,7 @@ class _Run:
     runner: Runner
     slices: list[Stepped] = field(default_factory=list)
     counted: Counted = field(default_factory=Counted)
+    measured: MeasuredRun | None = None  # when it has ended
     failure: str = ""
 
     def step(self) -> None:
@@ -35,6 +36,7 @@ class _Run:
 
     def count(self) -> None:
         self.counted = self.runner.only_answer(Counted)
+        self.measured = _measured(self)
 
 
 def measure(
@@ -83,7 +85,7 @@ def measure(
                     f"run {number} at {run.size}: found {found}, and {before} in run 1; "
                     "measure again, and change nothing on the machine meanwhile"
                 )
-            runs[run.size].append(_measured(run))
+            runs[run.size] += [run.measured] if run.measured else []
         session = _session(side.workload, cases, counted, runs, failures)
         on_round(session)
     assert session is not None

@@ -25,6 +25,7 @@ ANSWER_TIMEOUT_S = 600.0  # how long a process may take to start, to make one sl
 END_TIMEOUT_S = 30.0  # how long killed processes may take to be gone; the memory of a GPU is given back slowly
 ANSWER_BYTES = 2**24  # where an answer without an end is cut; the longest, of 100,000 steps, takes a fifth of it
 STDERR_BYTES = 2**16  # how much of the end of a process's stderr an error looks at
+MOST_STDERR_BYTES = 2**28  # where its file is emptied, looked at every second: nothing fills a disk
 # The environment variable that tells which processes belong together, also those that left the process group.
 MARK = "STEPMARK_RUN"
 
@@ -149,9 +150,13 @@ class Runner:
         while b"\n" not in self._unread:
             if len(self._unread) > ANSWER_BYTES:
                 raise self._failed(f"said {len(self._unread):,} bytes without an end of line, no answer")
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0 or not select.select([self], [], [], left_s)[0]:
+            if time.monotonic() > deadline_s:
                 raise self._failed(f"no answer within {ANSWER_TIMEOUT_S:.0f} s")
+            if os.fstat(self._stderr.fileno()).st_size > MOST_STDERR_BYTES:
+                os.lseek(self._stderr.fileno(), 0, os.SEEK_SET)  # where the process goes on to write
+                os.ftruncate(self._stderr.fileno(), 0)
+            if not select.select([self], [], [], max(0.0, min(1.0, deadline_s - time.monotonic())))[0]:
+                continue
             some = self._stdout.read(2**16)
             if not some:
                 raise self._failed(self._how_it_ended())

@@ -200,9 +200,10 @@ def _checkout(where: str, commit: str, root: Path, repository: str) -> Iterator[
 
 def _remove_abandoned(top: Path) -> None:
     """Remove the checkouts of this repository whose owner was killed: git lists them, and nobody holds their lock."""
-    for line in _tool("", ["git", "-C", str(top), "worktree", "list", "--porcelain"]).splitlines():
-        checkout = Path(line.removeprefix("worktree "))
-        if checkout.match(f"{_PREFIX}*/{_CHECKOUT}"):
+    temporary = Path(tempfile.gettempdir()).resolve()
+    for entry in _tool("", ["git", "-C", str(top), "worktree", "list", "--porcelain"]).split("\n\n")[1:]:  # not itself
+        checkout = Path(entry.split("\n")[0].removeprefix("worktree "))
+        if checkout != top and checkout.match(f"{temporary}/{_PREFIX}*/{_CHECKOUT}"):
             with suppress(OSError), (checkout.parent / _OWNER).open("r+") as owner:  # OSError: its owner lives
                 fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(checkout.parent, top)

@@ -19,7 +19,7 @@ LATEST_RESULT = Path("runs") / "bench.json"  # where every pytest session that t
 
 PORTABLE = "portable"  # the folder of baselines for any machine
 KEY = "stepmark"  # where a pytest-benchmark file holds what this project adds
-SCHEMA = 2
+SCHEMA = 3
 
 Rate = Annotated[float, Meta(gt=0, lt=1e15)]  # samples/sec
 
@@ -121,7 +121,7 @@ class PublishedLine(Struct, frozen=True, kw_only=True):
 
     global_batch_size: BatchSize
     global_step: Positive
-    loss: float
+    loss: Annotated[float, Meta(ge=-1e9, le=1e9)]
     # rate_samples_per_sec, global_rate_samples_per_sec: as printed
     rate_samples_per_sec: Rate
     global_rate_samples_per_sec: Rate

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from perf.judge.changes import BAD, Change, exact_changes, find_changes, first_bad, pooled
+from perf.judge.changes import BAD, Change, bad_streak, exact_changes, find_changes, pooled
 from perf.judge.verdicts import mean_rate
 from perf.records.baselines import Baseline, commit_text
 from perf.records.sessions import differences
@@ -21,9 +21,10 @@ def since_when(past: Sequence[Baseline]) -> str:
     If the last session decided nothing, it begins with the verdict of the first bad one. The sessions are as from
     `perf.records.history.alike`: all have the batch sizes of the last one.
     """
-    first = first_bad([one.verdict for one in past])
-    if first is None or len(past) == 1:
+    streak = bad_streak([one.verdict for one in past])
+    if streak is None or len(past) == 1:
         return ""
+    first = streak[1]
     return f"{'' if past[-1].verdict in BAD else f'{past[first].verdict} '}since {_name(past, first)}"
 
 
@@ -36,8 +37,9 @@ def history_section(past: Sequence[Baseline]) -> Section:
     groups = _grouped(_changes(past, rates, losses))
     marks = {"change": [_surest(group).index for group in groups]}
     notes = [_event(past, group) for group in groups[: -MOST_ROWS - 1 : -1]]
-    if (first := first_bad([one.verdict for one in past])) is not None:
-        notes.insert(0, f"{past[first].verdict} since {_name(past, first)}{_between(past, first - 1, first)}")
+    if streak := bad_streak([one.verdict for one in past]):
+        good, first = streak
+        notes.insert(0, f"{past[first].verdict} since {_name(past, first)}{_between(past, good, first)}")
         marks["first bad session"] = [first]
     shown = sorted({index for indexes in marks.values() for index in indexes})
     pages = {f"page of session {index + 1}": past[index].path.with_suffix(".html") for index in shown}

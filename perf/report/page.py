@@ -69,7 +69,7 @@ def figure_of(plot: Plot) -> "Figure":
     """Return a plot as a figure of matplotlib."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import MaxNLocator
 
     style: Any = {
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
@@ -92,13 +92,7 @@ def figure_of(plot: Plot) -> "Figure":
         if plot.categories:
             axes.set_yticks(range(len(plot.categories)), [printable(name) for name in plot.categories])
             axes.set_ylim(len(plot.categories) - 0.4, -0.6)
-        if plot.log_x:
-            axes.set_xscale("log")
-            ticks = sorted({x for series in plot.series for x in series.x})
-            axes.xaxis.set_major_locator(FixedLocator(ticks))
-            axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
-            axes.xaxis.set_minor_locator(NullLocator())
-        elif not any(x % 1 for series in plot.series for x in series.x):
+        if not any(x % 1 for series in plot.series for x in series.x):
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_xlabel(printable(plot.x_label))
         axes.set_ylabel(printable(plot.y_label))

@@ -158,7 +158,6 @@ def rates_plot(session: Session, baseline: Baseline | None) -> Plot:
         x_label="global batch size",
         y_label=f"{session.sample}/sec",
         series=series,
-        log_x=True,
     )
 
 

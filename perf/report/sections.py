@@ -52,7 +52,6 @@ class Plot(Struct, frozen=True, kw_only=True):
     categories: Sequence[str] = ()  # names of the places along y, from the top
     band: tuple[float, float] | None = None  # the region of the measured axis that does not matter
     marks: Mapping[str, Sequence[float]] = {}  # vertical lines, by what they mean
-    log_x: bool = False  # whether x is drawn on a logarithmic scale
 
 
 class Section(Struct, frozen=True, kw_only=True):
@@ -167,7 +166,7 @@ def number(value: float, style: str = ",.0f") -> str:
 
 def percent(fraction: float, sign: str = "") -> str:
     """Return a fraction in percent with one decimal; of more than 1000% only that it is more."""
-    return f"{fraction:{sign}.1%}" if fraction < 10 else ">1000%"
+    return f"{fraction:{sign}.1%}" if abs(fraction) < 10 else ">1000%" if fraction > 0 else "<-1000%"
 
 
 def effect_cells(effect: Effect | None) -> tuple[str, str, str]:

@@ -49,15 +49,18 @@ class Simulated(Scripted):
     ) -> list[Pair]:
         """Return three pairs."""
         self._history.timed.append(self._commit)
-        self._history.on_start()
         self.elapsed_s += 5.0
         marks = ((0.0, 1.0),)
-        return [
+        pairs = [
             Pair(
                 global_batch_size=SIZE, start=0, ended_s=self.elapsed_s, effect=effect, baseline=marks, candidate=marks
             )
             for effect in self._draw(3)
         ]
+        for pair in pairs:
+            on_pair(pair)
+        self._history.on_start()
+        return pairs
 
     def attribution(self, size: int) -> tuple[list[list[PhaseTime]], list[list[PhaseTime]]]:
         """Return products that are dispatched as often as they are counted."""

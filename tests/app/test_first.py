@@ -11,10 +11,10 @@ import pytest
 
 from perf.app import first
 from perf.app.first import DEMO_FILE, FAULTS, TEMPLATE
+from perf.app.what import busy_share, load_note
 from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, MeasureError
 from perf.finding import own_workloads
-from perf.measure.busy import busy_share, load_note
 from perf.measure.sides import last_other_commit
 from tests.repositories import git
 

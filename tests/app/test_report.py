@@ -112,6 +112,19 @@ def test_the_history_is_told_with_the_bisection_that_comes_next(
     assert "<svg" in (tmp_path / "runs" / "history.html").read_text()
 
 
+def test_a_bisection_is_proposed_from_a_good_session_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from one that decided nothing, and not where there is none."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["history", str(kept(tmp_path / "gap", "UNCHANGED", "INCONCLUSIVE", "REGRESSED"))]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "stepmark bisect --good 000000000000 --bad 020202020202 --workload pico --precision fp32" in out
+    assert "git log --oneline 000000000000..020202020202" in out
+    assert main(["history", str(kept(tmp_path / "bad", "REGRESSED", "REGRESSED"))]) == 0
+    assert "stepmark bisect" not in capsys.readouterr().out
+
+
 def test_a_history_that_is_not_there_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

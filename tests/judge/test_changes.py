@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from perf.judge.changes import NEAR, PERMUTATIONS, exact_changes, find_changes, first_bad, pooled
+from perf.judge.changes import NEAR, PERMUTATIONS, bad_streak, exact_changes, find_changes, pooled
 from perf.judge.stats import FAMILY_ERROR
 
 
@@ -127,18 +127,18 @@ def test_exact_numbers_change_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "first"),
+    ("verdicts", "streak"),
     [
         ([], None),
         (["UNCHANGED"], None),
         (["INCONCLUSIVE", "NO_BASELINE", ""], None),
-        (["REGRESSED"], 0),
+        (["REGRESSED"], (-1, 0)),
         (["REGRESSED", "IMPROVED"], None),
-        (["REGRESSED", "UNCHANGED", "FAILED"], 2),
-        (["UNCHANGED", "INCONCLUSIVE", "REGRESSED", "LOSSES_DIFFER", "FAILED"], 2),
-        (["UNCHANGED", "REGRESSED", "INCONCLUSIVE", "REGRESSED", "NOT_COMPARABLE"], 1),
+        (["REGRESSED", "UNCHANGED", "FAILED"], (1, 2)),
+        (["UNCHANGED", "INCONCLUSIVE", "REGRESSED", "LOSSES_DIFFER", "FAILED"], (0, 2)),
+        (["UNCHANGED", "REGRESSED", "INCONCLUSIVE", "REGRESSED", "NOT_COMPARABLE"], (0, 1)),
     ],
 )
-def test_a_streak_begins_with_its_first_bad_run(verdicts: list[str], first: int | None) -> None:
-    """Good runs end it, those that decided nothing do not."""
-    assert first_bad(verdicts) == first
+def test_a_streak_of_bad_sessions_begins_after_a_good_one(verdicts: list[str], streak: tuple[int, int] | None) -> None:
+    """Good sessions end it, those that decided nothing neither begin nor end it."""
+    assert bad_streak(verdicts) == streak

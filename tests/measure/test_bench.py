@@ -220,6 +220,21 @@ def test_what_could_not_be_read_back_is_an_error(
         measure(NOBODY, cases(8), num_rounds=1, num_steps=8, rng=np.random.default_rng(0))
 
 
+def test_answers_that_do_not_fit_cost_their_batch_size_only(
+    recorded: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that no file may hold: the other batch sizes, and the rounds before, are kept."""
+    losses = {8: 1.0, 16: 2e9}
+
+    def stepped(runner: Recorder) -> Stepped:
+        return Stepped(marks=(0.0, 0.1, 0.2, 0.3, 0.4), losses=(losses[runner.size],) * 4)
+
+    monkeypatch.setattr(Recorder, "stepped", stepped)
+    session = measure(NOBODY, cases(8, 16), num_rounds=2, num_steps=8, rng=np.random.default_rng(0))
+    assert {size: len(found.runs) for size, found in session.measurements.items()} == {8: 2}
+    assert "global batch size 16: its answers do not fit together" in session.failures[16]
+
+
 @pytest.mark.parametrize("num_steps", [0, 3, 10])
 def test_a_run_is_whole_slices(num_steps: int) -> None:
     """Steps that slices do not divide are refused."""

@@ -276,6 +276,29 @@ signal.pause()
     assert text.isprintable()
 
 
+def test_what_a_process_writes_to_stderr_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is emptied while an answer is waited for, and has what comes then."""
+    monkeypatch.setattr(runners, "MOST_STDERR_BYTES", 2**20)
+    code = """
+print("much" * 2**19, file=sys.stderr, flush=True)
+print("x", end="", flush=True)
+print(sys.stdin.readline(), "the end", file=sys.stderr, flush=True)
+print(flush=True)
+signal.pause()
+"""
+    empty = os.ftruncate
+    with python(code) as process:
+
+        def emptied(file: int, size: int) -> None:
+            assert os.fstat(file).st_size == 2**21 + 1
+            empty(file, size)
+            process.send("go on")
+
+        monkeypatch.setattr(os, "ftruncate", emptied)
+        with pytest.raises(MeasureError, match=r"^said b'x', which is no answer; its last lines: go on \| the end$"):
+            process.answer(Said)
+
+
 def test_a_process_that_closes_its_output_and_stays_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer can come any more."""
     with python("os.close(1); signal.pause()") as process:

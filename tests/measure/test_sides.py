@@ -119,6 +119,16 @@ def test_what_a_living_process_uses_stays(repository: Path) -> None:
     assert left(repository) == []
 
 
+def test_a_worktree_of_the_users_stays(repository: Path, tmp_path: Path) -> None:
+    """Whatever it is called and whatever lies beside it, outside of the temporary folder."""
+    mine = tmp_path / "elsewhere" / "stepmark-mine" / "checkout"
+    git(repository, "worktree", "add", "--detach", str(mine))
+    (mine.parent / "owner").touch()
+    with prepared(parse_recipe(["self"]), "baseline", repository, "pico", {}):
+        pass
+    assert mine.is_dir()
+
+
 @pytest.mark.parametrize("owner", [None, "owner"], ids=["no owner", "unknown to git"])
 def test_what_is_not_ours_stays(repository: Path, owner: str | None) -> None:
     """A worktree or a folder whose name is like ours can be anybody's."""
