@@ -112,7 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = command(
         "history", "perf.app.report:history", "show the trend over sessions, and where it changed",
         "Show the rates and verdicts of the sessions in a folder, where they changed, and since when they are bad; and "
-        "write a page (runs/history.html). Sessions with pytest add themselves to the folder that STEPMARK_HISTORY names.",
+        "write a page (runs/history.html). Sessions with pytest add themselves to the folder in STEPMARK_HISTORY.",
     ).add_argument  # fmt: skip
     add("folder", type=Path, nargs="?", metavar="DIR", help="default: the folder that STEPMARK_HISTORY names")
     _add_duet(command)

@@ -66,7 +66,8 @@ HARMLESS = (
     ("Say what a step returns", "one optimizer step.", "one optimizer step, and return its loss."),
     ("Name the learning rate", "CLASSES = 10\n", "CLASSES = 10\nLEARNING_RATE = 1e-3\n"),
     ("Use it", "lr=1e-3", "lr=LEARNING_RATE"),
-    ("Forget gradients before they are made", "        loss.backward()", "        optimizer.zero_grad()\n        loss.backward()"),
+    ("Forget gradients before they are made", "        loss.backward()",
+     "        optimizer.zero_grad()\n        loss.backward()"),
     ("Forget them once", "        optimizer.step()\n        optimizer.zero_grad()", "        optimizer.step()"),
 )  # fmt: skip
 """A subject, and what is replaced by what; the eighth leaves a parenthesis open."""

@@ -95,7 +95,7 @@ def stepping(rng: np.random.Generator, at: int, sizes: int, nights: int = NIGHTS
     """Return the mean logarithms of several batch sizes with independent noise, and a step that all share."""
     logs = rng.normal(scale=NOISE, size=(sizes, nights))
     logs[:, at:] += np.log1p(-step)
-    return np.log(pooled(np.exp(logs)))  # type: ignore[arg-type]
+    return np.log(pooled(np.exp(logs)))  # type: ignore[arg-type]  # rows of an array are sequences
 
 
 def changes(logs: FloatArray) -> list[Change]:

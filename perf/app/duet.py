@@ -35,7 +35,7 @@ def duet(
     json: Path | None = None,
     **asked_for: Any,
 ) -> int:
-    """Compare two sides, say what differs, and return the exit code: 0 nothing is slower, 1 REGRESSED, 4 INCONCLUSIVE, ...
+    """Compare two sides, say what differs, and return the exit code; the help of the command lists them.
 
     Args:
         baseline: the parts of its SPEC; None for the last commit, or where the working tree is that, the one before.

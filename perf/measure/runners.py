@@ -43,7 +43,7 @@ class Runner:
         self._can, self._unread, mark = frozenset[str](), b"", uuid.uuid4().hex
         with hold_signals():
             # No pipe: the process need not wait for a reader.
-            self._stderr = stack.enter_context(TemporaryFile())  # noqa: SIM115
+            self._stderr = stack.enter_context(TemporaryFile())  # noqa: SIM115  # the stack closes it
             try:
                 self._process = subprocess.Popen(
                     side.command,

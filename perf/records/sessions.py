@@ -236,7 +236,7 @@ def deviation(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 Marks = tuple[float, ...]
 
 FEWEST_STARTS = 4  # with fewer starts nothing is decided: how much they spread is not known
-# About how many times the variance between starts that between pairs of one start is; docs/studies/noise.py prints both.
+# The variance between starts over that between pairs of one start, about; docs/studies/noise.py prints both.
 VARIANCE_RATIO = 6.0
 
 

@@ -73,13 +73,13 @@ def test_a_slow_phase_has_two_ends() -> None:
 def test_the_same_history_has_the_same_answer() -> None:
     """Whatever else is asked with it, as long as the correction allows; and the generator of others is left alone."""
     rates = stepping(1, 30, step=0.1)
-    np.random.seed(1)  # noqa: NPY002
-    before = np.random.get_state()[1].tolist()  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002  # it is this generator that must be left alone
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002  # the same
     (alone,) = find_changes({"rate": rates})
     first, second = find_changes({"other": np.exp(noise(2)).tolist(), "rate": rates, "again": rates})
     assert find_changes({"rate": rates}) == [alone]
     assert (first.index, first.effect_size) == (second.index, second.effect_size) == (alone.index, alone.effect_size)
-    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002  # the same
 
 
 def test_p_values_are_corrected_for_all_metrics() -> None:
