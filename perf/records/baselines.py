@@ -183,7 +183,9 @@ def load_result(path: Path) -> list[Baseline]:
         raise BaselineError(f"{path}: is {of}, and a stepmark result is needed; make one with pytest")
     version = document[KEY].get("schema") if isinstance(document[KEY], dict) else None
     if type(version) is int and version != SCHEMA:
-        raise BaselineError(f"{path}: has schema {version}, this version reads {SCHEMA}; measure and promote again")
+        raise BaselineError(
+            f"{path}: has schema {version}, this version reads {SCHEMA}; measure again, or use the version that wrote it"
+        )
     try:
         part = msgspec.convert({KEY: document[KEY]}, dict[str, _Part], str_keys=True)[KEY]
         if any(session.fingerprint.hardware != document.get("machine_info") for session in part.sessions):

@@ -75,7 +75,7 @@ def test_a_session_is_read_back_as_it_was(tmp_path: Path) -> None:
         ('{"benchmarks": []}', "a pytest-benchmark file of another project"),
         ('{"name": "package"}', "another program's JSON"),
         ('{"stepmark": {"schema": 3}}', "at stepmark: Object missing required field `kind`"),
-        ('{"stepmark": {"schema": 2}}', "has schema 2, this version reads 3; measure and promote again"),
+        ('{"stepmark": {"schema": 2}}', "has schema 2, this version reads 3; measure again, or use"),
         ('{"stepmark": {}, "stepmark": {}}', "is not whole JSON (has the key 'stepmark' twice); it was"),
         ('{"stepmark": {"seed": NaN}}', "found NaN, and a number within 64 bits is needed"),
         ('{"stepmark": {"seed": 1e400}}', "found 1e400, and a number within 64 bits is needed"),
