@@ -126,10 +126,10 @@ def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(
     monkeypatch.setattr(Trainer, "step", step)
     assert main(["train", "--global-batch-size", "8", "16", "24", *SMALL, "--fresh"]) == EXIT_STOPPED
     out = capsys.readouterr().out
-    assert out.splitlines()[-3:] == [
+    assert out.splitlines()[-4:] == [
         "Global batch size 16 was stopped at step 2 of 4.",
-        "To continue it: the same command with --global-batch-size 16 and, instead of any other limit, "
-        "--fresh or --load, --max-steps 4.",
+        "To continue it: the same command with --global-batch-size 16 and, instead of any",
+        "  other limit, --fresh or --load, --max-steps 4.",
         "Not started: 24.",
     ]
     monkeypatch.setattr(Trainer, "step", real)

@@ -583,7 +583,7 @@ def test_a_comparison_decides_side_by_side_where_stored_times_cannot(
     found.assert_outcomes(passed=2, failed=1)
     (asked,) = side_by_side
     assert asked["sizes"] == list(SIZES)
-    found.stdout.fnmatch_lines(["pico at 512, 1024, 2048: 3 fresh processes each, *", "REGRESSED: 9.5% slower*"])
+    found.stdout.fnmatch_lines(["pico at 512, 1024, 2048: 3 runs each, of *", "REGRESSED: 9.5% slower*"])
     for arguments in (("--benchmark-compare", "--perf-duet=never"), ()):
         project.run(*arguments, "-k", "test_rate").assert_outcomes(skipped=3)
     project.give = lambda: here(quiet(seed=1))

@@ -100,7 +100,7 @@ class Bench:
         rounds = self._num_runs or (RUNS_BEFORE_DUET if self._can_duet else RUNS)
         sizes = ", ".join(map(str, what.sizes))
         # A log in a file must show that it goes on, too.
-        print(f"\n{self.target.id} at {sizes}: {rounds} fresh processes each, {steps} steps, in turns", flush=True)
+        print(f"\n{self.target.id} at {sizes}: {rounds} runs each, of {steps} steps, in turns", flush=True)
         busy = busy_share()
         if note := load_note(busy):
             print(note, flush=True)

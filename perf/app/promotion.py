@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from perf.errors import BaselineError, UsageError
 from perf.finding import find_root
 from perf.judge.exact import loss_differences, session_refusal, work_changes
-from perf.printable import shown
+from perf.printable import shown, wrapped
 from perf.records.baselines import (
     BASELINES_DIR,
     KEY,
@@ -37,7 +37,7 @@ def promote_result(*, result: Path | None, reason: str) -> int:
         raise BaselineError(f"{result}: is not there; measure first with pytest, or name a result: --from")
     date = datetime.now(UTC).isoformat(timespec="seconds")
     written = promote(result, root / BASELINES_DIR, reason=reason, date=date)
-    print(promotion_note(load_result(result)[0], written))
+    print(wrapped(promotion_note(load_result(result)[0], written)))
     return 0
 
 

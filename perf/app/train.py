@@ -13,7 +13,7 @@ from tqdm import tqdm
 from perf.errors import UsageError
 from perf.finding import find_root, near
 from perf.logs.runlog import LogLine, StartLine, parse_line
-from perf.printable import shown
+from perf.printable import shown, wrapped
 from perf.report.sections import number, text_table
 from perf.signals import EXIT_STOPPED
 from perf.train.config import RunConfig, RunPlan, plan_run
@@ -83,11 +83,11 @@ def train(
         except ValueError as error:
             raise UsageError(error) from None
         say: Callable[[str], None] = print if world.is_main else lambda text: None
-        say(_session_heading(runs[0], world))
+        say(wrapped(_session_heading(runs[0], world)))
         results: list[RunResult] = []
         try:
             for plan, board in zip_longest(plans, boards):
-                say(f"\n{_run_heading(plan)}")
+                say(f"\n{wrapped(_run_heading(plan))}")
                 with board or nullcontext() as scalars:
                     results.append(_run(plan, source, world, scalars))
                 if results[-1].interrupted:
@@ -97,7 +97,7 @@ def train(
                 say(f"\n{run_table(plans[: len(results)], results)}")
         if not results[-1].interrupted:
             return 0
-        say(_stop_note(plans[len(results) - 1], results[-1], plans[len(results) :]))
+        say(wrapped(_stop_note(plans[len(results) - 1], results[-1], plans[len(results) :])))
         return EXIT_STOPPED
 
 
