@@ -143,10 +143,10 @@ def first_bad(target: Target, asked: What, good: str, bad: str) -> list[str]:
                 commit = _git(root, "rev-parse", "--short=12", "BISECT_HEAD")
                 # One wrong verdict is a wrong end: each has a share of the error, and all together have that of a duet.
                 error = left_error / (_steps(root) + 1)
-                left_error -= error
                 try:
                     options = {"error": error, "centre": target.effect / 2, "is_timed": target.name == TIME}
                     result = compared(_recipes(good, commit), asked, threshold=NEVER_UNCHANGED, **options)
+                    left_error -= error
                     if result.interrupted:
                         raise KeyboardInterrupt
                     verdict, reason = target.verdict(result)

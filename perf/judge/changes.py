@@ -90,7 +90,8 @@ def _proposed(logs: FloatArray) -> list[int]:
     """Return the changes that explain more than BIC asks for."""
     if len(logs) < 2 * FEWEST:
         return []
-    from ruptures import KernelCPD  # type: ignore[import-untyped]  # takes most of a second
+    # Only where it is needed: the import takes most of a second.
+    from ruptures import KernelCPD  # type: ignore[import-untyped]  # ruptures: unannotated
 
     variance = float(deviation(np.diff(logs))) ** 2 / 2 + float(np.finfo(float).eps)  # changes hardly matter to it
     found = KernelCPD(kernel="linear", min_size=FEWEST).fit(logs).predict(pen=2 * np.log(len(logs)) * variance)

@@ -183,9 +183,8 @@ def load_result(path: Path) -> list[Baseline]:
         raise BaselineError(f"{path}: is {of}, and a stepmark result is needed; make one with pytest")
     version = document[KEY].get("schema") if isinstance(document[KEY], dict) else None
     if type(version) is int and version != SCHEMA:
-        raise BaselineError(
-            f"{path}: has schema {version}, this version reads {SCHEMA}; measure again, or use the version that wrote it"
-        )
+        advice = "measure again, or use the version that wrote it"
+        raise BaselineError(f"{path}: has schema {version}, this version reads {SCHEMA}; {advice}")
     try:
         part = msgspec.convert({KEY: document[KEY]}, dict[str, _Part], str_keys=True)[KEY]
         if any(session.fingerprint.hardware != document.get("machine_info") for session in part.sessions):

@@ -19,6 +19,7 @@ from perf.app.what import What
 from perf.cli import EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, MeasureError
 from perf.judge.duets import DuetResult
+from perf.judge.stats import FAMILY_ERROR
 from perf.measure.sides import Recipe
 from perf.records.sessions import Pair
 from perf.records.wire import PhaseTime, SideWork
@@ -64,6 +65,7 @@ class Simulated(Scripted):
 
     def attribution(self, size: int) -> tuple[list[list[PhaseTime]], list[list[PhaseTime]]]:
         """Return products that are dispatched as often as they are counted."""
+        self._history.num_attributed += 1
         counts = [self._history.works[number].counters["ops"]["aten::mm"] for number in (self._good, self._commit)]
         rows = [[PhaseTime(phase="forward", operation="aten::mm float32", count=n, seconds=1.0)] for n in counts]
         return [rows[0]] * 5, [rows[1]] * 5
@@ -83,6 +85,8 @@ class History:
         self.broken: set[int] = set()
         self.tested: list[int] = []
         self.timed: list[int] = []
+        self.errors: list[float] = []  # that each comparison may make; 0 of the ends, and of a commit and its parent
+        self.num_attributed = 0
         self.on_start: Callable[[], object] = lambda: None
 
     def plant(self, first: int, *, effect: float = 0.0, work: SideWork = WORK) -> None:
@@ -97,6 +101,7 @@ class History:
         self.tested.append(commit)
         if {good, commit} & self.broken:
             raise MeasureError(f"candidate side ({recipes[1].text}): cannot be imported: SyntaxError \x1b[31m")
+        self.errors.append(options.get("error", 0.0))
         duet = Simulated(self, good, commit)
         return run_duet(duet, mode_reason="", threshold=threshold, budget_s=asked.budget_s, **options)
 
@@ -324,3 +329,15 @@ def test_a_commit_that_learns_otherwise_is_found_in_real_runs(
         r"^LOSSES_DIFFER: [^\0]*^page: .*duet\.html$\n\nFirst bad commit: \w{7} number 1$", out, re.MULTILINE
     )
     assert left(repository) == []
+
+
+@pytest.mark.parametrize("broken", [set(), {4, 5, 6, 7, 8, 9}], ids=["all run", "some are broken"])
+def test_all_steps_together_err_as_seldom_as_one_duet(history: History, broken: set[int]) -> None:
+    """However many steps git asks for; and where the time of a step goes is asked at the ends and beside the parent."""
+    history.plant(13, effect=4 * SLOWER)  # so large that no noise hides it
+    history.broken = broken
+    assert bisect(history) == 0
+    shares = [error for error in history.errors if error]
+    assert len(shares) >= 3  # which commits git asks for beside broken ones follows from their hashes
+    assert sum(shares) <= FAMILY_ERROR
+    assert history.num_attributed == 2

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from perf.app.report import publish
+from perf.app.report import keep_page, publish
 from perf.cli import main
 from perf.records.baselines import KEY, result_json
 from perf.records.history import keep
@@ -86,12 +86,23 @@ def test_github_hears_of_what_is_bad_and_of_other_work(tmp_path: Path, monkeypat
     assert (tmp_path / "summary.md").read_text() == 2 * (tmp_path / "duet.md").read_text()
 
 
-def kept(folder: Path, *verdicts: str) -> Path:
-    """Return a history of so many nights in September."""
+def test_links_of_a_page_hold_where_it_is_kept(tmp_path: Path) -> None:
+    """Beside the pages that they lead to, as well as in the project."""
+    page, folder = tmp_path / "project" / "runs" / "bench.html", tmp_path / "a store"
+    for path in (page.parent, folder):
+        path.mkdir(parents=True)
+    page.write_text('<a href="../../a%20store/night.html">page of session 1</a> <a href="data:x">raw</a>')
+    copy = keep_page(page, folder / "new.json")
+    assert copy == folder / "new.html"
+    assert copy.read_text() == '<a href="night.html">page of session 1</a> <a href="data:x">raw</a>'
+
+
+def kept(folder: Path, *verdicts: str, **changes: object) -> Path:
+    """Return a history of so many nights in September; `changes` are to all their provenances."""
     for number, verdict in enumerate(verdicts):
         one = night(number, verdict)
         said = {"title": one.session.configuration, "answer": {"verdict": verdict}}
-        made = {**one.provenance, "date": f"2026-09-{number + 1:02}T02:17:00+00:00"}
+        made = {**one.provenance, "date": f"2026-09-{number + 1:02}T02:17:00+00:00", **changes}
         document = {KEY: result_json([one.session], cast(Any, made), {}, [said])}
         keep(folder, {"machine_info": one.session.fingerprint.hardware, "benchmarks": [], **document})
     return folder
@@ -115,14 +126,19 @@ def test_the_history_is_told_with_the_bisection_that_comes_next(
 def test_a_bisection_is_proposed_from_a_good_session_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not from one that decided nothing, and not where there is none."""
+    """Not from one that decided nothing; and not where there is none, or nothing that can be run between the two."""
     monkeypatch.chdir(tmp_path)
     assert main(["history", str(kept(tmp_path / "gap", "UNCHANGED", "INCONCLUSIVE", "REGRESSED"))]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "stepmark bisect --good 000000000000 --bad 020202020202 --workload pico --precision fp32" in out
     assert "git log --oneline 000000000000..020202020202" in out
-    assert main(["history", str(kept(tmp_path / "bad", "REGRESSED", "REGRESSED"))]) == 0
-    assert "stepmark bisect" not in capsys.readouterr().out
+    same = kept(tmp_path / "same", "UNCHANGED", "REGRESSED", commit="a" * 40)  # other software
+    for folder in (
+        kept(tmp_path / "bad", "REGRESSED", "REGRESSED"), same,
+        kept(tmp_path / "dirty", "UNCHANGED", "REGRESSED", dirty=True),
+    ):  # fmt: skip
+        assert main(["history", str(folder)]) == 0
+        assert "stepmark bisect" not in capsys.readouterr().out
 
 
 def test_a_history_that_is_not_there_is_told(

@@ -25,6 +25,7 @@ from perf.records.baselines import (
     find_expected,
     load_baseline,
     load_published,
+    load_published_lines,
     load_result,
     load_session,
     result_json,
@@ -620,3 +621,16 @@ def test_every_stored_baseline_can_be_read() -> None:
         found = load_baseline(path)
         assert found is not None
         assert found.portable == ("portable" in path.parts)
+
+
+@pytest.mark.parametrize("loss", ["nan", "inf", "1e300"])
+def test_a_published_loss_that_no_plot_can_have_is_told(tmp_path: Path, loss: str) -> None:
+    """When the log is read, not when the page of a session is written."""
+    (run, *_) = load_published(ROOT / "baselines")
+    (log,) = (ROOT / "baselines").glob(f"*/{run.workload}.csv")
+    header, first, *_ = log.read_text().splitlines()
+    values = dict(zip(header.split(","), first.split(","), strict=True)) | {"loss": loss}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / log.name).write_text(f"{header}\n{','.join(values.values())}\n")
+    with pytest.raises(BaselineError, match=r"line 2.*loss"):
+        load_published_lines(tmp_path, run)

@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from perf.judge.changes import Change
 from perf.records.baselines import Baseline
-from perf.report.history import history_section, since_when
+from perf.report.history import _grouped, history_section, since_when
 from perf.report.sections import as_text
 from tests.judge.noise import COUNTERS
 from tests.report.nights import night
@@ -78,3 +79,12 @@ def test_pages_that_are_there_are_linked(tmp_path: Path) -> None:
     assert history_section(nights).links == {}
     (tmp_path / "night-30.html").write_text("a page")
     assert history_section(nights).links == {"page of session 31": str(tmp_path / "night-30.html")}
+
+
+def test_changes_that_overlap_are_one_event() -> None:
+    """Also where a long interval covers two short ones that do not touch each other."""
+    spans = [(1, 9), (2, 3), (5, 6), (10, 11)]
+    found = [
+        Change(metric=f"{a}", index=a, earliest=a, latest=b, effect_size=0.1, p_value=0.001) for a, b in reversed(spans)
+    ]
+    assert [[change.index for change in group] for group in _grouped(found)] == [[1, 2, 5], [10]]

@@ -27,7 +27,7 @@ from perf.records.wire import PHASES
 from perf.report.answers import of_duet, of_session
 from perf.report.bench import verdict_section
 from perf.report.duet import duet_sections, duet_text
-from perf.report.sections import NONE, Answer, Report, Section, as_markdown, as_text, text_table
+from perf.report.sections import NONE, Answer, Report, Section, as_markdown, as_text, percent, text_table
 from tests.judge.noise import SIZES, session
 from tests.judge.test_verdicts import as_baseline, quiet
 from tests.report.test_duet import EXTRA_PRODUCTS, SLOWER, duet
@@ -253,3 +253,12 @@ def test_importing_reports_imports_neither_torch_nor_scipy() -> None:
     code = f"import sys, {', '.join(modules)}; print(sorted({{'torch', 'scipy'}} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(0.05, "+5.0%"), (-9.5, "-950.0%"), (10.0, ">1000%"), (np.inf, ">1000%"), (-np.inf, "<-1000%")],
+)
+def test_a_fraction_that_is_far_off_is_only_said_to_be(fraction: float, text: str) -> None:
+    """In either direction; a loss may go from 0 to below."""
+    assert percent(fraction, "+") == text
