@@ -125,7 +125,8 @@ def make_parser() -> argparse.ArgumentParser:
         "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal. "
         "Of several that apply: 3, then 6, then 5.",
     ).add_argument  # fmt: skip
-    add("files", type=Path, nargs="+", metavar="FILE", help="a log with lines like 'Step=100, Loss=...'; - for stdin")
+    add("files", type=Path, nargs="+", metavar="FILE", help="a training log, or a trainer_state.json; - for stdin")
+    add("--format", metavar="F", help="cerebras, hf-trainer, torchtitan, megatron, or a pattern (default: detected)")
     add("--json", dest="as_json", action="store_true", help="print what was found as JSON")
     return parser
 

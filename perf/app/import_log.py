@@ -1,29 +1,40 @@
 """Read training logs and audit their rates."""
 
 import json
+import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from perf.errors import DataError
+from perf.errors import DataError, UsageError
 from perf.logs.audit import RateCheck, RunAudit, audit_run
-from perf.logs.runlog import DamagedLine, LoggedRun, parse_log, read_lines
+from perf.logs.parsing import FORMATS, DamagedLine, Format, find_format, parse_log, read_lines, read_trainer_state
+from perf.logs.runlog import LoggedRun
 from perf.printable import printable, wrapped
-from perf.report.sections import number, text_table
+from perf.report.sections import NONE, Section, number, text_table
 
 EXIT_AGREE, EXIT_DAMAGED, EXIT_DISAGREE = 0, 5, 6
 
+LARGEST_STATE = 2**28  # characters of a trainer_state.json that are read
 MOST_DAMAGED = 100  # damaged lines that are shown; the others are counted
 
 
-def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
+def import_log(files: Sequence[Path], *, format: str | None = None, as_json: bool = False) -> int:  # noqa: A002  # --format
     """Print what is found in logs, run by run, and return the exit code: 0 agree, 5 damaged lines, 6 rates disagree.
 
-    ``-`` is standard input. A log that cannot be read, or has no line of a run, is a DataError after the others were
-    printed.
+    ``-`` is standard input. `format` is a name or a pattern; without it, each log has the format of its first line that
+    has one. A log that cannot be read, or has no line of a run, is a DataError after the others were printed.
+
+    Raises:
+        UsageError: there is no such format.
+        DataError: a log cannot be used.
     """
+    try:
+        formats = [find_format(format)] if format else [*FORMATS.values()]
+    except ValueError as error:
+        raise UsageError(f"--format: {error}") from None
     several = len(files) > 1
     damaged: list[dict[str, Any]] = []
     unread: list[str] = []
@@ -31,7 +42,7 @@ def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
     separator = ""
     if as_json:
         print('{"runs": [')
-    for name, found in _found(files, unread):
+    for name, found in _found(files, formats, unread):
         if isinstance(found, DamagedLine):
             num_damaged += 1
             if num_damaged <= MOST_DAMAGED:
@@ -59,19 +70,25 @@ def import_log(files: Sequence[Path], *, as_json: bool = False) -> int:
     return EXIT_DISAGREE if disagree else EXIT_DAMAGED if num_damaged else EXIT_AGREE
 
 
-def _found(files: Sequence[Path], unread: list[str]) -> Iterator[tuple[str, LoggedRun | DamagedLine]]:
+def _found(
+    files: Sequence[Path], formats: Sequence[Format], unread: list[str]
+) -> Iterator[tuple[str, LoggedRun | DamagedLine]]:
     """Yield each run and each damaged line with the name of its log; add to `unread` why a log cannot be read."""
     for file in files:
         name = "standard input" if str(file) == "-" else str(file)
         is_log = False
         try:
             with _opened(file) as stream:
-                for found in parse_log(read_lines(stream)):
+                state = file.suffix == ".json" and read_trainer_state(stream.read(LARGEST_STATE))
+                for found in [state] if state else parse_log(read_lines(stream), formats):
                     is_log = True
                     yield name, found
             if not is_log:
-                needed = "has no line like 'Step=100, Loss=..., Rate=...' in UTF-8; give a training log"
-                unread.append(f"{printable(name)}: {needed}")
+                known = "like 'Step=100, Loss=..., Rate=...', or in another known format"
+                needed = known if len(formats) > 1 else f"in the format {formats[0].name}"
+                unread.append(
+                    f"{printable(name)}: has no line {needed}, in UTF-8; give a training log, or its --format"
+                )
         except (DataError, OSError) as error:
             unread.append(str(error))
 
@@ -101,7 +118,6 @@ def audit_report(audit: RunAudit, *, where: str = "") -> str:
     num_lines, evaluation = len(audit.lines), f", {audit.evaluation_lines} of evaluation" * (audit.evaluation_lines > 0)
     if not audit.lines:
         return "; ".join([f"{title}: no step line{evaluation}", *audit.notes])
-    header = ("step", "loss", "global rate", "rate", "recomputed", "difference", "explained", "agrees")
     size = f"global batch size {audit.global_batch_size}, " if audit.global_batch_size else ""
     begun = f"{'begun' if audit.start_is_certain else 'assumed to begin'} at step {audit.start_step}"
     unchecked = sum(check.agrees is None for check in audit.lines)
@@ -110,14 +126,34 @@ def audit_report(audit: RunAudit, *, where: str = "") -> str:
         f"{num_lines - unchecked} of {num_lines} rates agree with the GlobalRate column within what rounding and the "
         f"time between readings of the clock explain{rest}."
     )
+    if audit.format != "cerebras":
+        begun = printable(re.sub(r"(.{30}).+", r"\1...", audit.format))
+        agreement = "Nothing in its lines contradicts another."
     verdict = ["Problems:", *(f"- {problem}" for problem in audit.problems)] if audit.problems else [agreement]
     parts = [
         f"{title}: {size}{begun}, {num_lines} line{'s' if num_lines > 1 else ''}{evaluation}",
-        text_table(header, [_audit_row(check) for check in audit.lines]),
+        _audit_table(audit),
         str(audit.end) if audit.end else "No end line: the run was cut off, or is still running.",
         *map(wrapped, [*verdict, *(f"Note: {note}." for note in audit.notes)]),
     ]
     return "\n".join(parts)
+
+
+def _audit_table(audit: RunAudit) -> str:
+    if audit.format == "cerebras":
+        header = ("step", "loss", "global rate", "rate", "recomputed", "difference", "explained", "agrees")
+        return text_table(header, [_audit_row(check) for check in audit.lines])
+    columns = {
+        "step": ("global_step", "d"), "loss": ("loss", ".5g"), "seconds/step": ("step_s", ".4g"),
+        "rate": ("rate", ".2f"), "tokens/sec/device": ("tokens_per_sec", ",.0f"), "samples": ("samples", ",d"),
+        "size": ("global_batch_size", "d"), "epoch": ("epoch", ".4g"),
+    }  # fmt: skip
+    rows: list[list[str]] = []
+    for line in (check.line for check in audit.lines):
+        values = [(getattr(line, name), style) for name, style in columns.values()]
+        rows.append([NONE if value is None or value != value else number(value, style) for value, style in values])
+    names, cells, _ = Section(header=[*columns], rows=rows).shown()
+    return text_table(names, cells)
 
 
 def _audit_row(check: RateCheck) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from perf.errors import UsageError
 from perf.finding import find_root, near
-from perf.logs.runlog import LogLine, StartLine, parse_line
+from perf.logs.parsing import parse_line
+from perf.logs.runlog import LogLine, StartLine
 from perf.printable import shown, wrapped
 from perf.report.sections import number, text_table
 from perf.signals import EXIT_STOPPED

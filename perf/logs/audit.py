@@ -41,6 +41,7 @@ class RunAudit(Struct, kw_only=True):
     """What the audit of one run found."""
 
     first_line_number: int  # where in the log it begins, from 1
+    format: str = "cerebras"  # the name of the format its lines have, or the user's pattern
     start_step: int = 0  # the step that `lines` assume its timed region began at
     start_is_certain: bool = False  # whether no other start fits the lines as well
     # samples per step, as the log says, or from the end line and `start_step`; None where they do not tell
@@ -69,6 +70,7 @@ def audit_run(run: LoggedRun) -> RunAudit:
     size = run.start.global_batch_size or None if run.start else None
     audit = RunAudit(
         first_line_number=run.first_line_number,
+        format=run.format,
         global_batch_size=size,
         evaluation_lines=run.num_evaluation_lines,
         end=run.end,
@@ -77,6 +79,11 @@ def audit_run(run: LoggedRun) -> RunAudit:
     problems, notes = audit.problems, audit.notes
     if run.last_line is None:
         notes += ["an end line without step lines before it"] if run.end else []
+        return audit
+    if run.num_repeated:
+        notes.append(f"{run.num_repeated:,} lines of steps that were there already, as of other ranks, are left out")
+    if run.format != "cerebras":
+        _audit_window_rates(audit, run)
         return audit
     window = _log_window(run)
     audit.start_step, audit.start_is_certain = _find_start(run, window)
@@ -110,6 +117,22 @@ def audit_run(run: LoggedRun) -> RunAudit:
     if by_end.is_integer() and by_end not in (0, size):
         problems.append(f"its end line makes {by_end:.0f} samples a step, and its start {size}")
     return audit
+
+
+def _audit_window_rates(audit: RunAudit, run: LoggedRun) -> None:
+    """Check what the lines of another stack tell twice: the samples of a step, where they are counted and given."""
+    audit.lines = [RateCheck(line=line) for line in run.lines]
+    audit.global_batch_size = run.lines[-1].global_batch_size
+    for before, line in pairwise(run.lines):
+        steps, size = line.global_step - before.global_step, line.global_batch_size or 0
+        if line.global_step in run.after_gap or not (size and before.samples and line.samples):
+            continue
+        samples = line.samples - before.samples
+        least, most = sorted((before.global_batch_size or size, size))  # it may be ramped up
+        if not least * steps <= samples <= most * steps:
+            where = f"step {line.global_step}: {samples:,} samples since step {before.global_step}"
+            audit.problems.append(f"{where}, and {steps * size:,} are needed at a global batch size of {size}")
+    audit.notes.append("its lines tell each rate once, so nothing in the log says whether they are true")
 
 
 def _problem(check: RateCheck) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 from perf.judge.attribution import PhaseDifference
 from perf.judge.duets import DuetResult
 from perf.judge.stats import Effect, run_rate
-from perf.logs.runlog import LogLine, parse_line
+from perf.logs.parsing import parse_line
+from perf.logs.runlog import LogLine
 from perf.records.baselines import Baseline, PublishedLine
 from perf.records.sessions import Session
 from perf.records.wire import STEP_PHASES

@@ -14,7 +14,8 @@ from msgspec import structs
 from perf.logs import audit as audit_module
 from perf.logs import runlog
 from perf.logs.audit import RunAudit, audit_run
-from perf.logs.runlog import EndLine, LoggedRun, LogLine, Mark, Rates, StartLine, parse_log
+from perf.logs.parsing import parse_log
+from perf.logs.runlog import EndLine, LoggedRun, LogLine, Mark, Rates, StartLine
 from tests.logs import published
 
 

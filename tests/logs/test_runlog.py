@@ -12,21 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perf.logs import runlog
-from perf.logs.runlog import (
-    DamagedLine,
-    EndLine,
-    EvaluationLine,
-    LoggedRun,
-    LogLine,
-    Mark,
-    Rates,
-    RefusedStart,
-    StartLine,
-    parse_line,
-    parse_log,
-    read_lines,
-)
+from perf.logs import parsing, runlog
+from perf.logs.parsing import DamagedLine, parse_line, parse_log, read_lines
+from perf.logs.runlog import EndLine, EvaluationLine, LoggedRun, LogLine, Mark, Rates, RefusedStart, StartLine
 from tests.logs import published
 
 
@@ -182,7 +170,7 @@ def test_a_remaining_time_is_remembered() -> None:
     assert not run.lines[0].has_tail
 
 
-@pytest.mark.parametrize("length", [30_000, runlog.LONGEST_LINE - 100])
+@pytest.mark.parametrize("length", [30_000, parsing.LONGEST_LINE - 100])
 @pytest.mark.parametrize(
     ("head", "repeated"),
     [
@@ -208,8 +196,9 @@ def test_no_line_makes_the_parser_backtrack(head: str, repeated: str, length: in
 
 def test_every_repetition_in_the_patterns_is_possessive() -> None:
     """What a pattern took it never gives back, so a search cannot try the same digits again and again."""
-    patterns = [*runlog._KINDS, *(value for value in vars(runlog).values() if isinstance(value, re.Pattern))]
-    assert len(patterns) == 6
+    patterns = [value for value in vars(parsing).values() if isinstance(value, re.Pattern)]
+    patterns += [pattern for form in parsing.FORMATS.values() for pattern in form.patterns.values()]
+    assert len(patterns) == 14
     for pattern in patterns:
         for repetition in re.finditer(r"(?<!\\)(?:\\d|\]|\\s)(?:[*+?]|\{\d+,\d+\})(.?)", pattern.pattern):
             assert repetition[1] == "+", (pattern.pattern, repetition[0])
@@ -217,7 +206,7 @@ def test_every_repetition_in_the_patterns_is_possessive() -> None:
 
 def test_a_line_that_is_too_long_is_damaged_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of such a line only the beginning is read; the lines around it are what they were, and counted right."""
-    monkeypatch.setattr(runlog, "LONGEST_LINE", 200)
+    monkeypatch.setattr(parsing, "LONGEST_LINE", 200)
     lines = [str(line) for line in published.log_lines(1024)]
     text = "\n".join([lines[0], "x" * 150, "y" * 5000, lines[1], "z" * 201])
     pieces = list(read_lines(io.StringIO(text)))

@@ -20,7 +20,8 @@ from perf.judge.attribution import Contribution, PhaseDifference
 from perf.judge.duets import Decisions, as_claims
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict, judge_rates, mean_rate
 from perf.logs.audit import audit_run
-from perf.logs.runlog import LoggedRun, parse_log, read_lines
+from perf.logs.parsing import parse_log, read_lines
+from perf.logs.runlog import LoggedRun
 from perf.printable import WIDTH, wrapped
 from perf.records.sessions import Pair, Session
 from perf.records.wire import PHASES
