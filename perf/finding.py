@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import perf.train.workloads
+from perf.commands import FILES, Command, find_command, load_commands
 from perf.errors import BaselineError, UsageError
 from perf.printable import indented, printable, shown
 from perf.seam import Workload
@@ -25,7 +26,7 @@ class Found(Struct, frozen=True, kw_only=True):
     """A workload under the id that commands and files know it by."""
 
     id: str  # "pico" for a built-in one, "bench_net.py:net" for one in a file, "package.module:net" for one in a module
-    workload: Workload  # as its module defines it
+    workload: Workload | Command  # as its module or its entry defines it
     origin: Path  # the file that defines it
 
 
@@ -53,6 +54,9 @@ def find(name: str, root: Path, fallback: Path | None = None) -> Found:
         raise UsageError(
             f"workload {name!r}: is not built in{near(name, WORKLOADS)}; your own: FILE.py:NAME or MODULE:NAME"
         )
+    if place.endswith(".toml"):
+        command, origin = find_command(name, [root, fallback or Path.cwd()])
+        return Found(id=name, workload=command, origin=origin)
     _put_first(root / "src", root)
     if place.endswith(".py"):
         # A path from the current folder is for whoever types it; a side knows its root only.
@@ -87,11 +91,15 @@ def _require_own(name: str, root: Path, candidate_root: Path, origin: Path) -> N
 
 
 def own_workloads(root: Path, files: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
-    """Return the workloads in files (default: ``bench_*.py`` at the root), and what went wrong."""
+    """Return the workloads in files (default: ``bench_*.py`` and `FILES` at the root), and what went wrong."""
     known: list[Found] = []
     problems = []
-    for file in files or sorted(root.glob("bench_*.py")):
+    tables = [file for file in map(root.joinpath, FILES) if file.is_file()]
+    for file in files or [*sorted(root.glob("bench_*.py")), *tables]:
         try:
+            if file.suffix == ".toml":
+                known += commands_in(file, root)
+                continue
             found = workloads_in(_imported(file.resolve(), file.resolve().parent), root).values()
             known += found
             if not found:
@@ -99,6 +107,12 @@ def own_workloads(root: Path, files: Sequence[Path] = ()) -> tuple[list[Found], 
         except UsageError as error:
             problems.append(str(error))
     return known, problems
+
+
+def commands_in(file: Path, root: Path) -> list[Found]:
+    """Return the commands in a file. Raises UsageError: it is not what it should be."""
+    place = (file.relative_to(root) if root in file.parents else file).as_posix()
+    return [Found(id=f"{place}:{name}", workload=one, origin=file) for name, one in load_commands(file).items()]
 
 
 def print_workloads(files: Sequence[Path]) -> int:

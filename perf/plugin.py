@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from perf.claims import Claims, Judge
 from perf.errors import UsageError
-from perf.finding import Found, find, workloads_in
+from perf.finding import Found, commands_in, find, workloads_in
 from perf.parsers import AUTO, DEFAULT, WORKLOAD, fraction, positive, seconds, steps
 from perf.seam import PRECISIONS, Workload
 from perf.train.workloads import default_workload
@@ -54,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--perf-workload", metavar="W", help=workload_help)
     runs_help = "fresh processes for each batch size (default: 6, or 3 where --perf-duet can decide)"
     option("--perf-runs", type=positive, metavar="N", help=runs_help)
-    option("--perf-steps", type=steps, default=20, metavar="N", help="steps of each run (default: 20)")
+    option("--perf-steps", type=steps, metavar="N", help="steps of each run (default: 20, or a command's num_steps)")
     option("--perf-precision", choices=PRECISIONS, help=f"default: the workload's ({AUTO})")
     option("--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails")
     option("--perf-strict", action="store_true", help="every claim that could not be checked fails (INCONCLUSIVE too)")
@@ -138,12 +140,40 @@ class WorkloadNode(pytest.Class):
     target: Found
 
     def _getobj(self) -> type:
-        about = {"__module__": self.target.workload.build.__module__, "__doc__": self.target.workload.why or None}
+        workload = self.target.workload
+        module = workload.build.__module__ if isinstance(workload, Workload) else Claims.__module__
+        about = {"__module__": module, "__doc__": workload.why or None}
         return type(self.name, (Claims,), about)
 
     def funcnamefilter(self, name: str) -> bool:
         """Return whether a name is a claim's, whatever a project calls its own tests."""
         return name.startswith("test_")
+
+
+class CommandFile(pytest.Module):
+    """A file with a table of commands, collected as workloads."""
+
+    def _getobj(self) -> object:
+        return sys.modules[Claims.__module__]
+
+    def collect(self) -> Iterator[WorkloadNode]:
+        """Yield each command."""
+        try:
+            found = commands_in(self.path, self.config.rootpath)
+        except UsageError as error:
+            raise self.CollectError(str(error)) from None
+        for target in found:
+            node: WorkloadNode = WorkloadNode.from_parent(self, name=target.id.rpartition(":")[2])
+            node.target = target
+            yield node
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CommandFile | None:
+    """Collect a file of commands that is named on the command line."""
+    if file_path.suffix != ".toml" or not parent.session.isinitpath(file_path):
+        return None
+    node: CommandFile = CommandFile.from_parent(parent, path=file_path)
+    return node
 
 
 def pytest_pycollect_makeitem(

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, busy_share, health, load_note
+from perf.commands import Command
 from perf.errors import BaselineError, MeasureError, UsageError
 from perf.judge import verdicts
 from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims
@@ -42,6 +43,8 @@ from perf.signals import stopped_by_signals
 RUNS, RUNS_BEFORE_DUET = 6, 3
 """Fresh processes of each batch size; the fewest that can become a baseline where a duet compares the times."""
 
+STEPS = 20  # of a run
+
 WITH_BASELINE = ("never", "auto", "always")  # what --perf-duet takes beside a SPEC
 
 
@@ -60,7 +63,7 @@ class Bench:
         what: What,  # the workload, the batch sizes that tests ask for, and how they are run
         *,
         num_runs: int | None,  # of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide
-        num_steps: int,  # of each run
+        num_steps: int | None,  # of each run; None for `STEPS`, or what a command's entry says
         compare: Path | None,  # a file to compare with; None for this machine's baselines
         duet: str,
         duet_threshold: float,  # the smallest change that matters side by side, a fraction
@@ -96,7 +99,8 @@ class Bench:
 
     def _measured(self) -> Session:
         """Measure as `perf.measure.bench.measure` does, in an order of slices that differs each time, and show it."""
-        what, steps = self._what, self._num_steps
+        what, workload = self._what, self.target.workload
+        steps = self._num_steps or (workload.num_steps if isinstance(workload, Command) else STEPS)
         rounds = self._num_runs or (RUNS_BEFORE_DUET if self._can_duet else RUNS)
         sizes = ", ".join(map(str, what.sizes))
         # A log in a file must show that it goes on, too.
@@ -105,12 +109,12 @@ class Bench:
         if note := load_note(busy):
             print(note, flush=True)
         began_s = time.monotonic()
-        num_slices = rounds * len(what.sizes) * steps // SLICE_STEPS
+        num_slices = rounds * len(what.sizes) * (1 if isinstance(workload, Command) else steps // SLICE_STEPS)
         # None: only on a terminal
         with tqdm(total=num_slices, unit="slice", leave=False, delay=1, disable=None) as bar, stopped_by_signals():
             session = measure(
                 own_side(what.root, what.target.id, what.environ),
-                {size: CaseSpec(global_batch_size=size, precision=what.precision) for size in what.sizes},
+                {size: CaseSpec(global_batch_size=size, precision=what.precision or None) for size in what.sizes},
                 num_rounds=rounds,
                 num_steps=steps,
                 rng=np.random.default_rng(),
@@ -119,7 +123,7 @@ class Bench:
             )
         self.is_stopped = len(next(iter(session.measurements.values())).runs) < rounds  # of each batch size as many
         print(f"\n{log_blocks(session)}\n")
-        workload, found = self.target.workload, health(busy)
+        found = health(busy)
         about = dict(workload.about)
         return replace(session, sample=workload.sample, about=about, threshold=workload.threshold, health=found)
 
@@ -157,8 +161,8 @@ class Bench:
         first = parse_recipe(["baseline:"] if spec in WITH_BASELINE else spec.split())
         if self.baseline and first.is_baseline:
             first = baseline_recipe(first, self.baseline, what.here)
-        found = compared((first, parse_recipe(["self"])), what, threshold=self._duet_threshold)
-        return replace(found, budget_option=SESSION_BUDGET)
+        recipes, option = (first, parse_recipe(["self"])), SESSION_BUDGET
+        return compared(recipes, what, threshold=self._duet_threshold, budget_option=option)
 
     def judge(self, claim: str, size: int, *, threshold: float) -> Judgement:
         """Return what becomes of a claim at a batch size, and keep it. Raises PerfError: what it needs is not there."""

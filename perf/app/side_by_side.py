@@ -1,5 +1,6 @@
 """Compare two sides: make them, make pairs until all is decided, show the progress, locate a difference."""
 
+import math
 import os
 import re
 import sys
@@ -13,15 +14,24 @@ from msgspec.structs import replace
 from tqdm import tqdm
 
 from perf.app.what import Here, What, busy_share, load_note
+from perf.commands import Command
 from perf.errors import BaselineError, MeasureError
 from perf.judge.attribution import attribute_difference, phase_totals
-from perf.judge.duets import Decisions, DuetResult, loss_problem, size_to_attribute, software_differences
+from perf.judge.duets import (
+    DUET_BUDGET,
+    Decisions,
+    DuetResult,
+    loss_problem,
+    size_to_attribute,
+    software_differences,
+    with_reruns,
+)
 from perf.judge.stats import FAMILY_ERROR
-from perf.measure.duet import Duet, choose_mode, usable_cores
+from perf.measure.duet import RUNS_PER_PAIR, Duet, choose_mode, usable_cores
 from perf.measure.sides import Recipe, prepared
 from perf.printable import tool
 from perf.records.baselines import Baseline
-from perf.records.sessions import Mode, Pair
+from perf.records.sessions import FEWEST_STARTS, Mode, Pair
 from perf.records.wire import CaseSpec
 from perf.report.duet import duet_heading
 from perf.report.sections import duration
@@ -63,7 +73,10 @@ def compared(
     cores = usable_cores()
     num_gpus = int(asked.here.fingerprint.hardware["num_gpus"])
     mode, reason = choose_mode([recipe.environ for recipe in recipes], num_gpus=num_gpus, cores=cores)
-    if asked.mode not in (None, mode):
+    command = asked.target.workload if isinstance(asked.target.workload, Command) else None
+    if command:
+        mode, reason = Mode.ALTERNATING, "whole runs of a command, in turns"
+    elif asked.mode not in (None, mode):
         mode, reason = Mode(asked.mode), f"as asked ({mode} would suit: {reason})"
     if mode is Mode.SIMULTANEOUS and (len(cores) < 2 or not hasattr(os, "sched_setaffinity")):
         raise MeasureError(f"--mode {mode}: needs two cores and a system that can pin to them; leave it out")
@@ -81,6 +94,7 @@ def compared(
             mode=mode,
             cores=cores,
             num_threads=len(cores) // 2 if mode is Mode.SIMULTANEOUS else 0,
+            command_steps=command.num_steps if command else 0,
             rng=np.random.default_rng(),
         )
         budget_s = asked.budget_s * len(asked.sizes)
@@ -122,18 +136,21 @@ def run_duet(
     error: float = FAMILY_ERROR,  # how often it may find a change where there is none
     centre: float = 0.0,  # the logarithm of the effect that counts as no change; of another, no difference is located
     is_timed: bool = True,  # whether more than losses and work is compared
+    budget_option: str = DUET_BUDGET,  # how the tool at hand is given a budget
 ) -> DuetResult:
     """Compare two sides until every batch size is decided or the budget is spent.
 
     A side that fails after the first pair, or Ctrl-C, ends the duet; the result has the pairs so far.
 
     Raises:
-        MeasureError: a side failed before there was a pair.
+        MeasureError: a side failed before there was a pair, or the budget is too short for the runs of a command.
     """
     work = duet.work()
     # Where the same software gives other losses it is another training, whose times do not matter.
     alike = [size for size in work if not loss_problem(work[size]) or software_differences(work[size])] * is_timed
     budget_s *= len(alike) / len(work)
+    if duet.is_whole and alike:
+        _require_budget([duet.run_s[size] for size in alike], budget_s, budget_option)
     decisions = Decisions(alike, threshold=threshold, budget_s=budget_s, error=error)
     pairs: list[Pair] = []
     phases, contributions = {}, {}
@@ -147,13 +164,14 @@ def run_duet(
         while sizes := decisions.undecided:
             new = duet.start(sizes, budget_s=budget_s, on_pair=keep)
             decisions.add([replace(pair, effect=pair.effect - centre) for pair in new], ended_s=duet.elapsed_s)
-        if not centre and (size := size_to_attribute(work, decisions.judgements)) is not None:
+        if not (centre or duet.is_whole) and (size := size_to_attribute(work, decisions.judgements)) is not None:
             visits = duet.attribution(size)
             phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
     except (KeyboardInterrupt, MeasureError) as failed:
         if not pairs:
             raise
         stop = failed
+    work = {size: with_reruns(work[size], [pair for pair in pairs if pair.global_batch_size == size]) for size in work}
     interrupted = isinstance(stop, KeyboardInterrupt)
     reason = "stopped by a signal" if interrupted else str(stop)
     ended_early = stop and decisions.undecided
@@ -172,4 +190,14 @@ def run_duet(
         problem=f"ended after {len(pairs)} pairs: {reason}" if ended_early else "",
         attribution_problem=f"where the time differs is not known: {reason}" if stop and not ended_early else "",
         interrupted=interrupted,
+        budget_option=budget_option,
     )
+
+
+def _require_budget(run_s: Sequence[float], budget_s: float, budget_option: str) -> None:
+    """Say what a duet of commands needs, before it is spent. Raises MeasureError: it has less."""
+    needed_s = sum(RUNS_PER_PAIR * FEWEST_STARTS * seconds for seconds in run_s)
+    each = f"a run takes about {duration(max(run_s))}, and a verdict needs {RUNS_PER_PAIR * FEWEST_STARTS} of each batch size"
+    if needed_s > budget_s:
+        raise MeasureError(f"{each}: give it {budget_option.format(math.ceil(needed_s / len(run_s)))}")
+    print(f"{each.capitalize()}: at least {duration(needed_s)} in all.", flush=True)

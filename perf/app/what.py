@@ -15,7 +15,7 @@ from perf.errors import UsageError
 from perf.finding import Found, find, find_root, own_workloads
 from perf.printable import shown
 from perf.records.baselines import BASELINES_DIR, Baseline, baseline_path, load_baseline
-from perf.records.sessions import Fingerprint, configuration
+from perf.records.sessions import Fingerprint, configuration, is_command
 from perf.runner.machine import fingerprint
 from perf.train.devices import resolve_device, resolve_precision
 from perf.train.workloads import default_workload
@@ -43,7 +43,7 @@ class What(Struct, frozen=True, kw_only=True):
     here: Here  # this machine
     target: Found  # the workload
     sizes: Sequence[int]  # the global batch sizes
-    precision: str  # "fp32", "bf16", or "auto" to let each side choose
+    precision: str  # "fp32", "bf16", or "auto" to let each side choose; "" of a command
     budget_s: float  # for each batch size, seconds
     mode: str | None = None  # "simultaneous" or "alternating"; None for what suits the machine
     environ: Mapping[str, str]  # what the sides' environments are built on
@@ -51,8 +51,10 @@ class What(Struct, frozen=True, kw_only=True):
     @property
     def baseline_path(self) -> Path:
         """Where this machine's baseline is, or would be, as a reader has it from here."""
-        precision = resolve_precision(self.precision, self.here.device)
-        name = configuration(self.target.id, self.here.device.type, precision)
+        name = self.target.id
+        if not is_command(name):
+            precision = resolve_precision(self.precision, self.here.device)
+            name = configuration(name, self.here.device.type, precision)
         return baseline_path(shown(self.root / BASELINES_DIR), name, self.here.fingerprint)
 
     def load_baseline(self) -> Baseline | None:
@@ -76,6 +78,8 @@ def what(
         UsageError: there is no such workload, or a file of workloads cannot be imported and there is no other one.
     """
     root, facts = find_root(), here()
+    if workload and is_command(workload) and (precision or mode):
+        raise UsageError(f"--precision, --mode: {workload} is a command, which decides that itself; leave them out")
     if workload:
         targets = [find(workload, root)]
     else:

@@ -12,9 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perf.judge.attribution import Contribution, PhaseDifference
-from perf.judge.exact import counter_differences
+from perf.judge.exact import counter_differences, printed_loss_difference
 from perf.judge.stats import CONFIDENCE, FAMILY_ERROR, DuetEffect, estimate, scaling_contrasts
-from perf.judge.verdicts import Judgement, Verdict, spare_left_behind, why_inconclusive
+from perf.judge.verdicts import UNTOLD, Judgement, Verdict, spare_left_behind, why_inconclusive
 from perf.records.sessions import FEWEST_STARTS, Marks, Mode, Pair, differences
 from perf.records.wire import SideWork
 
@@ -177,10 +177,11 @@ class DuetResult(Struct, frozen=True, kw_only=True):
         """Return the rates of baseline and candidate, samples/sec: medians over runs of a run's mean rate."""
         pairs = [pair for pair in self.pairs if pair.global_batch_size == size]
 
-        def rate(run: Sequence[Marks]) -> float:
-            return size * sum(len(marks) - 1 for marks in run) / sum(marks[-1] - marks[0] for marks in run)
+        def rate(run: Sequence[Marks], num_steps: int) -> float:
+            return size * sum(num_steps or len(marks) - 1 for marks in run) / sum(marks[-1] - marks[0] for marks in run)
 
-        sides = [[rate(pair.baseline) for pair in pairs], [rate(pair.candidate) for pair in pairs]]
+        baseline = [rate(pair.baseline, pair.num_steps) for pair in pairs]
+        sides = [baseline, [rate(pair.candidate, pair.num_steps) for pair in pairs]]
         return (float(np.median(sides[0])), float(np.median(sides[1]))) if pairs else None
 
     def as_json(self) -> dict[str, Any]:
@@ -211,6 +212,8 @@ def as_claims(result: DuetResult, size: int) -> dict[str, Judgement]:
     claims = {}
     for claim, what in {"losses": other, "counters": f"{', '.join(work)} per step" if work else ""}.items():
         claims[claim] = Judgement(holds=not what, reason=f"{beside}: {what or 'no difference'}")
+    if not (result.work[size][0].counters and result.work[size][1].counters):
+        claims["counters"] = Judgement.of(Verdict.NOT_MEASURED, f"{beside}: {UNTOLD}")
     found, verdict = result.judgements.get(size), result.verdict(size)
     ended_early = verdict is Verdict.INCONCLUSIVE and bool(result.problem)  # the comparison was not finished: it fails
     reason = other or (found.advice(result.budget_option) if found and not ended_early else result.problem)
@@ -245,6 +248,8 @@ def judge_scaling(pairs: Sequence[Pair], size: int, *, threshold: float) -> Duet
 def loss_problem(work: Work) -> str:
     """Return how the losses of two sides differ by more than rounding, or nothing."""
     tolerance = max(LOSS_TOLERANCE.get(str(side.facts.get("precision")), max(LOSS_TOLERANCE.values())) for side in work)
+    if any(side.reruns for side in work):
+        return printed_loss_difference(*([side.losses, *side.reruns] for side in work))[0]
     baseline, candidate = ({"loss": side.losses, **side.scalars} for side in work)
     for name in [name for name in baseline if name in candidate]:
         steps = min(len(baseline[name]), len(candidate[name]))
@@ -257,6 +262,15 @@ def loss_problem(work: Work) -> str:
             values = f"{curves[0][step]:.5f} on the baseline side and {curves[1][step]:.5f} on the candidate side"
             return f"the {name} of step {step + 1} is {values} (rounding explains {rounding[step]:g})"
     return ""
+
+
+def with_reruns(work: Work, pairs: Sequence[Pair]) -> Work:
+    """Return what both sides do, with the losses that their runs in pairs printed."""
+    baseline, candidate = (
+        replace(side, reruns=side.reruns + tuple(run for pair in pairs for run in pair.losses[i]))
+        for i, side in enumerate(work)
+    )
+    return baseline, candidate
 
 
 def work_differences(work: Work) -> list[str]:

@@ -1,6 +1,6 @@
 """Comparisons without a verdict: the work of a step, its losses, and whether a session could become a baseline."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,13 +8,19 @@ from msgspec.structs import asdict
 
 from perf.judge.stats import batch_noise
 from perf.records.baselines import Baseline
-from perf.records.sessions import Session, differences
+from perf.records.sessions import MeasuredRun, Session, differences, is_command
 
 Counts = Mapping[str, Any]
 """Counters as JSON data: numbers by name, and under "ops" the number of dispatches of each operation."""
 
 STANDARD_ERRORS = 4.0
 """The largest mean difference from a stored loss curve of different software or hardware, in standard errors."""
+
+LOSS_ERROR = 0.001
+"""How often losses of a command that differ from run to run are called changed although they are not."""
+
+# The largest difference between printed times and our clock's: a fraction, and what the way of a line may take.
+CLOCK_TOLERANCE, CLOCK_MOMENT_S = 0.02, 0.05
 
 LEAST_RUNS = 3  # runs of each batch size a baseline needs, to know its own spread
 
@@ -39,7 +45,8 @@ def work_changes(before: Session, now: Session, size: int) -> list[str]:
     """Return the same of two sessions at a batch size, and micro-batches; Python calls only of the same Python."""
     baseline, candidate = (session.measurements[size] for session in (before, now))
     cuts = [{"micro_batch_size": one.micro_batch_size} for one in (baseline, candidate)]
-    counters = [asdict(one.runs[0].counters) for one in (baseline, candidate)]
+    runs = [one.runs[0] for one in (baseline, candidate)]
+    counters = [asdict(run.counters) if run.counters else {} for run in runs]
     return differences(*cuts) + counter_differences(*counters, python_calls=before.python == now.python)
 
 
@@ -57,6 +64,10 @@ def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[s
         names = f"the steps return {', '.join(curves)}, and {', '.join(known)} in {expected.path}"
         return f"{names}: {odd[0]} is new or gone", ""
     same_cut = now.micro_batch_size == before.micro_batch_size
+    if is_command(session.workload) and session.fingerprint == expected.session.fingerprint:
+        losses = [[run.losses for run in one.runs] for one in (before, now)]
+        problem, how = printed_loss_difference(*losses)
+        return problem and f"{problem}, beside {expected.path}", f"{how} {expected.path}"
     exact = same_cut and not expected.portable and session.fingerprint == expected.session.fingerprint
     hows = []
     for name, curve in curves.items():
@@ -78,6 +89,49 @@ def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[s
     return "", hows[0]
 
 
+def printed_loss_difference(
+    baseline: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]]
+) -> tuple[str, str]:
+    """Return how the losses that runs of a command print differ from the baseline's ("": not), and how they were compared.
+
+    Where all runs of the baseline print the same, all must. Where they do not, the runs' means over their lines are
+    compared by Student's t-test. Two runs that differ, one of each side, tell nothing.
+    """
+    if len({*map(len, (*baseline, *candidate))}) > 1:
+        return f"{len(candidate[0])} losses are printed, and {len(baseline[0])} are needed", ""
+    first = tuple(baseline[0])
+    others = [run for run in map(tuple, candidate) if run != first]
+    if len({*map(tuple, baseline)}) == 1:
+        if not others:
+            return "", f"equal in all {len(candidate)} runs to"
+        if len(baseline) == 1:
+            return "", "not known from one run of"
+        line = min(int(np.argmax(np.not_equal(run, first))) for run in others)
+        loss = next(run[line] for run in others if run[line] != first[line])
+        return f"the loss of line {line + 1} is {loss!r}, and {first[line]!r} in all {len(baseline)} runs", ""
+    from scipy import stats
+
+    before, now = ([float(np.mean(run)) for run in side] for side in (baseline, candidate))
+    p, change = float(stats.ttest_ind(before, now).pvalue), float(np.mean(now) - np.mean(before))
+    how = f"mean difference {change:+.2g} (p = {p:.2g}, runs vary by {np.std(before, ddof=1):.2g}) from"
+    problem = f"the mean loss is {'higher' if change > 0 else 'lower'}: {how} {len(baseline)} runs"
+    return problem if p < LOSS_ERROR else "", how
+
+
+def clock_problem(runs: Sequence[MeasuredRun]) -> str:
+    """Return that the rates that runs of a command print are not those of our clock, or that they print none, or nothing.
+
+    The first log window, in which the command starts, does not count.
+    """
+    ours = [float(np.dot(run.step_s[1:], np.diff(run.steps))) for run in runs]
+    if not all(run.printed_s for run in runs):
+        return "the log's own rates are not compared with our clock: its lines do not tell the time of a step"
+    less = float(np.median([seconds / sum(run.printed_s[1:]) - 1 for run, seconds in zip(runs, ours, strict=True)]))
+    if abs(less) <= CLOCK_TOLERANCE + CLOCK_MOMENT_S / min(ours):
+        return ""
+    return f"DISAGREES with our clock: the rates in its log are {abs(less):.1%} {'higher' if less > 0 else 'lower'}"
+
+
 def session_refusal(session: Session) -> str:
     """Return what makes a session unfit for any baseline, or nothing."""
     if session.failures:
@@ -89,6 +143,6 @@ def session_refusal(session: Session) -> str:
             return f"has {len(runs)} runs at {size}, and {LEAST_RUNS} are needed; measure again with --perf-runs 6"
         if any(run.counters != runs[0].counters for run in runs):
             return f"the runs at {size} do not do the same work in a step; measure again"
-        if any(run.curves != runs[0].curves for run in runs):
+        if not is_command(session.workload) and any(run.curves != runs[0].curves for run in runs):
             return f"the runs at {size} do not have the same losses; measure again"
     return ""

@@ -20,7 +20,7 @@ from perf.judge.stats import (
     scaling_contrasts,
 )
 from perf.records.baselines import Baseline
-from perf.records.sessions import Measurement, Session, differences
+from perf.records.sessions import Measurement, Session, differences, is_command
 
 CLAIMS = ("loss_decreases", "losses", "rate", "counters", "scaling")
 """All claims, in the order in which failures are reported: first whether training is the same, then how fast it is."""
@@ -39,7 +39,10 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
     NO_BASELINE = "NO_BASELINE"
     NOT_COMPARABLE = "NOT_COMPARABLE"
+    NOT_MEASURED = "NOT_MEASURED"
 
+
+UNTOLD = "a log does not tell what a step does"  # of a command
 
 HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False, Verdict.LOSSES_DIFFER: False}
 
@@ -143,9 +146,13 @@ def judge_loss_decreases(measurement: Measurement) -> Judgement:
     losses = measurement.runs[0].losses
     if len(losses) < DECREASE_STEPS:
         reason = f"{len(losses)} steps are too few for a trend; measure at least --perf-steps {DECREASE_STEPS}"
+        if measurement.runs[0].steps:
+            reason = f"{len(losses)} log lines are too few for a trend, which needs {DECREASE_STEPS}; log more often"
         return Judgement.of(Verdict.INCONCLUSIVE, reason)
     p = max(falls(run.losses) for run in measurement.runs)
-    reason = f"{losses[0]:.4f} to {losses[-1]:.4f} nats in {len(losses)} steps (trend: p = {p:.2g})"
+    reason = (
+        f"{losses[0]:.4f} to {losses[-1]:.4f} nats in {measurement.runs[0].at_steps[-1]} steps (trend: p = {p:.2g})"
+    )
     return Judgement(holds=p <= DECREASE_SIGNIFICANCE, reason=reason)
 
 
@@ -153,7 +160,7 @@ def judge_losses(session: Session, size: int, expected: Baseline | None) -> Judg
     """Return whether all runs have the same losses, and those of the stored curve."""
     first, *others = session.measurements[size].runs
     for number, run in enumerate(others, start=2):
-        for name in {**first.curves, **run.curves}:
+        for name in {**first.curves, **run.curves} if not is_command(session.workload) else ():
             values = zip_longest(first.curves.get(name, ()), run.curves.get(name, ()))
             for step, (before, now) in enumerate(values, start=1):
                 if before != now:
@@ -169,8 +176,10 @@ def judge_losses(session: Session, size: int, expected: Baseline | None) -> Judg
 def judge_counters(session: Session, size: int, expected: Baseline | None) -> Judgement:
     """Return whether all runs do the same work in a step, and that of the baseline."""
     first, *others = session.measurements[size].runs
+    if first.counters is None:
+        return Judgement.of(Verdict.NOT_MEASURED, UNTOLD)
     for number, run in enumerate(others, start=2):
-        if found := counter_differences(asdict(first.counters), asdict(run.counters)):
+        if run.counters and (found := counter_differences(asdict(first.counters), asdict(run.counters))):
             reason = f"the work of run {number} differs from run 1: {', '.join(found)} per step"
             return Judgement(holds=False, reason=reason)
     if expected is None:

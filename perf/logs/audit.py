@@ -9,7 +9,7 @@ A tracker reads the clock for Rate, again for GlobalRate, and again for the tota
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
@@ -117,6 +117,28 @@ def audit_run(run: LoggedRun) -> RunAudit:
     if by_end.is_integer() and by_end not in (0, size):
         problems.append(f"its end line makes {by_end:.0f} samples a step, and its start {size}")
     return audit
+
+
+def printed_seconds(lines: Sequence[LogLine], global_batch_size: int, tokens_per_sample: float) -> tuple[float, ...]:
+    """Return how long each log window of a run from step 0 took by what its lines say; none where they do not say it.
+
+    By the first of these that the lines have: seconds of a step, GlobalRate, the rate of the window, tokens/sec of a
+    device (`tokens_per_sample`, divided by the number of devices; 0 where that is not known).
+    """
+    found, before, before_s = [], 0, 0.0
+    for line in lines:
+        steps = line.global_step - before
+        seconds = before_s + (line.step_s or math.nan) * steps
+        if math.isnan(seconds):
+            seconds = global_batch_size * line.global_step / (_global_rate(line) or math.nan)
+        if math.isnan(seconds):
+            rate = line.rate if line.rate > 0 else (line.tokens_per_sec or 0.0) / (tokens_per_sample or math.inf)
+            seconds = before_s + global_batch_size * steps / (rate or math.nan)
+        if not math.isfinite(seconds):
+            return ()
+        found.append(seconds - before_s)
+        before, before_s = line.global_step, seconds
+    return tuple(found)
 
 
 def _audit_window_rates(audit: RunAudit, run: LoggedRun) -> None:

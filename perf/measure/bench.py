@@ -9,10 +9,10 @@ import numpy as np
 
 from perf.errors import MeasureError
 from perf.logs.runlog import EndLine
-from perf.measure.runners import Runner
+from perf.measure.runners import Runner, asked_once, run_command
 from perf.measure.sides import Side
 from perf.printable import printable
-from perf.records.sessions import MeasuredRun, Measurement, Session, find_warmup
+from perf.records.sessions import MeasuredRun, Measurement, Session, find_warmup, is_command
 from perf.records.wire import CaseSpec, Counted, Request, Stepped
 
 # Steps between two pauses of a run; part of what is measured, since the first step of a slice finds cold caches.
@@ -24,18 +24,13 @@ class _Run:
     """A run under way."""
 
     size: int
-    runner: Runner
     slices: list[Stepped] = field(default_factory=list)
     counted: Counted = field(default_factory=Counted)
     measured: MeasuredRun | None = None  # when it has ended
     failure: str = ""
 
-    def step(self) -> None:
-        self.runner.tell(SLICE_STEPS)
-        self.slices.append(self.runner.stepped())
-
-    def count(self) -> None:
-        self.counted = self.runner.only_answer(Counted)
+    def end(self, counted: Counted) -> None:
+        self.counted = counted
         self.measured = _measured(self)
 
 
@@ -44,9 +39,9 @@ def measure(
     cases: Mapping[int, CaseSpec],  # by global batch size
     *,
     num_rounds: int,  # runs of each batch size
-    num_steps: int,  # of each run, a multiple of `SLICE_STEPS`
+    num_steps: int,  # of each run, a multiple of `SLICE_STEPS`; of a command's, any number
     rng: np.random.Generator,  # decides the order of the slices
-    on_slice: Callable[[], object] = lambda: None,  # called after each slice
+    on_slice: Callable[[], object] = lambda: None,  # called after each slice; a command is one
     on_round: Callable[[Session], object] = lambda session: None,  # called after each round with all so far
 ) -> Session:
     """Measure each batch size in `num_rounds` fresh processes.
@@ -60,7 +55,8 @@ def measure(
         MeasureError: no batch size could be measured, or the software changed between two runs.
         KeyboardInterrupt: a signal came in the first round.
     """
-    if num_steps < SLICE_STEPS or num_steps % SLICE_STEPS:
+    is_whole = is_command(side.workload)
+    if not is_whole and (num_steps < SLICE_STEPS or num_steps % SLICE_STEPS):
         raise ValueError(f"num_steps={num_steps}: a multiple of {SLICE_STEPS} is needed, the steps of a slice")
     runs: dict[int, list[MeasuredRun]] = {size: [] for size in cases}
     counted: dict[int, Counted] = {}  # in the first run
@@ -69,7 +65,10 @@ def measure(
     for number in range(1, num_rounds + 1):
         todo = {size: case for size, case in cases.items() if size not in failures}
         try:
-            done = _round(side, todo, num_steps, rng, on_slice)
+            if is_whole:
+                done = _commands_round(side, todo, num_steps, rng, on_slice, counted)
+            else:
+                done = _round(side, todo, num_steps, rng, on_slice)
         except KeyboardInterrupt:
             if not session:
                 raise
@@ -114,6 +113,7 @@ def _session(
             size: Measurement(
                 global_batch_size=size,
                 micro_batch_size=int(counted[size].facts["micro_batch_size"]),
+                world_size=int(counted[size].facts.get("world_size", 1)),
                 runs=tuple(runs[size]),
             )
             for size in measured
@@ -127,27 +127,52 @@ def _round(
 ) -> list[_Run]:
     """Return a run of each batch size; one that failed says why."""
     with ExitStack() as stack:
-        runs = [_Run(size=size, runner=Runner(stack, side)) for size in cases]
+        runs = [_Run(size=size) for size in cases]
+        runners = {size: Runner(stack, side) for size in cases}
 
-        def each(do: Callable[[_Run], object], some: Sequence[_Run] = runs) -> None:
+        def each(do: Callable[[_Run, Runner], object], some: Sequence[_Run] = runs) -> None:
             for run in some:
                 if not run.failure:
                     try:
-                        do(run)
+                        do(run, runners[run.size])
                     except MeasureError as error:
                         run.failure = str(error)
 
-        each(lambda run: run.runner.ready())
-        each(lambda run: run.runner.request(Request(do="run", case=cases[run.size])))
-        each(lambda run: run.runner.waiting())
+        def step(run: _Run, runner: Runner) -> None:
+            runner.tell(SLICE_STEPS)
+            run.slices.append(runner.stepped())
+
+        each(lambda run, runner: runner.ready())
+        each(lambda run, runner: runner.request(Request(do="run", case=cases[run.size])))
+        each(lambda run, runner: runner.waiting())
         for _ in range(num_steps // SLICE_STEPS):
             for index in rng.permutation(len(runs)).tolist():
-                each(_Run.step, [runs[index]])
+                each(step, [runs[index]])
                 on_slice()
-        each(lambda run: run.runner.end_run())
+        each(lambda run, runner: runner.end_run())
         # Nothing is timed from here on: all count at once.
-        each(lambda run: run.runner.request(Request(do="count", case=cases[run.size])))
-        each(_Run.count)
+        each(lambda run, runner: runner.request(Request(do="count", case=cases[run.size])))
+        each(lambda run, runner: run.end(runner.only_answer(Counted)))
+    return runs
+
+
+def _commands_round(
+    side: Side,
+    cases: Mapping[int, CaseSpec],
+    num_steps: int,
+    rng: np.random.Generator,
+    on_slice: Callable[[], object],
+    known: Mapping[int, Counted],  # what the first round found out
+) -> list[_Run]:
+    """Return a run of a command at each batch size, one whole run after the other, in random order."""
+    runs = [_Run(size=size) for size in rng.permutation([*cases]).tolist()]
+    for run in runs:
+        try:
+            run.slices.append(run_command(side, cases[run.size], num_steps))
+            run.end(known.get(run.size) or asked_once(side, cases[run.size]))
+        except MeasureError as error:
+            run.failure = str(error)
+        on_slice()
     return runs
 
 
@@ -160,12 +185,19 @@ def _measured(run: _Run) -> MeasuredRun:
     slices = run.slices
     step_s = [float(s) for part in slices for s in np.diff(part.marks)]
     end = EndLine(samples=run.size * len(step_s), seconds=sum(part.marks[-1] - part.marks[0] for part in slices))
+    lines = [*(printable(line) for part in slices for line in part.lines), str(end)]
+    steps = slices[0].steps
+    if steps:  # of a command: each value is of a log window, and its own lines say the rest
+        step_s = (np.array(step_s) / np.diff(steps, prepend=0)).tolist()
+        lines = lines[:-1]
     found = {
         "step_s": step_s,
-        "warmup_steps": find_warmup(step_s),
+        "warmup_steps": max(find_warmup(step_s), min(1, len(steps))),
         "losses": [loss for part in slices for loss in part.losses],
-        "lines": [*(printable(line) for part in slices for line in part.lines), str(end)],
-        "counters": run.counted.counters,
+        "lines": lines,
+        "counters": run.counted.counters or None,
+        "steps": steps,
+        "printed_s": slices[0].printed_s,
         "scalars": {name: [v for part in slices for v in part.scalars.get(name, ())] for name in slices[0].scalars},
     }
     try:

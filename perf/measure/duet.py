@@ -6,13 +6,23 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from perf.errors import MeasureError
-from perf.measure.runners import ANSWER_TIMEOUT_S, Runner
+from perf.measure.runners import ANSWER_TIMEOUT_S, Runner, asked_once, run_command
 from perf.measure.sides import Side
-from perf.records.sessions import Marks, Mode, Pair, alternating_effect, pairs_per_start, simultaneous_effect
+from perf.records.sessions import (
+    Marks,
+    Mode,
+    Pair,
+    alternating_effect,
+    is_command,
+    pairs_per_start,
+    simultaneous_effect,
+)
 from perf.records.wire import Attributed, CaseSpec, Counted, PhaseTime, Request, SideWork, Waiting, side_work
 
 RUN_S = 0.8  # about how long a side steps in a run
@@ -23,6 +33,8 @@ ATTRIBUTION_VISITS = 7
 
 COMPARED_STEPS = 8  # steps whose losses must agree
 WARMUP_STEPS = 2  # untimed steps of a run: they allocate buffers and the optimizer's state
+
+RUNS_PER_PAIR = 4  # of a command, two of each side
 
 BOTH = (0, 1)
 
@@ -58,11 +70,15 @@ class Duet:
         mode: Mode,
         cores: Collection[int],  # to share in simultaneous mode
         num_threads: int = 0,  # of each side's runs; 0 leaves what its environment says
+        command_steps: int = 0,  # of each run of a command
         rng: np.random.Generator,  # draws every order that could give a side an advantage
     ) -> None:
         self.sides, self._cases, self.mode, self._rng, self._num_threads = sides, cases, mode, rng, num_threads
         each = len(cores) // 2
         self._halves = [set(sorted(cores)[:each]), set(sorted(cores)[each : 2 * each])]
+        self.is_whole = is_command(sides[0].workload)  # whether a run is a whole command, of so many steps
+        self.command_steps = command_steps
+        self.run_s: dict[int, float] = {}  # what a whole run of the baseline took, by batch size
         self._num_starts = 0
         self._began_s: float | None = None
         self.start_s = 0.0  # what the last start of the sides' processes took
@@ -107,6 +123,8 @@ class Duet:
 
         Both count, and then step, at the same time, since nothing is timed.
         """
+        if self.is_whole:
+            return {size: self._command_work(size) for size in self._cases}
         found = {}
         with self._started() as runners:
             for size in self._cases:
@@ -124,6 +142,20 @@ class Duet:
                 found[size] = (baseline, candidate)
         return found
 
+    def _command_work(self, size: int) -> tuple[SideWork, SideWork]:
+        """Return what runs of both sides print, one at a time; where it differs, also what another of the baseline does."""
+        began_s, runs = time.monotonic(), []
+        for side in self.sides:
+            runs.append(run_command(side, self._cases[size], self.command_steps))
+            self.run_s.setdefault(size, time.monotonic() - began_s)
+        if runs[0].losses != runs[1].losses:
+            runs.append(run_command(self.sides[0], self._cases[size], self.command_steps))
+        baseline, candidate = (
+            side_work(asked_once(side, self._cases[size]), run.losses, {})
+            for side, run in zip(self.sides, runs, strict=False)
+        )
+        return msgspec.structs.replace(baseline, reruns=tuple(run.losses for run in runs[2:])), candidate
+
     def attribution(self, size: int) -> tuple[list[list[PhaseTime]], list[list[PhaseTime]]]:
         """Return where the time of a step goes on each side, in several visits in turns."""
         visits: tuple[list[list[PhaseTime]], list[list[PhaseTime]]] = ([], [])
@@ -136,14 +168,18 @@ class Duet:
 
     @contextmanager
     def _started(self) -> Iterator[list[Runner]]:
+        """Start both sides; of commands each run is a start of its own."""
         with ExitStack() as stack:
+            if self.is_whole:
+                yield []
+                return
             started = {i: Runner(stack, self.sides[i]) for i in self._order()}
             runners = [started[i] for i in BOTH]
             for runner in runners:
                 runner.ready()
             yield runners
 
-    def _ask(self, runner: Runner, do: str, size: int, **options: int) -> None:
+    def _ask(self, runner: Runner, do: str, size: int, **options: Any) -> None:
         runner.request(Request(do=do, case=self._cases[size], num_threads=self._num_threads, **options))
 
     def _order(self) -> list[int]:
@@ -153,7 +189,9 @@ class Duet:
         return int(self._rng.integers(2**32))
 
     def _pair(self, runners: Sequence[Runner], size: int) -> Pair:
-        """Return what a fresh run of each side gave."""
+        """Return what a fresh run of each side gave; of commands, what four did, in a block of ABBA or BAAB."""
+        if self.is_whole:
+            return self._commands_pair(size)
         waiting: dict[int, Waiting] = {}
         for i in self._order():
             self._ask(runners[i], "run", size, layout=self._layout(), warmup_steps=WARMUP_STEPS)
@@ -175,6 +213,9 @@ class Duet:
             )
         for i in BOTH:
             runners[i].end_run()
+        return self._kept(size, slices, effect)
+
+    def _kept(self, size: int, slices: Sequence[Sequence[Marks]], effect: float, **more: Any) -> Pair:
         zero = min(side[0][0] for side in slices)
         baseline, candidate = (tuple(tuple(mark - zero for mark in marks) for marks in side) for side in slices)
         return Pair(
@@ -184,7 +225,27 @@ class Duet:
             effect=effect,
             baseline=baseline,
             candidate=candidate,
+            **more,
         )
+
+    def _commands_pair(self, size: int) -> Pair:
+        """Return what whole runs gave: their times from the first step line to the last, without the start."""
+        slices: tuple[list[Marks], list[Marks]] = [], []
+        losses: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = [], []
+        seen: set[tuple[int, int]] = set()
+        first, second = self._order()
+        for i in (first, second, second, first):
+            run = run_command(self.sides[i], self._cases[size], self.command_steps)
+            slices[i].append(run.marks[1:])
+            losses[i].append(run.losses)
+            seen.add((run.steps[0], run.steps[-1]))
+        if len(seen) > 1:
+            raise MeasureError(
+                f"{size}: the sides print lines from {sorted(seen)[0]} and {sorted(seen)[1]}, of other steps"
+            )
+        ((begin, end),) = seen
+        both = tuple(losses[0]), tuple(losses[1])
+        return self._kept(size, slices, alternating_effect(*slices), num_steps=end - begin, losses=both)
 
     def _at_once(self, runners: Sequence[Runner], pids: Sequence[int], num_steps: int) -> list[list[Marks]]:
         """Let both sides make `num_steps`, each on its half of the cores, and swap the halves until both are done.

@@ -8,7 +8,7 @@ import time
 import uuid
 import weakref
 from contextlib import ExitStack, suppress
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
 import msgspec
@@ -18,7 +18,7 @@ from perf.errors import MeasureError
 from perf.measure.sides import Side
 from perf.printable import printable
 from perf.records import wire
-from perf.records.wire import Expected
+from perf.records.wire import CaseSpec, Expected
 from perf.signals import hold_signals
 
 ANSWER_TIMEOUT_S = 600.0  # how long a process may take to start, to make one slice, or to count
@@ -40,6 +40,7 @@ class Runner:
 
     def __init__(self, stack: ExitStack, side: Side) -> None:
         self._where = f"{side.name} side ({side.text}): " if side.name else ""
+        self._timeout_s = side.timeout_s or ANSWER_TIMEOUT_S
         self._can, self._unread, mark = frozenset[str](), b"", uuid.uuid4().hex
         with hold_signals():
             # No pipe: the process need not wait for a reader.
@@ -58,7 +59,7 @@ class Runner:
             except OSError as error:
                 raise self.error(f"could not be started: {error}") from None
             # Also where an interrupt skips the stack: when the object is dropped, at the latest at the exit.
-            self._end = weakref.finalize(self, _end, self._process, self._stderr, mark)
+            self._end = weakref.finalize(self, _end, self._process, self._stderr, mark, side.grace_s)
             stack.callback(self._end)  # for an interrupt that comes in `_close` before the signals are held there
             stack.callback(self._close)
             assert self._process.stdin
@@ -89,7 +90,7 @@ class Runner:
         """Return the next answer, which must be of this kind.
 
         Raises:
-            MeasureError: it failed, ended, said something else, or said nothing whole for `ANSWER_TIMEOUT_S`.
+            MeasureError: it failed, ended, said something else, or said nothing whole in the side's time.
         """
         line = self._line()
         try:
@@ -146,12 +147,12 @@ class Runner:
 
     def _line(self) -> bytes:
         """Return the next line; the time is that of the whole line, however slowly it comes."""
-        deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
+        deadline_s = time.monotonic() + self._timeout_s
         while b"\n" not in self._unread:
             if len(self._unread) > ANSWER_BYTES:
                 raise self._failed(f"said {len(self._unread):,} bytes without an end of line, no answer")
             if time.monotonic() > deadline_s:
-                raise self._failed(f"no answer within {ANSWER_TIMEOUT_S:.0f} s")
+                raise self._failed(f"no answer within {self._timeout_s:.0f} s")
             if os.fstat(self._stderr.fileno()).st_size > MOST_STDERR_BYTES:
                 os.lseek(self._stderr.fileno(), 0, os.SEEK_SET)  # where the process goes on to write
                 os.ftruncate(self._stderr.fileno(), 0)
@@ -180,8 +181,38 @@ class Runner:
         return self.error(f"{what}; its last lines: {_quoted(' | '.join(lines))}" if lines else what)
 
 
-def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str) -> list[int]:
-    """Kill a process and all that it has started; return which are still there after `END_TIMEOUT_S`."""
+def run_command(side: Side, case: CaseSpec, num_steps: int) -> wire.Stepped:
+    """Run a command once, in a process and a folder of its own, of which nothing is left. Errors as in `Runner`."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="stepmark-run-", ignore_cleanup_errors=True))
+        runner = Runner(stack, side)
+        runner.ready()
+        runner.request(wire.Request(do="run", case=case, run_dir=folder))
+        runner.waiting()
+        runner.tell(num_steps)
+        return runner.stepped()
+
+
+def asked_once(side: Side, case: CaseSpec) -> wire.Counted:
+    """Return what a side says of itself, in a process of its own. Errors as in `Runner`."""
+    with ExitStack() as stack:
+        runner = Runner(stack, side)
+        runner.ready()
+        runner.request(wire.Request(do="count", case=case))
+        return runner.only_answer(wire.Counted)
+
+
+def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str, grace_s: float) -> list[int]:
+    """Kill a process and all that it has started; return which are still there after `END_TIMEOUT_S`.
+
+    With `grace_s`, its group is asked to end before that: a launcher ends what it has started on other machines.
+    """
+    if grace_s and process.poll() is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+        asked_s = time.monotonic()
+        while _marked(mark) and time.monotonic() < asked_s + grace_s:
+            time.sleep(0.01)
     deadline_s = time.monotonic() + END_TIMEOUT_S
     with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
         os.killpg(process.pid, signal.SIGKILL)

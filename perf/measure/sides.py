@@ -17,7 +17,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import perf
+from perf.commands import find_command
 from perf.errors import MeasureError
+from perf.records.sessions import is_command
 from perf.signals import hold_signals
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[\w,.-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!_-]+)?")
@@ -88,6 +90,7 @@ HOME = Path(perf.__file__).parents[1]
 _RUNNER = Path("perf", "runner", "__main__.py")
 
 _TOOL_TIMEOUT_S = 3600.0
+GRACE_S = 5.0  # for a command that is asked to end
 # Of a temporary folder, the file in it that its process holds locked, and the checkout in it.
 _PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
 
@@ -101,6 +104,8 @@ class Side(Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]  # its runner
     root: Path  # the checkout it runs in
     environ: Mapping[str, str]  # its whole environment
+    timeout_s: float | None = None  # how long an answer may take; None for `perf.measure.runners.ANSWER_TIMEOUT_S`
+    grace_s: float = 0.0  # how long it is waited for when it is asked to end, before it is killed
 
 
 def last_other_commit(root: Path, tree_is_candidate: bool) -> str:
@@ -152,7 +157,8 @@ def _side(recipe: Recipe, name: str, there: Path, root: Path, workload: str, env
     where, python = f"{name} side ({recipe.text})", recipe.python or Path(sys.executable)
     if recipe.packages:
         python = _environment(where, python, recipe.packages)
-    version = _tool("", ["git", "-C", str(there), "describe", "--always", "--dirty"]).strip()
+    if is_command(workload):
+        return _command_side(recipe, name, there, root, workload, environ, python)
     # A commit of this project brings its own runner. Everyone else's is served by the installed one, whose folder is on
     # the path only if it is no environment's: another interpreter has packages of its own.
     home = there if (there / _RUNNER).exists() else HOME
@@ -160,7 +166,7 @@ def _side(recipe: Recipe, name: str, there: Path, root: Path, workload: str, env
         raise MeasureError(f"{where}: is of a version before 0.2, which has no runner; use a later commit")
     path = ["" if home.name in ("site-packages", "dist-packages") else str(home), environ.get("PYTHONPATH", "")]
     arguments = ["--workload", workload, *(["--candidate-root", str(root)] if there != root else [])]
-    text = f"{recipe.text} at {version}" if version else recipe.text
+    text = _text(recipe, there)
     place = workload.rpartition(":")[0]
     if place.endswith(".py") and not (there / place).exists():
         text += f", with the candidate's {place}"
@@ -173,6 +179,33 @@ def _side(recipe: Recipe, name: str, there: Path, root: Path, workload: str, env
         root=there,
         # Hash order is part of a process's layout too, and is not what two sides are compared for.
         environ={**environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, path)), **recipe.environ},
+    )
+
+
+def _text(recipe: Recipe, there: Path) -> str:
+    version = _tool("", ["git", "-C", str(there), "describe", "--always", "--dirty"]).strip()
+    return f"{recipe.text} at {version}" if version else recipe.text
+
+
+def _command_side(
+    recipe: Recipe, name: str, there: Path, root: Path, workload: str, environ: Mapping[str, str], python: Path
+) -> Side:
+    """Return the side of a command: its environment is as it was, but that another `python` comes first on PATH."""
+    command, file = find_command(workload, [there, root])
+    if recipe.python or recipe.packages:
+        environ = {**environ, "PATH": os.pathsep.join([str(python.parent), environ.get("PATH", os.defpath)])}
+    # This process's own package runs it, whatever else the command's environment lets Python find.
+    code = f"import sys; sys.path.insert(0, {str(HOME)!r}); from perf.runner.commands import main; main()"
+    arguments = ["--workload", workload, "--candidate-root", str(root), "--python", str(python)]
+    return Side(
+        name=name,
+        text=_text(recipe, there) + ("" if there in file.parents else f", with the candidate's {file.name}"),
+        workload=workload,
+        command=(sys.executable, "-P", "-c", code, *arguments),
+        root=there,
+        environ={**environ, **recipe.environ},
+        timeout_s=command.timeout_s + GRACE_S,
+        grace_s=GRACE_S,
     )
 
 

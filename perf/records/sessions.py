@@ -30,8 +30,9 @@ Release = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,99}\Z")]
 Fact = Text | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 # What a workload says of itself; bool comes before int.
 About = Text | bool | int | float | Annotated[list[int | float], Meta(max_length=1000)] | None
-Device = Annotated[str, Meta(pattern=r"^(cpu|cuda)\Z")]
-Precision = Annotated[str, Meta(pattern=r"^(fp32|bf16)\Z")]
+# "" of a command, which nobody else knows
+Device = Annotated[str, Meta(pattern=r"^(cpu|cuda|)\Z")]
+Precision = Annotated[str, Meta(pattern=r"^(fp32|bf16|)\Z")]
 Facts = Annotated[dict[Word, Fact], Meta(max_length=1000)]
 
 _PART = r"(?!\.{1,2}[/:])[A-Za-z0-9._-]+"
@@ -119,10 +120,17 @@ class StepCounters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class MeasuredRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One fresh process that trained from step 0."""
+    """One fresh process that trained from step 0.
+
+    The log of a command has a value for each log window, where others have one for each step.
+    """
 
     losses: Losses  # of each step, nats
-    counters: StepCounters  # what one step does
+    counters: StepCounters | None = None  # what one step does; None of a command, whose log does not tell it
+    # steps: the step that ends each log window; none where each value is of one step
+    steps: Annotated[tuple[Positive, ...], Meta(max_length=10**6)] = ()
+    # how long each log window took by the log's own rates, seconds; none where it does not say it
+    printed_s: Annotated[tuple[Annotated[float, Meta(ge=-1e9, le=1e9)], ...], Meta(max_length=10**6)] = ()
     step_s: Times = ()  # seconds of each step, the first ones included; none where only work and losses are kept
     warmup_steps: Count = 0  # how many steps at the front are not used for times; see `find_warmup`
     lines: Annotated[tuple[Text, ...], Meta(max_length=10**6)] = ()  # its log
@@ -131,6 +139,7 @@ class MeasuredRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def __post_init__(self) -> None:
         num_steps, found = len(self.losses), {**self.scalars, "times": self.step_s or self.losses}
+        found |= {"steps": self.steps or self.losses, "printed times": self.printed_s or self.losses}
         wrong = [f"{len(values)} {name}" for name, values in found.items() if len(values) != num_steps]
         wrong += [f"{self.warmup_steps} steps of warm-up"] if self.warmup_steps >= num_steps else []
         if wrong:
@@ -140,6 +149,11 @@ class MeasuredRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def curves(self) -> dict[str, tuple[float, ...]]:
         """What the steps returned, by name; "loss" comes first."""
         return {"loss": self.losses, **self.scalars}
+
+    @property
+    def at_steps(self) -> Sequence[int]:
+        """The step that each value belongs to."""
+        return self.steps or range(1, len(self.losses) + 1)
 
     @property
     def timed_step_s(self) -> tuple[float, ...]:
@@ -153,6 +167,7 @@ class Measurement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # global_batch_size, micro_batch_size: samples per step, and per forward pass
     global_batch_size: BatchSize
     micro_batch_size: BatchSize
+    world_size: Positive = 1  # how many ranks train a batch together
     # in the order they were made; run ``i`` was interleaved with run ``i`` of the other batch sizes
     runs: Annotated[tuple[MeasuredRun, ...], Meta(min_length=1)]
 
@@ -190,8 +205,10 @@ class Session(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(f"measurements: found global_batch_size {found} under {list(self.measurements)}")
         if len({len(m.runs) for m in measurements}) > 1:
             raise ValueError("has more runs of one batch size than of another")
-        if len({len(run.losses) for m in measurements for run in m.runs}) > 1:
-            raise ValueError("has more steps of one run than of another")
+        if any((run.counters is None) != is_command(self.workload) for m in measurements for run in m.runs):
+            raise ValueError("counters: all runs of a step have them, and those of a command have none")
+        if any(run.at_steps != m.runs[0].at_steps for m in measurements for run in m.runs):
+            raise ValueError("has other steps of one run than of another")
 
     @property
     def configuration(self) -> str:
@@ -201,7 +218,12 @@ class Session(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def configuration(workload: str, device: str, precision: str) -> str:
     """Return what a workload, device type and precision are called together; `baseline_path` makes a file of it."""
-    return f"{workload}-{device}-{precision}"
+    return "-".join(filter(None, (workload, device, precision)))
+
+
+def is_command(workload: str) -> bool:
+    """Return whether a workload's id, such as "stepmark.toml:bert", is that of a command."""
+    return workload.rpartition(":")[0].endswith(".toml")
 
 
 def name_problem(configuration: str) -> str:
@@ -257,6 +279,9 @@ class Pair(Struct, frozen=True, kw_only=True):
     # baseline, candidate: the marks of each slice, seconds from the first mark of the pair
     baseline: tuple[Marks, ...]
     candidate: tuple[Marks, ...]
+    # losses: of each run of both sides, as commands print them
+    losses: tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...]] = ((), ())
+    num_steps: int = 0  # from the first to the last mark of a slice; 0 where there is one between two marks
 
 
 def simultaneous_effect(baseline: Marks, candidate: Marks) -> float:

@@ -51,6 +51,7 @@ class Request(Struct, frozen=True, kw_only=True):
     layout: Count = 0  # seeds the layout of the fresh process's memory
     num_threads: Count = 0  # of a run on the CPU; 0 leaves what the environment says
     warmup_steps: Count = 0  # steps of a run before it says "waiting"
+    run_dir: Annotated[str, Meta(max_length=4096)] = ""  # an empty folder, for what a command writes
 
 
 class Answer(Struct, frozen=True, kw_only=True, tag_field="event", tag=str.lower):
@@ -76,14 +77,17 @@ class Waiting(Answer, frozen=True, kw_only=True):
 
 
 class Stepped(Answer, frozen=True, kw_only=True):
-    """A slice of a run."""
+    """A slice of a run; of a command, the whole run: a value for each of its log windows."""
 
     # seconds, before the first step and after each; of one clock of the machine
     marks: Annotated[tuple[Number, ...], Meta(min_length=2, max_length=_MOST_VALUES)]
     # losses, scalars: of its steps
     losses: Numbers = ()
     scalars: Scalars = {}
-    lines: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()  # of its log
+    lines: Annotated[tuple[str, ...], Meta(max_length=_MOST_VALUES)] = ()  # of its log
+    # steps, printed_s: of a command, the step that ends each window, and how long the window took by its own log
+    steps: Annotated[tuple[Count, ...], Meta(max_length=_MOST_VALUES)] = ()
+    printed_s: Numbers = ()
 
     def __post_init__(self) -> None:
         if not all(a < b for a, b in pairwise(self.marks)):
@@ -145,6 +149,7 @@ class SideWork(Struct, frozen=True, kw_only=True):
     python: str  # the versions of Python and numpy, which its count of Python calls belongs to
     software: Mapping[str, Any]  # of its process, as in `Fingerprint`
     scalars: Mapping[str, tuple[float, ...]]  # further scalars of the first steps, by name
+    reruns: tuple[tuple[float, ...], ...] = ()  # of a command, the losses of further runs
 
 
 def decode(line: bytes, kind: type[Expected]) -> Expected | Failed | Ended:

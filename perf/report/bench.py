@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from perf.judge.duets import DuetResult
 from perf.judge.stats import DuetEffect
-from perf.judge.verdicts import CLAIMS, Verdict, mean_rate
+from perf.judge.verdicts import CLAIMS, UNTOLD, Verdict, mean_rate
 from perf.printable import printable
 from perf.records.baselines import Baseline, PublishedLine, PublishedRun, commit_text
 from perf.records.sessions import Session, differences
@@ -155,6 +155,8 @@ def _work_section(session: Session) -> Section:
     rows = []
     for size, measurement in session.measurements.items():
         counters = measurement.runs[0].counters
+        if counters is None:
+            return Section(title="Work of a step", notes=[f"not measured: {UNTOLD}"], is_detail=True)
         counts = (sum(counters.ops.values()), *(getattr(counters, name) for name in names))
         rows.append((str(size), *(number(count, ",d") for count in counts)))
     return Section(title="Work of a step", header=("size", "operations", *names), rows=rows, is_detail=True)

@@ -68,8 +68,11 @@ def _changes(past: Sequence[Baseline], rates: Curves, losses: Curves) -> list[Ch
     found = find_changes(series)
     for size in rates:
         runs = [one.session.measurements[size].runs[0] for one in past]
-        exact = {"loss": losses[size], "operations": [sum(run.counters.ops.values()) for run in runs]}
-        exact |= {name: [getattr(run.counters, name) for run in runs] for name in COUNTERS}
+        exact = {"loss": losses[size]}
+        counters = [run.counters for run in runs if run.counters]  # commands have none
+        if counters:
+            exact["operations"] = [sum(counts.ops.values()) for counts in counters]
+            exact |= {name: [getattr(counts, name) for counts in counters] for name in COUNTERS}
         for name, values in exact.items():
             found += exact_changes(f"{name} at {size}", values)
     return found

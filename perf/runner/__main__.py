@@ -56,6 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)  # an import that computes must not leave threads, which no fork inherits
     try:
         workload = find(arguments.workload, Path.cwd(), arguments.candidate_root).workload
+        assert isinstance(workload, Workload)  # commands have a runner of their own
     except UsageError as error:
         say(Failed(reason=str(error)))
         return
