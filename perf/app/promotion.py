@@ -23,7 +23,7 @@ from perf.records.baselines import (
     load_result,
 )
 from perf.records.documents import write_json
-from perf.records.sessions import MOST_REASON, Session
+from perf.records.sessions import MOST_REASON, Session, is_command
 from perf.report.bench import promotion_note
 
 
@@ -79,7 +79,8 @@ def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[
         if problem := session_refusal(session):
             which = f"{session.workload}: " if len(found) > 1 else ""
             raise BaselineError(f"{result}: {which}{problem}")
-        for portable in (False, True):
+        # What a command computes with, nobody else knows: its losses are of this machine.
+        for portable in (False,) if is_command(session.workload) else (False, True):
             path = baseline_path(directory, session.configuration, session.fingerprint, portable=portable)
             before = load_baseline(path)
             if before and portable and _is_expected(session, before):

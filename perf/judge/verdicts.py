@@ -12,8 +12,10 @@ from perf.judge.exact import counter_differences, loss_differences, session_refu
 from perf.judge.stats import (
     FAMILY_ERROR,
     SHARED_PHASES,
+    DuetEffect,
     Effect,
     compare_rates,
+    estimate,
     falls,
     holm,
     run_rate,
@@ -238,6 +240,23 @@ def why_inconclusive(effect: Effect, threshold: float, what: str) -> str:
     if effect.minimal_detectable_effect <= threshold:
         return f"the interval contains both no change and one of {threshold:.1%}"
     return f"the {what} vary too much: only slowdowns above {effect.minimal_detectable_effect:.1%} would have shown"
+
+
+def rank_efficiencies(session: Session) -> dict[int, DuetEffect | None]:
+    """Return by batch size its samples/sec per rank over those of the fewest ranks, less 1; None for these themselves.
+
+    The runs of a round are neighbours in time, so an effect is of pairs of runs.
+    """
+    measurements = session.measurements
+    base = min(measurements.values(), key=lambda one: one.world_size)
+    per_rank = {size: np.log(_rates(one)) - np.log(one.world_size) for size, one in measurements.items()}
+    least = per_rank[base.global_batch_size]
+    return {
+        size: estimate([[value] for value in logs - least], level=FAMILY_ERROR, elapsed_s=0.0)
+        if logs is not least
+        else None
+        for size, logs in per_rank.items()
+    }
 
 
 def mean_rate(measurement: Measurement) -> float:

@@ -7,8 +7,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from perf.judge.duets import DuetResult
+from perf.judge.exact import clock_problem
 from perf.judge.stats import DuetEffect
-from perf.judge.verdicts import CLAIMS, UNTOLD, Verdict, mean_rate
+from perf.judge.verdicts import CLAIMS, UNTOLD, Verdict, mean_rate, rank_efficiencies
 from perf.printable import printable
 from perf.records.baselines import Baseline, PublishedLine, PublishedRun, commit_text
 from perf.records.sessions import Session, differences
@@ -23,7 +24,18 @@ from perf.report.plots import (
     session_losses,
     steps_plots,
 )
-from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report, Section, by_text, effect_cells, number
+from perf.report.sections import (
+    DETECTABLE,
+    EFFECT_HEADER,
+    NONE,
+    Answer,
+    Report,
+    Section,
+    by_text,
+    effect_cells,
+    number,
+    percent,
+)
 
 
 def log_blocks(session: Session) -> str:
@@ -116,10 +128,18 @@ def session_report(
     if since := since_when(past):
         answer = replace(answer, sentence=f"{answer.sentence}; {since}")
     rates = {size: judgement for (claim, size), judgement in judgements.items() if claim == "rate"}
+    clocks = {size: clock_problem(m.runs) for size, m in session.measurements.items() if m.runs[0].steps}
     effects = {size: rate.effect for size, rate in rates.items() if rate.effect}
     stored = {size: effect for size, effect in effects.items() if not isinstance(effect, DuetEffect)}
     plots = [effects_plot(stored, threshold, "stored times")] if stored else []
     sections = [replace(verdict_section(session, judgements), plots=plots)]
+    sections += (
+        [Section(notes=by_text({size: [text] for size, text in clocks.items() if text}))]
+        if any(clocks.values())
+        else []
+    )
+    if any(m.world_size > 1 for m in session.measurements.values()):
+        sections.append(_ranks_section(session, baseline))
     if duet:
         beside = f"Side by side ({duet.mode}: {duet.mode_reason}), {duet.sides[0]} and {duet.sides[1]}"
         first, *others = duet_sections(duet)
@@ -144,9 +164,29 @@ def session_report(
         answer=answer,
         sections=sections,
         command=provenance["command"],
-        warnings=[f"{size}: {rate.reason}" for size, rate in rates.items() if rate.verdict is Verdict.INCONCLUSIVE],
+        warnings=[
+            *(f"{size}: {rate.reason}" for size, rate in rates.items() if rate.verdict is Verdict.INCONCLUSIVE),
+            *(f"{size}: {text}" for size, text in clocks.items() if "DISAGREES" in text),
+        ],
         is_bad=answer.verdict in ("FAILED", "NOT MEASURED") or any(j.holds is False for j in judgements.values()),
     )
+
+
+def _ranks_section(session: Session, baseline: Baseline | None) -> Section:
+    """Return the samples/sec of each rank beside those of the fewest ranks."""
+    stored = rank_efficiencies(baseline.session) if baseline else {}
+    rows = []
+    for size, efficiency in rank_efficiencies(session).items():
+        now, then = (
+            (percent(one.effect_size + 1), f"{percent(one.low + 1)} to {percent(one.high + 1)}")
+            if one
+            else (NONE, NONE)
+            for one in (efficiency, stored.get(size))
+        )
+        rows.append((str(size), str(session.measurements[size].world_size), *now, *then))
+    header = ("size", "ranks", "efficiency", "95% interval", "baseline", "its interval")
+    notes = ["(efficiency: samples/sec of a rank, beside those with the fewest ranks, in pairs of neighbouring runs)"]
+    return Section(title="Scaling over ranks", header=header, rows=rows, notes=notes)
 
 
 def _work_section(session: Session) -> Section:

@@ -110,7 +110,10 @@ def loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) ->
 def session_losses(session: Session) -> list[Plot]:
     """Return the losses of the first run at each batch size."""
     runs = {size: measurement.runs[0] for size, measurement in session.measurements.items()}
-    curves = {s: (range(1, len(run.losses) + 1), np.cumsum(run.step_s).tolist(), run.losses) for s, run in runs.items()}
+    curves = {}
+    for size, run in runs.items():
+        seconds = np.cumsum(np.multiply(run.step_s, np.diff(run.at_steps, prepend=0)))
+        curves[size] = (run.at_steps, seconds.tolist(), run.losses)
     return loss_plots("Loss", curves)
 
 
@@ -131,7 +134,7 @@ def loss_difference_plot(session: Session, expected: Mapping[int, Baseline | Non
         if baseline := expected.get(size):
             now, then = measurement.runs[0].losses, baseline.session.measurements[size].runs[0].losses
             differences = [a - b for a, b in zip(now, then, strict=False)]
-            x = range(1, len(differences) + 1)
+            x = measurement.runs[0].at_steps[: len(differences)]
             series.append(Series(name=str(size), x=_thinned(x), y=_thinned(differences)))
     if not series:
         return None
@@ -169,7 +172,7 @@ def steps_plots(session: Session) -> list[Plot]:
         run = measurement.runs[0]
         rates = [size / seconds for seconds in run.step_s]
         logged = [line.global_step for line in map(parse_line, run.lines) if isinstance(line, LogLine)]
-        series = [Series(name="rate of a step", x=_thinned(range(1, len(rates) + 1)), y=_thinned(rates))]
+        series = [Series(name="rate of a step", x=_thinned(run.at_steps), y=_thinned(rates))]
         found.append(
             Plot(
                 title=f"Rate of each step at {size}, run 1",
@@ -178,7 +181,7 @@ def steps_plots(session: Session) -> list[Plot]:
                 x_label="step",
                 y_label=f"{session.sample}/sec",
                 series=series,
-                marks={"log line": logged[:50], "end of warm-up": [run.warmup_steps + 0.5]},
+                marks={"log line": logged[:50], "end of warm-up": [[0, *run.at_steps][run.warmup_steps] + 0.5]},
             )
         )
     return found
