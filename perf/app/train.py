@@ -19,7 +19,7 @@ from perf.report.sections import number, text_table
 from perf.signals import EXIT_STOPPED
 from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import Source, SyntheticLanguage
-from perf.train.devices import World, process_group, resolve_device, resolve_precision
+from perf.train.devices import World, join_ranks, resolve_device, resolve_precision
 from perf.train.kernel import learning_rate
 from perf.train.trainer import RunResult, run_steps
 from perf.train.workloads import BERT_CONFIGS, default_workload
@@ -33,7 +33,6 @@ def train(
     precision: str,
     model_dir: Path | None,
     log_steps: int | None,
-    seed: int,
     tensorboard: Path | None,
     **asked: Any,
 ) -> int:
@@ -41,10 +40,10 @@ def train(
 
     None means what the workload says; `asked` are further fields of `RunConfig`.
     """
-    with ExitStack() as group:
+    with ExitStack() as held:
         try:  # a ValueError names a wrong argument; no training happens here
             on = resolve_device(device)
-            world = group.enter_context(process_group(on))
+            world = join_ranks(on, held)
             name = workload or default_workload(on.type)
             if name not in BERT_CONFIGS:
                 raise ValueError(
@@ -52,39 +51,29 @@ def train(
                 )
             config = BERT_CONFIGS[name]
             sizes = global_batch_size or config.global_batch_sizes
-            if model_dir is not None and len(sizes) > 1:
-                raise ValueError(
-                    f"--model-dir {model_dir} is the directory of one run, and {len(sizes)} batch sizes make "
-                    f"{len(sizes)} runs; give one --global-batch-size, or no --model-dir for a directory each"
-                )
-            if len(set(sizes)) < len(sizes):
-                raise ValueError(f"--global-batch-size {' '.join(map(str, sizes))}: each size once")
             if not (asked["max_steps"] or asked["num_steps"]):
                 asked["max_steps"] = config.max_steps
             parent = shown(find_root()) / "runs" / name
-            runs = [
-                RunConfig(
+            source = SyntheticLanguage(config, seed=asked["seed"])
+            plans: list[RunPlan] = []
+            for size in sizes:  # all are planned before the first one starts: one that cannot start is told at once
+                run = RunConfig(
                     workload=config,
                     global_batch_size=size,
                     model_dir=model_dir or parent / f"gbs-{size}",
                     device=on,
                     precision=resolve_precision(precision, on),
                     log_steps=log_steps or config.log_steps,
-                    seed=seed,
                     **asked,
                 )
-                for size in sizes
-            ]
-            source = SyntheticLanguage(config, seed=seed)
-            # All are planned before the first one starts: a run that cannot start is told at once.
-            plans = [plan_run(run, source, world) for run in runs]
+                plans.append(plan_run(run, source, world, held))
             boards: list[Any] = []  # on the main rank, and where they were asked for
             if tensorboard:
                 world.from_main(lambda: boards.extend(_boards(tensorboard, sizes)))
         except ValueError as error:
             raise UsageError(error) from None
         say: Callable[[str], None] = print if world.is_main else lambda text: None
-        say(wrapped(_session_heading(runs[0], world)))
+        say(wrapped(_session_heading(plans[0].config, world)))
         results: list[RunResult] = []
         try:
             for plan, board in zip_longest(plans, boards):
@@ -98,20 +87,17 @@ def train(
                 say(f"\n{run_table(plans[: len(results)], results)}")
         if not results[-1].interrupted:
             return 0
-        say(wrapped(_stop_note(plans[len(results) - 1], results[-1], plans[len(results) :])))
+        say(wrapped(_stop_note(plans[len(results) - 1], results[-1])))
         return EXIT_STOPPED
 
 
 def _boards(directory: Path, sizes: Sequence[int]) -> list[Any]:
-    """Return TensorBoard's writer of each run. Raises UsageError: one cannot be made, or TensorBoard is missing."""
+    """Return TensorBoard's writer of each run. Raises OSError: one cannot be made. UsageError: TensorBoard is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
-
-        return [SummaryWriter(directory / f"gbs-{size}") for size in sizes]
     except ImportError as error:
         raise UsageError(f"--tensorboard: {error}; pip install 'stepmark[tensorboard]'") from None
-    except OSError as error:
-        raise UsageError(f"--tensorboard {directory}: cannot be written ({error}); name another directory") from None
+    return [SummaryWriter(directory / f"gbs-{size}") for size in sizes]
 
 
 def _run(plan: RunPlan, source: Source, world: World, scalars: Any) -> RunResult:
@@ -161,38 +147,27 @@ def _run_heading(plan: RunPlan) -> str:
 
 def run_table(plans: Sequence[RunPlan], results: Sequence[RunResult]) -> str:
     """Return one row for each run: its length, its rate over all of it, and its first and last loss."""
+    sizes = [plan.config.global_batch_size for plan in plans]
     # The rate of the whole run, samples/sec: the GlobalRate of a log line at its end.
     rates = [run.totals.samples / run.totals.seconds for run in results]
-    sizes = [plan.config.global_batch_size for plan in plans]
-    smallest = min(sizes)
-    header = ("size", "steps", "samples", "seconds", "global rate", f"vs {smallest}", "first loss", "last loss")
-    rows = [
-        (
-            str(size),
-            number(len(run.losses), "d"),
-            number(run.totals.samples, ",d"),
-            number(run.totals.seconds, ".1f"),
-            number(rate, ",.1f"),
-            f"{number(rate / rates[sizes.index(smallest)], '.2f')}x",
-            number(run.losses[0], ".4f"),
-            number(run.losses[-1], ".4f"),
-        )
-        for run, size, rate in zip(results, sizes, rates, strict=True)
-    ]
+    base = sizes.index(min(sizes))
+    header = ("size", "steps", "samples", "seconds", "global rate", f"vs {sizes[base]}", "first loss", "last loss")
+    rows = []
+    for size, run, rate in zip(sizes, results, rates, strict=True):
+        totals, speedup = run.totals, f"{number(rate / rates[base], '.2f')}x"
+        length = number(len(run.losses), "d"), number(totals.samples, ",d"), number(totals.seconds, ".1f")
+        losses = number(run.losses[0], ".4f"), number(run.losses[-1], ".4f")
+        rows.append((str(size), *length, number(rate, ",.1f"), speedup, *losses))
     return text_table(header, rows)
 
 
-def _stop_note(plan: RunPlan, result: RunResult, not_started: Sequence[RunPlan]) -> str:
-    """Return where an interrupted run stopped, how to continue it, and what was not started."""
-    config, last_step = plan.config, plan.last_step
-    lines = [f"Global batch size {config.global_batch_size} was stopped at step {result.end_step} of {last_step}."]
-    if result.checkpoint is None:
-        lines.append("No checkpoint was kept, so it cannot be continued.")
-    elif result.end_step < last_step:
-        lines.append(
-            f"To continue it: the same command with --global-batch-size {config.global_batch_size} and, instead of "
-            f"any other limit, --fresh or --load, --max-steps {last_step}."
-        )
-    if not_started:
-        lines.append(f"Not started: {', '.join(str(other.config.global_batch_size) for other in not_started)}.")
-    return "\n".join(lines)
+def _stop_note(plan: RunPlan, result: RunResult) -> str:
+    """Return where an interrupted run stopped, and how to continue it."""
+    size, last_step = plan.config.global_batch_size, plan.last_step
+    note = f"Global batch size {size} was stopped at step {result.end_step} of {last_step}."
+    if plan.config.keep_checkpoints == 0 or result.end_step == last_step:
+        return note
+    return (
+        f"{note}\nTo continue it: the same command with --global-batch-size {size} and, instead of "
+        f"any other limit, --fresh or --load, --max-steps {last_step}."
+    )

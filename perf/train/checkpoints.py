@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,8 @@ class Facts(Struct, frozen=True, kw_only=True):
 class Checkpoint(Struct, frozen=True, kw_only=True):
     """A checkpoint whose digest has been verified."""
 
-    path: Path  # its file
+    path: Path  # its file, with the tensors
     facts: Facts
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Read the tensors into memory."""
-        return safetensors.torch.load_file(self.path)
 
 
 class _DamagedError(Exception):
@@ -140,16 +136,11 @@ def _verified_metadata(path: Path) -> dict[str, str]:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, in one directory.
-
-    Args:
-        directory: the run's model directory; `require_usable` makes it.
-        keep_last: how many of the newest to keep after a save; with 0 none is written, and none deleted.
-    """
+    """The checkpoints of one run, in one directory."""
 
     def __init__(self, directory: Path, *, keep_last: int) -> None:
-        self.directory = directory
-        self.keep_last = keep_last
+        self.directory = directory  # the run's model directory; `claim` makes it
+        self.keep_last = keep_last  # how many of the newest to keep after a save; with 0 none is written or deleted
         self._claimed: int | None = None  # descriptor of the directory while it is held
 
     def steps(self) -> list[int]:
@@ -163,15 +154,15 @@ class CheckpointStore:
         """Return where the checkpoint of a step is or would be."""
         return self.directory / f"step-{global_step:08d}"
 
-    def save(self, facts: Facts, tensors: dict[str, Tensor]) -> Path | None:
-        """Write a checkpoint atomically, delete those that `keep_last` no longer covers, and return its file, if any.
+    def save(self, facts: Facts, tensors: dict[str, Tensor]) -> None:
+        """Write a checkpoint atomically, and delete those that `keep_last` no longer covers.
 
         Raises:
             CheckpointError, OSError: the step has a checkpoint already, or it could not be written, or the directory
                 was deleted or replaced; the checkpoints there before are untouched.
         """
         if self.keep_last == 0:
-            return None
+            return
         self._require_same_directory(facts.global_step)
         final = self.path(facts.global_step)
         if final.exists():
@@ -188,7 +179,6 @@ class CheckpointStore:
         for step in self.steps()[: -self.keep_last]:
             with suppress(OSError):  # such as a folder of that name
                 self.path(step).unlink()
-        return final
 
     def _require_same_directory(self, global_step: int) -> None:
         """Raise if the directory is gone, or is not the one that is held: the lock does not cover what replaced it."""
@@ -202,14 +192,13 @@ class CheckpointStore:
         )
 
     def newest_valid(self) -> tuple[Checkpoint | None, list[str]]:
-        """Return the newest checkpoint that verifies, and a note for each damaged one that was set aside.
+        """Return the newest checkpoint that verifies, and a note for each newer one, which is damaged.
 
-        A damaged checkpoint newer than the one returned is renamed to ``damaged-step-...``, so that it can be
-        inspected but is not used as a checkpoint again.
+        That is renamed to ``damaged-step-...``: it can be inspected, but is not used as a checkpoint again.
 
         Raises:
-            CheckpointError: no checkpoint verifies though there are some, or one is whole but in a format unknown here,
-                or one is damaged and another run is using the directory.
+            CheckpointError: none verifies though there are some, or one is whole but in a format unknown here, or one
+                is damaged and another run is using the directory.
         """
         damage: dict[Path, str] = {}
         for step in reversed(self.steps()):
@@ -221,7 +210,7 @@ class CheckpointStore:
                 continue
             if not damage:
                 return checkpoint, []
-            with self.claim():
+            with self.claim() if self._claimed is None else nullcontext():
                 return checkpoint, [
                     f"{path}: {why}; set aside as {path.rename(_first_free(f'{path.parent}/damaged-{path.name}'))}"
                     for path, why in damage.items()
@@ -233,17 +222,8 @@ class CheckpointStore:
             )
         return None, []
 
-    def require_usable(self) -> None:
-        """Make the directory if needed. Raises OSError now, not after a training: it cannot be made or written to."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=self.directory).close()
-
     def put_away(self) -> Path | None:
-        """Move all checkpoints, whole or damaged, to ``previous-1``, ``-2``, ... within the directory; replace nothing.
-
-        Returns:
-            Where they went, or None when there were none.
-        """
+        """Move all checkpoints, whole or damaged, to a new folder, ``previous-N``; return it, or None without any."""
         known = re.compile(rf"{_NAME.pattern}|damaged-{_NAME.pattern}-\d+", re.ASCII)
         # The newest first: cut short, this leaves older checkpoints behind, never a newer one without the older ones.
         ours = sorted((path for path in self.directory.iterdir() if known.fullmatch(path.name)), reverse=True)
@@ -257,18 +237,21 @@ class CheckpointStore:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Hold the directory for one run, and delete what interrupted saves left in it.
+        """Make the directory if needed, hold it for one run, and delete what interrupted saves left in it.
 
         Raises:
-            CheckpointError: another process holds it.
+            CheckpointError: another run holds it.
+            OSError: it cannot be made or written to; told now, not after a training.
         """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=self.directory).close()
         descriptor = os.open(self.directory, os.O_RDONLY)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
             except BlockingIOError:
                 raise CheckpointError(
-                    f"{self.directory}: another run is using it; wait for its end or name another --model-dir"
+                    f"{self.directory}: another run is using it; wait for its end, or give each a --model-dir of its own"
                 ) from None
             for path in self.directory.iterdir():
                 if _PARTIAL.fullmatch(path.name):

@@ -1,5 +1,6 @@
 """What a run is asked to do, what it therefore plans, and what its checkpoints record of both."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,7 @@ from perf.train.checkpoints import EDITED, Checkpoint, CheckpointStore
 from perf.train.data import Source
 from perf.train.devices import World
 from perf.train.stepping import steps_to_run
-from perf.train.workloads import BertConfig
-
-Start = Literal["resume", "fresh", "weights"]
+from perf.train.workloads import BertConfig, bert_workload
 
 
 class RunConfig(Struct, frozen=True, kw_only=True):
@@ -25,21 +24,19 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     workload: BertConfig  # what to train
     global_batch_size: int  # samples per optimizer step, over all ranks
     model_dir: Path  # where its checkpoints are
-    # device, precision: where and in what to compute ("fp32" or "bf16")
-    device: torch.device
-    precision: str
+    device: torch.device  # where to compute
+    precision: str  # "fp32" or "bf16"
     # samples per forward pass; None for the workload's, or less where that does not divide
     micro_batch_size: int | None = None
     seed: int = 0  # of the weights, the data and the dropout
-    # max_steps, num_steps: limits, see `perf.train.stepping.steps_to_run`.
-    max_steps: int | None = None
-    num_steps: int | None = None
+    max_steps: int | None = None  # the step to stop at; see `perf.train.stepping.steps_to_run`
+    num_steps: int | None = None  # how many steps to make
     log_steps: int  # a log line every so many steps, and at the last
     checkpoint_steps: int | None = None  # a checkpoint every so many steps, and at the last; None for the last only
     keep_checkpoints: int = 2  # how many to keep; with 0 none is written
     # "resume" from the newest valid checkpoint; "fresh" puts the checkpoints there away; "weights" does that too but
     # begins with the newest one's weights
-    start: Start = "resume"
+    start: Literal["resume", "fresh", "weights"] = "resume"
     compile: bool = False  # whether to run the model through torch.compile
 
     def __post_init__(self) -> None:
@@ -47,15 +44,12 @@ class RunConfig(Struct, frozen=True, kw_only=True):
             if getattr(self, name) > most:
                 raise ValueError(f"{name}={getattr(self, name)}: at most {most} is possible")
 
-    def store(self) -> CheckpointStore:
-        """Return the run's checkpoints."""
-        return CheckpointStore(self.model_dir, keep_last=self.keep_checkpoints)
-
 
 class RunPlan(Struct, frozen=True, kw_only=True):
     """A run that can start: what it resumes from, how far it goes, and how a step is cut."""
 
     config: RunConfig  # what was asked for
+    store: CheckpointStore  # its checkpoints, which the main rank holds
     checkpoint: Checkpoint | None  # what to load; None to begin with new weights
     start_step: int  # `global_step` before the first step
     last_step: int  # `global_step` after the last
@@ -65,25 +59,26 @@ class RunPlan(Struct, frozen=True, kw_only=True):
     notes: list[str]  # what the user should know before it starts
 
 
-def plan_run(config: RunConfig, source: Source, world: World) -> RunPlan:
+def plan_run(config: RunConfig, source: Source, world: World, held: ExitStack) -> RunPlan:
     """Find out where a run starts and how far it goes, so that one that cannot run is reported before any starts.
 
-    Damaged checkpoints are set aside and a missing directory is made; nothing else changes.
+    Its directory is made where it is missing, and no other run uses it until `held` ends; damaged checkpoints are set
+    aside. With no checkpoints to keep, neither is needed.
 
     Raises:
         ValueError: the batch size cannot be divided, or there is no limit.
         NothingToDoError: its checkpoint is of this very run's last step.
         RunFinishedError: its checkpoint has already reached `max_steps` otherwise.
-        CheckpointError: its checkpoint was written by another configuration, or none is whole.
+        CheckpointError: its checkpoint is of another configuration, none is whole, or another run has the directory.
         OSError: its directory cannot be written to.
         MainRankError: on the other ranks, any of these on the main one.
     """
-    return replace(world.from_main(lambda: _plan(config, source, world)), config=config)
+    return replace(world.from_main(lambda: _plan(config, source, world, held)), config=config)
 
 
-def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
+def _plan(config: RunConfig, source: Source, world: World, held: ExitStack) -> RunPlan:
     micro_batch_size, grad_accum_steps = _divide(config, world)
-    identity, store = _identity(config, source), config.store()
+    identity, store = _identity(config, source), CheckpointStore(config.model_dir, keep_last=config.keep_checkpoints)
     environment = {
         "device": config.device.type,
         "precision": config.precision,
@@ -94,6 +89,8 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
     }
+    if config.keep_checkpoints > 0:
+        held.enter_context(store.claim())
     checkpoint, notes = (None, []) if config.start == "fresh" else store.newest_valid()
     if config.start == "weights" and checkpoint is None:
         raise CheckpointError(f"{config.model_dir}: has no checkpoint to load weights from; name another --model-dir")
@@ -113,10 +110,9 @@ def _plan(config: RunConfig, source: Source, world: World) -> RunPlan:
     workload, last_step = config.workload, start_step + num_steps
     if last_step > workload.lr_end_step:
         notes.append(f"the learning rate of {workload.name} is 0 from step {workload.lr_end_step} on")
-    if config.keep_checkpoints > 0:
-        store.require_usable()
     return RunPlan(
         config=config,
+        store=store,
         checkpoint=checkpoint,
         start_step=start_step,
         last_step=last_step,
@@ -134,10 +130,11 @@ def _divide(config: RunConfig, world: World) -> tuple[int, int]:
         raise ValueError(
             f"--global-batch-size {config.global_batch_size} is not a multiple of the {world.size} ranks that share it"
         )
-    most = config.micro_batch_size or min(config.workload.micro_batch_size, rank_samples)
-    if config.micro_batch_size and rank_samples % most:
-        raise ValueError(f"--micro-batch-size {most} does not divide the {rank_samples} samples of a step on one rank")
-    micro_batch_size = next(size for size in range(most, 0, -1) if rank_samples % size == 0)
+    micro_batch_size = config.micro_batch_size or bert_workload(config.workload).micro_batch_size_of(rank_samples)
+    if rank_samples % micro_batch_size:
+        raise ValueError(
+            f"--micro-batch-size {micro_batch_size} does not divide the {rank_samples} samples of a step on one rank"
+        )
     return micro_batch_size, rank_samples // micro_batch_size
 
 

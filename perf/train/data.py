@@ -93,18 +93,14 @@ class Source(ABC):
 
 
 def mask_tokens(
-    rng: np.random.Generator, tokens: IntArray, special: npt.NDArray[np.bool_], workload: BertConfig
+    rng: np.random.Generator,
+    tokens: IntArray,  # (N, S), left as they are
+    special: npt.NDArray[np.bool_],  # (N, S), true where a token may not be chosen
+    workload: BertConfig,
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Choose ``masked_per_sample`` tokens of each row; 80 % become [MASK], 10 % a random token, 10 % stay.
 
-    Args:
-        rng: where the choices come from.
-        tokens: (N, S) tokens; left as they are.
-        special: (N, S), true where a token may not be chosen.
-        workload: gives the number to choose and the vocabulary.
-
-    Returns:
-        The masked tokens (N, S), the chosen positions (N, P) in ascending order and the tokens there (N, P).
+    Returns the masked tokens (N, S), the chosen positions (N, P) in ascending order and the tokens there (N, P).
     """
     score = rng.random(tokens.shape, dtype=np.float32)
     score[special] = 2.0
@@ -130,7 +126,6 @@ class SyntheticLanguage(Source):
 
     ROLES = 8
     JUMP = 0.1
-
     identity = "synthetic language 1"
 
     def __init__(self, workload: BertConfig, *, seed: int) -> None:

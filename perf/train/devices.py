@@ -2,8 +2,8 @@
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, TypeVar, cast
 
 import torch
@@ -129,15 +129,11 @@ class World(Struct, frozen=True, kw_only=True):
         return cast(T, result)
 
 
-@contextmanager
-def process_group(device: torch.device) -> Iterator[World]:
-    """Join the ranks that torchrun started (gloo on CPU, NCCL on CUDA); without torchrun, be the only one."""
+def join_ranks(device: torch.device, held: ExitStack) -> World:
+    """Join the ranks that torchrun started until `held` ends (gloo on CPU, NCCL on CUDA); without any, be the only one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World()
-        return
+        return World()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(rank=dist.get_rank(), size=size)
-    finally:
-        dist.destroy_process_group()
+    held.callback(dist.destroy_process_group)
+    return World(rank=dist.get_rank(), size=size)

@@ -20,7 +20,6 @@ from perf.train.data import Batch
 from perf.train.workloads import BertConfig
 
 LAYER_NORM_EPS = 1e-5
-INIT_STD = 0.02
 _ROW_MULTIPLE = 64  # matrix products are markedly slower where the number of words (30522) is no multiple of it
 
 
@@ -96,13 +95,7 @@ class BertForPreTraining(nn.Module):
         self.apply(_initialize)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, masked_positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return MLM logits (B * P, R) at the hidden positions and next-sentence logits (B, 2).
-
-        Args:
-            input_ids: (B, S) tokens.
-            token_type_ids: (B, S) 0 or 1.
-            masked_positions: (B, P) positions of the hidden tokens.
-        """
+        """Return MLM logits (B * P, R) at the hidden positions and next-sentence logits (B, 2); takes `Batch`'s fields."""
         seq_len = input_ids.shape[1]
         x = self.token_embedding(input_ids) + self.position_embedding.weight[:seq_len]  # (B, S, H)
         # Two rows only: interpolating is faster than a second lookup, and exact at 0 and 1.
@@ -131,7 +124,7 @@ def pretraining_loss(mlm_logits: Tensor, next_sentence_logits: Tensor, batch: Ba
 
 def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
+        nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
 
@@ -154,28 +147,19 @@ def learning_rate(workload: BertConfig, step: int) -> float:
 
 
 def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
+    model: nn.Module,  # may be wrapped in DistributedDataParallel: the gradients are then averaged over the ranks, once
+    optimizer: torch.optim.Optimizer,  # its gradients are empty when this returns
+    batch: Batch,  # this rank's samples; their number is a multiple of `micro_batch_size`
     *,
-    micro_batch_size: int,
-    precision: str,
-    lr: float,
-    max_grad_norm: float,
+    micro_batch_size: int,  # samples per forward pass
+    precision: str,  # "fp32" or "bf16" (matrix products; weights, loss and update stay fp32)
+    lr: float,  # learning rate of this update
+    max_grad_norm: float,  # the gradient's norm is clipped to it
 ) -> Tensor:
     """Update the weights once and return the batch's mean loss (nats, no dimensions, on the device, no host sync).
 
     Without dropout, the loss and the gradients do not depend on `micro_batch_size` beyond rounding: every micro-batch
     has the same number of samples and of hidden tokens, so the mean of their means is the mean of all.
-
-    Args:
-        model: may be wrapped in DistributedDataParallel, which then averages the gradients over the ranks, once.
-        optimizer: its gradients are empty when this returns.
-        batch: this rank's samples; their number is a multiple of `micro_batch_size`.
-        micro_batch_size: samples per forward pass.
-        precision: "fp32" or "bf16" (matrix products; weights, loss and update stay fp32).
-        lr: learning rate of this update.
-        max_grad_norm: the gradient's norm is clipped to it.
     """
     loss = accumulate_gradients(model, batch, micro_batch_size=micro_batch_size, precision=precision)
     nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)

@@ -1,41 +1,32 @@
 """The steps of a run: how many are left, after which to log or save, and what each of them returned."""
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from perf.errors import NonFiniteError, PerfError, RunFinishedError
+from perf.errors import MainRankError, NonFiniteError, PerfError, RunFinishedError
 from perf.seam import Step
 from perf.train.devices import World
+
+WAYS_ON = "the run cannot go on. Use fp32, a lower learning rate, or another seed"
 
 
 def steps_to_run(
     *,
-    global_step: int,
-    num_steps: int | None = None,
-    max_steps: int | None = None,
-    num_epochs: int | None = None,
-    steps_per_epoch: int | None = None,
-    data_len: int | None = None,
-    grad_accum_steps: int = 1,
+    global_step: int,  # optimizer steps completed so far; 0 for a fresh run
+    num_steps: int | None = None,  # how many more steps to make
+    max_steps: int | None = None,  # the absolute step to stop at
+    num_epochs: int | None = None,  # how many passes over the data to make; needs a known `data_len`
+    steps_per_epoch: int | None = None,  # micro-batches that count as one epoch; None for all of the data
+    data_len: int | None = None,  # micro-batches in the data, or None when it has no end
+    grad_accum_steps: int = 1,  # micro-batches per optimizer step
 ) -> int:
     """Return how many optimizer steps a run starting at `global_step` still has to make; at least 1.
 
     It is the least of `num_steps`, `num_epochs` times the optimizer steps of an epoch, and `max_steps - global_step`.
     Where `data_len` is known, an epoch must have at least one optimizer step, whatever the limit is.
-
-    Args:
-        global_step: optimizer steps completed so far; 0 for a fresh run.
-        num_steps: how many more steps to make.
-        max_steps: the absolute step to stop at.
-        num_epochs: how many passes over the data to make; needs a known `data_len`.
-        steps_per_epoch: micro-batches that count as one epoch; None for all of the data.
-        data_len: micro-batches in the data, or None when it has no end.
-        grad_accum_steps: micro-batches per optimizer step.
 
     Raises:
         ValueError: an argument is not a positive integer, or the arguments contradict each other.
@@ -78,20 +69,11 @@ def should_act(*, global_step: int, last_step: int, every: int | None) -> bool:
     return global_step == last_step or (every is not None and global_step % every == 0)
 
 
-def _fail(step: int, what: str) -> NoReturn:
-    raise NonFiniteError(f"Step={step}: {what}; the run cannot go on. Lower the learning rate, or use fp32")
-
-
 class Stepping:
-    """Counts steps and keeps what they return until it is read, so that a step need not wait for the device.
+    """Counts steps and keeps what they return until it is read, so that a step need not wait for the device."""
 
-    What a step returns is averaged over the ranks. `fail` raises `NonFiniteError` for a step and what was found in it.
-    """
-
-    def __init__(
-        self, step: Step, *, world: World, start_step: int = 0, fail: Callable[[int, str], NoReturn] = _fail
-    ) -> None:
-        self._step, self._world, self._fail = step, world, fail
+    def __init__(self, step: Step, *, world: World, start_step: int = 0) -> None:
+        self._step, self._world = step, world
         self.global_step = start_step  # optimizer steps completed
         self.losses: list[float] = []  # of every step that was read, nats
         self.scalars: dict[str, list[float]] = {}  # further scalars of every step that was read, by name
@@ -103,7 +85,9 @@ class Stepping:
         self.global_step += 1
 
     def read(self) -> None:
-        """Add what the steps since the last call returned to `losses` and `scalars`; waits for the device.
+        """Add what the steps since the last call returned, as means over the ranks, to `losses` and `scalars`.
+
+        Waits for the device.
 
         Raises:
             PerfError: a step did not return a loss, or not the same scalars as the others.
@@ -121,7 +105,8 @@ class Stepping:
             read = self._world.mean(torch.stack([torch.as_tensor(value).detach() for value in values])).tolist()
             for step, value in enumerate(read, first):
                 if not math.isfinite(value):
-                    self._world.from_main(partial(self._fail, step, f"the {name} is {value}"))
+                    is_main, what = self._world.is_main, f"Step={step}: the {name} is {value}; {WAYS_ON}"
+                    raise NonFiniteError(what) if is_main else MainRankError
             (self.losses if name == "loss" else self.scalars.setdefault(name, [])).extend(read)
 
 
@@ -133,8 +118,6 @@ def _by_name(returned: Any, step: int) -> dict[str, Tensor | float]:
     for name, value in values.items():
         is_scalar = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
         if not isinstance(name, str) or not is_scalar:
-            raise PerfError(
-                f"Step={step}: returned {type(value).__name__} as {name!r:.40}, and a tensor of one "
-                "number or a float is needed"
-            )
+            found = f"Step={step}: returned {type(value).__name__} as {name!r:.40}"
+            raise PerfError(f"{found}, and a tensor of one number or a float is needed")
     return {name: value.reshape(()) if isinstance(value, Tensor) else value for name, value in values.items()}

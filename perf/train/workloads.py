@@ -1,6 +1,5 @@
 """The built-in workloads: what is trained, how, at which batch sizes, and why it is here."""
 
-import math
 from typing import Any
 
 from msgspec import Struct, to_builtins
@@ -13,8 +12,7 @@ class BertConfig(Struct, frozen=True, kw_only=True):
 
     name: str  # what the command line calls it
     why: str  # what it is for
-    # num_layers, hidden_size, num_heads, intermediate_size: the encoder
-    num_layers: int
+    num_layers: int  # of the encoder, as the next three
     hidden_size: int
     num_heads: int
     intermediate_size: int
@@ -30,69 +28,55 @@ class BertConfig(Struct, frozen=True, kw_only=True):
     max_grad_norm: float = 1.0  # the gradient's norm is clipped to it
     micro_batch_size: int  # samples per forward pass; the fastest found where it was measured
     global_batch_sizes: tuple[int, ...]  # samples per optimizer step, for each run of the main job
-    # max_steps, log_steps: how long to train and how often to log, by default
-    max_steps: int
-    log_steps: int
+    max_steps: int  # how long to train, by default
+    log_steps: int  # a log line every so many steps, by default
 
 
-def _bert(
-    name: str, why: str, *, hidden_size: int, seq_len: int, smallest_batch_size: int, max_steps: int, **others: Any
-) -> BertConfig:
-    """Return a built-in workload, with the proportions that all of them share."""
-    return BertConfig(
-        name=name,
-        why=why,
-        hidden_size=hidden_size,
-        intermediate_size=4 * hidden_size,
-        seq_len=seq_len,
-        masked_per_sample=math.ceil(0.15 * seq_len),
-        global_batch_sizes=(smallest_batch_size, 2 * smallest_batch_size, 4 * smallest_batch_size),
-        max_steps=max_steps,
-        log_steps=max_steps // 10,
-        **others,
-    )
-
-
-_ON_CPU = {"lr_warmup_steps": 20, "lr_end_step": 4000}
+_ON_CPU: dict[str, Any] = {"lr_warmup_steps": 20, "lr_end_step": 4000}
 # Ramp, end and peak of the example's published configuration; its peak is 1e-4 * sqrt(batch / 256) / 2, here at 1024.
 _MSL128: dict[str, Any] = {
-    "vocab_size": 30522, "max_positions": 512, "seq_len": 128, "dropout": 0.1,
+    "vocab_size": 30522, "max_positions": 512, "seq_len": 128, "masked_per_sample": 20, "dropout": 0.1,
     "learning_rate": 1e-4, "lr_warmup_steps": 3200, "lr_end_step": 80_800,
-    "smallest_batch_size": 512, "max_steps": 1000,
+    "global_batch_sizes": (512, 1024, 2048), "max_steps": 1000, "log_steps": 100,
 }  # fmt: skip
 
 BERT_CONFIGS = {
-    workload.name: workload
-    for workload in (
-        _bert(
-            "pico", "the whole experiment, three batch sizes that learn, in two minutes on two CPU cores",
-            num_layers=2, hidden_size=32, num_heads=2, vocab_size=1024, max_positions=32, seq_len=32,
-            learning_rate=4e-3, micro_batch_size=512, smallest_batch_size=512, max_steps=200, **_ON_CPU,
+    config.name: config
+    for config in (
+        BertConfig(
+            name="pico", why="the whole experiment, three batch sizes that learn, in two minutes on two CPU cores",
+            num_layers=2, hidden_size=32, num_heads=2, intermediate_size=128, vocab_size=1024,
+            max_positions=32, seq_len=32, masked_per_sample=5, learning_rate=4e-3, micro_batch_size=512,
+            global_batch_sizes=(512, 1024, 2048), max_steps=200, log_steps=20, **_ON_CPU,
         ),
-        _bert(
-            "nano", "four times the words and twice the width of pico: matrix products begin to matter",
-            num_layers=2, hidden_size=64, num_heads=2, vocab_size=4096, max_positions=64, seq_len=64,
-            learning_rate=3e-3, micro_batch_size=64, smallest_batch_size=512, max_steps=200, **_ON_CPU,
+        BertConfig(
+            name="nano", why="four times the words and twice the width of pico: matrix products begin to matter",
+            num_layers=2, hidden_size=64, num_heads=2, intermediate_size=256, vocab_size=4096,
+            max_positions=64, seq_len=64, masked_per_sample=10, learning_rate=3e-3, micro_batch_size=64,
+            global_batch_sizes=(512, 1024, 2048), max_steps=200, log_steps=20, **_ON_CPU,
         ),
-        _bert(
-            "tiny",
-            "BERT's own vocabulary and sequence length at BERT-tiny's width: the vocabulary projection dominates",
-            num_layers=2, hidden_size=128, num_heads=2, vocab_size=30522, max_positions=128, seq_len=128,
-            learning_rate=2e-3, micro_batch_size=16, smallest_batch_size=64, max_steps=100, **_ON_CPU,
+        BertConfig(
+            name="tiny",
+            why="BERT's own vocabulary and sequence length at BERT-tiny's width: the vocabulary projection dominates",
+            num_layers=2, hidden_size=128, num_heads=2, intermediate_size=512, vocab_size=30522,
+            max_positions=128, seq_len=128, masked_per_sample=20, learning_rate=2e-3, micro_batch_size=16,
+            global_batch_sizes=(64, 128, 256), max_steps=100, log_steps=10, **_ON_CPU,
         ),
-        _bert(
-            "mini", "BERT-mini: the largest whose three batch sizes a CPU can train while one waits",
-            num_layers=4, hidden_size=256, num_heads=4, vocab_size=30522, max_positions=128, seq_len=128,
-            learning_rate=1e-3, micro_batch_size=16, smallest_batch_size=32, max_steps=100, **_ON_CPU,
+        BertConfig(
+            name="mini", why="BERT-mini: the largest whose three batch sizes a CPU can train while one waits",
+            num_layers=4, hidden_size=256, num_heads=4, intermediate_size=1024, vocab_size=30522,
+            max_positions=128, seq_len=128, masked_per_sample=20, learning_rate=1e-3, micro_batch_size=16,
+            global_batch_sizes=(32, 64, 128), max_steps=100, log_steps=10, **_ON_CPU,
         ),
-        _bert(
-            "bert-base-msl128", "the reference example at BERT-base size, for accelerators too small for BERT-large",
-            num_layers=12, hidden_size=768, num_heads=12, micro_batch_size=256, **_MSL128,
+        BertConfig(
+            name="bert-base-msl128",
+            why="the reference example at BERT-base size, for accelerators too small for BERT-large",
+            num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072, micro_batch_size=256, **_MSL128,
         ),
-        _bert(
-            "bert-large-msl128",
-            "the reference example in full, as published for three batch sizes on another accelerator",
-            num_layers=24, hidden_size=1024, num_heads=16, micro_batch_size=128, **_MSL128,
+        BertConfig(
+            name="bert-large-msl128",
+            why="the reference example in full, as published for three batch sizes on another accelerator",
+            num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096, micro_batch_size=128, **_MSL128,
         ),
     )
 }  # fmt: skip

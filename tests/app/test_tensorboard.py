@@ -65,7 +65,7 @@ def test_a_directory_that_cannot_be_written_is_told_before_any_training(
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
-    assert main(command) == 2
+    assert main(command) == 3
     captured = capsys.readouterr()
-    assert "board: cannot be written (" in captured.err
+    assert str(tmp_path / file) in captured.err
     assert "Step=" not in captured.out

@@ -14,7 +14,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,8 +31,7 @@ from perf.runner.counters import count_step
 from perf.seam import Case
 from perf.train import kernel
 from perf.train import trainer as trainer_module
-from perf.train.checkpoints import CheckpointStore
-from perf.train.config import RunConfig, plan_run
+from perf.train.checkpoints import CheckpointStore, Facts
 from perf.train.data import SyntheticLanguage
 from perf.train.devices import World
 from perf.train.stepping import Stepping
@@ -66,11 +64,9 @@ class Clock:
         self.now += seconds
 
 
-def make_trainer(config: RunConfig, **changes: Any) -> Trainer:
-    """Return a new trainer, which holds no directory."""
-    config = msgspec.structs.replace(config, keep_checkpoints=0, start="fresh", **changes)
-    source = SyntheticLanguage(config.workload, seed=0)
-    return Trainer(plan_run(config, source, World()), source, World())
+def make_trainer() -> Trainer:
+    """Return a new trainer."""
+    return Trainer(SMALL, Case(global_batch_size=16, micro_batch_size=8), SyntheticLanguage(SMALL, seed=0))
 
 
 def seconds_of(rows: list[PhaseTime]) -> dict[str, float]:
@@ -280,10 +276,10 @@ def test_time_belongs_to_the_phase_in_which_it_passes(kind: str) -> None:
     assert attributed(make(clock), clock) == expected
 
 
-def test_time_of_the_trainer_belongs_to_its_phase(run_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_of_the_trainer_belongs_to_its_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for the trainer, in two micro-batches; what it does before it draws cannot be told from drawing."""
     clock = Clock()
-    trainer = make_trainer(run_config)
+    trainer = make_trainer()
 
     def slow_down(owner: Any, name: str, seconds: float) -> None:
         original = getattr(owner, name)
@@ -339,9 +335,9 @@ def test_times_add_up(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [*STEPS, "trainer"])
-def test_operations_are_those_that_the_counters_count(kind: str, run_config: RunConfig) -> None:
+def test_operations_are_those_that_the_counters_count(kind: str) -> None:
     """The counts of a step, over phases and types, are the exact counters'."""
-    make = (lambda _: make_trainer(run_config).step) if kind == "trainer" else STEPS[kind][0]
+    make = (lambda _: make_trainer().step) if kind == "trainer" else STEPS[kind][0]
     rows = attribute(make(Clock()), device=CPU, num_steps=2)
     counted: Counter[str] = Counter()
     for row in rows:
@@ -728,12 +724,10 @@ def test_a_built_in_step_writes_a_checkpoint_where_its_time_is_told(monkeypatch:
     written: list[Path] = []
     write = CheckpointStore.save
 
-    def save(store: CheckpointStore, *what: Any) -> Path | None:
-        path = write(store, *what)
-        assert path is not None
-        assert path.stat().st_size > 10_000
-        written.append(path)
-        return path
+    def save(store: CheckpointStore, facts: Facts, tensors: dict[str, Tensor]) -> None:
+        write(store, facts, tensors)
+        assert store.path(facts.global_step).stat().st_size > 10_000
+        written.append(store.directory)
 
     monkeypatch.setattr(CheckpointStore, "save", save)
     rows = _attribute(bert_workload(SMALL), Case(global_batch_size=8, micro_batch_size=8)).rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -30,7 +31,8 @@ class TwoRanks(World):
 
 def plan(config: RunConfig, world: World | None = None) -> Any:
     """Plan a run on the synthetic language."""
-    return plan_run(config, SyntheticLanguage(config.workload, seed=config.seed), world or World())
+    with ExitStack() as held:
+        return plan_run(config, SyntheticLanguage(config.workload, seed=config.seed), world or World(), held)
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ def test_a_directory_of_another_configuration_is_refused(finished: RunConfig, wh
         source.identity = "another language"
         expected = "data synthetic language 1 -> another language"
     with pytest.raises(CheckpointError, match="written by another configuration") as caught:
-        plan_run(config, source, World())
+        plan_run(config, source, World(), ExitStack())
     for part in (expected, "--model-dir", "--fresh", "--load weights", "step-00000010"):
         assert part in str(caught.value)
     assert str(caught.value).count(" -> ") == 1, "only what differs is named"

@@ -12,23 +12,18 @@ import torch
 from perf.judge import exact
 from perf.records.sessions import StepCounters
 from perf.runner.counters import count_step
+from perf.seam import Case
 from perf.train import trainer
-from perf.train.config import RunConfig, RunPlan, plan_run
 from perf.train.data import SyntheticLanguage
-from perf.train.devices import World
 from perf.train.kernel import train_step
 from perf.train.workloads import BERT_CONFIGS, BertConfig
 
-
-def plan_of(config: RunConfig, **changes: Any) -> RunPlan:
-    """Return the plan of a run that keeps no checkpoints."""
-    config = msgspec.structs.replace(config, keep_checkpoints=0, start="fresh", **changes)
-    return plan_run(config, SyntheticLanguage(config.workload, seed=0), World())
+CASE = Case(global_batch_size=16, micro_batch_size=8)
 
 
-def count(plan: RunPlan) -> StepCounters:
-    """Count a step of the plan."""
-    step = trainer.Trainer(plan, SyntheticLanguage(plan.config.workload, seed=0), World())
+def count(workload: BertConfig, case: Case = CASE) -> StepCounters:
+    """Count a step."""
+    step = trainer.Trainer(workload, case, SyntheticLanguage(workload, seed=0))
     return count_step(step, torch.device("cpu"))
 
 
@@ -39,17 +34,17 @@ def counter_differences(before: StepCounters, after: StepCounters, *, python_cal
 
 
 @pytest.fixture
-def before(run_config: RunConfig) -> StepCounters:
+def before(workload: BertConfig) -> StepCounters:
     """The counters of an unchanged step."""
-    return count(plan_of(run_config))
+    return count(workload)
 
 
-def test_every_count_is_the_same(run_config: RunConfig, before: StepCounters) -> None:
+def test_every_count_is_the_same(workload: BertConfig, before: StepCounters) -> None:
     """Counting again finds no difference, on any number of threads, and leaves their number alone."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        again = count(plan_of(run_config))
+        again = count(workload)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -74,16 +69,16 @@ def analytic_flops(workload: BertConfig, num_samples: int) -> int:
 
 
 @pytest.mark.parametrize("name", ["small", "pico"])
-def test_flops_follow_from_the_shapes(run_config: RunConfig, name: str) -> None:
+def test_flops_follow_from_the_shapes(workload: BertConfig, name: str) -> None:
     """The counted FLOPs are those of the matrix products and the attention, to the last one."""
-    workload = BERT_CONFIGS.get(name, msgspec.structs.replace(run_config.workload, dropout=0.0))
-    counted = count(plan_of(run_config, workload=workload, global_batch_size=16)).flops
+    workload = BERT_CONFIGS.get(name, msgspec.structs.replace(workload, dropout=0.0))
+    counted = count(workload).flops
     assert counted == analytic_flops(workload, 16)
 
 
-def test_the_sums_are_what_they_say(run_config: RunConfig, before: StepCounters) -> None:
+def test_the_sums_are_what_they_say(workload: BertConfig, before: StepCounters) -> None:
     """One update a step, no host sync, each parameter once, and less in use at a time than handed out in all."""
-    model = trainer.Trainer(plan_of(run_config), SyntheticLanguage(run_config.workload, seed=0), World()).model
+    model = trainer.Trainer(workload, CASE, SyntheticLanguage(workload, seed=0)).model
     assert before.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert before.optimizer_updates == 1
     assert before.host_syncs == 0
@@ -123,28 +118,28 @@ def with_second_forward(*args: Any, **kwargs: Any) -> torch.Tensor:
     ],
 )
 def test_a_change_in_the_step_is_named(
-    run_config: RunConfig, before: StepCounters, monkeypatch: pytest.MonkeyPatch, changed: Step, named: set[str]
+    workload: BertConfig, before: StepCounters, monkeypatch: pytest.MonkeyPatch, changed: Step, named: set[str]
 ) -> None:
     """An extra copy, a host sync and a second forward pass are each found, by name."""
     monkeypatch.setattr(trainer, "train_step", changed)
-    found = counter_differences(before, count(plan_of(run_config)))
+    found = counter_differences(before, count(workload))
     assert named <= set(found)
     assert any("python_calls" in text for text in found)
 
 
 def test_a_lost_set_to_none_is_named(
-    run_config: RunConfig, before: StepCounters, monkeypatch: pytest.MonkeyPatch
+    workload: BertConfig, before: StepCounters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gradients zeroed in place instead of dropped show as zeroing operations and as additions to what was zeroed."""
     original = torch.optim.AdamW.zero_grad
     monkeypatch.setattr(torch.optim.AdamW, "zero_grad", lambda self, set_to_none: original(self, set_to_none=False))
-    found = counter_differences(before, count(plan_of(run_config)))
+    found = counter_differences(before, count(workload))
     assert any("aten::_foreach_zero_" in text or "aten::zero_" in text for text in found)
 
 
-def test_a_larger_micro_batch_count_is_named(run_config: RunConfig, before: StepCounters) -> None:
+def test_a_larger_micro_batch_count_is_named(workload: BertConfig, before: StepCounters) -> None:
     """The same batch in twice as many micro-batches: the same FLOPs and updates, every operation of a pass again."""
-    found = counter_differences(before, count(plan_of(run_config, micro_batch_size=4)))
+    found = counter_differences(before, count(workload, Case(global_batch_size=16, micro_batch_size=4)))
     assert "+2 aten::embedding" in found
     assert not any(text.endswith((" flops", " optimizer_updates", " parameters")) for text in found)
 

@@ -7,18 +7,21 @@ import re
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perf.errors import CheckpointError, NonFiniteError, NothingToDoError, RunFinishedError
+from perf.seam import Case
 from perf.train import trainer
-from perf.train.checkpoints import CheckpointStore, Facts
+from perf.train.checkpoints import CheckpointStore
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import Batch, SyntheticLanguage
 from perf.train.devices import World
@@ -43,17 +46,23 @@ def train(config: RunConfig, **hooks: Any) -> tuple[RunResult, list[str], Record
     """Run `config`; return its result, its log and its source."""
     source = RecordingSource(config.workload, seed=config.seed)
     lines: list[str] = []
-    result = run_steps(plan_run(config, source, World()), source, World(), on_line=lines.append, **hooks)
+    with ExitStack() as held:
+        plan = plan_run(config, source, World(), held)
+        result = run_steps(plan, source, World(), on_line=lines.append, **hooks)
     return result, lines, source
 
 
-def state_of(path: Path | None) -> dict[str, torch.Tensor]:
-    """Return every tensor of a checkpoint."""
-    assert path is not None
-    found, _ = CheckpointStore(path.parent, keep_last=1).newest_valid()
+def store_of(config: RunConfig) -> CheckpointStore:
+    """Return the checkpoints of a run."""
+    return CheckpointStore(config.model_dir, keep_last=config.keep_checkpoints)
+
+
+def state_of(config: RunConfig) -> dict[str, torch.Tensor]:
+    """Return every tensor of the checkpoint of a run's end."""
+    found, _ = store_of(config).newest_valid()
     assert found is not None
-    assert found.path == path
-    return found.tensors()
+    assert found.facts.global_step == config.max_steps
+    return safetensors.torch.load_file(found.path)
 
 
 def without_rates(lines: list[str]) -> list[str]:
@@ -74,7 +83,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run_config: RunConfi
     assert set(without_rates(whole_lines)) <= set(logged)
     # The first draw of a run is its warm-up's.
     assert one_source.drawn[1:] + two_source.drawn[1:] == whole_source.drawn[1:]
-    expected, found = state_of(whole.checkpoint), state_of(two.checkpoint)
+    expected, found = state_of(run_config), state_of(split)
     assert set(expected) == set(found)
     assert any(name.startswith("optimizer.exp_avg_sq.") for name in expected)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
@@ -126,7 +135,7 @@ def test_warm_up_and_set_up_are_not_timed_and_work_between_marks_is(
 
     monkeypatch.setattr(trainer.Trainer, "warm_up", taking(100, trainer.Trainer.warm_up))
     monkeypatch.setattr(trainer.Trainer, "step", taking(1, trainer.Trainer.step))
-    monkeypatch.setattr(trainer.Trainer, "save", taking(100, trainer.Trainer.save))
+    monkeypatch.setattr(trainer.Trainer, "save_in", taking(100, trainer.Trainer.save_in))
     result, _, _ = train(run_config, clock=lambda: now)
     assert result.totals.seconds == 10.0, "the last checkpoint follows the last mark"
     saving = msgspec.structs.replace(run_config, model_dir=run_config.model_dir.with_name("saving"), checkpoint_steps=5)
@@ -155,15 +164,14 @@ def test_the_last_step_is_logged_and_saved_whatever_the_intervals(run_config: Ru
     """Ten steps, a line every four and a checkpoint every three: both also at ten."""
     result, lines, _ = train(msgspec.structs.replace(run_config, log_steps=4, checkpoint_steps=3, keep_checkpoints=9))
     assert [line.split(",")[0] for line in lines[:-1]] == ["Step=4", "Step=8", "Step=10"]
-    assert run_config.store().steps() == [3, 6, 9, 10]
+    assert store_of(run_config).steps() == [3, 6, 9, 10]
     assert len(result.losses) == 10
     assert result.totals.samples == 160
 
 
 def test_keeping_no_checkpoint_writes_none(run_config: RunConfig) -> None:
     """With 0 to keep, not even the directory is made."""
-    result, _, _ = train(msgspec.structs.replace(run_config, keep_checkpoints=0, checkpoint_steps=1))
-    assert result.checkpoint is None
+    train(msgspec.structs.replace(run_config, keep_checkpoints=0, checkpoint_steps=1))
     assert not run_config.model_dir.exists()
 
 
@@ -178,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
     bad = trainer.learning_rate(run_config.workload, 5)
     with pytest.raises(NonFiniteError, match=r"Step=5: the loss is nan"):
         train(msgspec.structs.replace(run_config, log_steps=4, checkpoint_steps=4))
-    assert run_config.store().steps() == [4]
+    assert store_of(run_config).steps() == [4]
 
 
 def test_a_weight_that_is_not_finite_is_not_saved(run_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +206,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(run_config: RunConfig, monkeyp
     monkeypatch.setattr(trainer, "train_step", spoil)
     with pytest.raises(NonFiniteError, match="Step=8: a weight is not finite after the update"):
         train(msgspec.structs.replace(run_config, checkpoint_steps=4))
-    assert run_config.store().steps() == [4]
+    assert store_of(run_config).steps() == [4]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -220,7 +228,7 @@ def test_a_stop_request_finishes_the_step_and_saves(run_config: RunConfig, numbe
     result, lines, _ = train(run_config, on_step=on_step)
     assert signal.getsignal(number) is before, "handlers are put back"
     assert result.interrupted
-    assert (result.end_step, run_config.store().steps()) == (4, [4])
+    assert (result.end_step, store_of(run_config).steps()) == (4, [4])
     assert lines[-1].startswith("Processed 64 sample(s)")
     rest, _, _ = train(run_config)
     assert not rest.interrupted
@@ -245,16 +253,16 @@ def test_a_stop_request_during_the_last_save_is_not_forgotten(
     run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing a large checkpoint takes time: a Ctrl-C then still keeps the next run from starting."""
-    real = trainer.Trainer.save
+    real = trainer.Trainer.save_in
 
-    def save(self: trainer.Trainer) -> Path | None:
+    def save_in(*args: Any, **recorded: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        return real(self)
+        real(*args, **recorded)
 
-    monkeypatch.setattr(trainer.Trainer, "save", save)
+    monkeypatch.setattr(trainer.Trainer, "save_in", save_in)
     result, _, _ = train(run_config)
     assert (result.end_step, result.interrupted) == (10, True)
-    assert run_config.store().steps() == [10]
+    assert store_of(run_config).steps() == [10]
 
 
 def test_a_second_ctrl_c_stops_at_once(run_config: RunConfig) -> None:
@@ -285,7 +293,7 @@ def test_fresh_and_weights_begin_at_step_0_and_lose_nothing(run_config: RunConfi
         assert taken.losses[0] < first.losses[0]
     kept = [CheckpointStore(run_config.model_dir / f"previous-{n}", keep_last=1).steps() for n in (1, 2, 3)]
     assert kept == [[10], [10], [4]]
-    assert run_config.store().steps() == [4]
+    assert store_of(run_config).steps() == [4]
 
 
 def test_a_log_that_nobody_takes_stops_the_run_and_saves(run_config: RunConfig) -> None:
@@ -297,31 +305,36 @@ def test_a_log_that_nobody_takes_stops_the_run_and_saves(run_config: RunConfig) 
         raise BrokenPipeError
 
     source = SyntheticLanguage(run_config.workload, seed=0)
-    result = run_steps(plan_run(run_config, source, World()), source, World(), on_line=on_line)
+    with ExitStack() as held:
+        result = run_steps(plan_run(run_config, source, World(), held), source, World(), on_line=on_line)
     assert result.interrupted
-    assert (result.end_step, run_config.store().steps()) == (3, [3])
+    assert (result.end_step, store_of(run_config).steps()) == (3, [3])
 
 
 def test_two_runs_do_not_share_a_directory(run_config: RunConfig) -> None:
-    """A run started while another one uses its directory is refused before it trains."""
+    """From its plan to its end a run has the directory for itself, however another would start; then that can."""
     source = RecordingSource(run_config.workload, seed=0)
-    plan = plan_run(run_config, source, World())
-    with run_config.store().claim(), pytest.raises(CheckpointError, match="another run is using it"):
+    with ExitStack() as held:
+        plan = plan_run(run_config, source, World(), held)
+        for start in ("resume", "fresh", "weights"):
+            with pytest.raises(CheckpointError, match="another run is using it"):
+                train(msgspec.structs.replace(run_config, start=start))
         run_steps(plan, source, World())
-    assert source.drawn == []
+        with pytest.raises(CheckpointError, match="another run is using it"):
+            train(msgspec.structs.replace(run_config, start="fresh"))
+        assert store_of(run_config).steps() == [10]
+    rest, _, _ = train(msgspec.structs.replace(run_config, max_steps=12))
+    assert len(rest.losses) == 2
 
 
-@pytest.mark.parametrize("start", ["resume", "weights"])
-def test_a_plan_that_another_run_made_stale_is_refused_before_training(run_config: RunConfig, start: Any) -> None:
-    """Planned, then overtaken: neither run's checkpoints are lost, and no step is trained in vain."""
-    train(msgspec.structs.replace(run_config, max_steps=2))
-    source = RecordingSource(run_config.workload, seed=0)
-    plan = plan_run(msgspec.structs.replace(run_config, start=start), source, World())
-    train(msgspec.structs.replace(run_config, max_steps=6))
-    with pytest.raises(CheckpointError, match="another run wrote step 6 after this one was planned from step 2"):
-        run_steps(plan, source, World())
-    assert source.drawn == []
-    assert run_config.store().steps() == [2, 6]
+def test_what_is_damaged_is_set_aside_in_a_directory_that_is_held(run_config: RunConfig) -> None:
+    """A run that holds its directory need not hold it again; one that keeps no checkpoints holds it only for that."""
+    for keep, expected in ((2, [2, 10]), (0, [2])):
+        train(msgspec.structs.replace(run_config, start="fresh", checkpoint_steps=2, max_steps=4))
+        store_of(run_config).path(4).write_bytes(b"")
+        train(msgspec.structs.replace(run_config, keep_checkpoints=keep))
+        assert store_of(run_config).steps() == expected
+        assert (run_config.model_dir / "damaged-step-00000004-1").exists()
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
@@ -330,7 +343,7 @@ def test_a_run_ends_when_its_directory_vanishes(run_config: RunConfig, replaced:
     model_dir = run_config.model_dir
 
     def on_step() -> None:
-        if model_dir.exists() and run_config.store().steps() == [2]:
+        if model_dir.exists() and store_of(run_config).steps() == [2]:
             model_dir.rename(model_dir.with_name("moved"))
             if replaced:
                 model_dir.mkdir()
@@ -342,22 +355,14 @@ def test_a_run_ends_when_its_directory_vanishes(run_config: RunConfig, replaced:
     assert model_dir.exists() == replaced
 
 
-@pytest.mark.parametrize(("step", "count"), [(10, 10), (2**24 + 5, 2**24)])
-def test_a_resumed_optimizer_counts_the_steps_of_the_checkpoint(run_config: RunConfig, step: int, count: int) -> None:
-    """Its count follows from the step, and stops rising at 2**24, where float32 does; a longer run still resumes."""
-    result, _, source = train(run_config)
-    store = run_config.store()
-    if step != result.end_step:
-        facts = Facts(global_step=step, data_position=0, identity={}, environment={})
-        store.save(facts, state_of(result.checkpoint))
-    found, _ = store.newest_valid()
+def test_a_resumed_optimizer_counts_the_steps_of_the_checkpoint(run_config: RunConfig) -> None:
+    """Its count is not stored: it follows from the step."""
+    _, _, source = train(run_config)
+    found, _ = store_of(run_config).newest_valid()
     assert found is not None
-    assert found.facts.global_step == step
-    trained = trainer.Trainer(
-        plan_run(msgspec.structs.replace(run_config, start="fresh"), source, World()), source, World()
-    )
+    trained = trainer.Trainer(run_config.workload, Case(global_batch_size=16, micro_batch_size=8), source)
     trainer.load_tensors(found, trained.model, trained.optimizer)
-    assert {state["step"].item() for state in trained.optimizer.state.values()} == {float(count)}
+    assert {state["step"].item() for state in trained.optimizer.state.values()} == {10.0}
     assert {state["step"].dtype for state in trained.optimizer.state.values()} == {torch.float32}
 
 
@@ -428,4 +433,4 @@ def test_a_checkpoint_of_another_model_changes_nothing(run_config: RunConfig, wo
         )
         with pytest.raises(CheckpointError, match=found):
             train(other)
-        assert run_config.store().steps() == [10], "the directory was not moved away"
+        assert store_of(run_config).steps() == [10], "the directory was not moved away"
