@@ -362,8 +362,8 @@ def test_a_duet_that_is_stopped_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        (["--baseline", "HEAD", "--candidate", "self"], EXIT_USAGE, "'HEAD': each of self, baseline:, git:REF"),
-        (["--baseline", "git:nonesuch", "--candidate", "self"], EXIT_PROBLEM, "baseline side (git:nonesuch): found no"),
+        (["--baseline", "HEAD", "--candidate", "self"], EXIT_USAGE, "'HEAD': is no SPEC; one is needed: self"),
+        (["--baseline", "git:nonesuch", "--candidate", "self"], EXIT_PROBLEM, "baseline side (git:nonesuch): git -C "),
         (["--baseline", "baseline:", "--candidate", "self"], EXIT_PROBLEM, "this machine has no baseline of "),
     ],
 )

@@ -23,15 +23,6 @@ from perf.signals import hold_signals
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[\w,.-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!_-]+)?")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
-# The parts of a SPEC that have a value, and what is said where it does not fit.
-_NEEDED = {
-    "baseline": "takes no value; it is the baseline of this machine",
-    "git": "is no revision; one is needed, such as git:HEAD~1",
-    "pip": "each package needs a name, as in pip:numpy==2.2.0,scipy",
-    "python": "is no program; the path of an interpreter is needed",
-    "env": "each setting needs a name and a value, as in env:NAME=VALUE,OTHER=VALUE",
-}
-
 
 class Recipe(Struct, frozen=True, kw_only=True):
     """What makes a side differ from what is here."""
@@ -51,26 +42,23 @@ def parse_recipe(parts: Sequence[str]) -> Recipe:
         ValueError: a part is not understood, or two of them exclude each other.
     """
     recipe = Recipe(text=" ".join(parts))
-    seen: set[str] = set()
     for part in parts:
-        kind, colon, value = part.partition(":")
-        if kind in seen or not (part == "self" or (colon and kind in _NEEDED)):
-            raise ValueError(
-                f"{part!r}: each of self, baseline:, git:REF, pip:NAME==VERSION,..., python:/path, env:NAME=VALUE,... "
-                "at most once"
-            )
-        seen.add(kind)
-        if part != "self":
-            recipe = _with_part(recipe, kind, value)
+        recipe = _with_part(recipe, part)
+    kinds = [part.partition(":")[0] for part in parts]
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"{recipe.text!r}: each kind of SPEC at most once")
     for one, other in (("git", "baseline"), ("git", "self"), ("baseline", "self"), ("pip", "baseline")):
-        if {one, other} <= seen:
+        if {one, other} <= set(kinds):
             raise ValueError(f"{recipe.text!r}: {one} and {other} exclude each other")
     return recipe
 
 
-def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
+def _with_part(recipe: Recipe, part: str) -> Recipe:
+    kind, _, value = part.partition(":")
     values = value.split(",")
-    if kind == "baseline" and not value:
+    if part == "self":
+        return recipe
+    if part == "baseline:":
         return replace(recipe, is_baseline=True)
     if kind == "git" and value and not value.startswith("-"):
         return replace(recipe, commit=value)
@@ -80,14 +68,14 @@ def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
         return replace(recipe, python=Path(value).absolute())
     if kind == "env" and all(map(_SETTING.fullmatch, values)):
         return replace(recipe, environ={name: setting for name, _, setting in (v.partition("=") for v in values)})
-    raise ValueError(f"{kind}:{value}: {_NEEDED[kind]}")
+    needed = "self, baseline:, git:REF, pip:NAME==VERSION,..., python:/path of a program, or env:NAME=VALUE,..."
+    raise ValueError(f"{part!r}: is no SPEC; one is needed: {needed}")
 
 
 # Where this process's own package lies: a checkout of this project, or an environment's packages.
 HOME = Path(perf.__file__).parents[1]
 _RUNNER = Path("perf", "runner", "__main__.py")
 
-_TOOL_TIMEOUT_S = 3600.0
 # Of a temporary folder, the file in it that its process holds locked, and the checkout in it.
 _PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
 
@@ -112,14 +100,11 @@ def last_other_commit(root: Path, tree_is_candidate: bool) -> str:
         MeasureError: there is no git repository, or no such commit.
     """
     git = ["git", "-C", str(root)]
-    verify = [*git, "rev-parse", "--verify", "--quiet"]
-    if not _tool("", [*verify, "HEAD"]):
-        raise MeasureError(f"{root}: has no commit to compare with; name two sides: --baseline and --candidate")
-    if not tree_is_candidate or _tool("", [*git, "status", "--porcelain", "--untracked-files=no"]).strip():
-        return "HEAD"
-    if not _tool("", [*verify, "HEAD~1"]):
-        raise MeasureError(f"{root}: nothing has changed since its only commit; change something, or name a --baseline")
-    return "HEAD~1"
+    is_other = not tree_is_candidate or _tool("", [*git, "status", "--porcelain", "--untracked-files=no"]).strip()
+    commit = "HEAD" if is_other else "HEAD~1"
+    if not _tool("", [*git, "rev-parse", "--verify", "--quiet", commit]):
+        raise MeasureError(f"{root}: has no commit {commit} to compare with; change something, or name a --baseline")
+    return commit
 
 
 def own_side(root: Path, workload: str, environ: Mapping[str, str]) -> Side:
@@ -140,10 +125,12 @@ def prepared(
     Checkouts that a killed process has left are removed first.
     """
     where = f"{name} side ({recipe.text})"
-    top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"]).strip()
-    if top:
-        _remove_abandoned(Path(top).resolve())
-    with _checkout(where, recipe.commit, root.resolve(), top) as there:
+    top = Path(_tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"]).strip()).resolve()  # else here
+    _remove_abandoned(top)
+    with ExitStack() as stack:
+        there = root.resolve()
+        if recipe.commit:
+            there = _checkout(stack, where, recipe.commit, there, top)
         yield _side(recipe, name, there, root, workload, environ)
 
 
@@ -176,26 +163,18 @@ def _side(recipe: Recipe, name: str, there: Path, root: Path, workload: str, env
     )
 
 
-@contextmanager
-def _checkout(where: str, commit: str, root: Path, repository: str) -> Iterator[Path]:
-    """Check out a commit of the repository that holds `root`, and yield where `root` is in it."""
-    if not commit:
-        yield root
-        return
-    git = ["git", "-C", str(root)]
-    _tool(where, [*git, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], f"found no commit {commit!r} here")
-    top = Path(repository).resolve()
-    with ExitStack() as stack:
-        with hold_signals():
-            folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
-            owner = stack.enter_context((folder / _OWNER).open("w"))
-            stack.callback(_remove, folder, top)
-            fcntl.flock(owner, fcntl.LOCK_EX)  # a lock ends with its process, however that ends
-        _tool(where, [*git, "worktree", "add", "--detach", str(folder / _CHECKOUT), commit])
-        inside = folder / _CHECKOUT / root.relative_to(top)
-        if not inside.is_dir():
-            raise MeasureError(f"{where}: has no folder {root.relative_to(top)}; use a later commit")
-        yield inside
+def _checkout(stack: ExitStack, where: str, commit: str, root: Path, top: Path) -> Path:
+    """Check out a commit of the repository `top`, until the stack ends, and return where `root` is in it."""
+    with hold_signals():
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+        owner = stack.enter_context((folder / _OWNER).open("w"))
+        stack.callback(_remove, folder, top)
+        fcntl.flock(owner, fcntl.LOCK_EX)  # a lock ends with its process, however that ends
+    _tool(where, ["git", "-C", str(root), "worktree", "add", "--detach", str(folder / _CHECKOUT), commit])
+    inside = folder / _CHECKOUT / root.relative_to(top)
+    if not inside.is_dir():
+        raise MeasureError(f"{where}: has no folder {root.relative_to(top)}; use a later commit")
+    return inside
 
 
 def _remove_abandoned(top: Path) -> None:
@@ -246,10 +225,10 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
     return folder / "bin" / "python"
 
 
-def _tool(where: str, command: Sequence[str], problem: str = "", timeout_s: float = _TOOL_TIMEOUT_S) -> str:
+def _tool(where: str, command: Sequence[str], timeout_s: float = 3600.0) -> str:
     """Run a tool to its end, in a process group of its own, and return what it printed.
 
-    If it fails, that is an error of the side `where`, with `problem` or what went wrong; of no side, "".
+    If it fails, that is an error of the side `where`; of no side, it printed nothing.
     """
     with tempfile.TemporaryFile() as output, ExitStack() as stack:
         try:
@@ -259,7 +238,7 @@ def _tool(where: str, command: Sequence[str], problem: str = "", timeout_s: floa
                 )
                 stack.callback(_end_tool, process)
             code = process.wait(timeout_s)
-            problem = problem or f"{' '.join(command[:6])} ... failed with exit code {code}"
+            problem = f"{' '.join(command[:6])} ... failed with exit code {code}"
         except (OSError, subprocess.TimeoutExpired) as error:
             code, problem = -1, str(error)
         output.seek(0)
