@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,18 +76,15 @@ def _check(target: Found) -> bool:
     if is_repeatable:
         print("  two processes have the same losses")
     else:
-        print(
-            "  NOT repeatable: two processes have other losses or work; seed weights, data and all else from case.seed"
-        )
+        print("  NOT repeatable: two processes have other losses or work; seed all that is random from case.seed")
     print(
         f"  a step: {sum(counters['ops'].values()):,} operations, {counters['flops'] / 1e9:.3g} GFLOP, "
         f"{counters['peak_bytes'] / 2**20:.3g} MiB at its peak"
     )
-    syncs, why = (
-        counters["host_syncs"],
-        ": .item(), bool() and the like make Python wait for the device; leave them out",
-    )
-    print(f"  {syncs} host syncs{why}" if syncs else "  no host syncs")
+    if syncs := counters["host_syncs"]:
+        print(f"  {syncs} host syncs: .item(), bool() and the like make Python wait for the device; leave them out")
+    else:
+        print("  no host syncs")
     return is_repeatable
 
 
@@ -99,7 +95,6 @@ def demo() -> int:
         MeasureError: a duet could not be made, or the planted faults were not found.
         OSError: git is missing.
     """
-    began_s = time.monotonic()
     whole, file, codes = _template(DEMO_FILE), Path(DEMO_FILE), []
     with stopped_by_signals(), TemporaryDirectory(prefix="stepmark-demo-") as folder, chdir(folder):
         file.write_text(whole, encoding="utf-8")
@@ -117,10 +112,8 @@ def demo() -> int:
             if codes[-1] == EXIT_STOPPED:
                 return EXIT_STOPPED
     if (found := codes.count(EXIT_DIFFERS)) < 2:
-        raise MeasureError(
-            f"{found} of 2 planted faults were found; stop other programs (stepmark doctor), and try again"
-        )
-    print(f"\nBoth were found, in {time.monotonic() - began_s:.0f} s. Next, with your own step: stepmark init")
+        raise MeasureError(f"found {found} of 2 planted faults; stop other programs (stepmark doctor), and try again")
+    print("\nBoth were found. Next, with your own step: stepmark init")
     return 0
 
 

@@ -45,11 +45,9 @@ def parse_recipe(parts: Sequence[str]) -> Recipe:
     for part in parts:
         recipe = _with_part(recipe, part)
     kinds = [part.partition(":")[0] for part in parts]
-    if len(set(kinds)) < len(kinds):
-        raise ValueError(f"{recipe.text!r}: each kind of SPEC at most once")
-    for one, other in (("git", "baseline"), ("git", "self"), ("baseline", "self"), ("pip", "baseline")):
-        if {one, other} <= set(kinds):
-            raise ValueError(f"{recipe.text!r}: {one} and {other} exclude each other")
+    for group in (("self", "git", "baseline"), ("pip", "baseline"), ("python",), ("env",)):
+        if sum(kind in group for kind in kinds) > 1:
+            raise ValueError(f"{recipe.text!r}: a side has at most one of {', '.join(group)}")
     return recipe
 
 
@@ -171,10 +169,7 @@ def _checkout(stack: ExitStack, where: str, commit: str, root: Path, top: Path) 
         stack.callback(_remove, folder, top)
         fcntl.flock(owner, fcntl.LOCK_EX)  # a lock ends with its process, however that ends
     _tool(where, ["git", "-C", str(root), "worktree", "add", "--detach", str(folder / _CHECKOUT), commit])
-    inside = folder / _CHECKOUT / root.relative_to(top)
-    if not inside.is_dir():
-        raise MeasureError(f"{where}: has no folder {root.relative_to(top)}; use a later commit")
-    return inside
+    return folder / _CHECKOUT / root.relative_to(top)
 
 
 def _remove_abandoned(top: Path) -> None:
@@ -201,10 +196,7 @@ def _remove(folder: Path, top: Path) -> None:
 
 def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
     """Return the interpreter of a cached environment: the given packages before everything that `python` has."""
-    code = (
-        "import site, sys; users = [site.getusersitepackages()] * bool(site.ENABLE_USER_SITE); "
-        "print(repr(sys.version), *site.getsitepackages(), *users, sep='\\n')"
-    )
+    code = "import sys; print(repr(sys.version), *(p for p in sys.path if p.endswith('-packages')), sep='\\n')"
     version, *below = _tool(where, [str(python), "-c", code]).splitlines()
     # After its own packages it finds those below, installed ones and checkouts: only what was named differs.
     path_line = "; ".join(["import site", *(f"site.addsitedir({folder!r})" for folder in below)]) + "\n"

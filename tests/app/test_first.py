@@ -84,7 +84,7 @@ def test_the_demonstration_finds_what_it_plants(
     assert "LOSSES_DIFFER: not the same training at 1024: the loss of step 2" in out
     assert "Both were found" in out
     monkeypatch.setattr(first, "duet", lambda **asked: 4)
-    with pytest.raises(MeasureError, match="0 of 2 planted faults"):
+    with pytest.raises(MeasureError, match="found 0 of 2 planted faults"):
         first.demo()
 
 
