@@ -34,7 +34,7 @@ def run() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 wrong usage, 3 a problem with data or state, 130 stopped.
 
-    Other codes are a command's own; its help lists them.
+    Other codes are a command's own; the help lists them.
     """
     parser = make_parser()
     arguments = vars(parser.parse_args(argv))

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from perf import __version__
-from perf.printable import indented, tool, wrapped
+from perf.printable import indented, tool
 from perf.seam import DEVICES, PRECISIONS
 
 
@@ -71,21 +71,20 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Measure and judge training steps, train reference workloads, and read training logs.",
         epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a problem with "
-        "data or state, 4 could not be decided (duet, bisect), 5 damaged lines (import-log), 6 rates that disagree "
+        "data or state, 4 not decided (duet) or not found (bisect), 5 damaged lines (import-log), 6 rates that disagree "
         "(import-log), 130 stopped by a signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: str, about: str, description: str = "", epilog: str = "") -> argparse.ArgumentParser:
-        """Add a command; an epilog keeps its lines, as far as they fit."""
+    def command(name: str, run: str, about: str, epilog: str = "") -> argparse.ArgumentParser:
         added = commands.add_parser(
             name,
             help=about,
-            description=indented(description or f"{about.capitalize()}.", 0),
-            epilog=wrapped(epilog),
+            description=indented(f"{about.capitalize()}.", 0),
+            epilog=epilog,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # an epilog keeps its lines
         )
         added.set_defaults(run=run)
         return added
@@ -97,34 +96,19 @@ def make_parser() -> argparse.ArgumentParser:
     add("file", type=Path, nargs="?", default=Path("bench_step.py"), metavar="FILE", help="default: bench_step.py")
     add = command("workloads", "perf.finding:print_workloads", "list what can be measured").add_argument
     add("files", type=Path, nargs="*", metavar="FILE", help="Python files (default: bench_*.py at the project's root)")
-    add = command(
-        "promote", "perf.app.promotion:promote_result", "make a benchmark result the baseline of its machine",
-        "Make a benchmark result the baseline of the machine it was measured on, and of its torch. Nothing else writes "
-        "under baselines/. Review the change and commit it.",
-    ).add_argument  # fmt: skip
+    about = "make a result the baseline of its machine, which nothing else does"
+    add = command("promote", "perf.app.promotion:promote_result", about).add_argument
     add("--from", dest="result", type=Path, metavar="FILE", help="what pytest wrote (default: runs/bench.json)")
     add("--reason", default="", metavar="TEXT", help="why, for the log of promotions in the file")
-    add = command(
-        "report", "perf.app.report:report", "say what a result says, and make its page",
-        "Print what a session or a duet found, and write its page and its summary (.html and .md) beside it.",
-    ).add_argument  # fmt: skip
+    add = command("report", "perf.app.report:report", "say what a result says, and make its page").add_argument
     add("runs", type=Path, nargs="*", metavar="RUN", help="what pytest or duet wrote (default: runs/bench.json)")
-    add = command(
-        "history", "perf.app.report:history", "show the trend over sessions, and where it changed",
-        "Show the rates and verdicts of the sessions in a folder, where they changed, and since when they are bad; and "
-        "write a page (runs/history.html). Sessions with pytest add themselves to the folder in STEPMARK_HISTORY.",
-    ).add_argument  # fmt: skip
+    about = "show the trend over sessions, where it changed and since when it is bad, and make a page"
+    add = command("history", "perf.app.report:history", about).add_argument
     add("folder", type=Path, nargs="?", metavar="DIR", help="default: the folder that STEPMARK_HISTORY names")
     _add_duet(command)
     _add_train(command)
-    add = command(
-        "import-log", "perf.app.import_log:import_log", "read training logs and audit their rates",
-        "Find the runs in each log, recompute each Rate from the GlobalRate column, and say where they "
-        "disagree by more than rounding and a millisecond between two readings of the clock explain.",
-        "Exit codes: 0 no rate disagrees and no line is damaged, 3 a log cannot be read or has no such lines, "
-        "5 damaged lines, 6 rates or totals that disagree, 130 stopped by a signal. "
-        "Of several that apply: 3, then 6, then 5.",
-    ).add_argument  # fmt: skip
+    about = "read training logs and audit their rates"
+    add = command("import-log", "perf.app.import_log:import_log", about).add_argument
     add("files", type=Path, nargs="+", metavar="FILE", help="a training log, or a trainer_state.json; - for stdin")
     add("--format", metavar="F", help="cerebras, hf-trainer, torchtitan, megatron, or a pattern (default: detected)")
     add("--json", dest="as_json", action="store_true", help="print what was found as JSON")
@@ -132,25 +116,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
-    add = command(
-        "duet", "perf.app.duet:duet", "compare two versions side by side",
-        "Train with two versions side by side, in many pairs of fresh runs, until a change as large as "
-        "the threshold is found or excluded, or the budget is spent; then say where a difference comes from.",
-        f"{SPECS}\n\nExit codes: 0 nothing is slower, 1 REGRESSED or LOSSES_DIFFER, 2 wrong usage, "
-        "3 a side cannot be run, 4 INCONCLUSIVE, 130 stopped.",
-    ).add_argument  # fmt: skip
+    about = "compare two versions in many pairs of runs side by side, and say where a difference comes from"
+    add = command("duet", "perf.app.duet:duet", about, SPECS).add_argument
     add("--baseline", nargs="+", metavar="SPEC", help="default: git:HEAD; git:HEAD~1 where nothing has changed since")
     add("--candidate", nargs="+", metavar="SPEC", help="what to judge (default: self)")
     add("--json", type=Path, metavar="FILE", help="keep all raw values in this file")
     _add_compared(add)
-    add = command(
-        "bisect", "perf.app.bisect:bisect", "find the commit that made a step slower, or otherwise",
-        "Compare two commits side by side. Where they differ, let git bisect between them, with a duet of "
-        "each commit beside the good one as the test, and compare the first bad commit with its parent. "
-        "Commits that cannot be run are skipped. The working tree is not touched.",
-        "Exit codes: 0 found, 2 wrong usage, 3 a commit cannot be run or bisected, "
-        "4 nothing differs, or it could not be decided, 130 stopped.",
-    ).add_argument  # fmt: skip
+    about = "let git find the commit that made a step slower, or otherwise, with duets as the test"
+    add = command("bisect", "perf.app.bisect:bisect", about).add_argument
     add("--good", required=True, metavar="REF", help="a commit that is as it should be")
     add("--bad", required=True, metavar="REF", help="a later one that is not")
     _add_compared(add)
@@ -159,30 +132,21 @@ def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_compared(add: Callable[..., object]) -> None:
     """Add what two sides train, and for how long."""
     add("--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's or 2%%)")
-    workload_help = f"{WORKLOAD} (default: all in the project's bench_*.py; without any, {DEFAULT})"
-    add("--workload", metavar="W", help=workload_help)
+    add("--workload", metavar="W", help=f"{WORKLOAD} (default: all in the project's bench_*.py, else {DEFAULT})")
     add("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")
     add("--precision", choices=PRECISIONS, help=f"default: the workload's ({AUTO})")
-    budget_help = "time for each batch size, such as 90s or 5m (default: 120s)"
-    add("--budget", type=seconds, default=120.0, metavar="S", help=budget_help)
+    add("--budget", type=seconds, default=120.0, metavar="S", help="for each batch size, as in 90s or 5m (default: 2m)")
     mode_help = "simultaneous is with half the cores each (default: what suits the machine)"
     add("--mode", choices=("simultaneous", "alternating"), help=mode_help)
 
 
 def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
-    from perf.train.workloads import WORKLOADS
-
-    names = "\n".join(f"  {name:18} {indented(workload.why, 21).lstrip()}" for name, workload in WORKLOADS.items())
-    train = command(
-        "train", "perf.app.train:train", "train a workload at one or more global batch sizes",
-        "Train a workload at each global batch size, log its rates, keep checkpoints.",
-        f"workloads:\n{names}\n\nSeveral devices: torchrun --nproc-per-node=N -m perf train ...",
-    )  # fmt: skip
+    about = "train a workload at one or more global batch sizes"
+    devices = "Several devices: torchrun --nproc-per-node=N -m perf train ..."
+    train = command("train", "perf.app.train:train", about, devices)
     add = train.add_argument_group("what to train").add_argument
-    add("--workload", metavar="W", help=f"a built-in one (default: {DEFAULT})")
-    size_help = (
-        "samples per optimizer step, over all devices; several make one run each (default: the workload's three)"
-    )
+    add("--workload", metavar="W", help=f"a built-in one, see {tool()} workloads (default: {DEFAULT})")
+    size_help = "samples per optimizer step, over all devices; several make one run each (default: the workload's)"
     add("--global-batch-size", type=positive, nargs="+", metavar="B", help=size_help)
     add("--seed", type=not_negative, default=0, metavar="S", help="of weights, data and dropout (default: 0)")
     add = train.add_argument_group("how long").add_mutually_exclusive_group().add_argument
@@ -192,8 +156,7 @@ def _add_train(command: Callable[..., argparse.ArgumentParser]) -> None:
     add = state.add_argument
     add("--log-steps", type=positive, metavar="L", help="a log line every L steps (default: the workload's)")
     add("--checkpoint-steps", type=positive, metavar="C", help="a checkpoint every C steps (default: only at the end)")
-    keep_help = "how many to keep, the newest; with 0 none is written (default: 2)"
-    add("--keep-checkpoints", type=not_negative, default=2, metavar="K", help=keep_help)
+    add("--keep-checkpoints", type=not_negative, default=2, metavar="K", help="the newest; 0 writes none (default: 2)")
     add("--model-dir", type=Path, metavar="DIR", help="where the checkpoints are (default: runs/WORKLOAD/gbs-B)")
     add("--tensorboard", type=Path, metavar="DIR", help="also write the scalars of TensorBoard there, in DIR/gbs-B")
     add = state.add_mutually_exclusive_group().add_argument

@@ -323,21 +323,20 @@ def test_import_log_refuses_what_is_no_log(content: bytes, message: str, capsys:
 
 
 def test_workloads_fit_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """In their own list and in the help of `train`, words are not broken at 80 columns."""
+    """Words are not broken at 80 columns, in help neither."""
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["workloads"]) == EXIT_DONE
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
+    for command in ("duet", "train"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-def test_help_names_every_workload_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_how_to_use_several_devices_and_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     """What one needs to start is in the help."""
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    out = capsys.readouterr().out
-    assert "bert-large-msl128" in out
-    assert "torchrun" in out
+    assert "torchrun" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "Exit codes: 0 done, 1 something is slower" in capsys.readouterr().out
@@ -370,8 +369,8 @@ def test_a_duet_that_is_stopped_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        (["--baseline", "HEAD", "--candidate", "self"], EXIT_USAGE, "'HEAD': each of self, baseline:, git:REF"),
-        (["--baseline", "git:nonesuch", "--candidate", "self"], EXIT_PROBLEM, "baseline side (git:nonesuch): found no"),
+        (["--baseline", "HEAD", "--candidate", "self"], EXIT_USAGE, "'HEAD': is no SPEC; one is needed: self"),
+        (["--baseline", "git:nonesuch", "--candidate", "self"], EXIT_PROBLEM, "baseline side (git:nonesuch): git -C "),
         (["--baseline", "baseline:", "--candidate", "self"], EXIT_PROBLEM, "this machine has no baseline of "),
     ],
 )

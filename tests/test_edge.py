@@ -246,7 +246,7 @@ def test_another_machines_baseline_is_refused(project: Project) -> None:
     [
         (lambda text: text[: len(text) // 2], "is not whole JSON"),
         (lambda text: "", "is not whole JSON"),
-        (lambda text: '{"benchmarks": []}', "of another project"),
+        (lambda text: '{"benchmarks": []}', "has nothing of stepmark's"),
         (lambda text: text.replace('"step_s"', '"step_x"', 1), "step_"),
     ],
 )

@@ -2,24 +2,22 @@
 
 import os
 import subprocess
-import time
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
 from perf.app.duet import EXIT_DIFFERS, duet
-from perf.app.what import BUSY, Here, What, busy_share, what
-from perf.errors import EXIT_PROBLEM, MeasureError, PerfError, UsageError
+from perf.app.what import BUSY, busy_share
+from perf.errors import EXIT_PROBLEM, MeasureError, UsageError
 from perf.finding import Found, find_root, own_workloads
 from perf.measure.duet import Duet, choose_mode, usable_cores
-from perf.measure.sides import last_other_commit, own_side
+from perf.measure.sides import own_side
 from perf.printable import indented, shown
 from perf.records.sessions import Mode
 from perf.records.wire import CaseSpec
+from perf.runner.machine import fingerprint
 from perf.signals import EXIT_STOPPED, stopped_by_signals
 
 TEMPLATE = Path(__file__).with_name("template.txt")
@@ -35,8 +33,6 @@ FAULTS = (
     ("1. A line that makes the step about 5 % slower, not committed:", LOSS, SLOWER + LOSS),
     ("2. Instead, another learning rate, which changes the losses:", "lr=1e-3", "lr=1.1e-3"),
 )
-
-Fact = tuple[str, str]  # what there is, and what to do about it where it is not as it should be
 
 
 def init(file: Path) -> int:
@@ -74,35 +70,31 @@ def _check(target: Found) -> bool:
     with stopped_by_signals():
         sides = Duet((side, side), cases, mode=Mode.ALTERNATING, cores=(), rng=np.random.default_rng())
         first, second = sides.work()[size]
-    counters, is_same_work = first.counters, first.counters == second.counters
-    is_repeatable = (first.losses, first.scalars) == (second.losses, second.scalars)
-    syncs, updates = counters["host_syncs"], counters["optimizer_updates"]
-    lines = [
-        f"losses of the first steps: {', '.join(f'{loss:.4f}' for loss in first.losses[:3])}, ... (finite)",
-        "two processes have the same losses"
-        if is_repeatable
-        else "NOT repeatable: two processes have other losses; seed weights, data and all else from case.seed",
-        f"a step: {sum(counters['ops'].values()):,} operations, {counters['flops'] / 1e9:.3g} GFLOP, "
-        f"{counters['peak_bytes'] / 2**20:.3g} MiB at its peak",
-        f"{syncs} host syncs a step: .item(), bool() and the like make Python wait for the device; leave them out"
-        if syncs
-        else "no host syncs",
-    ]
-    if not is_same_work:
-        lines.append("NOT the same work: two processes count other operations in a step")
-    if updates != 1:
-        lines.append(f"{updates} optimizer updates in a step, where one is usual (torch.optim's are counted)")
-    print("\n".join(f"  {line}" for line in lines))
-    return is_repeatable and is_same_work
+    counters = first.counters
+    is_repeatable = (first.losses, first.scalars, counters) == (second.losses, second.scalars, second.counters)
+    print(f"  losses of the first steps: {', '.join(f'{loss:.4f}' for loss in first.losses[:3])}, ... (finite)")
+    if is_repeatable:
+        print("  two processes have the same losses")
+    else:
+        print("  NOT repeatable: two processes have other losses or work; seed all that is random from case.seed")
+    print(
+        f"  a step: {sum(counters['ops'].values()):,} operations, {counters['flops'] / 1e9:.3g} GFLOP, "
+        f"{counters['peak_bytes'] / 2**20:.3g} MiB at its peak"
+    )
+    if syncs := counters["host_syncs"]:
+        print(f"  {syncs} host syncs: .item(), bool() and the like make Python wait for the device; leave them out")
+    else:
+        print("  no host syncs")
+    return is_repeatable
 
 
 def demo() -> int:
     """Make a project, plant two faults one after the other, and return the exit code: 0 if both were found.
 
     Raises:
-        MeasureError: git is missing, a duet could not be made, or the planted faults were not found.
+        MeasureError: a duet could not be made, or the planted faults were not found.
+        OSError: git is missing.
     """
-    began_s = time.monotonic()
     whole, file, codes = _template(DEMO_FILE), Path(DEMO_FILE), []
     with stopped_by_signals(), TemporaryDirectory(prefix="stepmark-demo-") as folder, chdir(folder):
         file.write_text(whole, encoding="utf-8")
@@ -120,67 +112,31 @@ def demo() -> int:
             if codes[-1] == EXIT_STOPPED:
                 return EXIT_STOPPED
     if (found := codes.count(EXIT_DIFFERS)) < 2:
-        raise MeasureError(
-            f"{found} of 2 planted faults were found; stop other programs (stepmark doctor), and try again"
-        )
-    print(f"\nBoth were found, in {time.monotonic() - began_s:.0f} s. Next, with your own step: stepmark init")
+        raise MeasureError(f"found {found} of 2 planted faults; stop other programs (stepmark doctor), and try again")
+    print("\nBoth were found. Next, with your own step: stepmark init")
     return 0
 
 
 def _git(*arguments: str) -> None:
-    """Run git in the current folder with its output shown."""
-    try:
-        subprocess.run(["git", *arguments], check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise MeasureError(f"the demonstration needs git: {error}") from None
+    """Run git in the current folder with its output shown; where it fails, the duet finds no commit."""
+    subprocess.run(["git", *arguments])
 
 
 def doctor() -> int:
-    """Print the facts, and return 0: none of them keeps anybody from measuring."""
-    asked = what(budget=0.0)
-    here, root = asked[0].here, asked[0].root
-    for fact, advice in (*_machine(here), _other_commit(root), *map(_baseline, asked)):
-        print(f"{'NOTE' if advice else 'ok  '}  {indented(f'{fact}: {advice}' if advice else fact, 6).lstrip()}")
-    return 0
-
-
-def _machine(here: Here) -> Iterator[Fact]:
-    """Yield how duets share the cores, how other programs load them, whether they multiply bf16, and the GPUs."""
-    cores, num_gpus = usable_cores(), int(here.fingerprint.hardware["num_gpus"])
+    """Print how duets share the cores, how other programs load them, and the GPUs, each with advice; return 0."""
+    hardware, cores, share = fingerprint().hardware, usable_cores(), busy_share(1.0)
+    num_gpus = int(hardware["num_gpus"])
     mode, reason = choose_mode([], num_gpus=num_gpus, cores=cores)
     needs_time = mode is Mode.ALTERNATING and not num_gpus
     advice = "duets take turns, which needs about four times the time" if needs_time else ""
-    yield f"{len(cores)} cores, {mode} duets ({reason})", advice
-    share = busy_share(1.0)
-    advice = "" if share < BUSY else "stop other programs, or expect to need larger budgets"
-    yield f"other programs use {share:.0%} of the cores", advice
-    can = torch.cpu.get_capabilities()
-    kinds = [name for name in ("amx_bf16", "avx512_bf16") if can.get(name)]
-    yield f"bf16 on the CPU: {', '.join(kinds) or 'not native, slower than fp32'}", ""
+    _print_fact(f"{len(cores)} cores, {mode} duets ({reason})", advice)
+    advice = "stop other programs, or expect to need larger budgets" if share >= BUSY else ""
+    _print_fact(f"other programs use {share:.0%} of the cores", advice)
     if num_gpus:
         advice = "the clock moves with temperature and load; lock it where you may: nvidia-smi --lock-gpu-clocks"
-        yield f"GPU: {num_gpus} x {here.fingerprint.hardware['gpu']}", advice
-    else:
-        yield "no GPU", ""
+        _print_fact(f"GPU: {num_gpus} x {hardware['gpu']}", advice)
+    return 0
 
 
-def _other_commit(root: Path) -> Fact:
-    try:
-        return f"stepmark duet compares git:{last_other_commit(root, True)} with the working tree", ""
-    except PerfError as error:
-        return "stepmark duet needs a commit to compare with", str(error)
-
-
-def _baseline(what: What) -> Fact:
-    """Return whether a workload has a baseline here, and what can be compared with it."""
-    name = what.target.id
-    try:
-        found = what.load_baseline()
-    except PerfError as error:
-        return f"the baseline of {name} cannot be read", str(error)
-    if found is None:
-        return f"{name} has no baseline on this machine", "measure with pytest, then stepmark promote"
-    if found.rerun_problem:
-        advice = f"it {found.rerun_problem}; commit, measure and promote again"
-        return f"the baseline of {name} cannot be compared side by side", advice
-    return f"the baseline of {name} is of commit {found.provenance['commit'][:12]}", ""
+def _print_fact(fact: str, advice: str) -> None:
+    print(f"{'NOTE' if advice else 'ok  '}  {indented(f'{fact}: {advice}' if advice else fact, 6).lstrip()}")

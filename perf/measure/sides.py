@@ -25,15 +25,6 @@ from perf.signals import hold_signals
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[\w,.-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!_-]+)?")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
-# The parts of a SPEC that have a value, and what is said where it does not fit.
-_NEEDED = {
-    "baseline": "takes no value; it is the baseline of this machine",
-    "git": "is no revision; one is needed, such as git:HEAD~1",
-    "pip": "each package needs a name, as in pip:numpy==2.2.0,scipy",
-    "python": "is no program; the path of an interpreter is needed",
-    "env": "each setting needs a name and a value, as in env:NAME=VALUE,OTHER=VALUE",
-}
-
 
 class Recipe(Struct, frozen=True, kw_only=True):
     """What makes a side differ from what is here."""
@@ -53,26 +44,21 @@ def parse_recipe(parts: Sequence[str]) -> Recipe:
         ValueError: a part is not understood, or two of them exclude each other.
     """
     recipe = Recipe(text=" ".join(parts))
-    seen: set[str] = set()
     for part in parts:
-        kind, colon, value = part.partition(":")
-        if kind in seen or not (part == "self" or (colon and kind in _NEEDED)):
-            raise ValueError(
-                f"{part!r}: each of self, baseline:, git:REF, pip:NAME==VERSION,..., python:/path, env:NAME=VALUE,... "
-                "at most once"
-            )
-        seen.add(kind)
-        if part != "self":
-            recipe = _with_part(recipe, kind, value)
-    for one, other in (("git", "baseline"), ("git", "self"), ("baseline", "self"), ("pip", "baseline")):
-        if {one, other} <= seen:
-            raise ValueError(f"{recipe.text!r}: {one} and {other} exclude each other")
+        recipe = _with_part(recipe, part)
+    kinds = [part.partition(":")[0] for part in parts]
+    for group in (("self", "git", "baseline"), ("pip", "baseline"), ("python",), ("env",)):
+        if sum(kind in group for kind in kinds) > 1:
+            raise ValueError(f"{recipe.text!r}: a side has at most one of {', '.join(group)}")
     return recipe
 
 
-def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
+def _with_part(recipe: Recipe, part: str) -> Recipe:
+    kind, _, value = part.partition(":")
     values = value.split(",")
-    if kind == "baseline" and not value:
+    if part == "self":
+        return recipe
+    if part == "baseline:":
         return replace(recipe, is_baseline=True)
     if kind == "git" and value and not value.startswith("-"):
         return replace(recipe, commit=value)
@@ -82,14 +68,14 @@ def _with_part(recipe: Recipe, kind: str, value: str) -> Recipe:
         return replace(recipe, python=Path(value).absolute())
     if kind == "env" and all(map(_SETTING.fullmatch, values)):
         return replace(recipe, environ={name: setting for name, _, setting in (v.partition("=") for v in values)})
-    raise ValueError(f"{kind}:{value}: {_NEEDED[kind]}")
+    needed = "self, baseline:, git:REF, pip:NAME==VERSION,..., python:/path of a program, or env:NAME=VALUE,..."
+    raise ValueError(f"{part!r}: is no SPEC; one is needed: {needed}")
 
 
 # Where this process's own package lies: a checkout of this project, or an environment's packages.
 HOME = Path(perf.__file__).parents[1]
 _RUNNER = Path("perf", "runner", "__main__.py")
 
-_TOOL_TIMEOUT_S = 3600.0
 GRACE_S = 5.0  # for a command that is asked to end
 # Of a temporary folder, the file in it that its process holds locked, and the checkout in it.
 _PREFIX, _OWNER, _CHECKOUT = "stepmark-", "owner", "checkout"
@@ -117,14 +103,11 @@ def last_other_commit(root: Path, tree_is_candidate: bool) -> str:
         MeasureError: there is no git repository, or no such commit.
     """
     git = ["git", "-C", str(root)]
-    verify = [*git, "rev-parse", "--verify", "--quiet"]
-    if not _tool("", [*verify, "HEAD"]):
-        raise MeasureError(f"{root}: has no commit to compare with; name two sides: --baseline and --candidate")
-    if not tree_is_candidate or _tool("", [*git, "status", "--porcelain", "--untracked-files=no"]).strip():
-        return "HEAD"
-    if not _tool("", [*verify, "HEAD~1"]):
-        raise MeasureError(f"{root}: nothing has changed since its only commit; change something, or name a --baseline")
-    return "HEAD~1"
+    is_other = not tree_is_candidate or _tool("", [*git, "status", "--porcelain", "--untracked-files=no"]).strip()
+    commit = "HEAD" if is_other else "HEAD~1"
+    if not _tool("", [*git, "rev-parse", "--verify", "--quiet", commit]):
+        raise MeasureError(f"{root}: has no commit {commit} to compare with; change something, or name a --baseline")
+    return commit
 
 
 def own_side(root: Path, workload: str, environ: Mapping[str, str]) -> Side:
@@ -145,10 +128,12 @@ def prepared(
     Checkouts that a killed process has left are removed first.
     """
     where = f"{name} side ({recipe.text})"
-    top = _tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"]).strip()
-    if top:
-        _remove_abandoned(Path(top).resolve())
-    with _checkout(where, recipe.commit, root.resolve(), top) as there:
+    top = Path(_tool("", ["git", "-C", str(root), "rev-parse", "--show-toplevel"]).strip()).resolve()  # else here
+    _remove_abandoned(top)
+    with ExitStack() as stack:
+        there = root.resolve()
+        if recipe.commit:
+            there = _checkout(stack, where, recipe.commit, there, top)
         yield _side(recipe, name, there, root, workload, environ)
 
 
@@ -209,26 +194,18 @@ def _command_side(
     )
 
 
-@contextmanager
-def _checkout(where: str, commit: str, root: Path, repository: str) -> Iterator[Path]:
-    """Check out a commit of the repository that holds `root`, and yield where `root` is in it."""
-    if not commit:
-        yield root
-        return
-    git = ["git", "-C", str(root)]
-    _tool(where, [*git, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], f"found no commit {commit!r} here")
-    top = Path(repository).resolve()
-    with ExitStack() as stack:
-        with hold_signals():
-            folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
-            owner = stack.enter_context((folder / _OWNER).open("w"))
-            stack.callback(_remove, folder, top)
-            fcntl.flock(owner, fcntl.LOCK_EX)  # a lock ends with its process, however that ends
-        _tool(where, [*git, "worktree", "add", "--detach", str(folder / _CHECKOUT), commit])
-        inside = folder / _CHECKOUT / root.relative_to(top)
-        if not inside.is_dir():
-            raise MeasureError(f"{where}: has no folder {root.relative_to(top)}; use a later commit")
-        yield inside
+def _checkout(stack: ExitStack, where: str, commit: str, root: Path, top: Path) -> Path:
+    """Check out a commit of the repository `top`, until the stack ends, and return where `root` is in it."""
+    with hold_signals():
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+        owner = stack.enter_context((folder / _OWNER).open("w"))
+        stack.callback(_remove, folder, top)
+        fcntl.flock(owner, fcntl.LOCK_EX)  # a lock ends with its process, however that ends
+    _tool(where, ["git", "-C", str(root), "worktree", "add", "--detach", str(folder / _CHECKOUT), commit])
+    inside = folder / _CHECKOUT / root.relative_to(top)
+    if not inside.is_dir():
+        raise MeasureError(f"{where}: has no folder {root.relative_to(top)}; use a later commit")
+    return inside
 
 
 def _remove_abandoned(top: Path) -> None:
@@ -255,10 +232,7 @@ def _remove(folder: Path, top: Path) -> None:
 
 def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
     """Return the interpreter of a cached environment: the given packages before everything that `python` has."""
-    code = (
-        "import site, sys; users = [site.getusersitepackages()] * bool(site.ENABLE_USER_SITE); "
-        "print(repr(sys.version), *site.getsitepackages(), *users, sep='\\n')"
-    )
+    code = "import sys; print(repr(sys.version), *(p for p in sys.path if p.endswith('-packages')), sep='\\n')"
     version, *below = _tool(where, [str(python), "-c", code]).splitlines()
     # After its own packages it finds those below, installed ones and checkouts: only what was named differs.
     path_line = "; ".join(["import site", *(f"site.addsitedir({folder!r})" for folder in below)]) + "\n"
@@ -279,10 +253,10 @@ def _environment(where: str, python: Path, packages: tuple[str, ...]) -> Path:
     return folder / "bin" / "python"
 
 
-def _tool(where: str, command: Sequence[str], problem: str = "", timeout_s: float = _TOOL_TIMEOUT_S) -> str:
+def _tool(where: str, command: Sequence[str], timeout_s: float = 3600.0) -> str:
     """Run a tool to its end, in a process group of its own, and return what it printed.
 
-    If it fails, that is an error of the side `where`, with `problem` or what went wrong; of no side, "".
+    If it fails, that is an error of the side `where`; of no side, it printed nothing.
     """
     with tempfile.TemporaryFile() as output, ExitStack() as stack:
         try:
@@ -292,7 +266,7 @@ def _tool(where: str, command: Sequence[str], problem: str = "", timeout_s: floa
                 )
                 stack.callback(_end_tool, process)
             code = process.wait(timeout_s)
-            problem = problem or f"{' '.join(command[:6])} ... failed with exit code {code}"
+            problem = f"{' '.join(command[:6])} ... failed with exit code {code}"
         except (OSError, subprocess.TimeoutExpired) as error:
             code, problem = -1, str(error)
         output.seek(0)

@@ -72,8 +72,7 @@ class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if len(set(names)) < len(names):
             raise ValueError("sessions: has two of one workload")
         if self.kind != "result" and (len(names) != 1 or not self.promotions):
-            found = f"{len(names)} sessions and {len(self.promotions)} promotions"
-            raise ValueError(f"has {found}; one, and some, are needed")
+            raise ValueError(f"has {len(names)} sessions, {len(self.promotions)} promotions; one, and some, are needed")
         for session in self.sessions:
             session.fingerprint.require_named()
             runs = [run for measurement in session.measurements.values() for run in measurement.runs]
@@ -179,8 +178,7 @@ def load_result(path: Path) -> list[Baseline]:
     """
     document = read_json(path)
     if KEY not in document:
-        of = "a pytest-benchmark file of another project" if "benchmarks" in document else "another program's JSON"
-        raise BaselineError(f"{path}: is {of}, and a stepmark result is needed; make one with pytest")
+        raise BaselineError(f"{path}: has nothing of stepmark's, and a result of it is needed; make one with pytest")
     version = document[KEY].get("schema") if isinstance(document[KEY], dict) else None
     if type(version) is int and version != SCHEMA:
         advice = "measure again, or use the version that wrote it"

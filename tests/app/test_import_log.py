@@ -62,9 +62,6 @@ def test_the_exit_code_tells_what_is_wrong(capsys: pytest.CaptureFixture[str]) -
     assert "damaged.log: Line 8" in out
     assert err.count("\n") == 1
     assert "none.log: has no line like" in err
-    with pytest.raises(SystemExit):
-        main(["import-log", "--help"])
-    assert "Of several that apply: 3, then 6, then 5" in " ".join(capsys.readouterr().out.split())
 
 
 def test_several_files_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:

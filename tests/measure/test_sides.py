@@ -34,19 +34,22 @@ def test_parts_of_a_spec_add_up() -> None:
 @pytest.mark.parametrize(
     ("parts", "problem"),
     [
-        (["HEAD"], "'HEAD': each of self, baseline:"),
-        (["git:"], "is no revision; one is needed"),
-        (["git:--upload-pack=x"], "is no revision; one is needed"),
-        (["pip:--index-url=x"], "each package needs a name"),
-        (["pip:numpy @ file:///x"], "each package needs a name"),
-        (["pip:"], "each package needs a name"),
-        (["env:1A=2"], "each setting needs a name and a value"),
-        (["env:A"], "each setting needs a name and a value"),
-        (["python:/nonexistent"], "is no program"),
-        (["baseline:x"], "takes no value"),
-        (["git:HEAD", "git:HEAD~1"], "at most once"),
-        (["git:HEAD", "self"], "git and self exclude"),
-        (["git:HEAD", "baseline:"], "git and baseline exclude"),
+        (["HEAD"], "'HEAD': is no SPEC; one is needed: self, baseline:"),
+        (["git:"], "'git:': is no SPEC"),
+        (["git:--upload-pack=x"], "'git:--upload-pack=x': is no SPEC"),
+        (["pip:--index-url=x"], "'pip:--index-url=x': is no SPEC"),
+        (["pip:numpy @ file:///x"], "'pip:numpy @ file:///x': is no SPEC"),
+        (["pip:"], "'pip:': is no SPEC"),
+        (["env:1A=2"], "'env:1A=2': is no SPEC"),
+        (["env:A"], "'env:A': is no SPEC"),
+        (["python:/nonexistent"], "'python:/nonexistent': is no SPEC"),
+        (["baseline:x"], "'baseline:x': is no SPEC"),
+        (["self:"], "'self:': is no SPEC"),
+        (["git:HEAD", "git:HEAD~1"], "at most one of self, git, baseline"),
+        (["git:HEAD", "self"], "at most one of self, git, baseline"),
+        (["git:HEAD", "baseline:"], "at most one of self, git, baseline"),
+        (["baseline:", "pip:numpy"], "at most one of pip, baseline"),
+        (["env:A=1", "env:B=2"], "at most one of env"),
     ],
 )
 def test_what_is_no_spec_is_refused(parts: list[str], problem: str) -> None:
@@ -78,7 +81,7 @@ def test_a_commit_is_checked_out_and_gone_afterwards(repository: Path) -> None:
 def test_a_commit_that_is_not_there_names_the_side(repository: Path) -> None:
     """The error says which side, which revision, and leaves nothing behind."""
     with (
-        pytest.raises(MeasureError, match=r"candidate side \(git:nonesuch\): found no commit 'nonesuch' here"),
+        pytest.raises(MeasureError, match=r"candidate side \(git:nonesuch\): .*invalid reference: nonesuch"),
         prepared(parse_recipe(["git:nonesuch"]), "candidate", repository, "pico", {}),
     ):
         pass
@@ -266,25 +269,20 @@ def test_a_commit_of_this_project_brings_its_own_runner(repository: Path) -> Non
 
 
 def test_a_project_may_lie_below_its_repository(repository: Path) -> None:
-    """Its side is the same folder of the checkout; a commit without it is refused."""
+    """Its side is the same folder of the checkout."""
     (repository / "sub").mkdir()
     (repository / "sub" / "file").write_text("third")
     git(repository, "add", ".")
     git(repository, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", "sub")
     with prepared(parse_recipe(["git:HEAD"]), "baseline", repository / "sub", "pico", {}) as side:
         assert (side.root / "file").read_text() == "third"
-    with (
-        pytest.raises(MeasureError, match="has no folder sub; use a later commit"),
-        prepared(parse_recipe(["git:HEAD~1"]), "baseline", repository / "sub", "pico", {}),
-    ):
-        pass
     assert left(repository) == []
 
 
 def test_a_commit_needs_a_repository(tmp_path: Path) -> None:
     """A project without git can compare packages, interpreters and settings only."""
     with (
-        pytest.raises(MeasureError, match=r"found no commit 'HEAD' here; its last lines: .*not a git repository"),
+        pytest.raises(MeasureError, match=r"baseline side \(git:HEAD\): .*not a git repository"),
         prepared(parse_recipe(["git:HEAD"]), "baseline", tmp_path, "pico", {}),
     ):
         pass
