@@ -19,11 +19,11 @@ from perf.report.history import history_section, since_when
 from perf.report.plots import (
     effects_plot,
     loss_difference_plot,
-    published_losses,
     rates_plot,
     session_losses,
     steps_plots,
 )
+from perf.report.published import published_section
 from perf.report.sections import (
     DETECTABLE,
     EFFECT_HEADER,
@@ -152,10 +152,7 @@ def session_report(
         Section(title="Rates", plots=[rates_plot(session, baseline), *steps_plots(session)], is_detail=True),
     ]
     if published:
-        plots = published_losses({run.global_batch_size: lines for run, lines in published.items() if lines})
-        title = "Published runs of another machine: compare the shapes, not the numbers"
-        notes = published_note(list(published)).split("\n")
-        sections.append(Section(title=title, plots=plots, notes=notes, is_detail=True))
+        sections.append(published_section(published, session))
     sections += [_work_section(session), _machine_section(session, baseline)]
     sections += [history_section(past)] if past else []
     return Report(
