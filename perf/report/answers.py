@@ -19,7 +19,6 @@ from perf.judge.stats import Effect
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict
 from perf.records.baselines import Baseline
 from perf.records.sessions import Session
-from perf.records.wire import STEP_PHASES
 from perf.report.sections import Answer, number, percent
 
 Judgements = Mapping[tuple[str, int], Judgement]  # by claim and batch size
@@ -129,8 +128,8 @@ def _explaining_row(result: DuetResult, size: int) -> Contribution | None:
         return None
     sign = -np.sign(result.judgements[size].effect.effect_size)
     phases = {total.phase for total in result.phases.get(size, []) if np.sign(total.difference_s) == sign}
-    rows = [row for row in result.contributions.get(size, []) if row.phase in phases & {*STEP_PHASES}]
-    return next((row for row in rows if row.is_significant and np.sign(row.difference_s) == sign), None)
+    rows = [row for row in result.contributions.get(size, []) if row.phase in phases and row.is_significant]
+    return next((row for row in rows if np.sign(row.difference_s) == sign), None)
 
 
 def _work(result: DuetResult, size: int) -> str:

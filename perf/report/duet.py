@@ -6,7 +6,6 @@ from perf.judge.attribution import PhaseDifference
 from perf.judge.duets import DuetResult, loss_problem, not_compared, software_differences, work_differences
 from perf.judge.verdicts import Verdict
 from perf.printable import wrapped
-from perf.records.wire import STEP_PHASES
 from perf.report.answers import of_duet
 from perf.report.plots import effects_plot, pairs_plot, phases_plot
 from perf.report.sections import (
@@ -113,10 +112,8 @@ def _attribution_section(result: DuetResult, size: int) -> Section:
     named = significant[:CONTRIBUTIONS]
     rows = []
     for phase in result.phases[size]:
-        own = [row for row in named if row.phase == phase.phase]
-        if own or phase.phase in STEP_PHASES:
-            rows.append((phase.phase, "(all)", NONE, *_ms(phase)))
-        for row in own:
+        rows.append((phase.phase, "(all)", NONE, *_ms(phase)))
+        for row in [row for row in named if row.phase == phase.phase]:
             counts = dict.fromkeys((row.baseline_count, row.candidate_count))
             rows.append(("", row.operation, " -> ".join(number(count, "g") for count in counts), *_ms(row)))
     rest = f"({len(significant) - len(named) or 'no'} other operations differ significantly)"

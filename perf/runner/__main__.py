@@ -32,8 +32,6 @@ from perf.seam import Case, Workload
 from perf.train.devices import World, keep_freed_memory, resolve_device, resolve_precision, synchronize
 from perf.train.stepping import Stepping
 
-ATTRIBUTED_STEPS = 2
-
 Say = Callable[[Answer], None]
 
 
@@ -84,7 +82,7 @@ def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO
         elif request.do == "count":
             say(_count(workload, case))
         elif request.do == "attribute":
-            say(_attribute(workload, case))
+            say(Attributed(rows=attribute(workload(case), device=torch.device(case.device))))
         else:
             raise UsageError(f"was asked to {request.do}, and can {', '.join(REQUESTS)}")
     except (PerfError, UsageError) as error:
@@ -158,19 +156,6 @@ def _count(workload: Workload, case: Case) -> Counted:
         python=python_and_numpy(),
         fingerprint=fingerprint(),
     )
-
-
-def _attribute(workload: Workload, case: Case) -> Attributed:
-    step = workload(case)
-    stepping = Stepping(step, world=World())
-    rows = attribute(
-        stepping.step,
-        device=torch.device(case.device),
-        num_steps=ATTRIBUTED_STEPS,
-        read=stepping.read,
-        save=getattr(step, "save", None),
-    )
-    return Attributed(rows=tuple(rows))
 
 
 if __name__ == "__main__":
