@@ -71,25 +71,22 @@ class Trainer:
 
     __call__ = step  # a step of the seam
 
-    def save(self, directory: Path | None = None) -> Path | None:
+    def save(self) -> Path | None:
         """Write a checkpoint of this moment, on the main rank; every rank returns when it is on disk.
-
-        `directory` is where, by default the run's own; the attribution of a step's time names a temporary one.
 
         Raises:
             NonFiniteError: a weight is NaN or infinite: a gradient overflowed though the loss did not.
             CheckpointError, OSError: it could not be written.
             MainRankError: on the other ranks, any of these on the main one.
         """
-        store = CheckpointStore(directory, keep_last=1) if directory else self._store
-        return self._world.from_main(lambda: self._save(store))
+        return self._world.from_main(self._save)
 
-    def _save(self, store: CheckpointStore) -> Path | None:
+    def _save(self) -> Path | None:
         tensors = state_tensors(self.model, self.optimizer)
         if not torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all():
             self.fail(self.global_step, "a weight is not finite after the update")
         facts = Facts(global_step=self.global_step, data_position=self.data_position, **self._plan.recorded)
-        return store.save(facts, tensors)
+        return self._store.save(facts, tensors)
 
     def fail(self, step: int, what: str) -> NoReturn:
         """Raise `NonFiniteError` for a step, with what was saved before it."""
