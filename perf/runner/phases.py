@@ -8,8 +8,8 @@ import functools
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -68,41 +68,37 @@ class Timeline:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.phases: defaultdict[str, list[Charge]] = defaultdict(list)  # what is in a gap is charged when it ends
+        self.parts = [Part("other")]  # those that have begun and not ended, the innermost last
         self._clock = clock
-        self._parts = [Part("other")]
         self._charged_until = clock()
 
     @property
     def part(self) -> Part:
         """The innermost part."""
-        return self._parts[-1]
-
-    def is_in(self, phase: str) -> bool:
-        """Return whether a part in `phase` has begun and not ended."""
-        return any(part.phase == phase for part in self._parts)
+        return self.parts[-1]
 
     @contextmanager
     def inside(self, part: Part) -> Iterator[None]:
         """Be in a part, and then in the surrounding one again, whatever began in it and did not end."""
-        depth = len(self._parts)
+        depth = len(self.parts)
         self.begin(part)
         try:
             yield
         finally:
-            while len(self._parts) > depth:
+            while len(self.parts) > depth:
                 self.end()
 
     def begin(self, part: Part) -> None:
         """Be in a part until `end`. It may be the innermost one, which then only goes on."""
         if part is not self.part:
             self._leave(part.phase)
-        self._parts.append(part)
+        self.parts.append(part)
 
     def end(self) -> None:
         """Be in the surrounding part again."""
-        if self._parts[-1] is not self._parts[-2]:
+        if self.parts[-1] is not self.parts[-2]:
             self._leave("end")
-        self._parts.pop()
+        self.parts.pop()
 
     def charge(self, operation: str = PYTHON, line: str = "") -> None:
         """Charge what passed since the last time to the operation that has ended."""
@@ -152,21 +148,18 @@ def observed(
 class _Hooks(TorchFunctionMode):
     """What torch, or the step itself, calls where parts begin and end; of functions, that is a backward pass.
 
-    Hooks are called from all threads. What other threads do is not the step's, but for an update in a backward pass:
-    on a GPU, that is in a thread of autograd, and the step's thread waits.
+    Hooks are called from all threads, and what other threads do is not the step's.
     """
 
     def __init__(self, timeline: Timeline) -> None:
         super().__init__()
         self._timeline, self._thread = timeline, threading.get_ident()
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> AbstractContextManager[object]:
         if name not in STEP_PHASES:
             known = ", ".join(STEP_PHASES)
             raise ValueError(f"phase: found {name!r:.40}, and a phase of a step is needed; name one of {known}")
-        with self._timeline.inside(Part(name)) if self._is_main() else nullcontext():
-            yield
+        return self._timeline.inside(Part(name)) if self._is_main() else nullcontext()
 
     def before_module(self, module: nn.Module, *_: object) -> None:
         if self._is_main():
@@ -179,12 +172,12 @@ class _Hooks(TorchFunctionMode):
             self._timeline.end()
 
     def before_update(self, *_: object) -> None:
-        if self._is_main() or self._timeline.is_in("backward"):
+        if self._is_in_step():
             part = self._timeline.part
             self._timeline.begin(Gap("optimizer") if part.gives_way else part)
 
     def after_update(self, *_: object) -> None:
-        if self._is_main() or self._timeline.is_in("backward"):
+        if self._is_in_step():
             self._timeline.end()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -198,6 +191,10 @@ class _Hooks(TorchFunctionMode):
     def _is_main(self) -> bool:
         return threading.get_ident() == self._thread
 
+    def _is_in_step(self) -> bool:
+        # On a GPU, an update in a backward pass is in a thread of autograd, and the step's thread waits.
+        return self._is_main() or any(part.phase == "backward" for part in self._timeline.parts)
+
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
     """Times what reaches a kernel; on a GPU, that of a backward pass from threads of autograd."""
@@ -208,31 +205,24 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        values = (*args, *kwargs.values())
-        part, operation = self._timeline.part, _name(func, _first_dtype(values))
+        part, tensors = self._timeline.part, _tensors((args, [*kwargs.values()]))
+        operation = _name(func, tensors[0].dtype if tensors else None)
         # Whether autograd looks at an operation; detaching is how to tell it not to.
         is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
-        records = isinstance(part, Gap) and is_seen and any(tensor.requires_grad for tensor in _tensors(values))
+        needs_gradient = is_seen and any(tensor.requires_grad for tensor in tensors)
         self._timeline.charge()
         result = func(*args, **kwargs)
-        if records and isinstance(part, Gap):
-            dtype = _first_dtype((result,))
-            part.is_recorded |= dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+        if needs_gradient and isinstance(part, Gap):
+            part.is_recorded |= any(one.is_floating_point() or one.is_complex() for one in _tensors(result))
         self._timeline.charge(operation, self._find_line())
         return result
 
 
-def _first_dtype(values: Iterable[Any]) -> torch.dtype | None:
-    return next((tensor.dtype for tensor in _tensors(values)), None)
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Return the tensors of an operation, also within lists."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in what an operation takes or returns, also within lists."""
+    if isinstance(value, list | tuple):
+        return [tensor for one in value for tensor in _tensors(one)]
+    return [value] if isinstance(value, Tensor) else []
 
 
 @functools.cache
