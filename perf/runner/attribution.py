@@ -4,8 +4,8 @@ Every operation is timed alone, and on a GPU waited for, so a step takes longer 
 where to look, and mean something beside another side's that were taken alike. What torch.compile has compiled runs
 uncompiled, as it does for the counters. Phases follow from torch's hooks, so the step may be anyone's code:
 
-- "data" is what a step begins with, up to "forward". That is a module with parameters, what operations outside of
-  modules record for a backward pass, and the loss, up to "backward": what runs in `backward` and `autograd.grad`.
+- "data" is what a step begins with, up to "forward". That is a module with parameters, and after it the loss, up to
+  "backward": what runs in `backward` and `autograd.grad`.
 - "clip" is what lies between a backward pass and an optimizer's step, and "optimizer" that step, without the passes
   that a closure makes in it. All else, also what cannot be told apart, is "other".
 
@@ -17,7 +17,6 @@ import functools
 import linecache
 import os
 import sys
-import sysconfig
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,17 +25,16 @@ from pathlib import Path
 
 import torch
 
+from perf.finding import is_own
 from perf.printable import printable
 from perf.records.wire import PYTHON, STEP_PHASES, PhaseTime
 from perf.runner.counters import as_written
 from perf.runner.phases import Charge, Gap, observed
-from perf.train.devices import keep_freed_memory
 
 _MOST_LINES = 20  # of an operation in a phase
 _MOST_CHARACTERS = 80  # of a line's place, and of its text
 
-_PERF = Path(__file__).parents[1]
-_TRAIN = _PERF / "train"
+_TRAIN = Path(__file__).parents[1] / "train"
 
 
 def attribute(
@@ -52,7 +50,6 @@ def attribute(
         ValueError: the step said a phase that is none of `STEP_PHASES`.
     """
     with as_written():
-        keep_freed_memory()  # as every run does: it decides whether operations have page faults
         step()
         # Where operations come from is found before they are timed: finding it takes time.
         with observed(device, lambda: 0.0, calling_line) as warmup, warmup.inside(Gap("other")):
@@ -105,9 +102,7 @@ def calling_line() -> str:
 @functools.cache
 def _is_own(filename: str) -> bool:
     path = Path(filename)
-    folders, installed = {*path.parents}, {"site-packages", "dist-packages"} & {*path.parts}
-    foreign = filename.startswith("<") or installed or {_PERF, Path(sysconfig.get_path("stdlib"))} & folders
-    return _TRAIN in folders or not foreign
+    return _TRAIN in path.parents or is_own(path)
 
 
 @functools.cache

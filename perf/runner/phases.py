@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -23,8 +23,14 @@ from perf.records.wire import PYTHON, STEP_PHASES
 from perf.seam import phases_heard
 from perf.train.devices import synchronize
 
-_PASSES = ("forward", "backward")
 _BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+
+# The phase of what lies between two parts, by theirs; in a step, and in an optimizer's closure.
+_LOSS = {("forward", "forward"): "forward", ("forward", "backward"): "forward"}
+_BETWEEN = {
+    "other": {("start", "forward"): "data", ("backward", "optimizer"): "clip", **_LOSS},
+    "optimizer": _LOSS,
+}
 
 
 class Charge(NamedTuple):
@@ -48,19 +54,7 @@ class Gap(Part):
     def __init__(self, phase: str) -> None:
         super().__init__(phase, gives_way=True)
         self.follows = "start"  # the phase of the last part
-        self.is_recorded = False  # whether an operation was recorded for a backward pass
-        self.charges: tuple[list[Charge], list[Charge]] = [], []  # before that operation, and from there on
-
-    def phases_before(self, phase: str) -> tuple[str, str]:
-        """Return the phases of `charges` if the next part is in `phase`, or is the "end"."""
-        told = self.phase
-        if phase in _PASSES and self.follows == "forward":
-            told = "forward"  # the loss
-        elif self.phase == "other" and self.follows == "start":
-            told = "data" if phase == "forward" or (phase == "backward" and self.is_recorded) else told
-        elif self.phase == "other" and self.follows == "backward" and phase == "optimizer":
-            told = "clip"
-        return told, "forward" if phase in _PASSES else told
+        self.charges: list[Charge] = []
 
 
 class Timeline:
@@ -103,7 +97,7 @@ class Timeline:
     def charge(self, operation: str = PYTHON, line: str = "") -> None:
         """Charge what passed since the last time to the operation that has ended."""
         now, part = self._clock(), self.part
-        charges = part.charges[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
+        charges = part.charges if isinstance(part, Gap) else self.phases[part.phase]
         charges.append(Charge(operation, now - self._charged_until, line))
         self._charged_until = now
 
@@ -112,9 +106,8 @@ class Timeline:
         self.charge()
         gap = self.part
         if isinstance(gap, Gap) and phase != "other":
-            for told, charges in zip(gap.phases_before(phase), gap.charges, strict=True):
-                self.phases[told] += charges
-            gap.follows, gap.is_recorded, gap.charges = phase, False, ([], [])
+            self.phases[_BETWEEN[gap.phase].get((gap.follows, phase), gap.phase)] += gap.charges
+            gap.follows, gap.charges = phase, []
 
 
 @contextmanager
@@ -205,24 +198,21 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        part, tensors = self._timeline.part, _tensors((args, [*kwargs.values()]))
-        operation = _name(func, tensors[0].dtype if tensors else None)
-        # Whether autograd looks at an operation; detaching is how to tell it not to.
-        is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
-        needs_gradient = is_seen and any(tensor.requires_grad for tensor in tensors)
+        operation = _name(func, _first_dtype((*args, *kwargs.values())))
         self._timeline.charge()
         result = func(*args, **kwargs)
-        if needs_gradient and isinstance(part, Gap):
-            part.is_recorded |= any(one.is_floating_point() or one.is_complex() for one in _tensors(result))
         self._timeline.charge(operation, self._find_line())
         return result
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    """Return the tensors in what an operation takes or returns, also within lists."""
-    if isinstance(value, list | tuple):
-        return [tensor for one in value for tensor in _tensors(one)]
-    return [value] if isinstance(value, Tensor) else []
+def _first_dtype(values: Iterable[Any]) -> torch.dtype | None:
+    """Return the type of an operation's first tensor, also within lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            return value.dtype
+        if isinstance(value, list | tuple) and (dtype := _first_dtype(value)):
+            return dtype
+    return None
 
 
 @functools.cache
