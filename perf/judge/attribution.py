@@ -10,9 +10,7 @@ from perf.judge.stats import FloatArray
 from perf.records.sessions import deviation
 from perf.records.wire import STEP_PHASES, PhaseTime
 
-STANDARD_ERRORS = 4.0
-"""How many standard errors a significant difference exceeds; high, since about a hundred rows are tested."""
-
+STANDARD_ERRORS = 4.0  # that a significant difference exceeds; high, since about a hundred rows are tested
 SHARE = 0.005  # the smallest difference in time that matters, as a fraction of the baseline's step
 MIN_VISITS = 3  # of each side; fewer do not show how much visits vary
 

@@ -31,16 +31,13 @@ _WORST_FIRST = (Verdict.LOSSES_DIFFER, Verdict.REGRESSED, Verdict.INCONCLUSIVE, 
 
 def of_duet(result: DuetResult) -> Answer:
     """Return the worst verdict of a duet."""
-
-    def badness(size: int) -> tuple[int, float]:
-        found = result.judgements.get(size)
-        return _WORST_FIRST.index(result.verdict(size)), -abs(found.effect.effect_size) if found else 0.0
-
-    first = min(result.work, key=badness)
-    verdict, judgement, work = result.verdict(first), result.judgements.get(first), differing_work(result.work[first])
-    alike = [size for size in result.work if result.verdict(size) is verdict]
+    verdicts = {size: result.verdict(size) for size in result.work}
+    effects = {size: abs(judgement.effect.effect_size) for size, judgement in result.judgements.items()}
+    first = min(verdicts, key=lambda size: (_WORST_FIRST.index(verdicts[size]), -effects.get(size, 0.0)))
+    verdict, judgement, work = verdicts[first], result.judgements.get(first), differing_work(result.work[first])
+    alike = [size for size in verdicts if verdicts[size] is verdict]
     more = [size for size in alike if size != first]
-    others = ", ".join(f"{size} {result.verdict(size)}" for size in result.work if size not in alike)
+    others = ", ".join(f"{size} {other}" for size, other in verdicts.items() if other is not verdict)
     rest = f" ({others})" if others else ""
     # A duet of the command line leaves no result to promote.
     promote = PROMOTE if result.budget_option == SESSION_BUDGET else f"measure it with pytest, then {PROMOTE}"
@@ -116,8 +113,7 @@ def _of_rates(rates: Mapping[int, Judgement], judgements: Judgements) -> Answer:
     unknown = [claim for claim in CLAIMS if any(j.holds is None for (c, _), j in judgements.items() if c == claim)]
     rest = f"; unknown: {', '.join(unknown)}" if unknown else ""
     all_well = f"no claim fails at {_list(rates)}" if rates else "no rate was judged, and no claim fails"
-    verdict = "UNCHANGED" if rates else "MEASURED"
-    return Answer(verdict=verdict, sentence=f"{all_well}{rest}", next_step=NOTHING_TO_DO)
+    return Answer(verdict="UNCHANGED" if rates else "MEASURED", sentence=f"{all_well}{rest}", next_step=NOTHING_TO_DO)
 
 
 def differing_work(work: Work, most: int = 3) -> str:
@@ -187,7 +183,6 @@ def _unsure(effect: Effect, sizes: Sequence[int]) -> str:
 
 
 def _between(effect: Effect) -> str:
-    """Return the interval of a change in words."""
     if not math.isfinite(effect.low + effect.high):
         return "too little was measured to say anything"
     return f"between {_direction(effect.low)} and {_direction(effect.high)}"

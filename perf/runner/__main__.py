@@ -103,9 +103,7 @@ def shuffled_memory(rng: random.Random) -> list[bytearray]:
 def _case(workload: Workload, spec: CaseSpec) -> Case:
     """Return the case that a request asks for; what it leaves open is the workload's, then the machine's.
 
-    Raises:
-        UsageError: the micro-batch size does not divide the batch.
-        ValueError: the device is not there.
+    Raises UsageError: the micro-batch size does not divide the batch. ValueError: the device is not there.
     """
     size, device = spec.global_batch_size, resolve_device(spec.device)
     micro_batch_size = spec.micro_batch_size or workload.micro_batch_size_of(size)

@@ -19,8 +19,7 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ from perf.finding import is_own
 from perf.printable import printable
 from perf.records.wire import PYTHON, STEP_PHASES, PhaseTime
 from perf.runner.counters import as_written
-from perf.runner.phases import Charge, Gap, observed
+from perf.runner.phases import Gap, Timeline, observed
 
 _MOST_LINES = 20  # of an operation in a phase
 _MOST_CHARACTERS = 80  # of a line's place, and of its text
@@ -46,8 +45,7 @@ def attribute(
 ) -> tuple[PhaseTime, ...]:
     """Time steps, after a warm-up. All rows together, `num_steps` times, are the time that elapsed.
 
-    Raises:
-        ValueError: the step said a phase that is none of `STEP_PHASES`.
+    Raises ValueError: the step said a phase that is none of `STEP_PHASES`.
     """
     with as_written():
         step()
@@ -58,21 +56,21 @@ def attribute(
             for _ in range(num_steps):
                 with timeline.inside(Gap("other")):
                     step()
-    rows = (_rows(phase, timeline.phases[phase], num_steps, warmup.phases[phase]) for phase in STEP_PHASES)
-    return tuple(chain.from_iterable(rows))
+    return tuple(row for phase in STEP_PHASES for row in _rows(phase, timeline, warmup, num_steps))
 
 
-def _rows(phase: str, charges: Sequence[Charge], num_steps: int, warmup: Sequence[Charge]) -> Iterator[PhaseTime]:
+def _rows(phase: str, timeline: Timeline, warmup: Timeline, num_steps: int) -> Iterator[PhaseTime]:
     """Return a phase's operations by name, their counts and times per step.
 
     The lines are those of the warm-up, which has one step; of an operation the most frequent ones.
     """
     counts, seconds = Counter({PYTHON: 0}), defaultdict[str, float](float)
-    for operation, elapsed, _ in charges:
+    for operation, elapsed, _ in timeline.phases[phase]:
         counts[operation] += operation != PYTHON
         seconds[operation] += elapsed
     lines = defaultdict[str, dict[str, float]](dict)
-    for (operation, line), count in Counter((charge.operation, charge.line) for charge in warmup).most_common():
+    calls = Counter((charge.operation, charge.line) for charge in warmup.phases[phase])
+    for (operation, line), count in calls.most_common():
         if line and len(lines[operation]) < _MOST_LINES:
             lines[operation][line] = count
     for operation, count in sorted(counts.items()):

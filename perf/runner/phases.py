@@ -27,10 +27,7 @@ _BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 
 # The phase of what lies between two parts, by theirs; in a step, and in an optimizer's closure.
 _LOSS = {("forward", "forward"): "forward", ("forward", "backward"): "forward"}
-_BETWEEN = {
-    "other": {("start", "forward"): "data", ("backward", "optimizer"): "clip", **_LOSS},
-    "optimizer": _LOSS,
-}
+_BETWEEN = {"other": {("start", "forward"): "data", ("backward", "optimizer"): "clip", **_LOSS}, "optimizer": _LOSS}
 
 
 class Charge(NamedTuple):
@@ -42,7 +39,7 @@ class Charge(NamedTuple):
 
 
 class Part:
-    """A part whose phase is known when it begins; `gives_way` to parts that hooks find in it."""
+    """A part whose phase is known when it begins; `gives_way` if hooks found it, to what they find in it."""
 
     def __init__(self, phase: str, *, gives_way: bool = False) -> None:
         self.phase, self.gives_way = phase, gives_way
@@ -62,7 +59,7 @@ class Timeline:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.phases: defaultdict[str, list[Charge]] = defaultdict(list)  # what is in a gap is charged when it ends
-        self.parts = [Part("other")]  # those that have begun and not ended, the innermost last
+        self.parts = [Part("other", gives_way=True)]  # those that have begun and not ended, the innermost last
         self._clock = clock
         self._charged_until = clock()
 
@@ -83,7 +80,9 @@ class Timeline:
                 self.end()
 
     def begin(self, part: Part) -> None:
-        """Be in a part until `end`. It may be the innermost one, which then only goes on."""
+        """Be in a part until `end`. The innermost one goes on if it is that part, or does not give way to it."""
+        if part.gives_way and not self.part.gives_way:
+            part = self.part
         if part is not self.part:
             self._leave(part.phase)
         self.parts.append(part)
@@ -125,13 +124,10 @@ def observed(
     timeline = Timeline(now)
     hooks = _Hooks(timeline)
     with ExitStack() as stack:
-        for handle in (
-            register_module_forward_pre_hook(hooks.before_module),
-            register_module_forward_hook(hooks.after_module, always_call=True),
-            register_optimizer_step_pre_hook(hooks.before_update),
-            register_optimizer_step_post_hook(hooks.after_update),
-        ):
-            stack.callback(handle.remove)
+        stack.callback(register_module_forward_pre_hook(hooks.before_module).remove)
+        stack.callback(register_module_forward_hook(hooks.after_module, always_call=True).remove)
+        stack.callback(register_optimizer_step_pre_hook(hooks.before_update).remove)
+        stack.callback(register_optimizer_step_post_hook(hooks.after_update).remove)
         stack.enter_context(phases_heard(hooks.phase))
         stack.enter_context(hooks)
         stack.enter_context(_Operations(timeline, find_line))
@@ -150,8 +146,7 @@ class _Hooks(TorchFunctionMode):
 
     def phase(self, name: str) -> AbstractContextManager[object]:
         if name not in STEP_PHASES:
-            known = ", ".join(STEP_PHASES)
-            raise ValueError(f"phase: found {name!r:.40}, and a phase of a step is needed; name one of {known}")
+            raise ValueError(f"phase: found {name!r:.40}, and one of {', '.join(STEP_PHASES)} is needed")
         return self._timeline.inside(Part(name)) if self._is_main() else nullcontext()
 
     def before_module(self, module: nn.Module, *_: object) -> None:
@@ -166,8 +161,7 @@ class _Hooks(TorchFunctionMode):
 
     def before_update(self, *_: object) -> None:
         if self._is_in_step():
-            part = self._timeline.part
-            self._timeline.begin(Gap("optimizer") if part.gives_way else part)
+            self._timeline.begin(Gap("optimizer"))
 
     def after_update(self, *_: object) -> None:
         if self._is_in_step():
@@ -177,8 +171,7 @@ class _Hooks(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _BACKWARD:
             return func(*args, **kwargs)
-        part = self._timeline.part
-        with self._timeline.inside(Part("backward", gives_way=True) if part.gives_way else part):
+        with self._timeline.inside(Part("backward", gives_way=True)):
             return func(*args, **kwargs)
 
     def _is_main(self) -> bool:
