@@ -83,7 +83,7 @@ def _require_own(name: str, root: Path, candidate_root: Path, origin: Path) -> N
     for module in list(sys.modules.values()):
         file = Path(getattr(module, "__file__", None) or "/")
         foreign = candidate_root in file.parents and root not in file.parents and file != origin
-        if foreign and _is_own(file):
+        if foreign and is_own(file):
             raise UsageError(
                 f"workload {name}: {module.__name__} was imported from {file}, which is the candidate's; this side's "
                 f"commit has none under {root} or {root / 'src'}"
@@ -156,12 +156,12 @@ def near(name: str, known: Collection[str]) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """Return an error of a user's code: what, and the last place in his files."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(Path(frame.filename))]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own(Path(frame.filename))]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return printable(f"{type(error).__name__}: {error}{where}")
 
 
-def _is_own(file: Path) -> bool:
+def is_own(file: Path) -> bool:
     """Return whether a file is none of Python's, of installed packages or of stepmark."""
     libraries = {Path(__file__).parent, Path(sysconfig.get_path("stdlib"))} & {*file.parents}
     return not (libraries or str(file).startswith("<") or {"site-packages", "dist-packages"} & {*file.parts})

@@ -8,11 +8,9 @@ from msgspec import Struct
 
 from perf.judge.stats import FloatArray
 from perf.records.sessions import deviation
-from perf.records.wire import PHASES, STEP_PHASES, PhaseTime
+from perf.records.wire import STEP_PHASES, PhaseTime
 
-STANDARD_ERRORS = 4.0
-"""How many standard errors a significant difference exceeds; high, since about a hundred rows are tested."""
-
+STANDARD_ERRORS = 4.0  # that a significant difference exceeds; high, since about a hundred rows are tested
 SHARE = 0.005  # the smallest difference in time that matters, as a fraction of the baseline's step
 MIN_VISITS = 3  # of each side; fewer do not show how much visits vary
 
@@ -47,14 +45,14 @@ class Contribution(PhaseDifference, frozen=True, kw_only=True):
 
 
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
-    """Return every operation of either side: the significant first, of these the parts of a step, of these the largest.
+    """Return every operation of a step on either side: the significant first, of these the largest.
 
     The sides were visited in turns, at least `MIN_VISITS` times; each visit has rows, which are of
     `perf.runner.attribution.attribute`.
     """
     assert min(len(baseline), len(candidate)) >= MIN_VISITS
     assert all((*baseline, *candidate))
-    step_s = sum(total.baseline_s for total in phase_totals(baseline, candidate) if total.phase in STEP_PHASES)
+    step_s = sum(total.baseline_s for total in phase_totals(baseline, candidate))
     visits = [[{(row.phase, row.operation): row for row in visit} for visit in side] for side in (baseline, candidate)]
     keys = list(dict.fromkeys(key for side in visits for visit in side for key in visit))
     absent = PhaseTime(phase="", operation="", count=0, seconds=0)
@@ -80,10 +78,9 @@ def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) 
             line=_more_often(*(side[index][0].lines for side in rows)),
         )
         for index, (phase, operation) in enumerate(keys)
+        if phase in STEP_PHASES  # sides of other versions time more, which cannot explain the rate of steps
     ]
-    # What is not part of a step cannot explain the rate of steps, however much it differs.
-    contributions.sort(key=lambda row: (not row.is_significant, row.phase not in STEP_PHASES, -abs(row.difference_s)))
-    return contributions
+    return sorted(contributions, key=lambda row: (not row.is_significant, -abs(row.difference_s)))
 
 
 def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[PhaseDifference]:
@@ -94,7 +91,7 @@ def phase_totals(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[
 
     return [
         PhaseDifference(phase=phase, baseline_s=total(baseline, phase), candidate_s=total(candidate, phase))
-        for phase in PHASES
+        for phase in STEP_PHASES
     ]
 
 

@@ -19,8 +19,6 @@ REQUESTS = ("run", "count", "attribute")
 
 # What a step is made of: "forward" has the loss, "optimizer" the update with dropping gradients, "other" the rest.
 STEP_PHASES = ("data", "forward", "backward", "clip", "optimizer", "other")
-# All phases; what is not part of a step is given for one reading of the losses and for one checkpoint.
-PHASES = (*STEP_PHASES, "logging", "checkpoint")
 # The operation that stands for a phase's time outside of all operations: Python, numpy, dispatch, files.
 PYTHON = "(Python)"
 
@@ -107,10 +105,10 @@ class Counted(Answer, frozen=True, kw_only=True):
 class PhaseTime(Struct, frozen=True, kw_only=True):
     """What one operation took in one phase."""
 
-    phase: str  # of a step, such as "forward"; or "logging" or "checkpoint"
+    phase: str  # one of `STEP_PHASES`; sides of other versions may have more
     operation: str  # its name and the type of its first tensor, such as ``aten::mm float32``; or "(Python)"
     count: float  # how often it was dispatched, per step; a whole number if the steps are alike
-    seconds: float  # its time, per step; in "logging" and "checkpoint", per occurrence
+    seconds: float  # its time, per step
     # the source lines that call it, such as ``kernel.py:81: total = a @ b``, and how often, per step
     lines: Mapping[str, float] = {}
 

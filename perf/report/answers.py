@@ -1,15 +1,15 @@
 """What a reader needs first: one sentence that says what happened, and what to do next."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from perf.judge.attribution import Contribution
 from perf.judge.duets import (
-    CHANGED,
     SESSION_BUDGET,
     DuetResult,
+    Work,
     loss_problem,
     not_compared,
     software_differences,
@@ -19,53 +19,47 @@ from perf.judge.stats import Effect
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict
 from perf.records.baselines import Baseline
 from perf.records.sessions import Session
-from perf.records.wire import STEP_PHASES
 from perf.report.sections import Answer, number, percent
 
 Judgements = Mapping[tuple[str, int], Judgement]  # by claim and batch size
 
 NOTHING_TO_DO = "nothing to do"
 PROMOTE = "stepmark promote --reason TEXT"
-SIDE_BY_SIDE = "compare side by side: --perf-duet"
 
 _WORST_FIRST = (Verdict.LOSSES_DIFFER, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.UNCHANGED)
 
 
 def of_duet(result: DuetResult) -> Answer:
     """Return the worst verdict of a duet."""
-
-    def badness(size: int) -> tuple[int, float]:
-        found = result.judgements.get(size)
-        return _WORST_FIRST.index(result.verdict(size)), -abs(found.effect.effect_size) if found else 0.0
-
-    first = min(result.work, key=badness)
-    verdict, judgement = result.verdict(first), result.judgements.get(first)
-    alike = [first, *(size for size in result.work if size != first and result.verdict(size) is verdict)]
-    sizes = _list(sorted(alike, key=list(result.work).index))
-    others = ", ".join(f"{size} {result.verdict(size)}" for size in result.work if size not in alike)
+    verdicts = {size: result.verdict(size) for size in result.work}
+    effects = {size: abs(judgement.effect.effect_size) for size, judgement in result.judgements.items()}
+    first = min(verdicts, key=lambda size: (_WORST_FIRST.index(verdicts[size]), -effects.get(size, 0.0)))
+    verdict, judgement, work = verdicts[first], result.judgements.get(first), differing_work(result.work[first])
+    alike = [size for size in verdicts if verdicts[size] is verdict]
+    more = [size for size in alike if size != first]
+    others = ", ".join(f"{size} {other}" for size, other in verdicts.items() if other is not verdict)
     rest = f" ({others})" if others else ""
     # A duet of the command line leaves no result to promote.
     promote = PROMOTE if result.budget_option == SESSION_BUDGET else f"measure it with pytest, then {PROMOTE}"
     next_step = _if_meant(result.show_change, promote)
     if verdict is Verdict.LOSSES_DIFFER:
-        sentence = f"not the same training at {sizes}: {loss_problem(result.work[first])}{rest}"
+        sentence = f"not the same training at {_list(alike)}: {loss_problem(result.work[first])}{rest}"
     elif judgement is None or (verdict is Verdict.INCONCLUSIVE and result.problem):
-        sentence = f"cannot tell at {sizes}: {result.problem or 'nothing was measured'}{rest}"
+        sentence = f"cannot tell at {_list(alike)}: {result.problem or 'nothing was measured'}{rest}"
         next_step = "run it again"
     elif verdict is Verdict.INCONCLUSIVE:
-        too = f"; {_list(alike[1:])} {'are' if alike[2:] else 'is'} undecided, too" if alike[1:] else ""
-        sentence = f"{_unsure(judgement.effect, str(first))}{too}{rest}{_work(result, first)}"
+        sentence = f"{_unsure(judgement.effect, [first, *more])}{rest}{work and f'; {work}'}"
         needed_s = max(result.judgements[size].needed_s for size in alike if size in result.judgements)
         next_step = f"give it more time: {result.budget_option.format(needed_s)}" if needed_s else "run it again"
     elif verdict is Verdict.UNCHANGED:
         found = sorted(result.judgements[size].effect.effect_size for size in alike)
         measured = " to ".join(dict.fromkeys(percent(change, "+") for change in (found[0], found[-1])))
-        no_change = f"no change of {percent(result.threshold)} or more at {sizes} (measured {measured})"
-        sentence = f"{no_change}{_work(result, first)}"
+        no_change = f"no change of {percent(result.threshold)} or more at {_list(alike)} (measured {measured})"
+        sentence = f"{no_change}{work and f'; {work}'}"
         next_step = NOTHING_TO_DO
     else:
         changes = [f"{_change(judgement.effect)} at {first}"]
-        changes += [f"{_direction(result.judgements[size].effect.effect_size)} at {size}" for size in alike[1:]]
+        changes += [f"{_direction(result.judgements[size].effect.effect_size)} at {size}" for size in more]
         sentence = f"{', '.join(changes)}{rest}: {_because(result, first)}"
         if verdict is Verdict.IMPROVED:
             next_step = f"{NOTHING_TO_DO}; to keep it, {promote}"
@@ -112,31 +106,21 @@ def _of_rates(rates: Mapping[int, Judgement], judgements: Judgements) -> Answer:
             if effect is None:
                 sentence = f"rate at {_list(found)}: {reason}"
             elif notable is Verdict.INCONCLUSIVE:
-                sentence = _unsure(effect, _list(found[:1])) + (f" (and at {_list(found[1:])})" if found[1:] else "")
+                sentence = _unsure(effect, found)
             else:
                 sentence = f"{_change(effect)} at {_list(found)}: {reason}"
             return Answer(verdict=notable, sentence=sentence, next_step=_advised(judgement))
     unknown = [claim for claim in CLAIMS if any(j.holds is None for (c, _), j in judgements.items() if c == claim)]
     rest = f"; unknown: {', '.join(unknown)}" if unknown else ""
     all_well = f"no claim fails at {_list(rates)}" if rates else "no rate was judged, and no claim fails"
-    verdict = "UNCHANGED" if rates else "MEASURED"
-    return Answer(verdict=verdict, sentence=f"{all_well}{rest}", next_step=NOTHING_TO_DO)
+    return Answer(verdict="UNCHANGED" if rates else "MEASURED", sentence=f"{all_well}{rest}", next_step=NOTHING_TO_DO)
 
 
-def _explaining_row(result: DuetResult, size: int) -> Contribution | None:
-    """Return the operation that explains most of a changed rate: it and its phase differ in its direction."""
-    if result.verdict(size) not in CHANGED:
-        return None
-    sign = -np.sign(result.judgements[size].effect.effect_size)
-    phases = {total.phase for total in result.phases.get(size, []) if np.sign(total.difference_s) == sign}
-    rows = [row for row in result.contributions.get(size, []) if row.phase in phases & {*STEP_PHASES}]
-    return next((row for row in rows if row.is_significant and np.sign(row.difference_s) == sign), None)
-
-
-def _work(result: DuetResult, size: int) -> str:
-    """Return that the work of a step differs, although its time decides nothing or did not change."""
-    work = work_differences(result.work[size])
-    return f"; work differs: {', '.join(work[:3])} per step" if work else ""
+def differing_work(work: Work, most: int = 3) -> str:
+    """Return what differs in a step, at most so many differences by name; "" if nothing does."""
+    found = work_differences(work)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f"work differs: {', '.join(found[:most])}{more} per step" if found else ""
 
 
 def _advised(judgement: Judgement) -> str:
@@ -144,7 +128,8 @@ def _advised(judgement: Judgement) -> str:
     if "stepmark promote" in judgement.reason or judgement.verdict is Verdict.IMPROVED:
         return PROMOTE
     last = judgement.reason.rpartition("; ")[2]
-    return last if last == SIDE_BY_SIDE or last.startswith("measure") else f"commit, measure again, then {PROMOTE}"
+    is_advice = last.startswith("measure") or last.endswith("--perf-duet")
+    return last if is_advice else f"commit, measure again, then {PROMOTE}"
 
 
 def _because(result: DuetResult, size: int) -> str:
@@ -157,13 +142,21 @@ def _because(result: DuetResult, size: int) -> str:
         took = f"{row.operation} takes {number(1e3 * row.difference_s, '+.2f')} ms per step"
         where = f" ({row.line.partition(': ')[0]})" if row.line else ""
         return f"{at}{more if change else took} in {row.phase}{where}"
-    if work := work_differences(result.work[size]):
-        return f"work differs: {', '.join(work[:3])} per step"
+    if work := differing_work(result.work[size]):
+        return work
     if software := software_differences(result.work[size]):
         return f"software differs: {', '.join(software[:3])}"
     if missing := not_compared(result.work[size]):
         return f"no difference in what was compared; not compared: {', '.join(missing[:3])}"
     return "same work, same software"
+
+
+def _explaining_row(result: DuetResult, size: int) -> Contribution | None:
+    """Return the operation that explains most of a changed rate: it and its phase differ in its direction."""
+    sign = -np.sign(result.judgements[size].effect.effect_size)
+    phases = {total.phase for total in result.phases.get(size, []) if np.sign(total.difference_s) == sign}
+    rows = [row for row in result.contributions.get(size, []) if row.phase in phases and row.is_significant]
+    return next((row for row in rows if np.sign(row.difference_s) == sign), None)
 
 
 def _if_meant(show_change: str, promote: str = PROMOTE) -> str:
@@ -181,15 +174,15 @@ def _direction(fraction: float) -> str:
     return f"{percent(abs(fraction))} {'slower' if fraction < 0 else 'faster'}"
 
 
-def _unsure(effect: Effect, where: str) -> str:
-    """Return in words what is known of a change that is not decided."""
+def _unsure(effect: Effect, sizes: Sequence[int]) -> str:
+    """Return in words what is known of a change that is not decided, at the first of some batch sizes."""
+    also = f"; undecided, too: {_list(sizes[1:])}" if sizes[1:] else ""
     if effect.low * effect.high > 0:
-        return f"perhaps {_change(effect)} at {where}, and not certain yet"
-    return f"cannot tell at {where}: {_between(effect)}"
+        return f"perhaps {_change(effect)} at {sizes[0]}, and not certain yet{also}"
+    return f"cannot tell at {sizes[0]}: {_between(effect)}{also}"
 
 
 def _between(effect: Effect) -> str:
-    """Return the interval of a change in words."""
     if not math.isfinite(effect.low + effect.high):
         return "too little was measured to say anything"
     return f"between {_direction(effect.low)} and {_direction(effect.high)}"

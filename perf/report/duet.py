@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from perf.judge.attribution import PhaseDifference
-from perf.judge.duets import DuetResult, loss_problem, not_compared, software_differences, work_differences
+from perf.judge.duets import DuetResult, loss_problem, not_compared, software_differences
 from perf.judge.verdicts import Verdict
 from perf.printable import wrapped
-from perf.records.wire import STEP_PHASES
-from perf.report.answers import of_duet
+from perf.report.answers import differing_work, of_duet
 from perf.report.plots import effects_plot, pairs_plot, phases_plot
 from perf.report.sections import (
     DETECTABLE,
@@ -38,11 +37,9 @@ def duet_heading(
 
 def duet_report(result: DuetResult, *, title: str, about: str, command: str) -> Report:
     """Return what is to be said of a duet; `title` is the workload, `about` when and where it was made."""
-    warnings: dict[int, list[str]] = {}
-    for size, work in result.work.items():
-        differing, judgement = work_differences(work), result.judgements.get(size)
-        warnings[size] = [f"work differs: {', '.join(differing[:3])} per step"] if differing else []
-        if judgement and result.verdict(size) is Verdict.INCONCLUSIVE:
+    warnings = {size: [text] if (text := differing_work(work)) else [] for size, work in result.work.items()}
+    for size, judgement in result.judgements.items():
+        if result.verdict(size) is Verdict.INCONCLUSIVE:
             warnings[size].append(f"INCONCLUSIVE: {judgement.advice(result.budget_option)}")
     answer = of_duet(result)
     return Report(
@@ -95,15 +92,11 @@ def _work_notes(result: DuetResult) -> list[str]:
     notes = [f"software: {', '.join(software_differences(first)) or unchanged}"]
     found: dict[int, list[str]] = {}
     for size, work in result.work.items():
-        texts = found.setdefault(size, [])
-        if differing := work_differences(work):
-            more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""
-            texts.append(f"work differs: {', '.join(differing[:8])}{more} per step")
+        found[size] = [text] if (text := differing_work(work, most=8)) else []
         if problem := loss_problem(work):
-            timed = "" if size in result.judgements else "; not timed"
-            texts.append(f"losses differ: {problem}{timed}")
+            found[size].append(f"losses differ: {problem}{'' if size in result.judgements else '; not timed'}")
         if missing := not_compared(work):
-            texts.append(f"not compared, because a side lacks it: {', '.join(missing)}")
+            found[size].append(f"not compared, because a side lacks it: {', '.join(missing)}")
     return notes + (by_text(found) or ["work: the same operations, and the same losses up to rounding"])
 
 
@@ -113,10 +106,8 @@ def _attribution_section(result: DuetResult, size: int) -> Section:
     named = significant[:CONTRIBUTIONS]
     rows = []
     for phase in result.phases[size]:
-        own = [row for row in named if row.phase == phase.phase]
-        if own or phase.phase in STEP_PHASES:
-            rows.append((phase.phase, "(all)", NONE, *_ms(phase)))
-        for row in own:
+        rows.append((phase.phase, "(all)", NONE, *_ms(phase)))
+        for row in [row for row in named if row.phase == phase.phase]:
             counts = dict.fromkeys((row.baseline_count, row.candidate_count))
             rows.append(("", row.operation, " -> ".join(number(count, "g") for count in counts), *_ms(row)))
     rest = f"({len(significant) - len(named) or 'no'} other operations differ significantly)"

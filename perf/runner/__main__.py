@@ -8,31 +8,30 @@ Requests are JSON lines, and a run's commands are numbers of steps; answers are 
 import argparse
 import gc
 import os
+import platform
 import random
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import msgspec
 import torch
 import torch._dynamo  # making an optimizer imports it, which takes two seconds: once, before the forks
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from perf.errors import PerfError, UsageError
 from perf.finding import find, in_one_line
 from perf.records import wire
 from perf.records.wire import REQUESTS, Answer, Attributed, CaseSpec, Counted, Failed, Request
 from perf.runner.attribution import attribute
-from perf.runner.counters import count_step, python_and_numpy
+from perf.runner.counters import count_step
 from perf.runner.machine import fingerprint
 from perf.runner.slices import Slices
 from perf.seam import Case, Workload
-from perf.train.devices import World, keep_freed_memory, resolve_device, resolve_precision, synchronize
+from perf.train.devices import World, keep_freed_memory, resolve_device, resolve_precision
 from perf.train.stepping import Stepping
-
-ATTRIBUTED_STEPS = 2
 
 Say = Callable[[Answer], None]
 
@@ -70,22 +69,18 @@ def main() -> None:
 
 def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
     """Do one request in this fresh process, and end it."""
-    code = 0
     try:
         gc.freeze()  # a collection must not walk what was imported
         request = msgspec.json.decode(line, type=Request)
         torch.set_num_threads(request.num_threads or num_threads)
         _kept = shuffled_memory(random.Random(request.layout))  # kept until this process ends, which is in here
-        try:
-            case = _case(workload, request.case)
-        except ValueError as error:
-            raise UsageError(error) from None
+        case = _case(workload, request.case)
         if request.do == "run":
             _run(workload, case, request.warmup_steps, requests, say)
         elif request.do == "count":
             say(_count(workload, case))
         elif request.do == "attribute":
-            say(_attribute(workload, case))
+            say(Attributed(rows=attribute(workload(case), device=torch.device(case.device))))
         else:
             raise UsageError(f"was asked to {request.do}, and can {', '.join(REQUESTS)}")
     except (PerfError, UsageError) as error:
@@ -93,9 +88,8 @@ def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO
     except BaseException as error:
         sys.excepthook(*sys.exc_info())
         say(Failed(reason=in_one_line(error)))
-        code = 1
     sys.stderr.flush()
-    os._exit(code)  # nothing of the parent's is to be closed or flushed twice
+    os._exit(0)  # nothing of the parent's is to be closed or flushed twice
 
 
 def shuffled_memory(rng: random.Random) -> list[bytearray]:
@@ -110,13 +104,12 @@ def shuffled_memory(rng: random.Random) -> list[bytearray]:
 def _case(workload: Workload, spec: CaseSpec) -> Case:
     """Return the case that a request asks for; what it leaves open is the workload's, then the machine's.
 
-    Raises:
-        ValueError: the device is not there, or the micro-batch size does not divide the batch.
+    Raises UsageError: the micro-batch size does not divide the batch. ValueError: the device is not there.
     """
     size, device = spec.global_batch_size, resolve_device(spec.device)
     micro_batch_size = spec.micro_batch_size or workload.micro_batch_size_of(size)
     if size % micro_batch_size:
-        raise ValueError(f"micro-batch size {micro_batch_size} does not divide global batch size {size}")
+        raise UsageError(f"micro-batch size {micro_batch_size} does not divide global batch size {size}")
     return Case(
         global_batch_size=size,
         micro_batch_size=micro_batch_size,
@@ -128,50 +121,29 @@ def _case(workload: Workload, spec: CaseSpec) -> Case:
 
 def _run(workload: Workload, case: Case, warmup_steps: int, requests: BinaryIO, say: Say) -> None:
     """Build a step and warm it up, then make as many steps as each line says, until the line 0."""
-    device = torch.device(case.device)
     stepping = Stepping(workload(case), world=World())
-    warmup = [time.perf_counter()]
-    for _ in range(warmup_steps):
-        stepping.step()
-        synchronize(device)
-        warmup.append(time.perf_counter())
-    stepping.read()
-    say(
-        wire.Waiting(
-            pid=os.getpid(),
-            micro_batch_size=case.micro_batch_size,
-            step_s=max(warmup[-1] - warmup[-2], 1e-6) if warmup_steps else None,
-            losses=tuple(stepping.losses),
-            scalars={name: tuple(values) for name, values in stepping.scalars.items()},
-        )
-    )
-    slices = Slices(stepping, device, case.global_batch_size)
+    new_slices = partial(Slices, stepping, torch.device(case.device), case.global_batch_size)
+    waiting = wire.Waiting(pid=os.getpid(), micro_batch_size=case.micro_batch_size)
+    if warmup_steps:
+        made = new_slices().make(warmup_steps)
+        waiting = replace(waiting, step_s=made.marks[-1] - made.marks[-2], losses=made.losses, scalars=made.scalars)
+    say(waiting)
+    slices = new_slices()  # the warm-up is not in its rates
     while num_steps := int(requests.readline() or 0):
         say(slices.make(num_steps))
 
 
 def _count(workload: Workload, case: Case) -> Counted:
     device = torch.device(case.device)
+    counters, here = asdict(count_step(workload(case), device)), fingerprint()
     facts = {"device": device.type, "precision": case.precision, "micro_batch_size": case.micro_batch_size}
     return Counted(
-        counters=asdict(count_step(workload(case), device)),
+        counters=counters,
         facts={**facts, **{f"workload.{name}": value for name, value in workload.about.items()}},
-        python=python_and_numpy(),
-        fingerprint=fingerprint(),
+        # numpy draws the data, in Python functions
+        python=f"{'.'.join(platform.python_version_tuple()[:2])} with numpy {here.software['numpy']}",
+        fingerprint=here,
     )
-
-
-def _attribute(workload: Workload, case: Case) -> Attributed:
-    step = workload(case)
-    stepping = Stepping(step, world=World())
-    rows = attribute(
-        stepping.step,
-        device=torch.device(case.device),
-        num_steps=ATTRIBUTED_STEPS,
-        read=stepping.read,
-        save=getattr(step, "save", None),
-    )
-    return Attributed(rows=tuple(rows))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What one training step does, counted exactly: the same in every process and on every machine with the same torch."""
 
 import gc
-import platform
 import sys
 import warnings
 from collections import Counter
@@ -9,10 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from inspect import unwrap
 from itertools import accumulate
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.profiler import ProfilerActivity, profile
@@ -40,16 +37,12 @@ def count_step(step: Callable[[], object], device: torch.device) -> StepCounters
     not depend on the compiler, its version and what it fuses, and no dispatch reaches the kernels that it makes.
     `parameters` are the distinct trainable ones of all optimizers that it steps: none without an optimizer of torch's.
     """
-    operations, optimizers, python_calls = _Operations(), list[Optimizer](), 0
+    operations, optimizers, events = _Operations(), list[Optimizer](), list[str]()
     is_kept = False
 
     def on_update(optimizer: Optimizer, *_: object) -> None:
         if is_kept:  # in one step only: a kept optimizer is memory in use
             optimizers.append(optimizer)
-
-    def on_event(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal python_calls
-        python_calls += event == "call"
 
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
@@ -67,7 +60,7 @@ def count_step(step: Callable[[], object], device: torch.device) -> StepCounters
             activities.append(ProfilerActivity.CUDA)
             torch.cuda.reset_peak_memory_stats(device)
         with profile(activities=activities, profile_memory=True, acc_events=True) as profiler:
-            sys.setprofile(on_event)
+            sys.setprofile(lambda frame, event, argument: events.append(event))
             try:
                 step()
             finally:
@@ -84,7 +77,7 @@ def count_step(step: Callable[[], object], device: torch.device) -> StepCounters
         host_syncs=operations.host_syncs,
         parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         optimizer_updates=len(optimizers),
-        python_calls=python_calls,
+        python_calls=events.count("call"),
     )
 
 
@@ -94,7 +87,6 @@ def as_written() -> Iterator[None]:
 
     A collection would free, and call, at a moment of its own; whatever happens to start it would pay for all others.
     """
-    was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
@@ -103,8 +95,7 @@ def as_written() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
             yield
     finally:
-        if was_enabled:
-            gc.enable()
+        gc.enable()
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
@@ -124,8 +115,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
 
 def _copies_to_host(args: Any, result: Any) -> bool:
-    tensors = [value for value in args if isinstance(value, torch.Tensor)]
-    on_gpu = any(tensor.device.type != "cpu" for tensor in tensors)
+    on_gpu = any(isinstance(value, torch.Tensor) and value.device.type != "cpu" for value in args)
     return on_gpu and isinstance(result, torch.Tensor) and result.device.type == "cpu"
 
 
@@ -136,8 +126,3 @@ def _memory(profiler: profile) -> tuple[int, int]:
     events = [event for event in results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return sum(change for change in changes if change > 0), max(accumulate(changes, initial=0))
-
-
-def python_and_numpy() -> str:
-    """Return the versions that `StepCounters.python_calls` belongs to: numpy draws the data, in Python functions."""
-    return f"{'.'.join(platform.python_version_tuple()[:2])} with numpy {np.__version__}"

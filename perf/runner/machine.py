@@ -56,9 +56,8 @@ def _cpu_model() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = facts.get("model name") or platform.machine()
     numbers = [f"{key.split()[-1]} {facts[key]}" for key in ("cpu family", "model") if key in facts]
-    return " ".join([name, *numbers])
+    return " ".join([facts.get("model name") or platform.machine(), *numbers])
 
 
 def _usable_cores() -> int:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +23,11 @@ from perf.records.wire import PYTHON, STEP_PHASES
 from perf.seam import phases_heard
 from perf.train.devices import synchronize
 
-_PASSES = ("forward", "backward")
 _BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+
+# The phase of what lies between two parts, by theirs; in a step, and in an optimizer's closure.
+_LOSS = {("forward", "forward"): "forward", ("forward", "backward"): "forward"}
+_BETWEEN = {"other": {("start", "forward"): "data", ("backward", "optimizer"): "clip", **_LOSS}, "optimizer": _LOSS}
 
 
 class Charge(NamedTuple):
@@ -36,7 +39,7 @@ class Charge(NamedTuple):
 
 
 class Part:
-    """A part whose phase is known when it begins; `gives_way` to parts that hooks find in it."""
+    """A part whose phase is known when it begins; `gives_way` if hooks found it, to what they find in it."""
 
     def __init__(self, phase: str, *, gives_way: bool = False) -> None:
         self.phase, self.gives_way = phase, gives_way
@@ -48,19 +51,7 @@ class Gap(Part):
     def __init__(self, phase: str) -> None:
         super().__init__(phase, gives_way=True)
         self.follows = "start"  # the phase of the last part
-        self.is_recorded = False  # whether an operation was recorded for a backward pass
-        self.charges: tuple[list[Charge], list[Charge]] = [], []  # before that operation, and from there on
-
-    def phases_before(self, phase: str) -> tuple[str, str]:
-        """Return the phases of `charges` if the next part is in `phase`, or is the "end"."""
-        told = self.phase
-        if phase in _PASSES and self.follows == "forward":
-            told = "forward"  # the loss
-        elif self.phase == "other" and self.follows == "start":
-            told = "data" if phase == "forward" or (phase == "backward" and self.is_recorded) else told
-        elif self.phase == "other" and self.follows == "backward" and phase == "optimizer":
-            told = "clip"
-        return told, "forward" if phase in _PASSES else told
+        self.charges: list[Charge] = []
 
 
 class Timeline:
@@ -68,46 +59,44 @@ class Timeline:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.phases: defaultdict[str, list[Charge]] = defaultdict(list)  # what is in a gap is charged when it ends
+        self.parts = [Part("other", gives_way=True)]  # those that have begun and not ended, the innermost last
         self._clock = clock
-        self._parts = [Part("other")]
         self._charged_until = clock()
 
     @property
     def part(self) -> Part:
         """The innermost part."""
-        return self._parts[-1]
-
-    def is_in(self, phase: str) -> bool:
-        """Return whether a part in `phase` has begun and not ended."""
-        return any(part.phase == phase for part in self._parts)
+        return self.parts[-1]
 
     @contextmanager
     def inside(self, part: Part) -> Iterator[None]:
         """Be in a part, and then in the surrounding one again, whatever began in it and did not end."""
-        depth = len(self._parts)
+        depth = len(self.parts)
         self.begin(part)
         try:
             yield
         finally:
-            while len(self._parts) > depth:
+            while len(self.parts) > depth:
                 self.end()
 
     def begin(self, part: Part) -> None:
-        """Be in a part until `end`. It may be the innermost one, which then only goes on."""
+        """Be in a part until `end`. The innermost one goes on if it is that part, or does not give way to it."""
+        if part.gives_way and not self.part.gives_way:
+            part = self.part
         if part is not self.part:
             self._leave(part.phase)
-        self._parts.append(part)
+        self.parts.append(part)
 
     def end(self) -> None:
         """Be in the surrounding part again."""
-        if self._parts[-1] is not self._parts[-2]:
+        if self.parts[-1] is not self.parts[-2]:
             self._leave("end")
-        self._parts.pop()
+        self.parts.pop()
 
     def charge(self, operation: str = PYTHON, line: str = "") -> None:
         """Charge what passed since the last time to the operation that has ended."""
         now, part = self._clock(), self.part
-        charges = part.charges[part.is_recorded] if isinstance(part, Gap) else self.phases[part.phase]
+        charges = part.charges if isinstance(part, Gap) else self.phases[part.phase]
         charges.append(Charge(operation, now - self._charged_until, line))
         self._charged_until = now
 
@@ -116,9 +105,8 @@ class Timeline:
         self.charge()
         gap = self.part
         if isinstance(gap, Gap) and phase != "other":
-            for told, charges in zip(gap.phases_before(phase), gap.charges, strict=True):
-                self.phases[told] += charges
-            gap.follows, gap.is_recorded, gap.charges = phase, False, ([], [])
+            self.phases[_BETWEEN[gap.phase].get((gap.follows, phase), gap.phase)] += gap.charges
+            gap.follows, gap.charges = phase, []
 
 
 @contextmanager
@@ -136,13 +124,10 @@ def observed(
     timeline = Timeline(now)
     hooks = _Hooks(timeline)
     with ExitStack() as stack:
-        for handle in (
-            register_module_forward_pre_hook(hooks.before_module),
-            register_module_forward_hook(hooks.after_module, always_call=True),
-            register_optimizer_step_pre_hook(hooks.before_update),
-            register_optimizer_step_post_hook(hooks.after_update),
-        ):
-            stack.callback(handle.remove)
+        stack.callback(register_module_forward_pre_hook(hooks.before_module).remove)
+        stack.callback(register_module_forward_hook(hooks.after_module, always_call=True).remove)
+        stack.callback(register_optimizer_step_pre_hook(hooks.before_update).remove)
+        stack.callback(register_optimizer_step_post_hook(hooks.after_update).remove)
         stack.enter_context(phases_heard(hooks.phase))
         stack.enter_context(hooks)
         stack.enter_context(_Operations(timeline, find_line))
@@ -152,21 +137,17 @@ def observed(
 class _Hooks(TorchFunctionMode):
     """What torch, or the step itself, calls where parts begin and end; of functions, that is a backward pass.
 
-    Hooks are called from all threads. What other threads do is not the step's, but for an update in a backward pass:
-    on a GPU, that is in a thread of autograd, and the step's thread waits.
+    Hooks are called from all threads, and what other threads do is not the step's.
     """
 
     def __init__(self, timeline: Timeline) -> None:
         super().__init__()
         self._timeline, self._thread = timeline, threading.get_ident()
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> AbstractContextManager[object]:
         if name not in STEP_PHASES:
-            known = ", ".join(STEP_PHASES)
-            raise ValueError(f"phase: found {name!r:.40}, and a phase of a step is needed; name one of {known}")
-        with self._timeline.inside(Part(name)) if self._is_main() else nullcontext():
-            yield
+            raise ValueError(f"phase: found {name!r:.40}, and one of {', '.join(STEP_PHASES)} is needed")
+        return self._timeline.inside(Part(name)) if self._is_main() else nullcontext()
 
     def before_module(self, module: nn.Module, *_: object) -> None:
         if self._is_main():
@@ -179,24 +160,26 @@ class _Hooks(TorchFunctionMode):
             self._timeline.end()
 
     def before_update(self, *_: object) -> None:
-        if self._is_main() or self._timeline.is_in("backward"):
-            part = self._timeline.part
-            self._timeline.begin(Gap("optimizer") if part.gives_way else part)
+        if self._is_in_step():
+            self._timeline.begin(Gap("optimizer"))
 
     def after_update(self, *_: object) -> None:
-        if self._is_main() or self._timeline.is_in("backward"):
+        if self._is_in_step():
             self._timeline.end()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func not in _BACKWARD:
             return func(*args, **kwargs)
-        part = self._timeline.part
-        with self._timeline.inside(Part("backward", gives_way=True) if part.gives_way else part):
+        with self._timeline.inside(Part("backward", gives_way=True)):
             return func(*args, **kwargs)
 
     def _is_main(self) -> bool:
         return threading.get_ident() == self._thread
+
+    def _is_in_step(self) -> bool:
+        # On a GPU, an update in a backward pass is in a thread of autograd, and the step's thread waits.
+        return self._is_main() or any(part.phase == "backward" for part in self._timeline.parts)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
@@ -208,31 +191,21 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        values = (*args, *kwargs.values())
-        part, operation = self._timeline.part, _name(func, _first_dtype(values))
-        # Whether autograd looks at an operation; detaching is how to tell it not to.
-        is_seen = torch.is_grad_enabled() and func is not torch.ops.aten.detach.default
-        records = isinstance(part, Gap) and is_seen and any(tensor.requires_grad for tensor in _tensors(values))
+        operation = _name(func, _first_dtype((*args, *kwargs.values())))
         self._timeline.charge()
         result = func(*args, **kwargs)
-        if records and isinstance(part, Gap):
-            dtype = _first_dtype((result,))
-            part.is_recorded |= dtype is not None and (dtype.is_floating_point or dtype.is_complex)
         self._timeline.charge(operation, self._find_line())
         return result
 
 
 def _first_dtype(values: Iterable[Any]) -> torch.dtype | None:
-    return next((tensor.dtype for tensor in _tensors(values)), None)
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Return the tensors of an operation, also within lists."""
+    """Return the type of an operation's first tensor, also within lists."""
     for value in values:
         if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+            return value.dtype
+        if isinstance(value, list | tuple) and (dtype := _first_dtype(value)):
+            return dtype
+    return None
 
 
 @functools.cache

@@ -36,10 +36,9 @@ class Slices:
                 marks.append(self._now())
         stepping.step()
         stepping.read()
-        self._rates = self._rates.at(self._mark(self._spent_s + self._now() - marks[0]))
-        rate, global_rate = self._rates.rate, self._rates.global_rate
-        loss = stepping.losses[-1]
-        line = str(LogLine(global_step=stepping.global_step, loss=loss, rate=rate, global_rate=global_rate))
+        self._rates = rates = self._rates.at(self._mark(self._spent_s + self._now() - marks[0]))
+        step, loss = stepping.global_step, stepping.losses[-1]
+        line = str(LogLine(global_step=step, loss=loss, rate=rates.rate, global_rate=rates.global_rate))
         ended_s = self._now()
         self._spent_s += ended_s - marks[0]
         return Stepped(

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,10 +66,6 @@ class Trainer:
         return loss
 
     __call__ = step  # a step of the seam
-
-    def save(self, directory: Path) -> None:
-        """Write a checkpoint in a temporary directory, for the attribution of a step's time."""
-        self.save_in(CheckpointStore(directory, keep_last=1), identity={}, environment={})
 
     def save_in(self, store: CheckpointStore, **recorded: dict[str, Any]) -> None:
         """Write a checkpoint of this moment; `recorded` are the other fields of its `Facts`.

@@ -24,7 +24,7 @@ from perf.logs.parsing import parse_log, read_lines
 from perf.logs.runlog import LoggedRun
 from perf.printable import WIDTH, wrapped
 from perf.records.sessions import Pair, Session
-from perf.records.wire import PHASES
+from perf.records.wire import STEP_PHASES
 from perf.report.answers import of_duet, of_session
 from perf.report.bench import verdict_section
 from perf.report.duet import duet_sections, duet_text
@@ -82,7 +82,7 @@ def test_a_duets_tables_fit_a_terminal(effect: float, noise: float, seconds: flo
         )
         for times in (1, 5)
     ]
-    phases = [PhaseDifference(phase=phase, baseline_s=seconds, candidate_s=2 * seconds) for phase in PHASES]
+    phases = [PhaseDifference(phase=phase, baseline_s=seconds, candidate_s=2 * seconds) for phase in STEP_PHASES]
     found = msgspec.structs.replace(
         SLOWER, pairs=pairs, judgements=decisions.judgements, phases={1024: phases}, contributions={1024: rows}
     )
@@ -202,10 +202,10 @@ def test_rates_of_a_session_have_the_ratio_that_its_change_says() -> None:
         assert judgement.effect.effect_size == pytest.approx(ratio - 1)
 
 
-def contribution(operation: str, difference_s: float, phase: str = "forward") -> Contribution:
+def contribution(operation: str, difference_s: float) -> Contribution:
     """Return a significant row."""
     return msgspec.structs.replace(
-        EXTRA_PRODUCTS, phase=phase, operation=operation, baseline_s=0.01, candidate_s=0.01 + difference_s
+        EXTRA_PRODUCTS, operation=operation, baseline_s=0.01, candidate_s=0.01 + difference_s
     )
 
 
@@ -216,17 +216,13 @@ def contribution(operation: str, difference_s: float, phase: str = "forward") ->
         ([contribution("a", 0.005)], -0.0004, None),  # the phase is faster
         ([contribution("a", -0.005)], -0.004, None),  # faster, and the rate is slower
         ([contribution("a", -0.006), contribution("b", 0.005)], 0.004, "5 more b per step in forward (kernel.py:81)"),
-        ([contribution("a", 0.005, "checkpoint")], 0.004, None),  # no part of a step
     ],
 )
 def test_the_headline_does_not_contradict_the_phases(
     rows: list[Contribution], forward_s: float, named: str | None
 ) -> None:
     """An operation is named as a part of a slowdown only if it and its phase are slower, too."""
-    phases = [
-        PhaseDifference(phase=phase, baseline_s=0.04, candidate_s=0.04 + forward_s)
-        for phase in ("forward", "checkpoint")
-    ]
+    phases = [PhaseDifference(phase="forward", baseline_s=0.04, candidate_s=0.04 + forward_s)]
     found = msgspec.structs.replace(duet({1024: -0.1}), phases={1024: phases}, contributions={1024: rows})
     assert of_duet(found).line.endswith(f": {named or 'same work, same software'}")
 

@@ -6,10 +6,9 @@ import gc
 import importlib.util
 import json
 import os
-import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,15 @@ from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 from torch.utils.data import DataLoader, Dataset
 
-from perf.records.wire import PHASES, PYTHON, STEP_PHASES, Attributed, PhaseTime
+from perf.records.wire import PYTHON, STEP_PHASES, Attributed, PhaseTime
 from perf.runner import phases
-from perf.runner.__main__ import _attribute
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step
 from perf.seam import Case
 from perf.train import kernel
 from perf.train import trainer as trainer_module
-from perf.train.checkpoints import CheckpointStore, Facts
 from perf.train.data import SyntheticLanguage
-from perf.train.devices import World
-from perf.train.stepping import Stepping
 from perf.train.trainer import Trainer
-from perf.train.workloads import bert_workload
 from tests.runner.test_counters import make_compiled, needs_compiler
 from tests.workloads import SMALL
 
@@ -69,7 +63,7 @@ def make_trainer() -> Trainer:
     return Trainer(SMALL, Case(global_batch_size=16, micro_batch_size=8), SyntheticLanguage(SMALL, seed=0))
 
 
-def seconds_of(rows: list[PhaseTime]) -> dict[str, float]:
+def seconds_of(rows: Sequence[PhaseTime]) -> dict[str, float]:
     """Return the seconds of each phase in which time passed."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for row in rows:
@@ -77,9 +71,9 @@ def seconds_of(rows: list[PhaseTime]) -> dict[str, float]:
     return {phase: value for phase, value in seconds.items() if value}
 
 
-def attributed(step: Step, clock: Clock, **options: Any) -> dict[str, float]:
+def attributed(step: Step, clock: Clock) -> dict[str, float]:
     """Return where the ticks of two steps of a kind went, per step."""
-    return seconds_of(attribute(step, device=CPU, num_steps=2, clock=clock, **options))
+    return seconds_of(attribute(step, device=CPU, clock=clock))
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -249,23 +243,14 @@ STEPS: dict[str, tuple[Callable[[Clock], Step], dict[str, float]]] = {
         cnn_step,
         {"data": 4, "forward": 60, "backward": 100, "clip": 1_000, "optimizer": 10_000, "other": 100_000},
     ),
-    "functional": (functional_step, {"data": 1, "forward": 10, "backward": 100, "other": 1_000}),
-    "accumulating": (accumulating_step, {"data": 1, "forward": 20, "backward": 200, "clip": 1_000, "other": 1}),
+    "functional": (functional_step, {"backward": 100, "other": 1_011}),
+    "accumulating": (accumulating_step, {"backward": 200, "clip": 1_000, "other": 22}),
     "adversarial": (
         adversarial_step,
         {"data": 1, "forward": 10, "backward": 300, "clip": 3_000, "optimizer": 20_000, "other": 300_000},
     ),
     "closure": (closure_step, {"data": 1, "forward": 20, "backward": 200, "optimizer": 20_000, "other": 100_000}),
 }
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where temporary directories are made."""
-    directory = tmp_path / "temporary"
-    directory.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(directory))
-    return directory
 
 
 @pytest.mark.parametrize("kind", STEPS)
@@ -298,16 +283,7 @@ def test_time_of_the_trainer_belongs_to_its_phase(monkeypatch: pytest.MonkeyPatc
     slow_down(nn.utils, "clip_grad_norm_", 32.0)
     slow_update(trainer.optimizer, clock, 64.0)
     slow_down(trainer.optimizer, "zero_grad", 128.0)
-    stepping = Stepping(trainer.step, world=World())
-    slow_down(stepping, "read", 256.0)
-    directories = []
-
-    def save(directory: Path) -> None:
-        assert directory.is_dir()
-        directories.append(directory)
-        clock.tick(512.0)
-
-    rows = attribute(stepping.step, device=CPU, num_steps=2, read=lambda: stepping.read(), save=save, clock=clock)
+    rows = attribute(trainer.step, device=CPU, clock=clock)
     assert seconds_of(rows) == {
         "data": 1.5,
         "forward": 4.0,
@@ -315,21 +291,18 @@ def test_time_of_the_trainer_belongs_to_its_phase(monkeypatch: pytest.MonkeyPatc
         "clip": 32.0,
         "optimizer": 64.0,
         "other": 128.0,
-        "logging": 256.0,
-        "checkpoint": 512.0,
     }
     assert {row.operation for row in rows if row.seconds} == {PYTHON}
-    assert list(dict.fromkeys(row.phase for row in rows)) == list(PHASES)
-    assert [row.count for row in rows if row.operation == PYTHON] == [0] * len(PHASES)
-    assert len(directories) == 1
+    assert list(dict.fromkeys(row.phase for row in rows)) == list(STEP_PHASES)
+    assert [row.count for row in rows if row.operation == PYTHON] == [0] * len(STEP_PHASES)
 
 
 @pytest.mark.parametrize("kind", STEPS)
 def test_times_add_up(kind: str) -> None:
     """All rows together, those of a step times the number of steps, are what elapsed; none is negative."""
     clock = Clock(per_reading=1.0)
-    rows = attribute(STEPS[kind][0](clock), device=CPU, num_steps=3, read=lambda: torch.ones(2).sum(), clock=clock)
-    times = [row.seconds * (3 if row.phase in STEP_PHASES else 1) for row in rows]
+    rows = attribute(STEPS[kind][0](clock), device=CPU, num_steps=3, clock=clock)
+    times = [row.seconds * 3 for row in rows]
     assert min(times) >= 0
     assert sum(times) == pytest.approx(clock.readings[-1] - clock.readings[0], rel=1e-12)
 
@@ -338,7 +311,7 @@ def test_times_add_up(kind: str) -> None:
 def test_operations_are_those_that_the_counters_count(kind: str) -> None:
     """The counts of a step, over phases and types, are the exact counters'."""
     make = (lambda _: make_trainer().step) if kind == "trainer" else STEPS[kind][0]
-    rows = attribute(make(Clock()), device=CPU, num_steps=2)
+    rows = attribute(make(Clock()), device=CPU)
     counted: Counter[str] = Counter()
     for row in rows:
         if row.operation != PYTHON:
@@ -347,14 +320,14 @@ def test_operations_are_those_that_the_counters_count(kind: str) -> None:
     assert counted == count_step(make(Clock()), CPU).ops
 
 
-def operations_of(rows: list[PhaseTime], phase: str) -> set[str]:
+def operations_of(rows: Sequence[PhaseTime], phase: str) -> set[str]:
     """Return the operations of a phase."""
     return {row.operation for row in rows if row.phase == phase and row.operation != PYTHON}
 
 
 def test_an_operation_belongs_to_its_phase_with_the_type_it_computes_in() -> None:
     """With bf16 the convolutions of both passes are bfloat16, and the update is float32."""
-    rows = attribute(cnn_step(Clock(), precision=torch.bfloat16), device=CPU, num_steps=2)
+    rows = attribute(cnn_step(Clock(), precision=torch.bfloat16), device=CPU)
     found = {phase: operations_of(rows, phase) for phase in STEP_PHASES}
     assert {"aten::stack float32", "aten::constant_pad_nd float32"} <= found["data"]
     assert {"aten::convolution bfloat16", "aten::nll_loss_forward float32"} <= found["forward"]
@@ -365,29 +338,8 @@ def test_an_operation_belongs_to_its_phase_with_the_type_it_computes_in() -> Non
     assert not any("convolution" in name for phase in STEP_PHASES[3:] for name in found[phase])
 
 
-def test_forward_begins_with_the_first_recorded_operation() -> None:
-    """Without modules, an operation on what needs gradients is "forward", unless it detaches, compares or looks."""
-    weight = torch.randn(3, requires_grad=True)
-    inputs = torch.randn(3)
-
-    def step() -> None:
-        (inputs + weight.detach()).erf()
-        with torch.no_grad():
-            weight.cos()
-        weight.argmax()
-        torch._foreach_tan([inputs])
-        torch._foreach_mul([weight], [inputs])[0].sum().backward()
-        weight.grad = None
-
-    rows = attribute(step, device=CPU, num_steps=1)
-    data = {"aten::erf", "aten::detach", "aten::add", "aten::cos", "aten::argmax", "aten::_foreach_tan"}
-    assert {name.split()[0] for name in operations_of(rows, "data")} == data
-    assert "aten::_foreach_mul float32" in operations_of(rows, "forward")
-    assert operations_of(rows, "other") == set()
-
-
 def test_what_cannot_be_told_is_other() -> None:
-    """Without a pass, and without a backward pass after recorded operations, nothing is "data" or "forward"."""
+    """Without modules, nothing is "data" or "forward"."""
     clock = Clock()
     weight = torch.zeros(3, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=0.1)
@@ -596,8 +548,8 @@ def test_a_compiled_step_is_attributed_as_written(compiled: str) -> None:
     """What torch.compile compiled has the phases and the operations that it has without."""
     step = make_compiled(compiled)
     step()  # compiles
-    found = attribute(step, device=CPU, num_steps=2)
-    plain = attribute(make_compiled(""), device=CPU, num_steps=2)
+    found = attribute(step, device=CPU)
+    plain = attribute(make_compiled(""), device=CPU)
     assert [(row.phase, row.operation, row.count) for row in found] == [
         (row.phase, row.operation, row.count) for row in plain
     ]
@@ -612,13 +564,13 @@ def test_a_count_that_steps_do_not_share_is_a_fraction() -> None:
         if len(calls) % 2:
             torch.ones(2).erf()
 
-    rows = attribute(step, device=CPU, num_steps=2)
+    rows = attribute(step, device=CPU)
     assert [row.count for row in rows if row.operation == "aten::erf float32"] == [0.5]
 
 
-@pytest.mark.parametrize("fails_in", [None, "step", "read", 4, 5, "save"])
-def test_nothing_remains(temporary: Path, fails_in: str | int | None) -> None:
-    """Afterwards no hook, mode or file is left and garbage is collected again, also after an error anywhere."""
+@pytest.mark.parametrize("fails_at", [None, 1, 2, 3, 4])
+def test_nothing_remains(fails_at: int | None) -> None:
+    """Afterwards no hook and no mode is left and garbage is collected again, also after an error in any step."""
 
     def state() -> tuple[object, ...]:
         return (
@@ -633,41 +585,32 @@ def test_nothing_remains(temporary: Path, fails_in: str | int | None) -> None:
             gc.isenabled(),
         )
 
-    calls: list[str] = []
+    calls: list[None] = []
 
-    def call(name: str) -> None:
+    def step() -> None:
         assert not gc.isenabled()
-        calls.append(name)
+        calls.append(None)
         torch.ones(2)
-        if calls[-1] == fails_in or len(calls) == fails_in:
+        if len(calls) == fails_at:
             raise ZeroDivisionError
 
-    def save(directory: Path) -> None:
-        (directory / "checkpoint").write_text("")
-        call("save")
-
     before = state()
-    with pytest.raises(ZeroDivisionError) if fails_in else nullcontext():
-        attribute(lambda: call("step"), device=CPU, num_steps=1, read=lambda: call("read"), save=save, clock=Clock())
+    with pytest.raises(ZeroDivisionError) if fails_at else nullcontext():
+        attribute(step, device=CPU)
     assert state() == before
-    assert list(temporary.iterdir()) == []
-    if not fails_in:
-        assert calls == ["step", "step", "read", "step", "read", "save"]
+    assert len(calls) == (fails_at or 4)
 
 
-def test_only_what_is_given_has_rows() -> None:
-    """Without `read` and `save` there are the phases of a step, each with a row; with them there are all."""
-    step = functional_step(Clock())
-    assert {row.phase for row in attribute(step, device=CPU, num_steps=1)} == set(STEP_PHASES)
-    rows = attribute(step, device=CPU, num_steps=1, save=lambda directory: torch.ones(2))
-    assert {row.phase for row in rows} == {*STEP_PHASES, "checkpoint"}
-    assert [row.count for row in rows if row.operation == PYTHON] == [0] * 7
+def test_every_phase_has_a_row() -> None:
+    """Also one in which nothing happens: its Python time, which is no dispatch."""
+    rows = attribute(lambda: None, device=CPU)
+    assert [(row.phase, row.operation, row.count) for row in rows] == [(phase, PYTHON, 0) for phase in STEP_PHASES]
 
 
 def test_rows_pass_through_json() -> None:
     """A row is its fields and nothing else: as JSON and back it is equal, and whole numbers stay whole."""
-    rows = attribute(functional_step(Clock()), device=CPU, num_steps=2)
-    again = [PhaseTime(**row) for row in json.loads(json.dumps([structs.asdict(row) for row in rows]))]
+    rows = attribute(functional_step(Clock()), device=CPU)
+    again = tuple(PhaseTime(**row) for row in json.loads(json.dumps([structs.asdict(row) for row in rows])))
     assert again == rows
     assert [type(row.count) for row in again] == [type(row.count) for row in rows]
 
@@ -685,7 +628,7 @@ def test_an_operation_has_the_lines_that_call_it() -> None:
 
     rows = attribute(step, device=CPU, num_steps=1)
     lines = {(row.phase, row.operation): row.lines for row in rows}
-    erf = lines["forward", "aten::erf float32"]
+    erf = lines["other", "aten::erf float32"]
     first = step.__code__.co_firstlineno
     name = f"tests/runner/{Path(__file__).name}"
     assert erf == {
@@ -696,7 +639,7 @@ def test_an_operation_has_the_lines_that_call_it() -> None:
 
 
 def test_lines_are_printable_short_and_the_steps_own(tmp_path: Path) -> None:
-    """Whatever a file and its folder are called; those of an installed package and of stepmark's loop do not count."""
+    """Whatever a file and its folder are called; those of an installed package do not count."""
     odd = tmp_path / ("deep" * 40) / "net.py"
     installed = tmp_path / "site-packages" / "net.py"
     for file in (odd, installed):
@@ -707,29 +650,11 @@ def test_lines_are_printable_short_and_the_steps_own(tmp_path: Path) -> None:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        stepping = Stepping(lambda module=module: [module.step(), torch.zeros(())][1], world=World())
-        rows = attribute(stepping.step, device=CPU, num_steps=1, read=stepping.read)
+        rows = attribute(module.step, device=CPU, num_steps=1)
         (lines,) = [row.lines for row in rows if row.operation == "aten::erf float32"]
         if file is odd:
             (line,) = lines
             assert "net.py:3: torch.ones(2).erf() # \\u200bxxx" in line
             assert len(line) <= 200
-        assert all("stepping.py" not in line for row in rows for line in row.lines)
         assert not any("site-packages" in line for line in lines)
-    Attributed(rows=tuple(rows))  # as it is sent
-
-
-def test_a_built_in_step_writes_a_checkpoint_where_its_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runner asks its step to save, and tells it where: the step itself keeps none."""
-    written: list[Path] = []
-    write = CheckpointStore.save
-
-    def save(store: CheckpointStore, facts: Facts, tensors: dict[str, Tensor]) -> None:
-        write(store, facts, tensors)
-        assert store.path(facts.global_step).stat().st_size > 10_000
-        written.append(store.directory)
-
-    monkeypatch.setattr(CheckpointStore, "save", save)
-    rows = _attribute(bert_workload(SMALL), Case(global_batch_size=8, micro_batch_size=8)).rows
-    assert "checkpoint" in {row.phase for row in rows}
-    assert len(written) == 1
+    Attributed(rows=rows)  # as it is sent

@@ -11,7 +11,7 @@ from perf.runner.phases import Gap, Part, Timeline
 PHASES = ("data", "forward", "backward", "clip", "optimizer", "other")
 EVENTS = st.one_of(
     st.sampled_from(PHASES).map(lambda phase: ("part", phase)),
-    st.sampled_from(["gap other", "gap optimizer", "again", "end", "recorded"]).map(lambda name: (name, "")),
+    st.sampled_from(["gap other", "gap optimizer", "again", "end"]).map(lambda name: (name, "")),
     st.sampled_from(["add", "mul"]).map(lambda operation: ("operation", operation)),
 )
 
@@ -29,9 +29,6 @@ def test_every_second_is_charged_once(events: list[tuple[tuple[str, str], int]])
             if event == "operation":
                 timeline.charge(name)
                 operations += 1
-            elif event == "recorded":
-                if isinstance(part, Gap):
-                    part.is_recorded = True
             elif event == "end":
                 if depth:
                     timeline.end()
