@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import numpy as np
-
 from perf.printable import printable
 from perf.report.sections import Plot, Report, Series
 
@@ -88,7 +86,7 @@ def figure_of(plot: Plot) -> "Figure":
                 label = meaning if index == 0 else None
                 axes.axvline(place, color=INK, linewidth=0.7, linestyle=dash, alpha=0.6, label=label)
         for number, series in enumerate(plot.series):
-            _draw(axes, series, number % len(_COLOURS), len(plot.series))
+            _draw(axes, series, number % len(_COLOURS))
         if plot.categories:
             axes.set_yticks(range(len(plot.categories)), [printable(name) for name in plot.categories])
             axes.set_ylim(len(plot.categories) - 0.4, -0.6)
@@ -101,16 +99,13 @@ def figure_of(plot: Plot) -> "Figure":
     return figure
 
 
-def _draw(axes: Any, series: Series, number: int, num_series: int) -> None:
+def _draw(axes: Any, series: Series, number: int) -> None:
     """Draw one series with the colour, marker and dash of its number."""
     look = {"color": _COLOURS[number], "label": printable(series.name)}
     if series.style == "line":
         axes.plot(series.x, series.y, linewidth=1.4, linestyle=_DASHES[number], **look)
     elif series.style == "dots":
         axes.plot(series.x, series.y, _MARKERS[number], markersize=4, linestyle="none", **look)
-    elif series.style == "bars":
-        height = 0.8 / num_series
-        axes.barh(np.asarray(series.y) + (number - (num_series - 1) / 2) * height, series.x, height, **look)
     else:
         axes.hlines(series.y, series.low, series.high, linewidth=3, **look)
         axes.plot(series.x, series.y, "o", color=INK, markersize=5)

@@ -4,18 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from perf.judge.attribution import PhaseDifference
 from perf.judge.duets import DuetResult
 from perf.judge.stats import Effect, run_rate
 from perf.logs.runlog import LogLine, parse_line
 from perf.records.baselines import Baseline, PublishedLine
 from perf.records.sessions import Session
-from perf.records.wire import STEP_PHASES
 from perf.report.sections import Plot, Series
 
 MOST_POINTS = 400  # of a curve that are drawn, spread evenly; the raw data on the page has all
-
-STEPS, SAMPLES, SECONDS = "optimizer steps", "samples", "seconds"
 
 
 def effects_plot(effects: Mapping[int, Effect], threshold: float, what: str) -> Plot:
@@ -70,47 +66,13 @@ def pairs_plot(result: DuetResult) -> Plot:
     )
 
 
-def phases_plot(phases: Sequence[PhaseDifference], size: int) -> Plot:
-    """Return the time of each phase of a step, on both sides."""
-    shown = [phase for phase in phases if phase.phase in STEP_PHASES and phase.baseline_s + phase.candidate_s > 0]
-    places = [float(index) for index in range(len(shown))]
-    return Plot(
-        title=f"Phases of a step at {size}",
-        caption="; ".join(
-            f"{phase.phase}: {1e3 * phase.baseline_s:.3g} and {1e3 * phase.candidate_s:.3g} ms" for phase in shown
-        ),
-        x_label="ms per step, each operation timed alone",
-        series=[
-            Series(name="baseline", style="bars", x=[1e3 * phase.baseline_s for phase in shown], y=places),
-            Series(name="candidate", style="bars", x=[1e3 * phase.candidate_s for phase in shown], y=places),
-        ],
-        categories=[phase.phase for phase in shown],
-    )
-
-
-def loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) -> list[Plot]:
-    """Return losses against steps, samples and seconds, one line for each batch size.
-
-    `curves` are (steps, seconds, losses) by batch size.
-    """
-    plots = []
-    for unit in (STEPS, SAMPLES, SECONDS):
-        series = []
-        for size, (steps, seconds, losses) in curves.items():
-            x = {STEPS: steps, SAMPLES: [size * step for step in steps], SECONDS: seconds}[unit]
-            series.append(Series(name=str(size), x=_thinned(x), y=_thinned(losses)))
-        ends = ", ".join(f"{one.name} {one.y[-1]:.3f}" for one in series)
-        caption = f"By global batch size; last values: {ends}"
-        plot = Plot(title=f"{title} by {unit}", caption=caption, x_label=unit, y_label="loss, nats", series=series)
-        plots.append(plot)
-    return plots
-
-
 def session_losses(session: Session) -> list[Plot]:
     """Return the losses of the first run at each batch size."""
-    runs = {size: measurement.runs[0] for size, measurement in session.measurements.items()}
-    curves = {s: (range(1, len(run.losses) + 1), np.cumsum(run.step_s).tolist(), run.losses) for s, run in runs.items()}
-    return loss_plots("Loss", curves)
+    curves = {}
+    for size, measurement in session.measurements.items():
+        run = measurement.runs[0]
+        curves[size] = (range(1, len(run.losses) + 1), np.cumsum(run.step_s).tolist(), run.losses)
+    return _loss_plots("Loss", curves)
 
 
 def published_losses(runs: Mapping[int, Sequence[PublishedLine]]) -> list[Plot]:
@@ -120,7 +82,26 @@ def published_losses(runs: Mapping[int, Sequence[PublishedLine]]) -> list[Plot]:
         steps = [line.global_step for line in lines]
         seconds = [size * line.global_step / line.global_rate_samples_per_sec for line in lines]
         curves[size] = (steps, seconds, [line.loss for line in lines])
-    return loss_plots("Published loss", curves)
+    return _loss_plots("Published loss", curves)
+
+
+def _loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) -> list[Plot]:
+    """Return losses against steps, samples and seconds; `curves` are (steps, seconds, losses) by batch size."""
+    ends = ", ".join(f"{size} {losses[-1]:.3f}" for size, (_, _, losses) in curves.items())
+    lines: dict[str, list[Series]] = {"optimizer steps": [], "samples": [], "seconds": []}
+    for size, (steps, seconds, losses) in curves.items():
+        for along, x in zip(lines, (steps, [size * step for step in steps], seconds), strict=True):
+            lines[along].append(_line(str(size), x, losses))
+    return [
+        Plot(
+            title=f"{title} by {along}",
+            caption=f"By global batch size; last values: {ends}",
+            x_label=along,
+            y_label="loss, nats",
+            series=series,
+        )
+        for along, series in lines.items()
+    ]
 
 
 def loss_difference_plot(session: Session, expected: Mapping[int, Baseline | None]) -> Plot | None:
@@ -130,15 +111,14 @@ def loss_difference_plot(session: Session, expected: Mapping[int, Baseline | Non
         if baseline := expected.get(size):
             now, then = measurement.runs[0].losses, baseline.session.measurements[size].runs[0].losses
             differences = [a - b for a, b in zip(now, then, strict=False)]
-            x = range(1, len(differences) + 1)
-            series.append(Series(name=str(size), x=_thinned(x), y=_thinned(differences)))
+            series.append(_line(str(size), range(1, len(differences) + 1), differences))
     if not series:
         return None
     largest = max(abs(value) for one in series for value in one.y)
     return Plot(
         title="Loss less the baseline's",
         caption=f"Difference of the losses from the baseline's, step by step; the largest drawn is {largest:.3g} nats",
-        x_label=STEPS,
+        x_label="optimizer steps",
         y_label="difference, nats",
         series=series,
     )
@@ -168,7 +148,6 @@ def steps_plots(session: Session) -> list[Plot]:
         run = measurement.runs[0]
         rates = [size / seconds for seconds in run.step_s]
         logged = [line.global_step for line in map(parse_line, run.lines) if isinstance(line, LogLine)]
-        series = [Series(name="rate of a step", x=_thinned(range(1, len(rates) + 1)), y=_thinned(rates))]
         found.append(
             Plot(
                 title=f"Rate of each step at {size}, run 1",
@@ -176,15 +155,14 @@ def steps_plots(session: Session) -> list[Plot]:
                 f"times: {run.warmup_steps}",
                 x_label="step",
                 y_label=f"{session.sample}/sec",
-                series=series,
+                series=[_line("rate of a step", range(1, len(rates) + 1), rates)],
                 marks={"log line": logged[:50], "end of warm-up": [run.warmup_steps + 0.5]},
             )
         )
     return found
 
 
-def _thinned(values: Sequence[float]) -> list[float]:
-    """Return at most `MOST_POINTS` of the values, the first and the last among them."""
-    if len(values) <= MOST_POINTS:
-        return [float(value) for value in values]
-    return [float(values[index]) for index in np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int)]
+def _line(name: str, x: Sequence[float], y: Sequence[float]) -> Series:
+    """Return a curve with at most `MOST_POINTS` of its points, the first and the last among them."""
+    places = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).round().astype(int)
+    return Series(name=name, x=[float(x[place]) for place in places], y=[float(y[place]) for place in places])

@@ -34,8 +34,8 @@ class Series(Struct, frozen=True, kw_only=True):
 
     name: str
     x: Sequence[float]
-    y: Sequence[float]  # in a plot with categories, `x` are lengths and `y` the numbers of categories
-    style: Literal["line", "dots", "bars", "intervals"] = "line"
+    y: Sequence[float]  # in a plot with categories the numbers of these
+    style: Literal["line", "dots", "intervals"] = "line"
     # low, high: the ends of each interval along x
     low: Sequence[float] = ()
     high: Sequence[float] = ()
