@@ -41,8 +41,6 @@ def history_section(past: Sequence[Baseline]) -> Section:
         good, first = streak
         notes.insert(0, f"{past[first].verdict} since {_name(past, first)}{_between(past, good, first)}")
         marks["first bad session"] = [first]
-    shown = sorted({index for indexes in marks.values() for index in indexes})
-    pages = {f"page of session {index + 1}": past[index].path.with_suffix(".html") for index in shown}
     unit, plural = f"{past[-1].session.sample}/sec", "s" if len(past) > 1 else ""
     rows = []
     for i, one in enumerate(past):
@@ -55,7 +53,6 @@ def history_section(past: Sequence[Baseline]) -> Section:
         left=("date", "commit", "verdict"),
         notes=notes,
         plots=[_trend(unit, rates, marks), _trend(f"loss of step {steps}, nats", losses, marks)],
-        links={name: str(page.absolute()) for name, page in pages.items() if page.exists()},
         is_detail=True,
     )
 

@@ -4,13 +4,10 @@ import base64
 import gzip
 import io
 import json
-import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from perf.printable import printable
 from perf.report.sections import Plot, Report, Series
@@ -25,8 +22,8 @@ _VARIABLES = {INK: "ink", GRID: "grid", BAND: "band", **{colour: f"c{i}" for i, 
 _MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
 
-def as_html(reports: Sequence[Report], raw: Mapping[str, Any], folder: Path) -> str:
-    """Return a page of one or more workloads, the worst first, with the raw data in it; `folder` is where it will be.
+def as_html(reports: Sequence[Report], raw: Mapping[str, Any]) -> str:
+    """Return a page of one or more workloads, with the raw data in it.
 
     Every value is escaped; characters that do not print are shown as such.
     """
@@ -37,11 +34,7 @@ def as_html(reports: Sequence[Report], raw: Mapping[str, Any], folder: Path) -> 
         trim_blocks=True, lstrip_blocks=True, finalize=lambda value: printable(value) if type(value) is str else value,
     )  # fmt: skip
     packed = base64.b64encode(gzip.compress(json.dumps(raw, allow_nan=False).encode(), mtime=0)).decode()
-    template = environment.get_template("page.html")
-    ordered = sorted(reports, key=lambda report: not report.is_bad)
-    return template.render(
-        reports=ordered, as_svg=as_svg, raw=packed, link=lambda path: quote(os.path.relpath(path, folder))
-    )
+    return environment.get_template("page.html").render(reports=reports, as_svg=as_svg, raw=packed)
 
 
 def as_svg(plot: Plot) -> str:

@@ -66,7 +66,6 @@ class Section(Struct, frozen=True, kw_only=True):
     # what columns mean, by name; shown last, for the columns that are
     legend: Mapping[str, str] = {}
     plots: Sequence[Plot] = ()  # on a page only
-    links: Mapping[str, str] = {}  # files to open, by what they are called; on a page only
     is_detail: bool = False  # folded in Markdown, and left out of a terminal
 
     def shown(self) -> tuple[list[str], list[list[str]], list[str]]:

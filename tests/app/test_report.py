@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from perf.app.report import keep_page, publish
+from perf.app.report import publish
 from perf.cli import main
 from perf.records.baselines import KEY, result_json
 from perf.records.history import keep
@@ -39,10 +39,19 @@ def test_a_result_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[st
     path = result(tmp_path / "night.json", msgspec.to_builtins(NIGHT))
     assert main(["report", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024")
+    assert next(line for line in lines if ": " in line).startswith("REGRESSED: 9.5% slower (between 9.4% and 9.6%) at")
     assert lines[-1] == f"page: {tmp_path / 'night.html'}"
     assert "<svg" in (tmp_path / "night.html").read_text()
     assert (tmp_path / "night.md").read_text().startswith("**REGRESSED: 9.5% slower")
+
+
+def test_the_worst_workload_comes_first(tmp_path: Path) -> None:
+    """On the page and in the summary."""
+    fine = msgspec.structs.replace(NIGHT, title="fine", is_bad=False)
+    publish([fine, NIGHT], {}, tmp_path / "bench")
+    for suffix, titled in ((".html", "<h1>{}</h1>"), (".md", "\n{} on ")):
+        text = (tmp_path / "bench").with_suffix(suffix).read_text()
+        assert 0 < text.index(titled.format(NIGHT.title)) < text.index(titled.format("fine"))
 
 
 @pytest.mark.parametrize(
@@ -52,9 +61,9 @@ def test_a_result_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("{}", "has no whole report"),
         (json.dumps({KEY: []}), "has no whole report"),
         (json.dumps({KEY: {"reports": [{"title": 3}]}}), "has no whole report"),
-        (json.dumps({KEY: {"reports": []}}), "says nothing yet"),
-        (said(sections=[{"header": ["a", "b"], "rows": [["1"]]}]), "a table or a plot of it is not whole"),
-        (said(sections=[{"plots": [UNEVEN]}]), "a table or a plot of it is not whole"),
+        (json.dumps({KEY: {"reports": []}}), "has no whole report"),
+        (said(sections=[{"header": ["a", "b"], "rows": [["1"]]}]), "has no whole report"),
+        (said(sections=[{"plots": [UNEVEN]}]), "has no whole report"),
     ],
 )
 def test_what_is_no_result_is_refused(
@@ -84,17 +93,6 @@ def test_github_hears_of_what_is_bad_and_of_other_work(tmp_path: Path, monkeypat
     assert "::REGRESSED: 9.5%25 slower" in lines[0]
     assert "title=a%0A%3A%3Aerror%3A%3Ab%250A%0D%3A%3Astop-commands%3A%3Ax::" in lines[0]
     assert (tmp_path / "summary.md").read_text() == 2 * (tmp_path / "duet.md").read_text()
-
-
-def test_links_of_a_page_hold_where_it_is_kept(tmp_path: Path) -> None:
-    """Beside the pages that they lead to, as well as in the project."""
-    page, folder = tmp_path / "project" / "runs" / "bench.html", tmp_path / "a store"
-    for path in (page.parent, folder):
-        path.mkdir(parents=True)
-    page.write_text('<a href="../../a%20store/night.html">page of session 1</a> <a href="data:x">raw</a>')
-    copy = keep_page(page, folder / "new.json")
-    assert copy == folder / "new.html"
-    assert copy.read_text() == '<a href="night.html">page of session 1</a> <a href="data:x">raw</a>'
 
 
 def kept(folder: Path, *verdicts: str, **changes: object) -> Path:
