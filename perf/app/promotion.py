@@ -33,8 +33,6 @@ def promote_result(*, result: Path | None, reason: str) -> int:
     result = result or root / LATEST_RESULT
     if len(reason) > MOST_REASON:
         raise UsageError(f"--reason: has {len(reason):,} characters, and at most {MOST_REASON:,} are kept")
-    if not result.exists():
-        raise BaselineError(f"{result}: is not there; measure first with pytest, or name a result: --from")
     date = datetime.now(UTC).isoformat(timespec="seconds")
     written = promote(result, root / BASELINES_DIR, reason=reason, date=date)
     print(wrapped(promotion_note(load_result(result)[0], written)))

@@ -17,7 +17,6 @@ from perf.records.documents import ADVICE, read_json
 from perf.records.history import alike, load_history
 from perf.report.answers import NOTHING_TO_DO
 from perf.report.history import history_section, since_when
-from perf.report.page import as_html
 from perf.report.sections import Answer, Report, as_markdown, as_text
 
 _Reports = Annotated[list[Report], msgspec.Meta(min_length=1)]  # none, of a session that was ended early, is refused
@@ -32,6 +31,8 @@ def publish(reports: Sequence[Report], raw: Mapping[str, Any], stem: Path) -> li
     Raises:
         OSError: a file could not be written.
     """
+    from perf.report.page import as_html  # only here: drawing takes half a second to import
+
     page, reports = stem.with_suffix(".html"), sorted(reports, key=lambda report: not report.is_bad)
     stem.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(as_html(reports, raw), encoding="utf-8")

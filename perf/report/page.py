@@ -7,13 +7,16 @@ import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from perf.printable import printable
 from perf.report.sections import Plot, Report, Series
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Colours that are put into the drawings, and the style of the page that replaces them: light or dark is the reader's.
 INK, GRID, BAND = "#010101", "#020202", "#030303"
@@ -27,8 +30,6 @@ def as_html(reports: Sequence[Report], raw: Mapping[str, Any]) -> str:
 
     Every value is escaped; characters that do not print are shown as such.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("perf.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=lambda value: printable(value) if type(value) is str else value,
@@ -42,8 +43,6 @@ def as_svg(plot: Plot) -> str:
 
     Its text is text, laid out for a wide font: whatever a browser takes instead fits, too.
     """
-    from matplotlib import rc_context
-
     file = io.StringIO()
     # What one drawing calls its parts, another must not. A name that the font cannot show must not end a session.
     with rc_context({"svg.hashsalt": plot.title, "svg.fonttype": "none"}), warnings.catch_warnings(action="ignore"):
@@ -56,12 +55,8 @@ def as_svg(plot: Plot) -> str:
     return svg
 
 
-def figure_of(plot: Plot) -> "Figure":
+def figure_of(plot: Plot) -> Figure:
     """Return a plot as a figure of matplotlib."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     style: Any = {
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
         "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
@@ -92,9 +87,9 @@ def figure_of(plot: Plot) -> "Figure":
     return figure
 
 
-def _draw(axes: Any, series: Series, number: int) -> None:
+def _draw(axes: Axes, series: Series, number: int) -> None:
     """Draw one series with the colour, marker and dash of its number."""
-    look = {"color": _COLOURS[number], "label": printable(series.name)}
+    look: dict[str, Any] = {"color": _COLOURS[number], "label": printable(series.name)}
     if series.style == "line":
         axes.plot(series.x, series.y, linewidth=1.4, linestyle=_DASHES[number], **look)
     elif series.style == "dots":

@@ -48,9 +48,8 @@ def effects_plot(effects: Mapping[int, Effect], threshold: float, what: str) -> 
 
 def pairs_plot(result: DuetResult) -> Plot:
     """Return every pair of a duet in the order of time."""
-    sizes = sorted({pair.global_batch_size for pair in result.pairs})
     series = []
-    for size in sizes:
+    for size in sorted({pair.global_batch_size for pair in result.pairs}):
         own = [pair for pair in result.pairs if pair.global_batch_size == size]
         changes = [100 * float(np.expm1(pair.effect)) for pair in own]
         series.append(Series(name=str(size), style="dots", x=[pair.ended_s for pair in own], y=changes))
