@@ -21,7 +21,7 @@ from perf.report.plots import (
     published_losses,
     rates_plot,
     session_losses,
-    steps_plots,
+    steps_plot,
 )
 from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report, Section, by_text, effect_cells, number
 
@@ -129,7 +129,7 @@ def session_report(
     difference = loss_difference_plot(session, expected)
     sections += [
         Section(title="Losses", plots=[*session_losses(session), *filter(None, [difference])], is_detail=True),
-        Section(title="Rates", plots=[rates_plot(session, baseline), *steps_plots(session)], is_detail=True),
+        Section(title="Rates", plots=[rates_plot(session, baseline), steps_plot(session)], is_detail=True),
     ]
     if published:
         plots = published_losses({run.global_batch_size: lines for run, lines in published.items() if lines})

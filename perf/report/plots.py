@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from perf.judge.duets import DuetResult
-from perf.judge.stats import Effect, run_rate
-from perf.logs.runlog import LogLine, parse_line
+from perf.judge.stats import Effect, FloatArray, run_rate
 from perf.records.baselines import Baseline, PublishedLine
 from perf.records.sessions import Session
-from perf.report.sections import Plot, Series
+from perf.report.sections import Plot, Series, effect_cells
 
 MOST_POINTS = 400  # of a curve that are drawn, spread evenly; the raw data on the page has all
 
@@ -31,13 +30,10 @@ def effects_plot(effects: Mapping[int, Effect], threshold: float, what: str) -> 
             x=[-100 * smallest for _, smallest in detectable], y=[float(index) for index, _ in detectable],
         ),
     ]  # fmt: skip
+    figures = [f"{size}: {', interval '.join(effect_cells(effect)[:2])}" for size, effect in known.items()]
     return Plot(
         title=f"Change of the rate, {what}",
-        caption="; ".join(
-            f"{size}: {effect.effect_size:+.1%}, interval {effect.low:+.1%} to {effect.high:+.1%}"
-            for size, effect in known.items()
-        )
-        + f"; changes within {threshold:.1%} do not matter",
+        caption=f"{'; '.join(figures)}; changes within {threshold:.1%} do not matter",
         x_label="change, % (left is slower)",
         y_label="global batch size",
         series=series,
@@ -140,28 +136,27 @@ def rates_plot(session: Session, baseline: Baseline | None) -> Plot:
     )
 
 
-def steps_plots(session: Session) -> list[Plot]:
-    """Return the rate of each step of the first run at each batch size, with its warm-up and its log windows."""
-    found = []
+def steps_plot(session: Session) -> Plot:
+    """Return the rate of each step of the first run at each batch size, beside the run's median, with its warm-up."""
+    series, captions, warmups = [], [], set()
     for size, measurement in session.measurements.items():
         run = measurement.runs[0]
-        rates = [size / seconds for seconds in run.step_s]
-        logged = [line.global_step for line in map(parse_line, run.lines) if isinstance(line, LogLine)]
-        found.append(
-            Plot(
-                title=f"Rate of each step at {size}, run 1",
-                caption=f"Median {np.median(rates):,.0f} {session.sample}/sec; steps of warm-up, which are not in the "
-                f"times: {run.warmup_steps}",
-                x_label="step",
-                y_label=f"{session.sample}/sec",
-                series=[_line("rate of a step", range(1, len(rates) + 1), rates)],
-                marks={"log line": logged[:50], "end of warm-up": [run.warmup_steps + 0.5]},
-            )
-        )
-    return found
+        rates = size / np.asarray(run.step_s)
+        median = np.median(rates)
+        series.append(_line(str(size), range(1, len(rates) + 1), 100 * rates / median))
+        captions.append(f"{size}: median {median:,.0f} {session.sample}/sec, steps of warm-up: {run.warmup_steps}")
+        warmups.add(run.warmup_steps + 0.5)
+    return Plot(
+        title="Rate of each step, run 1",
+        caption=f"By global batch size; steps of warm-up are not in the times; {'; '.join(captions)}",
+        x_label="step",
+        y_label="% of the run's median",
+        series=series,
+        marks={"end of warm-up": sorted(warmups)},
+    )
 
 
-def _line(name: str, x: Sequence[float], y: Sequence[float]) -> Series:
+def _line(name: str, x: Sequence[float], y: Sequence[float] | FloatArray) -> Series:
     """Return a curve with at most `MOST_POINTS` of its points, the first and the last among them."""
     places = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).round().astype(int)
     return Series(name=name, x=[float(x[place]) for place in places], y=[float(y[place]) for place in places])
