@@ -9,20 +9,21 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
 
 from perf.printable import printable
-from perf.report.sections import Plot, Report, Series
+from perf.report.sections import Plot, Report
 
 # Colours that are put into the drawings, and the style of the page that replaces them: light or dark is the reader's.
 INK, GRID, BAND = "#010101", "#020202", "#030303"
 _COLOURS = ("#110001", "#110002", "#110003", "#110004", "#110005", "#110006")
 _VARIABLES = {INK: "ink", GRID: "grid", BAND: "band", **{colour: f"c{i}" for i, colour in enumerate(_COLOURS)}}
-_MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_LOOKS = cycler(color=_COLOURS, marker=[*"osD^vP"], linestyle=("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))))
 
 
 def as_html(reports: Sequence[Report], raw: Mapping[str, Any]) -> str:
@@ -61,6 +62,7 @@ def figure_of(plot: Plot) -> Figure:
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
         "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
         "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "legend.frameon": False, "text.parse_math": False,
+        "axes.prop_cycle": _LOOKS,
     }  # fmt: skip
     with rc_context(style):
         figure = Figure(figsize=(4.8, 1.6 + 0.35 * len(plot.categories) if plot.categories else 3.2))
@@ -73,8 +75,15 @@ def figure_of(plot: Plot) -> Figure:
             for index, place in enumerate(places):
                 label = meaning if index == 0 else None
                 axes.axvline(place, color=INK, linewidth=0.7, linestyle=dash, alpha=0.6, label=label)
-        for number, series in enumerate(plot.series):
-            _draw(axes, series, number % len(_COLOURS))
+        for series in plot.series:
+            label = printable(series.name)
+            if series.style == "line":
+                axes.plot(series.x, series.y, marker="", linewidth=1.4, label=label)
+            elif series.style == "dots":
+                axes.plot(series.x, series.y, linestyle="none", markersize=4, label=label)
+            else:
+                ends = np.abs(np.subtract([series.low, series.high], series.x))
+                axes.errorbar(series.x, series.y, xerr=ends, fmt="o", elinewidth=3, label=label, mfc=INK, mec=INK)
         if plot.categories:
             axes.set_yticks(range(len(plot.categories)), [printable(name) for name in plot.categories])
             axes.set_ylim(len(plot.categories) - 0.4, -0.6)
@@ -85,15 +94,3 @@ def figure_of(plot: Plot) -> Figure:
         if len(axes.get_legend_handles_labels()[1]) > 1:
             figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
-
-
-def _draw(axes: Axes, series: Series, number: int) -> None:
-    """Draw one series with the colour, marker and dash of its number."""
-    look: dict[str, Any] = {"color": _COLOURS[number], "label": printable(series.name)}
-    if series.style == "line":
-        axes.plot(series.x, series.y, linewidth=1.4, linestyle=_DASHES[number], **look)
-    elif series.style == "dots":
-        axes.plot(series.x, series.y, _MARKERS[number], markersize=4, linestyle="none", **look)
-    else:
-        axes.hlines(series.y, series.low, series.high, linewidth=3, **look)
-        axes.plot(series.x, series.y, "o", color=INK, markersize=5)
