@@ -23,8 +23,6 @@ from perf.report.answers import of_duet
 from perf.signals import EXIT_STOPPED, stopped_by_signals
 
 TIME, LOSSES = "time", "losses"
-# A threshold that no interval lies within: a commit is like one end, like the other, or undecided.
-NEVER_UNCHANGED = 1e-9
 
 _FIRST_BAD = re.compile(r"^# (?:possible )?first '?bad'? commit: \[(\w{12})", re.MULTILINE)  # in git's log at the end
 
@@ -129,10 +127,11 @@ def first_bad(target: Target, asked: What, good: str, bad: str) -> list[str]:
                 commit = _git(root, "rev-parse", "--short=12", "BISECT_HEAD")
                 # One wrong verdict is a wrong end: each has a share of the error, and all together have that of a duet.
                 error = left_error / (_steps(root) + 1)
-                # Judged less half of the effect between the ends: a commit is like the end that it is nearer to.
+                # Judged less half of the effect between the ends, by a threshold that no interval lies within: a commit
+                # is like the end that it is nearer to, or undecided.
                 options = {"error": error, "centre": target.effect / 2, "is_timed": target.name == TIME}
                 try:
-                    result = compared(_recipes(good, commit), asked, threshold=NEVER_UNCHANGED, **options)
+                    result = compared(_recipes(good, commit), asked, threshold=1e-9, **options)
                     left_error -= error
                     if result.interrupted:
                         raise KeyboardInterrupt

@@ -15,14 +15,7 @@ from perf.records.sessions import Session, differences
 from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
 from perf.report.history import history_section, since_when
-from perf.report.plots import (
-    effects_plot,
-    loss_difference_plot,
-    published_losses,
-    rates_plot,
-    session_losses,
-    steps_plot,
-)
+from perf.report.plots import effects_plot, loss_difference_plot, published_losses, rates_plot, session_losses
 from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report, Section, by_text, effect_cells, number
 
 
@@ -129,7 +122,7 @@ def session_report(
     difference = loss_difference_plot(session, expected)
     sections += [
         Section(title="Losses", plots=[*session_losses(session), *filter(None, [difference])], is_detail=True),
-        Section(title="Rates", plots=[rates_plot(session, baseline), steps_plot(session)], is_detail=True),
+        Section(title="Rates", plots=[rates_plot(session, baseline)], is_detail=True),
     ]
     if published:
         plots = published_losses({run.global_batch_size: lines for run, lines in published.items() if lines})

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from perf.judge.duets import DuetResult
-from perf.judge.stats import Effect, FloatArray, run_rate
+from perf.judge.stats import Effect, run_rate
 from perf.records.baselines import Baseline, PublishedLine
 from perf.records.sessions import Session
 from perf.report.sections import Plot, Series, effect_cells
@@ -136,27 +136,7 @@ def rates_plot(session: Session, baseline: Baseline | None) -> Plot:
     )
 
 
-def steps_plot(session: Session) -> Plot:
-    """Return the rate of each step of the first run at each batch size, beside the run's median, with its warm-up."""
-    series, captions, warmups = [], [], set()
-    for size, measurement in session.measurements.items():
-        run = measurement.runs[0]
-        rates = size / np.asarray(run.step_s)
-        median = np.median(rates)
-        series.append(_line(str(size), range(1, len(rates) + 1), 100 * rates / median))
-        captions.append(f"{size}: median {median:,.0f} {session.sample}/sec, steps of warm-up: {run.warmup_steps}")
-        warmups.add(run.warmup_steps + 0.5)
-    return Plot(
-        title="Rate of each step, run 1",
-        caption=f"By global batch size; steps of warm-up are not in the times; {'; '.join(captions)}",
-        x_label="step",
-        y_label="% of the run's median",
-        series=series,
-        marks={"end of warm-up": sorted(warmups)},
-    )
-
-
-def _line(name: str, x: Sequence[float], y: Sequence[float] | FloatArray) -> Series:
+def _line(name: str, x: Sequence[float], y: Sequence[float]) -> Series:
     """Return a curve with at most `MOST_POINTS` of its points, the first and the last among them."""
     places = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).round().astype(int)
     return Series(name=name, x=[float(x[place]) for place in places], y=[float(y[place]) for place in places])
