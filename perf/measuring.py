@@ -1,7 +1,6 @@
 """The hooks of a pytest session that measures; they are registered in no other one."""
 
 import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from msgspec.structs import replace
 
 from perf.app.bench import WITH_BASELINE, Bench, stored_file
 from perf.app.promotion import refusal
-from perf.app.report import history_folder, publish
+from perf.app.report import history_folder, keep_page, publish
 from perf.app.what import What, here
 from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
@@ -276,8 +275,7 @@ class Measuring:
             for line in publish(self._reports, self._stored(), shown(root / REPORT)):
                 write(line)
             if self._kept:
-                page = root / REPORT.with_suffix(".html")
-                write(f"history: {shutil.copyfile(page, self._kept.with_suffix('.html'))}")
+                write(f"history: {keep_page(root / REPORT.with_suffix('.html'), self._kept)}")
         except OSError as error:
             write(f"the page could not be written: {error}", red=True)
 

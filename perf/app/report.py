@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 from msgspec.structs import replace
@@ -35,7 +36,7 @@ def publish(reports: Sequence[Report], raw: Mapping[str, Any], stem: Path) -> li
 
     page, reports = stem.with_suffix(".html"), sorted(reports, key=lambda report: not report.is_bad)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(as_html(reports, raw), encoding="utf-8")
+    page.write_text(as_html(reports, raw, stem.parent), encoding="utf-8")
     text = "\n".join(as_markdown(report, str(page)) for report in reports)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     if to := os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -88,6 +89,13 @@ def history_folder() -> Path | None:
     """Return the folder of the history that STEPMARK_HISTORY names, if it does."""
     given = os.environ.get("STEPMARK_HISTORY")
     return Path(given).expanduser() if given else None
+
+
+def keep_page(page: Path, kept: Path) -> Path:
+    """Copy a session's page to its result in the history, with links that hold there, and return the copy."""
+    copy, folder = kept.with_suffix(".html"), quote(os.path.relpath(kept.parent, page.parent))
+    copy.write_text(page.read_text(encoding="utf-8").replace(f'href="{folder}/', 'href="'), encoding="utf-8")
+    return copy
 
 
 def history(folder: Path | None) -> int:

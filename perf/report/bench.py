@@ -15,7 +15,7 @@ from perf.records.sessions import Session, differences
 from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
 from perf.report.history import history_section, since_when
-from perf.report.plots import effects_plot, loss_difference_plot, published_losses, rates_plot, session_losses
+from perf.report.plots import effects_plot, loss_differences, published_losses, rates_plot, session_losses, steps_plot
 from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report, Section, by_text, effect_cells, number
 
 
@@ -119,10 +119,10 @@ def session_report(
         sections += [replace(first, title=beside), *others]
     if baseline:
         sections.append(Section(title="Baseline", notes=_baseline_notes(baseline, session)))
-    difference = loss_difference_plot(session, expected)
+    difference = loss_differences(session, expected)
     sections += [
         Section(title="Losses", plots=[*session_losses(session), *filter(None, [difference])], is_detail=True),
-        Section(title="Rates", plots=[rates_plot(session, baseline)], is_detail=True),
+        Section(title="Rates", plots=[rates_plot(session, baseline), steps_plot(session)], is_detail=True),
     ]
     if published:
         plots = published_losses({run.global_batch_size: lines for run, lines in published.items() if lines})

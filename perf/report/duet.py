@@ -8,7 +8,7 @@ from perf.judge.verdicts import Verdict
 from perf.printable import wrapped
 from perf.records.wire import STEP_PHASES
 from perf.report.answers import of_duet
-from perf.report.plots import effects_plot, pairs_plot
+from perf.report.plots import effects_plot, pairs_plot, phases_plot
 from perf.report.sections import (
     DETECTABLE,
     EFFECT_HEADER,
@@ -126,6 +126,7 @@ def _attribution_section(result: DuetResult, size: int) -> Section:
         header=("phase", "operation", "count", "baseline", "candidate", "difference"),
         rows=rows,
         left=("phase", "operation"),
+        plots=[phases_plot(result.phases[size], size)],
         notes=[rest, *lines] if named else ["No operation differs by more than chance explains."],
     )
 

@@ -42,6 +42,7 @@ def history_section(past: Sequence[Baseline]) -> Section:
         good, first = streak
         notes.insert(0, f"{past[first].verdict} since {_name(past, first)}{_between(past, good, first)}")
         marks["first bad session"] = [first]
+    pages = {i + 1: past[i].path.with_suffix(".html") for places in marks.values() for i in places}
     unit, plural = f"{past[-1].session.sample}/sec", "s" if len(past) > 1 else ""
     rows = []
     for i, one in enumerate(past):
@@ -54,6 +55,7 @@ def history_section(past: Sequence[Baseline]) -> Section:
         left=("date", "commit", "verdict"),
         notes=notes,
         plots=[_trend(unit, rates, marks), _trend(f"loss of step {steps}, nats", losses, marks)],
+        links={f"page of session {i}": str(page.absolute()) for i, page in sorted(pages.items()) if page.exists()},
         is_detail=True,
     )
 

@@ -4,9 +4,11 @@ import base64
 import gzip
 import io
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,8 @@ _VARIABLES = {INK: "ink", GRID: "grid", BAND: "band", **{colour: f"c{i}" for i, 
 _LOOKS = cycler(color=_COLOURS, marker=[*"osD^vP"], linestyle=("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))))
 
 
-def as_html(reports: Sequence[Report], raw: Mapping[str, Any]) -> str:
-    """Return a page of one or more workloads, with the raw data in it.
+def as_html(reports: Sequence[Report], raw: Mapping[str, Any], folder: Path) -> str:
+    """Return a page of one or more workloads, with the raw data in it; `folder` is where it will be.
 
     Every value is escaped; characters that do not print are shown as such.
     """
@@ -36,7 +38,8 @@ def as_html(reports: Sequence[Report], raw: Mapping[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True, finalize=lambda value: printable(value) if type(value) is str else value,
     )  # fmt: skip
     packed = base64.b64encode(gzip.compress(json.dumps(raw, allow_nan=False).encode(), mtime=0)).decode()
-    return environment.get_template("page.html").render(reports=reports, as_svg=as_svg, raw=packed)
+    functions = {"as_svg": as_svg, "relpath": os.path.relpath}
+    return environment.get_template("page.html").render(reports=reports, raw=packed, folder=folder, **functions)
 
 
 def as_svg(plot: Plot) -> str:
@@ -81,6 +84,8 @@ def figure_of(plot: Plot) -> Figure:
                 axes.plot(series.x, series.y, marker="", linewidth=1.4, label=label)
             elif series.style == "dots":
                 axes.plot(series.x, series.y, linestyle="none", markersize=4, label=label)
+            elif series.style == "bars":
+                axes.barh(series.y, series.x, 0.4, label=label)
             else:
                 ends = np.abs(np.subtract([series.low, series.high], series.x))
                 axes.errorbar(series.x, series.y, xerr=ends, fmt="o", elinewidth=3, label=label, mfc=INK, mec=INK)

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from perf.judge.attribution import PhaseDifference
 from perf.judge.duets import DuetResult
 from perf.judge.stats import Effect, run_rate
+from perf.logs.runlog import LogLine, parse_line
 from perf.records.baselines import Baseline, PublishedLine
 from perf.records.sessions import Session
+from perf.records.wire import STEP_PHASES
 from perf.report.sections import Plot, Series, effect_cells
 
 MOST_POINTS = 400  # of a curve that are drawn, spread evenly; the raw data on the page has all
@@ -61,6 +64,23 @@ def pairs_plot(result: DuetResult) -> Plot:
     )
 
 
+def phases_plot(phases: Sequence[PhaseDifference], size: int) -> Plot:
+    """Return the time of each phase of a step, on both sides."""
+    times_s = {one.phase: (one.baseline_s, one.candidate_s) for one in phases if one.phase in STEP_PHASES}
+    shown = {phase: [1e3 * a, 1e3 * b] for phase, (a, b) in times_s.items() if a + b > 0}
+    rows = range(len(shown))
+    return Plot(
+        title=f"Phases of a step at {size}",
+        caption="; ".join(f"{phase}: {a:.3g} and {b:.3g} ms" for phase, (a, b) in shown.items()),
+        x_label="ms per step, each operation timed alone",
+        series=[
+            Series(name="baseline", style="bars", x=[a for a, _ in shown.values()], y=[row - 0.2 for row in rows]),
+            Series(name="candidate", style="bars", x=[b for _, b in shown.values()], y=[row + 0.2 for row in rows]),
+        ],
+        categories=list(shown),
+    )
+
+
 def session_losses(session: Session) -> list[Plot]:
     """Return the losses of the first run at each batch size."""
     curves = {}
@@ -99,7 +119,7 @@ def _loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) -
     ]
 
 
-def loss_difference_plot(session: Session, expected: Mapping[int, Baseline | None]) -> Plot | None:
+def loss_differences(session: Session, expected: Mapping[int, Baseline | None]) -> Plot | None:
     """Return the losses less those that the batch size is compared with, where there are any."""
     series = []
     for size, measurement in session.measurements.items():
@@ -133,6 +153,28 @@ def rates_plot(session: Session, baseline: Baseline | None) -> Plot:
         x_label="global batch size",
         y_label=f"{session.sample}/sec",
         series=series,
+    )
+
+
+def steps_plot(session: Session) -> Plot:
+    """Return the rate of each step of the first run at each batch size, with its warm-up and its log windows."""
+    series, captions, warmups = [], [], set()
+    logged: set[int] = set()
+    for size, measurement in session.measurements.items():
+        run = measurement.runs[0]
+        rates = [size / seconds for seconds in run.step_s]
+        median = float(np.median(rates))
+        series.append(_line(str(size), range(1, len(rates) + 1), [100 * rate / median for rate in rates]))
+        captions.append(f"{size}: median {median:,.0f} {session.sample}/sec, steps of warm-up: {run.warmup_steps}")
+        warmups.add(run.warmup_steps + 0.5)
+        logged.update(line.global_step for line in map(parse_line, run.lines) if isinstance(line, LogLine))
+    return Plot(
+        title="Rate of each step, run 1",
+        caption=f"By global batch size; steps of warm-up are not in the times; {'; '.join(captions)}",
+        x_label="step",
+        y_label="% of the run's median",
+        series=series,
+        marks={"log line": sorted(logged)[:50], "end of warm-up": sorted(warmups)},
     )
 
 

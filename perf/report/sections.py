@@ -34,8 +34,8 @@ class Series(Struct, frozen=True, kw_only=True):
 
     name: str
     x: Sequence[float]
-    y: Sequence[float]  # in a plot with categories the numbers of these
-    style: Literal["line", "dots", "intervals"] = "line"
+    y: Sequence[float]  # in a plot with categories the numbers of these, of bars places beside them
+    style: Literal["line", "dots", "bars", "intervals"] = "line"
     # low, high: the ends of each interval along x
     low: Sequence[float] = ()
     high: Sequence[float] = ()
@@ -66,6 +66,7 @@ class Section(Struct, frozen=True, kw_only=True):
     # what columns mean, by name; shown last, for the columns that are
     legend: Mapping[str, str] = {}
     plots: Sequence[Plot] = ()  # on a page only
+    links: Mapping[str, str] = {}  # files to open, by what they are called; on a page only
     is_detail: bool = False  # folded in Markdown, and left out of a terminal
 
     def shown(self) -> tuple[list[str], list[list[str]], list[str]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
 
-from perf.app.report import publish
+from perf.app.report import keep_page, publish
 from perf.cli import main
 from perf.records.baselines import KEY, result_json
 from perf.records.history import keep
@@ -95,6 +96,17 @@ def test_github_hears_of_what_is_bad_and_of_other_work(tmp_path: Path, monkeypat
     assert (tmp_path / "summary.md").read_text() == 2 * (tmp_path / "duet.md").read_text()
 
 
+def test_links_of_a_page_hold_where_it_is_kept(tmp_path: Path) -> None:
+    """Beside the pages that they lead to, as well as in the project."""
+    page, folder = tmp_path / "project" / "runs" / "bench.html", tmp_path / "a store"
+    for path in (page.parent, folder):
+        path.mkdir(parents=True)
+    page.write_text('<a href="../../a%20store/night.html">page of session 1</a> <a href="data:x">raw</a>')
+    copy = keep_page(page, folder / "new.json")
+    assert copy == folder / "new.html"
+    assert copy.read_text() == '<a href="night.html">page of session 1</a> <a href="data:x">raw</a>'
+
+
 def kept(folder: Path, *verdicts: str, **changes: object) -> Path:
     """Return a history of so many nights in September; `changes` are to all their provenances."""
     for number, verdict in enumerate(verdicts):
@@ -109,16 +121,20 @@ def kept(folder: Path, *verdicts: str, **changes: object) -> Path:
 def test_the_history_is_told_with_the_bisection_that_comes_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the last good session to the first bad one; the page is in the project."""
+    """From the last good session to the first bad one; the page is in the project, and leads to that one's."""
     monkeypatch.chdir(tmp_path)
     folder = kept(tmp_path / "history", "NO_BASELINE", "UNCHANGED", "REGRESSED", "INCONCLUSIVE", "REGRESSED")
     monkeypatch.setenv("STEPMARK_HISTORY", str(folder))
+    bad = sorted(folder.glob("*.json"))[2].with_suffix(".html")
+    bad.write_text("the page of that night")
     assert main(["history"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "REGRESSED: since session 3 of 5 (2026-09-03, commit 020202020202) Next: stepmark bisect" in out
     assert "stepmark bisect --good 010101010101 --bad 020202020202 --workload pico" in out
     assert out.endswith("page: runs/history.html")
-    assert "<svg" in (tmp_path / "runs" / "history.html").read_text()
+    page = (tmp_path / "runs" / "history.html").read_text()
+    assert "<svg" in page
+    assert re.findall('href="(.*)">page of session 3</a>', page) == [f"../history/{bad.name}"]
 
 
 def test_a_bisection_is_proposed_from_a_good_session_only(

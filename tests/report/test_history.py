@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
@@ -69,6 +71,14 @@ def test_the_trend_fits_a_terminal() -> None:
     text = as_text([msgspec.structs.replace(history_section(stepping(30)), is_detail=False)])
     assert max(map(len, text.splitlines())) <= 80
     assert "60 sessions on this machine, samples/sec by batch size" in text
+
+
+def test_pages_that_are_there_are_linked(tmp_path: Path) -> None:
+    """Of the sessions from which something changed."""
+    nights = [msgspec.structs.replace(one, path=tmp_path / one.path) for one in stepping(30, size=0.2)]
+    assert history_section(nights).links == {}
+    (tmp_path / "night-30.html").write_text("a page")
+    assert history_section(nights).links == {"page of session 31": str(tmp_path / "night-30.html")}
 
 
 def test_changes_that_overlap_are_one_event() -> None:

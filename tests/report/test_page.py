@@ -15,9 +15,11 @@ import msgspec
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from perf.judge.attribution import PhaseDifference
 from perf.judge.verdicts import judge_rates
 from perf.records.baselines import load_published, load_published_lines
 from perf.report.page import as_html, as_svg, figure_of
+from perf.report.plots import phases_plot
 from perf.report.sections import Plot, Report, Section, Series, as_markdown, as_text
 from tests.judge.test_verdicts import as_baseline, quiet
 from tests.report.nights import judged, night, report_of
@@ -46,7 +48,7 @@ def whole() -> list[Report]:
 @functools.cache
 def whole_page() -> str:
     """Return the page of that."""
-    return as_html(whole(), RAW)
+    return as_html(whole(), RAW, Path())
 
 
 def plots_of(reports: list[Report]) -> list[Plot]:
@@ -70,6 +72,40 @@ def test_the_answer_comes_before_all_else() -> None:
     text = re.sub(r"<[^>]*>|\s+", " ", page[page.index("<main>") :])
     assert "REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024" in " ".join(text.split())[:400]
     assert page.index("in forward (kernel.py:81); since session 3 of 3 (2026-09-03") < page.index("<svg")
+
+
+def test_a_link_leads_to_a_file_beside_the_page_and_nowhere_else(tmp_path: Path) -> None:
+    """Whatever a result says that it is: no scheme, no other host."""
+    paths = [str(tmp_path / "history" / "a night.html"), "javascript:alert(1)", "//evil.example/x", '"><script>']
+    section = Section(title="t", links={f"{i} {HOSTILE}": path for i, path in enumerate(paths)})
+    found = msgspec.structs.replace(whole()[0], sections=[section])
+    elements = _Elements(as_html([found], {}, tmp_path / "runs")).found
+    links = [attributes["href"] or "" for name, attributes in elements if name == "a"][:-1]
+    assert links[0] == "../history/a%20night.html"
+    assert all(re.fullmatch(r"(\.\./)+[\w%./-]+", link) for link in links)
+    assert len(links) == len(paths)
+    assert "script" not in {name for name, _ in elements}
+
+
+def test_steps_are_drawn_with_their_warm_up_and_their_log_windows() -> None:
+    """A curve for each batch size, beside its run's median."""
+    (plot,) = (plot for plot in plots_of(whole()[:1]) if plot.title == "Rate of each step, run 1")
+    assert plot.marks == {"log line": [20], "end of warm-up": [0.5]}
+    assert [series.name for series in plot.series] == ["512", "1024", "2048"]
+    assert all(list(series.y) == pytest.approx([100.0] * 20) for series in plot.series)
+
+
+def test_phases_are_drawn_as_bars_of_both_sides() -> None:
+    """Those of a step that take time, beside each other."""
+    phases = [("forward", 0.04, 0.045), ("clip", 0.0, 0.0), ("backward", 0.02, 0.02), ("checkpoint", 1.0, 1.0)]
+    found = [PhaseDifference(phase=name, baseline_s=a, candidate_s=b) for name, a, b in phases]
+    plot = phases_plot(found, 1024)
+    assert plot.categories == ["forward", "backward"]
+    assert [list(series.x) for series in plot.series] == [pytest.approx([40, 20]), pytest.approx([45, 20])]
+    (axes,) = figure_of(plot).axes
+    middles = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
+    assert middles == pytest.approx([-0.2, 0.8, 0.2, 1.2])
+    assert plot.title in [one.title for one in plots_of(whole())]
 
 
 def test_the_raw_values_are_in_the_page() -> None:
@@ -103,10 +139,10 @@ def test_hostile_strings_are_harmless(kind: str) -> None:
         found, title=HOSTILE, command=HOSTILE, warnings=[HOSTILE], sections=[*found.sections, section]
     )
     if kind == "page":
-        elements = _Elements(as_html([found], {"x": HOSTILE})).found
+        elements = _Elements(as_html([found], {"x": HOSTILE}, Path())).found
         assert not {"script", "img"} & {tag for tag, _ in elements}
         assert not any(name.startswith("on") for _, attributes in elements for name in attributes)
-        text = as_html([found], {})
+        text = as_html([found], {}, Path())
     else:
         text = as_markdown(found, HOSTILE) if kind == "markdown" else as_text(found.sections)
     assert not {"\x1b", "\u202e"} & {*text}
@@ -121,7 +157,7 @@ def test_hostile_strings_are_harmless(kind: str) -> None:
 def test_names_in_any_script_are_drawn() -> None:
     """Also those that the font has no glyphs for, where warnings are errors."""
     names = ["\u6d4b\u8bd5", "\U0001f40d" * 40, "long " * 60]
-    series = [Series(name=name, style="dots", x=[1.0], y=[0.0]) for name in names]
+    series = [Series(name=name, style="bars", x=[1.0], y=[0.0]) for name in names]
     plot = Plot(title=names[0], caption="", x_label=names[0], series=series, categories=[names[2]])
     assert as_svg(plot).count(names[0]) > 1
 
