@@ -20,13 +20,9 @@ from perf.measure.sides import Recipe, prepared
 from perf.printable import emphasized, printable, wrapped
 from perf.records.wire import SideWork
 from perf.report.answers import of_duet
-from perf.report.sections import percent
 from perf.signals import EXIT_STOPPED, stopped_by_signals
 
 TIME, LOSSES = "time", "losses"
-GOOD, BAD, SKIP = "good", "bad", "skip"  # what git is told
-# A threshold that no interval lies within: a commit is like one end, like the other, or undecided.
-NEVER_UNCHANGED = 1e-9
 
 _FIRST_BAD = re.compile(r"^# (?:possible )?first '?bad'? commit: \[(\w{12})", re.MULTILINE)  # in git's log at the end
 
@@ -38,29 +34,17 @@ class Target(Struct, frozen=True, kw_only=True):
     size: int  # the batch size at which it is looked for
     effect: float = 0.0  # of `TIME`: logarithm of the bad end's rate over the good one's
 
-    def verdict(self, result: DuetResult) -> tuple[str, str]:
-        """Return GOOD, BAD or SKIP of a commit, and why; the result is of the good end and of it.
+    def share(self, result: DuetResult, centre: float = 0.0) -> float | None:
+        """Return how much of what differs between the ends the candidate has beside its baseline; None if undecided.
 
-        Its effects were judged less half of the effect between the ends: a commit is like the end that it is nearer to.
+        Of losses and work it has all or nothing. `centre` is what the effects were judged less.
         """
-        work = result.work[self.size]
         if self.name != TIME:
-            return (BAD, f"other {self.name}") if self.name in differing(work) else (GOOD, f"same {self.name}")
-        found = result.judgements.get(self.size)
-        if not found or found.verdict not in CHANGED:
-            return SKIP, "undecided"
-        distance = math.log1p(found.effect.effect_size)
-        reason = f"{percent(math.expm1(distance + self.effect / 2), '+')} in {found.effect.num_runs} pairs"
-        return BAD if distance * self.effect > 0 else GOOD, reason
-
-    def is_confirmed(self, result: DuetResult) -> bool:
-        """Return whether a commit differs from its parent in what was looked for; of a time, at least half as much."""
-        if self.name != TIME:
-            return self.name in differing(result.work[self.size])
+            return float(self.name in differing(result.work[self.size]))
         found = result.judgements.get(self.size)
         if not found or found.verdict is Verdict.INCONCLUSIVE:
-            return False
-        return math.log1p(found.effect.effect_size) / self.effect >= 0.5
+            return None
+        return (math.log1p(found.effect.effect_size) + centre) / self.effect
 
 
 def targets(result: DuetResult) -> list[Target]:
@@ -120,7 +104,7 @@ def bisect(*, good: str, bad: str, threshold: float | None = None, **asked_for: 
                 return EXIT_INCONCLUSIVE
             print(f"First bad commit: {names}\nBeside its parent:", flush=True)
             result = compared(_recipes(f"{found[0]}^", found[0]), asked, threshold=threshold)
-            is_sure = wanted[-1].is_confirmed(result)
+            is_sure = (wanted[-1].share(result) or 0.0) >= 0.5
             if is_sure or result.interrupted:
                 break
     show(result, asked, None, [])
@@ -143,15 +127,19 @@ def first_bad(target: Target, asked: What, good: str, bad: str) -> list[str]:
                 commit = _git(root, "rev-parse", "--short=12", "BISECT_HEAD")
                 # One wrong verdict is a wrong end: each has a share of the error, and all together have that of a duet.
                 error = left_error / (_steps(root) + 1)
+                # Judged less half of the effect between the ends, by a threshold that no interval lies within: a commit
+                # is like the end that it is nearer to, or undecided.
+                options = {"error": error, "centre": target.effect / 2, "is_timed": target.name == TIME}
                 try:
-                    options = {"error": error, "centre": target.effect / 2, "is_timed": target.name == TIME}
-                    result = compared(_recipes(good, commit), asked, threshold=NEVER_UNCHANGED, **options)
+                    result = compared(_recipes(good, commit), asked, threshold=1e-9, **options)
                     left_error -= error
                     if result.interrupted:
                         raise KeyboardInterrupt
-                    verdict, reason = target.verdict(result)
+                    share = target.share(result, target.effect / 2)
+                    reason = "undecided" if share is None else f"{target.name}: {share:.0%} of the difference"
+                    verdict = "skip" if share is None else "bad" if share > 0.5 else "good"
                 except MeasureError as failed:
-                    verdict, reason = SKIP, printable(str(failed))
+                    verdict, reason = "skip", printable(str(failed))
                 _git(root, "bisect", verdict, commit)
                 line = f"{_steps(root)} left: {verdict} ({reason}): {_line(root, commit)}"
                 print(wrapped(line), flush=True)

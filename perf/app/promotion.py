@@ -33,8 +33,6 @@ def promote_result(*, result: Path | None, reason: str) -> int:
     result = result or root / LATEST_RESULT
     if len(reason) > MOST_REASON:
         raise UsageError(f"--reason: has {len(reason):,} characters, and at most {MOST_REASON:,} are kept")
-    if not result.exists():
-        raise BaselineError(f"{result}: is not there; measure first with pytest, or name a result: --from")
     date = datetime.now(UTC).isoformat(timespec="seconds")
     written = promote(result, root / BASELINES_DIR, reason=reason, date=date)
     print(wrapped(promotion_note(load_result(result)[0], written)))
@@ -77,8 +75,7 @@ def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[
     for one in found:
         session, made = one.session, one.provenance
         if problem := session_refusal(session):
-            which = f"{session.workload}: " if len(found) > 1 else ""
-            raise BaselineError(f"{result}: {which}{problem}")
+            raise BaselineError(f"{result}: {session.workload}: {problem}")
         # What a command computes with, nobody else knows: its losses are of this machine.
         for portable in (False,) if is_command(session.workload) else (False, True):
             path = baseline_path(directory, session.configuration, session.fingerprint, portable=portable)
@@ -103,7 +100,6 @@ def _is_expected(session: Session, before: Baseline) -> bool:
     known = before.session.measurements
     return before.session.seed == session.seed and all(
         size in known
-        and known[size].micro_batch_size == now.micro_batch_size
         and not work_changes(before.session, session, size)
         and not loss_differences(session, size, before)[0]
         and len(now.runs[0].losses) <= len(known[size].runs[0].losses)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
@@ -18,23 +18,26 @@ from perf.records.documents import ADVICE, read_json
 from perf.records.history import alike, load_history
 from perf.report.answers import NOTHING_TO_DO
 from perf.report.history import history_section, since_when
-from perf.report.page import as_html
 from perf.report.sections import Answer, Report, as_markdown, as_text
+
+_Reports = Annotated[list[Report], msgspec.Meta(min_length=1)]  # none, of a session that was ended early, is refused
 
 
 def publish(reports: Sequence[Report], raw: Mapping[str, Any], stem: Path) -> list[str]:
     """Write ``<stem>.html`` and ``<stem>.md``, the latter also into the job's summary of GitHub Actions.
 
-    Returns the lines to show: where the page is, and what GitHub shows beside a pull request.
+    The worst workload comes first. Returns the lines to show: where the page is, and what GitHub shows beside a pull
+    request.
 
     Raises:
         OSError: a file could not be written.
     """
-    page = stem.with_suffix(".html")
+    from perf.report.page import as_html  # only here: drawing takes half a second to import
+
+    page, reports = stem.with_suffix(".html"), sorted(reports, key=lambda report: not report.is_bad)
     stem.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(as_html(reports, raw, stem.parent), encoding="utf-8")
-    ordered = sorted(reports, key=lambda report: not report.is_bad)
-    text = "\n".join(as_markdown(report, str(page)) for report in ordered)
+    text = "\n".join(as_markdown(report, str(page)) for report in reports)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     if to := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(to).open("a", encoding="utf-8") as file:
@@ -53,6 +56,13 @@ def _annotation(level: str, title: str, text: str) -> str:
     return f"::{level} title={title}::{text.translate(escapes)}"
 
 
+def _text(report: Report) -> str:
+    """Return a report for a terminal, and an empty line."""
+    what, said = wrapped(f"{report.title} {report.about}"), wrapped(report.answer.line)
+    next_step, sections = wrapped(f"Next: {report.answer.next_step}"), as_text(report.sections)
+    return f"{what}\n{emphasized(said, is_bad=report.is_bad)}\n{next_step}\n\n{sections}\n"
+
+
 def report(*, runs: Sequence[Path]) -> int:
     """Print what each result says, write its page beside it, and return the exit code.
 
@@ -65,19 +75,13 @@ def report(*, runs: Sequence[Path]) -> int:
     for path in runs or [shown(find_root()) / LATEST_RESULT]:
         raw: Any = read_json(path).get(KEY)
         try:
-            found = msgspec.convert(raw["reports"] if isinstance(raw, dict) else None, list[Report])
-        except (KeyError, msgspec.ValidationError) as error:
-            raise BaselineError(f"{path}: has no whole report ({error}); {ADVICE}") from None
-        if not found:
-            raise BaselineError(f"{path}: says nothing yet: its session was ended early; measure again")
-        try:
-            texts = [f"{wrapped(f'Next: {one.answer.next_step}')}\n\n{as_text(one.sections)}\n" for one in found]
+            found = msgspec.convert(raw["reports"] if isinstance(raw, dict) else None, _Reports)
+            texts = list(map(_text, found))
             lines = publish(found, raw, path.with_suffix(""))
-        except (ArithmeticError, IndexError, UnboundLocalError, ValueError) as error:  # the third by matplotlib
-            raise BaselineError(f"{path}: a table or a plot of it is not whole ({error}); {ADVICE}") from None
-        for one, text in zip(found, texts, strict=True):
-            print(f"{wrapped(one.title)}\n{emphasized(wrapped(one.answer.line), is_bad=one.is_bad)}\n{text}")
-        print("\n".join(lines))
+        # Of a table or a plot that is not whole; the third by matplotlib.
+        except (ArithmeticError, LookupError, UnboundLocalError, ValueError, msgspec.ValidationError) as error:
+            raise BaselineError(f"{path}: has no whole report ({error}); {ADVICE}") from None
+        print("\n".join([*texts, *lines]))
     return 0
 
 
@@ -109,10 +113,8 @@ def history(folder: Path | None) -> int:
         raise BaselineError(f"{folder}: has no session yet; run pytest with STEPMARK_HISTORY={folder}")
     latest = {(one.session.configuration, one.session.fingerprint.slug): one for one in found}
     reports = [_report(alike(found, one.session)) for one in latest.values()]
-    for report in reports:
-        heading = wrapped(f"{report.title} {report.about}\n{report.answer}")
-        print(f"{heading}\n\n{as_text(report.sections)}\n")
-    raw: dict[str, Any] = {str(one.path): one.provenance for one in found}
+    print("\n".join(map(_text, reports)))
+    raw = {str(one.path): one.provenance for one in found}
     print("\n".join(publish(reports, raw, shown(find_root() / "runs" / "history"))))
     return 0
 
@@ -123,7 +125,7 @@ def _report(past: Sequence[Baseline]) -> Report:
     sentence, next_step = f"the last of {len(past)} sessions", NOTHING_TO_DO
     if streak := bad_streak([one.verdict for one in past]):
         good, bad = (past[index] for index in streak)  # -1, of no good one, is the last
-        sentence, next_step = since_when(past) or sentence, "read the page of that session"
+        sentence, next_step = since_when(past) or sentence, f"read {shown(bad.path.with_suffix('.html'))}"
         commits = [one.provenance["commit"][:12] for one in (good, bad)]
         if streak[0] >= 0 and commits[0] != commits[1] and not (good.rerun_problem or bad.rerun_problem):
             ends = f"--good {commits[0]} --bad {commits[1]}"

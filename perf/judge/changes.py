@@ -38,7 +38,7 @@ def find_changes(series: Mapping[str, Sequence[float]]) -> list[Change]:
     least certain proposal is dropped until all are significant (Holm 1979). Of series without any change about 2 %
     show one, if values are independent, and far more if each resembles the one before (docs/measurements.md).
     """
-    logs = {name: np.log(values) for name, values in series.items()}
+    logs = {name: np.log(values) for name, values in series.items() if len(values) >= 2 * FEWEST}
     calm = {name: _without_outliers(values) for name, values in logs.items()}
     ends = {name: [0, *_proposed(values), len(values)] for name, values in calm.items()}
     p_value = cache(lambda name, begin, end: _p_value(logs[name][begin:end]))
@@ -75,8 +75,6 @@ def bad_streak(verdicts: Sequence[str]) -> tuple[int, int] | None:
 
 def _without_outliers(logs: FloatArray) -> FloatArray:
     """Return values with single wild ones moved toward the median of the five around them."""
-    if len(logs) < 2 * FEWEST:
-        return logs
     around = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(logs, 2, mode="reflect"), 5), axis=1)
     return _clipped(logs, around, OUTLIER)
 
@@ -88,8 +86,6 @@ def _clipped(logs: FloatArray, centre: FloatArray | np.float64, limit: float) ->
 
 def _proposed(logs: FloatArray) -> list[int]:
     """Return the changes that explain more than BIC asks for."""
-    if len(logs) < 2 * FEWEST:
-        return []
     # Only where it is needed: the import takes most of a second.
     from ruptures import KernelCPD  # type: ignore[import-untyped]  # ruptures: unannotated
 

@@ -25,7 +25,7 @@ def read_json(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise BaselineError(f"{path}: cannot be read ({error}); restore it or name another file") from None
+        raise BaselineError(f"{path}: cannot be read ({error}); measure first, or name another file") from None
     if len(content) > _MOST_BYTES:
         raise BaselineError(f"{path}: is larger than {_MOST_BYTES:,} bytes, and no result is; name another file")
     try:

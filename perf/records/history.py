@@ -11,8 +11,6 @@ from perf.records.baselines import KEY, Baseline, load_result
 from perf.records.documents import write_json
 from perf.records.sessions import Session
 
-_NAMES = "[0-9]*T[0-9]*Z-*-*.json"  # sorted by name, the oldest comes first
-
 
 def keep(folder: Path, result: Mapping[str, Any]) -> Path:
     """Write a session's result into a file of its own, whole or not at all, and return it; others may write at once."""
@@ -26,7 +24,8 @@ def keep(folder: Path, result: Mapping[str, Any]) -> Path:
 
 def load_history(folder: Path) -> list[Baseline]:
     """Return the workloads of all sessions, the oldest first; none without a folder; errors as for `load_result`."""
-    return [one for path in sorted(folder.glob(_NAMES)) for one in load_result(path)]
+    paths = sorted(folder.glob("[0-9]*T[0-9]*Z-*-*.json"))  # the names that `keep` gives begin with the date
+    return [one for path in paths for one in load_result(path)]
 
 
 def alike(history: Sequence[Baseline], session: Session) -> list[Baseline]:

@@ -16,13 +16,7 @@ from perf.records.sessions import Session, differences
 from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
 from perf.report.history import history_section, since_when
-from perf.report.plots import (
-    effects_plot,
-    loss_difference_plot,
-    rates_plot,
-    session_losses,
-    steps_plots,
-)
+from perf.report.plots import effects_plot, loss_differences, rates_plot, session_losses, steps_plot
 from perf.report.published import published_section
 from perf.report.sections import (
     DETECTABLE,
@@ -146,10 +140,10 @@ def session_report(
         sections += [replace(first, title=beside), *others]
     if baseline:
         sections.append(Section(title="Baseline", notes=_baseline_notes(baseline, session)))
-    difference = loss_difference_plot(session, expected)
+    difference = loss_differences(session, expected)
     sections += [
         Section(title="Losses", plots=[*session_losses(session), *filter(None, [difference])], is_detail=True),
-        Section(title="Rates", plots=[rates_plot(session, baseline), *steps_plots(session)], is_detail=True),
+        Section(title="Rates", plots=[rates_plot(session, baseline), steps_plot(session)], is_detail=True),
     ]
     if published:
         sections.append(published_section(published, session))

@@ -9,41 +9,37 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+from matplotlib.ticker import MaxNLocator
 
 from perf.printable import printable
-from perf.report.sections import Plot, Report, Series
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from perf.report.sections import Plot, Report
 
 # Colours that are put into the drawings, and the style of the page that replaces them: light or dark is the reader's.
 INK, GRID, BAND = "#010101", "#020202", "#030303"
 _COLOURS = ("#110001", "#110002", "#110003", "#110004", "#110005", "#110006")
 _VARIABLES = {INK: "ink", GRID: "grid", BAND: "band", **{colour: f"c{i}" for i, colour in enumerate(_COLOURS)}}
-_MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_LOOKS = cycler(color=_COLOURS, marker=[*"osD^vP"], linestyle=("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))))
 
 
 def as_html(reports: Sequence[Report], raw: Mapping[str, Any], folder: Path) -> str:
-    """Return a page of one or more workloads, the worst first, with the raw data in it; `folder` is where it will be.
+    """Return a page of one or more workloads, with the raw data in it; `folder` is where it will be.
 
     Every value is escaped; characters that do not print are shown as such.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("perf.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=lambda value: printable(value) if type(value) is str else value,
     )  # fmt: skip
     packed = base64.b64encode(gzip.compress(json.dumps(raw, allow_nan=False).encode(), mtime=0)).decode()
-    template = environment.get_template("page.html")
-    ordered = sorted(reports, key=lambda report: not report.is_bad)
-    return template.render(
-        reports=ordered, as_svg=as_svg, raw=packed, link=lambda path: quote(os.path.relpath(path, folder))
-    )
+    functions = {"as_svg": as_svg, "relpath": os.path.relpath}
+    return environment.get_template("page.html").render(reports=reports, raw=packed, folder=folder, **functions)
 
 
 def as_svg(plot: Plot) -> str:
@@ -51,8 +47,6 @@ def as_svg(plot: Plot) -> str:
 
     Its text is text, laid out for a wide font: whatever a browser takes instead fits, too.
     """
-    from matplotlib import rc_context
-
     file = io.StringIO()
     # What one drawing calls its parts, another must not. A name that the font cannot show must not end a session.
     with rc_context({"svg.hashsalt": plot.title, "svg.fonttype": "none"}), warnings.catch_warnings(action="ignore"):
@@ -65,16 +59,13 @@ def as_svg(plot: Plot) -> str:
     return svg
 
 
-def figure_of(plot: Plot) -> "Figure":
+def figure_of(plot: Plot) -> Figure:
     """Return a plot as a figure of matplotlib."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     style: Any = {
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
         "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
         "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "legend.frameon": False, "text.parse_math": False,
+        "axes.prop_cycle": _LOOKS,
     }  # fmt: skip
     with rc_context(style):
         figure = Figure(figsize=(4.8, 1.6 + 0.35 * len(plot.categories) if plot.categories else 3.2))
@@ -87,8 +78,17 @@ def figure_of(plot: Plot) -> "Figure":
             for index, place in enumerate(places):
                 label = meaning if index == 0 else None
                 axes.axvline(place, color=INK, linewidth=0.7, linestyle=dash, alpha=0.6, label=label)
-        for number, series in enumerate(plot.series):
-            _draw(axes, series, number % len(_COLOURS), len(plot.series))
+        for series in plot.series:
+            label = printable(series.name)
+            if series.style == "line":
+                axes.plot(series.x, series.y, marker="", linewidth=1.4, label=label)
+            elif series.style == "dots":
+                axes.plot(series.x, series.y, linestyle="none", markersize=4, label=label)
+            elif series.style == "bars":
+                axes.barh(series.y, series.x, 0.4, label=label)
+            else:
+                ends = np.abs(np.subtract([series.low, series.high], series.x))
+                axes.errorbar(series.x, series.y, xerr=ends, fmt="o", elinewidth=3, label=label, mfc=INK, mec=INK)
         if plot.categories:
             axes.set_yticks(range(len(plot.categories)), [printable(name) for name in plot.categories])
             axes.set_ylim(len(plot.categories) - 0.4, -0.6)
@@ -99,18 +99,3 @@ def figure_of(plot: Plot) -> "Figure":
         if len(axes.get_legend_handles_labels()[1]) > 1:
             figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
-
-
-def _draw(axes: Any, series: Series, number: int, num_series: int) -> None:
-    """Draw one series with the colour, marker and dash of its number."""
-    look = {"color": _COLOURS[number], "label": printable(series.name)}
-    if series.style == "line":
-        axes.plot(series.x, series.y, linewidth=1.4, linestyle=_DASHES[number], **look)
-    elif series.style == "dots":
-        axes.plot(series.x, series.y, _MARKERS[number], markersize=4, linestyle="none", **look)
-    elif series.style == "bars":
-        height = 0.8 / num_series
-        axes.barh(np.asarray(series.y) + (number - (num_series - 1) / 2) * height, series.x, height, **look)
-    else:
-        axes.hlines(series.y, series.low, series.high, linewidth=3, **look)
-        axes.plot(series.x, series.y, "o", color=INK, markersize=5)

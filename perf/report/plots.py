@@ -12,11 +12,9 @@ from perf.logs.runlog import LogLine
 from perf.records.baselines import Baseline, PublishedLine
 from perf.records.sessions import Session
 from perf.records.wire import STEP_PHASES
-from perf.report.sections import Plot, Series
+from perf.report.sections import Plot, Series, effect_cells
 
 MOST_POINTS = 400  # of a curve that are drawn, spread evenly; the raw data on the page has all
-
-STEPS, SAMPLES, SECONDS = "optimizer steps", "samples", "seconds"
 
 
 def effects_plot(effects: Mapping[int, Effect], threshold: float, what: str) -> Plot:
@@ -36,13 +34,10 @@ def effects_plot(effects: Mapping[int, Effect], threshold: float, what: str) -> 
             x=[-100 * smallest for _, smallest in detectable], y=[float(index) for index, _ in detectable],
         ),
     ]  # fmt: skip
+    figures = [f"{size}: {', interval '.join(effect_cells(effect)[:2])}" for size, effect in known.items()]
     return Plot(
         title=f"Change of the rate, {what}",
-        caption="; ".join(
-            f"{size}: {effect.effect_size:+.1%}, interval {effect.low:+.1%} to {effect.high:+.1%}"
-            for size, effect in known.items()
-        )
-        + f"; changes within {threshold:.1%} do not matter",
+        caption=f"{'; '.join(figures)}; changes within {threshold:.1%} do not matter",
         x_label="change, % (left is slower)",
         y_label="global batch size",
         series=series,
@@ -53,9 +48,8 @@ def effects_plot(effects: Mapping[int, Effect], threshold: float, what: str) -> 
 
 def pairs_plot(result: DuetResult) -> Plot:
     """Return every pair of a duet in the order of time."""
-    sizes = sorted({pair.global_batch_size for pair in result.pairs})
     series = []
-    for size in sizes:
+    for size in sorted({pair.global_batch_size for pair in result.pairs}):
         own = [pair for pair in result.pairs if pair.global_batch_size == size]
         changes = [100 * float(np.expm1(pair.effect)) for pair in own]
         series.append(Series(name=str(size), style="dots", x=[pair.ended_s for pair in own], y=changes))
@@ -73,48 +67,29 @@ def pairs_plot(result: DuetResult) -> Plot:
 
 def phases_plot(phases: Sequence[PhaseDifference], size: int) -> Plot:
     """Return the time of each phase of a step, on both sides."""
-    shown = [phase for phase in phases if phase.phase in STEP_PHASES and phase.baseline_s + phase.candidate_s > 0]
-    places = [float(index) for index in range(len(shown))]
+    times_s = {one.phase: (one.baseline_s, one.candidate_s) for one in phases if one.phase in STEP_PHASES}
+    shown = {phase: [1e3 * a, 1e3 * b] for phase, (a, b) in times_s.items() if a + b > 0}
+    rows = range(len(shown))
     return Plot(
         title=f"Phases of a step at {size}",
-        caption="; ".join(
-            f"{phase.phase}: {1e3 * phase.baseline_s:.3g} and {1e3 * phase.candidate_s:.3g} ms" for phase in shown
-        ),
+        caption="; ".join(f"{phase}: {a:.3g} and {b:.3g} ms" for phase, (a, b) in shown.items()),
         x_label="ms per step, each operation timed alone",
         series=[
-            Series(name="baseline", style="bars", x=[1e3 * phase.baseline_s for phase in shown], y=places),
-            Series(name="candidate", style="bars", x=[1e3 * phase.candidate_s for phase in shown], y=places),
+            Series(name="baseline", style="bars", x=[a for a, _ in shown.values()], y=[row - 0.2 for row in rows]),
+            Series(name="candidate", style="bars", x=[b for _, b in shown.values()], y=[row + 0.2 for row in rows]),
         ],
-        categories=[phase.phase for phase in shown],
+        categories=list(shown),
     )
-
-
-def loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) -> list[Plot]:
-    """Return losses against steps, samples and seconds, one line for each batch size.
-
-    `curves` are (steps, seconds, losses) by batch size.
-    """
-    plots = []
-    for unit in (STEPS, SAMPLES, SECONDS):
-        series = []
-        for size, (steps, seconds, losses) in curves.items():
-            x = {STEPS: steps, SAMPLES: [size * step for step in steps], SECONDS: seconds}[unit]
-            series.append(Series(name=str(size), x=_thinned(x), y=_thinned(losses)))
-        ends = ", ".join(f"{one.name} {one.y[-1]:.3f}" for one in series)
-        caption = f"By global batch size; last values: {ends}"
-        plot = Plot(title=f"{title} by {unit}", caption=caption, x_label=unit, y_label="loss, nats", series=series)
-        plots.append(plot)
-    return plots
 
 
 def session_losses(session: Session) -> list[Plot]:
     """Return the losses of the first run at each batch size."""
-    runs = {size: measurement.runs[0] for size, measurement in session.measurements.items()}
     curves = {}
-    for size, run in runs.items():
+    for size, measurement in session.measurements.items():
+        run = measurement.runs[0]
         seconds = np.cumsum(np.multiply(run.step_s, np.diff(run.at_steps, prepend=0)))
         curves[size] = (run.at_steps, seconds.tolist(), run.losses)
-    return loss_plots("Loss", curves)
+    return _loss_plots("Loss", curves)
 
 
 def published_losses(runs: Mapping[int, Sequence[PublishedLine]]) -> list[Plot]:
@@ -124,25 +99,43 @@ def published_losses(runs: Mapping[int, Sequence[PublishedLine]]) -> list[Plot]:
         steps = [line.global_step for line in lines]
         seconds = [size * line.global_step / line.global_rate_samples_per_sec for line in lines]
         curves[size] = (steps, seconds, [line.loss for line in lines])
-    return loss_plots("Published loss", curves)
+    return _loss_plots("Published loss", curves)
 
 
-def loss_difference_plot(session: Session, expected: Mapping[int, Baseline | None]) -> Plot | None:
+def _loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) -> list[Plot]:
+    """Return losses against steps, samples and seconds; `curves` are (steps, seconds, losses) by batch size."""
+    ends = ", ".join(f"{size} {losses[-1]:.3f}" for size, (_, _, losses) in curves.items())
+    lines: dict[str, list[Series]] = {"optimizer steps": [], "samples": [], "seconds": []}
+    for size, (steps, seconds, losses) in curves.items():
+        for along, x in zip(lines, (steps, [size * step for step in steps], seconds), strict=True):
+            lines[along].append(_line(str(size), x, losses))
+    return [
+        Plot(
+            title=f"{title} by {along}",
+            caption=f"By global batch size; last values: {ends}",
+            x_label=along,
+            y_label="loss, nats",
+            series=series,
+        )
+        for along, series in lines.items()
+    ]
+
+
+def loss_differences(session: Session, expected: Mapping[int, Baseline | None]) -> Plot | None:
     """Return the losses less those that the batch size is compared with, where there are any."""
     series = []
     for size, measurement in session.measurements.items():
         if baseline := expected.get(size):
             now, then = measurement.runs[0].losses, baseline.session.measurements[size].runs[0].losses
             differences = [a - b for a, b in zip(now, then, strict=False)]
-            x = measurement.runs[0].at_steps[: len(differences)]
-            series.append(Series(name=str(size), x=_thinned(x), y=_thinned(differences)))
+            series.append(_line(str(size), measurement.runs[0].at_steps[: len(differences)], differences))
     if not series:
         return None
     largest = max(abs(value) for one in series for value in one.y)
     return Plot(
         title="Loss less the baseline's",
         caption=f"Difference of the losses from the baseline's, step by step; the largest drawn is {largest:.3g} nats",
-        x_label=STEPS,
+        x_label="optimizer steps",
         y_label="difference, nats",
         series=series,
     )
@@ -165,30 +158,29 @@ def rates_plot(session: Session, baseline: Baseline | None) -> Plot:
     )
 
 
-def steps_plots(session: Session) -> list[Plot]:
+def steps_plot(session: Session) -> Plot:
     """Return the rate of each step of the first run at each batch size, with its warm-up and its log windows."""
-    found = []
+    series, captions, warmups = [], [], set()
+    logged: set[int] = set()
     for size, measurement in session.measurements.items():
         run = measurement.runs[0]
         rates = [size / seconds for seconds in run.step_s]
-        logged = [line.global_step for line in map(parse_line, run.lines) if isinstance(line, LogLine)]
-        series = [Series(name="rate of a step", x=_thinned(run.at_steps), y=_thinned(rates))]
-        found.append(
-            Plot(
-                title=f"Rate of each step at {size}, run 1",
-                caption=f"Median {np.median(rates):,.0f} {session.sample}/sec; steps of warm-up, which are not in the "
-                f"times: {run.warmup_steps}",
-                x_label="step",
-                y_label=f"{session.sample}/sec",
-                series=series,
-                marks={"log line": logged[:50], "end of warm-up": [[0, *run.at_steps][run.warmup_steps] + 0.5]},
-            )
-        )
-    return found
+        median = float(np.median(rates))
+        series.append(_line(str(size), run.at_steps, [100 * rate / median for rate in rates]))
+        captions.append(f"{size}: median {median:,.0f} {session.sample}/sec, steps of warm-up: {run.warmup_steps}")
+        warmups.add([0, *run.at_steps][run.warmup_steps] + 0.5)
+        logged.update(line.global_step for line in map(parse_line, run.lines) if isinstance(line, LogLine))
+    return Plot(
+        title="Rate of each step, run 1",
+        caption=f"By global batch size; steps of warm-up are not in the times; {'; '.join(captions)}",
+        x_label="step",
+        y_label="% of the run's median",
+        series=series,
+        marks={"log line": sorted(logged)[:50], "end of warm-up": sorted(warmups)},
+    )
 
 
-def _thinned(values: Sequence[float]) -> list[float]:
-    """Return at most `MOST_POINTS` of the values, the first and the last among them."""
-    if len(values) <= MOST_POINTS:
-        return [float(value) for value in values]
-    return [float(values[index]) for index in np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int)]
+def _line(name: str, x: Sequence[float], y: Sequence[float]) -> Series:
+    """Return a curve with at most `MOST_POINTS` of its points, the first and the last among them."""
+    places = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).round().astype(int)
+    return Series(name=name, x=[float(x[place]) for place in places], y=[float(y[place]) for place in places])

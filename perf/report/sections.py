@@ -34,7 +34,7 @@ class Series(Struct, frozen=True, kw_only=True):
 
     name: str
     x: Sequence[float]
-    y: Sequence[float]  # in a plot with categories, `x` are lengths and `y` the numbers of categories
+    y: Sequence[float]  # in a plot with categories the numbers of these, of bars places beside them
     style: Literal["line", "dots", "bars", "intervals"] = "line"
     # low, high: the ends of each interval along x
     low: Sequence[float] = ()

@@ -160,7 +160,7 @@ def test_other_losses_are_found_without_timing(history: History, capsys: pytest.
     assert max(map(len, out.split("git bisect log")[0].splitlines())) <= 80
     assert steps[0].startswith("4 left: skip (candidate side (git:")
     assert "cannot be imported: SyntaxError \\x1b[31m):" in " ".join(out.split())
-    assert re.match(r"0 left: \w+ \(\w+ losses\): \w{7} ", steps[-1])
+    assert re.match(r"0 left: \w+ \(losses: \d+% of the difference\): \w{7} ", steps[-1])
     assert out.isprintable() or set(filter(lambda c: not c.isprintable(), out)) == {"\n"}
 
 
@@ -322,8 +322,8 @@ def test_a_commit_that_learns_otherwise_is_found_in_real_runs(
         git(repository, *WHO, "commit", "--quiet", "--message", f"number {number}")
     assert main(["bisect", "--good", "HEAD~2", "--bad", "HEAD"]) == 0
     out = capfd.readouterr().out
-    assert re.findall(r"^\d left: (\w+) \((\w+ losses)\): \w{7} number (\d)$", out, re.MULTILINE) == [
-        ("bad", "other losses", "1"),
+    assert re.findall(r"^\d left: (\w+) \((.*?)\): \w{7} number (\d)$", out, re.MULTILINE) == [
+        ("bad", "losses: 100% of the difference", "1"),
     ]
     assert re.search(
         r"^LOSSES_DIFFER: [^\0]*^page: .*duet\.html$\n\nFirst bad commit: \w{7} number 1$", out, re.MULTILINE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,10 +40,19 @@ def test_a_result_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[st
     path = result(tmp_path / "night.json", msgspec.to_builtins(NIGHT))
     assert main(["report", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("REGRESSED: 9.5% slower (between 9.4% and 9.6%) at 1024")
+    assert next(line for line in lines if ": " in line).startswith("REGRESSED: 9.5% slower (between 9.4% and 9.6%) at")
     assert lines[-1] == f"page: {tmp_path / 'night.html'}"
     assert "<svg" in (tmp_path / "night.html").read_text()
     assert (tmp_path / "night.md").read_text().startswith("**REGRESSED: 9.5% slower")
+
+
+def test_the_worst_workload_comes_first(tmp_path: Path) -> None:
+    """On the page and in the summary."""
+    fine = msgspec.structs.replace(NIGHT, title="fine", is_bad=False)
+    publish([fine, NIGHT], {}, tmp_path / "bench")
+    for suffix, titled in ((".html", "<h1>{}</h1>"), (".md", "\n{} on ")):
+        text = (tmp_path / "bench").with_suffix(suffix).read_text()
+        assert 0 < text.index(titled.format(NIGHT.title)) < text.index(titled.format("fine"))
 
 
 @pytest.mark.parametrize(
@@ -52,9 +62,9 @@ def test_a_result_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("{}", "has no whole report"),
         (json.dumps({KEY: []}), "has no whole report"),
         (json.dumps({KEY: {"reports": [{"title": 3}]}}), "has no whole report"),
-        (json.dumps({KEY: {"reports": []}}), "says nothing yet"),
-        (said(sections=[{"header": ["a", "b"], "rows": [["1"]]}]), "a table or a plot of it is not whole"),
-        (said(sections=[{"plots": [UNEVEN]}]), "a table or a plot of it is not whole"),
+        (json.dumps({KEY: {"reports": []}}), "has no whole report"),
+        (said(sections=[{"header": ["a", "b"], "rows": [["1"]]}]), "has no whole report"),
+        (said(sections=[{"plots": [UNEVEN]}]), "has no whole report"),
     ],
 )
 def test_what_is_no_result_is_refused(
@@ -111,16 +121,20 @@ def kept(folder: Path, *verdicts: str, **changes: object) -> Path:
 def test_the_history_is_told_with_the_bisection_that_comes_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the last good session to the first bad one; the page is in the project."""
+    """From the last good session to the first bad one; the page is in the project, and leads to that one's."""
     monkeypatch.chdir(tmp_path)
     folder = kept(tmp_path / "history", "NO_BASELINE", "UNCHANGED", "REGRESSED", "INCONCLUSIVE", "REGRESSED")
     monkeypatch.setenv("STEPMARK_HISTORY", str(folder))
+    bad = sorted(folder.glob("*.json"))[2].with_suffix(".html")
+    bad.write_text("the page of that night")
     assert main(["history"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "REGRESSED: since session 3 of 5 (2026-09-03, commit 020202020202) Next: stepmark bisect" in out
     assert "stepmark bisect --good 010101010101 --bad 020202020202 --workload pico" in out
     assert out.endswith("page: runs/history.html")
-    assert "<svg" in (tmp_path / "runs" / "history.html").read_text()
+    page = (tmp_path / "runs" / "history.html").read_text()
+    assert "<svg" in page
+    assert re.findall('href="(.*)">page of session 3</a>', page) == [f"../history/{bad.name}"]
 
 
 def test_a_bisection_is_proposed_from_a_good_session_only(

@@ -82,9 +82,9 @@ def test_pages_that_are_there_are_linked(tmp_path: Path) -> None:
 
 
 def test_changes_that_overlap_are_one_event() -> None:
-    """Also where a long interval covers two short ones that do not touch each other."""
+    """Also where a long interval covers two short ones that do not touch each other; the surest comes first."""
     spans = [(1, 9), (2, 3), (5, 6), (10, 11)]
     found = [
         Change(metric=f"{a}", index=a, earliest=a, latest=b, effect_size=0.1, p_value=0.001) for a, b in reversed(spans)
     ]
-    assert [[change.index for change in group] for group in _grouped(found)] == [[1, 2, 5], [10]]
+    assert [[change.index for change in group] for group in _grouped(found)] == [[2, 5, 1], [10]]
