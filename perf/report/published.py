@@ -7,7 +7,7 @@ from perf.judge.verdicts import mean_rate
 from perf.records.baselines import PublishedLine, PublishedRun
 from perf.records.sessions import Session
 from perf.report.plots import published_losses, session_losses
-from perf.report.sections import NONE, Plot, Section, Series, number
+from perf.report.sections import NONE, Section, number
 
 Published = Mapping[PublishedRun, Sequence[PublishedLine]]  # runs with their logs; of a run that did not start, no line
 
@@ -31,7 +31,7 @@ def published_section(published: Published, session: Session) -> Section:
         rows=rows,
         left=("machine",),
         notes=[*_prediction_notes(predictions), f"here: {session.workload}; there: {next(iter(published)).workload}"],
-        plots=[_rates_plot(published, predictions, session), *(plot for pair in both for plot in pair)],
+        plots=[plot for pair in both for plot in pair],
         is_detail=True,
     )
 
@@ -68,29 +68,3 @@ def _prediction_notes(predictions: Mapping[PublishedRun, Prediction]) -> Iterato
             f"{1e6 * one.per_sample_s:.1f} us. The interval is from the spread of the log windows of two runs, the first "
             "window left out, as if windows were independent; whether the model holds, two batch sizes cannot tell."
         )
-
-
-def _rates_plot(published: Published, predictions: Mapping[PublishedRun, Prediction], session: Session) -> Plot:
-    """Return the rates of both relative to their largest batch size, since one is some hundred times the other."""
-    ran = sorted((run.global_batch_size, run.samples_per_sec) for run in published if run.samples_per_sec)
-    here = sorted((size, mean_rate(one)) for size, one in session.measurements.items())
-    told = [(one.global_batch_size, one.samples_per_sec) for one in predictions.values()]
-    curves = {"published": ran, "here": here, "predicted": told}
-    most = {"published": ran[-1][1], "here": here[-1][1], "predicted": ran[-1][1]}
-    series = [
-        Series(
-            name=name, x=[float(size) for size, _ in points], y=[100 * rate / most[name] for _, rate in points],
-            style="dots" if name == "predicted" else "line",
-        )
-        for name, points in curves.items()
-        if points
-    ]  # fmt: skip
-    return Plot(
-        title="Rates, of those at the largest batch size",
-        caption="; ".join(
-            f"{one.name} {', '.join(f'{x:.0f}: {y:.0f}%' for x, y in zip(one.x, one.y, strict=True))}" for one in series
-        ),
-        x_label="global batch size",
-        y_label="% of the rate at the largest",
-        series=series,
-    )
