@@ -4,7 +4,7 @@ import io
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -16,14 +16,14 @@ from perf.signals import EXIT_STOPPED, exit_on_signals
 EXIT_DONE, EXIT_USAGE = 0, 2
 
 
-def run() -> NoReturn:
-    """Run the command line and end the process; a rank among others without shutting down the interpreter.
+def run(work: Callable[[], int] | None = None) -> NoReturn:
+    """Run the command line, or `work`, and end the process; a rank among others without shutting down the interpreter.
 
     A thread of torch's may still be releasing what the last collective used. If it meets an interpreter that shuts
     down, it aborts the process: "terminate called without an active exception" (torch 2.13, gloo, 2 of 15 runs on busy
     cores).
     """
-    code = main()
+    code = work() if work else main()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         with suppress(OSError):  # whoever read it may be gone; stderr keeps no whole line back
             sys.stdout.flush()

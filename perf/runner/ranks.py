@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from perf.cli import run
 from perf.errors import EXIT_PROBLEM, MainRankError, PerfError, UsageError
 from perf.finding import find, in_one_line
 from perf.logs.runlog import StartLine
@@ -80,4 +81,4 @@ def _run(asked: argparse.Namespace, held: ExitStack) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)
