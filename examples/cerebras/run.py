@@ -19,6 +19,20 @@ from perf.train.workloads import BERT_CONFIGS
 WORKLOAD = BERT_CONFIGS["pico"]
 
 
+# Two operations of the model that the compiler for Cerebras systems does not take, in terms of those that it does.
+@cstorch.register_decomposition(torch.ops.aten.lerp.Tensor)
+def interpolate(start, end, weight):
+    """Return what torch.lerp returns."""
+    return start + weight * (end - start)
+
+
+@cstorch.register_decomposition(torch.ops.aten.constant_pad_nd)
+def pad(x, widths, value=0):
+    """Return what F.pad returns for the last dimension."""
+    before, after = (torch.full_like(x[..., :1], value).expand(*x.shape[:-1], width) for width in widths)
+    return torch.cat([before, x, after], dim=-1)
+
+
 def parse_arguments():
     """Return the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,6 +58,7 @@ def make_backend(arguments):
     logs = arguments.model_dir / "cerebras_logs"
     if arguments.backend == "CPU":
         return cstorch.backend("CPU", artifact_dir=logs)
+    cstorch.amp.set_half_dtype("bfloat16")  # float16 would need a loss scale
     cstorch.backends.csx.performance.micro_batch_size = arguments.micro_batch_size
     cluster = yaml.safe_load(arguments.cluster_config.read_text()) if arguments.cluster_config else {}
     return cstorch.backend("CSX", artifact_dir=logs, cluster_config=cstorch.distributed.ClusterConfig(**cluster))
@@ -94,9 +109,7 @@ def main():
     dataloader = cstorch.utils.data.DataLoader(draw_batches, arguments.global_batch_size, arguments.seed, global_step)
     # In the directory of a finished run this fails: "Initial global step 100 already exceeds max step 100."
     num_steps = cstorch.utils.data.compute_num_steps(dataloader, global_step, max_steps=arguments.max_steps)
-    executor = cstorch.utils.data.DataExecutor(
-        dataloader, num_steps=num_steps, checkpoint_steps=num_steps, activation_steps=arguments.log_steps
-    )
+    executor = cstorch.utils.data.DataExecutor(dataloader, num_steps=num_steps, checkpoint_steps=num_steps)
 
     @cstorch.trace
     def train_step(batch):
@@ -111,8 +124,6 @@ def main():
 
     @cstorch.step_closure
     def log(loss):
-        nonlocal global_step
-        global_step += 1
         if executor.user_iteration % arguments.log_steps == 0 or executor.on_final_iteration:
             tracker = executor.profiler.rate_tracker
             print(
@@ -127,6 +138,7 @@ def main():
         cstorch.save({**parts, "global_step": global_step}, arguments.model_dir / f"checkpoint_{global_step}.mdl")
 
     for batch in executor:
+        global_step += 1
         log(train_step(batch))
         save()
     tracker = executor.profiler.rate_tracker
