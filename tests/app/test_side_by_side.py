@@ -170,7 +170,7 @@ def test_one_core_cannot_be_shared(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 class Scripted:
     """A duet whose pairs are synthetic, and whose sides do the work a test wants."""
 
-    mode = Mode.SIMULTANEOUS
+    mode, is_whole = Mode.SIMULTANEOUS, False
     sides = (Side(name="baseline", text="self", workload="pico", command=(), root=HOME, environ={}),) * 2
 
     def __init__(self, effects: dict[int, float], work: tuple[SideWork, SideWork]) -> None:
