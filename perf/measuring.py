@@ -20,26 +20,19 @@ from perf.measure.sides import parse_recipe
 from perf.parsers import fraction, seconds
 from perf.plugin import ENVIRON, WorkloadNode, batch_size, parsed, target_of
 from perf.printable import shown, wrapped
-from perf.records.baselines import (
-    BASELINES_DIR,
-    KEY,
-    LATEST_RESULT,
-    Baseline,
-    Provenance,
-    load_published,
-    load_published_lines,
-    result_json,
-)
+from perf.records import baselines
+from perf.records.baselines import Baseline, Provenance
 from perf.records.documents import write_json
 from perf.records.history import alike, keep, load_history
 from perf.records.sessions import Session
+from perf.report.answers import of_session
 from perf.report.bench import published_note, result_note, session_report
 from perf.report.sections import Report, as_text
 from perf.signals import EXIT_STOPPED
 
 T = TypeVar("T")
 
-REPORT = LATEST_RESULT.with_suffix("")  # the page and the summary of a session are beside its result
+REPORT = baselines.LATEST_RESULT.with_suffix("")  # the page and the summary of a session are beside its result
 
 
 class Measuring:
@@ -54,7 +47,7 @@ class Measuring:
 
     def __init__(self, config: pytest.Config, items: list[pytest.Item], compare: Any, asked: list[str]) -> None:
         self._config, self._asked = config, asked
-        self._baselines = shown(config.rootpath / BASELINES_DIR)
+        self._baselines = shown(config.rootpath / baselines.BASELINES_DIR)
         self._saved = self._stopped = False
         self._problem = ""
         self._folder = history_folder()  # None without a history
@@ -72,8 +65,8 @@ class Measuring:
                 if batch_size(item):
                     by_id.setdefault(target_of(item).id, []).append(item)
             self.benches = {name: self._bench(some, duet) for name, some in by_id.items()}  # by the workload's id
-            runs = load_published(self._baselines)
-            self._published = {run: load_published_lines(self._baselines, run) for run in runs}
+            runs = baselines.load_published(self._baselines)
+            self._published = {run: baselines.load_published_lines(self._baselines, run) for run in runs}
             self._history = load_history(self._folder) if self._folder else []
             for suffix in (".html", ".md"):  # what is there afterwards is this session's
                 (config.rootpath / REPORT.with_suffix(suffix)).unlink(missing_ok=True)
@@ -85,7 +78,6 @@ class Measuring:
         config, target = self._config, target_of(items[0])
         what = What(
             root=config.rootpath,
-            here=here(),
             target=target,
             sizes=sorted({batch_size(item) or 0 for item in items}),
             precision=config.getoption("perf_precision") or target.workload.precision,
@@ -159,19 +151,19 @@ class Measuring:
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
         """Leave in pytest-benchmark's file only what makes times incomparable; the rest is in our part of it."""
         machine_info.clear()
-        machine_info.update(here().fingerprint.hardware)
+        machine_info.update(here().hardware)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """Add the raw values and their provenance to pytest-benchmark's file."""
         if self._measured():
-            output_json[KEY] = self._stored()
+            output_json[baselines.KEY] = self._stored()
 
     def _stored(self) -> dict[str, Any]:
         """Return what this project adds to pytest-benchmark's file: each measured session and its duet."""
         duets = {bench.target.id: bench.duet.as_json() for bench in self._measured() if bench.duet}
         sessions = [bench.measure() for bench in self._measured()]
-        return result_json(sessions, self._provenance(), duets, msgspec.to_builtins(self._reports))
+        return baselines.result_json(sessions, self._provenance(), duets, msgspec.to_builtins(self._reports))
 
     def _measured(self) -> list[Bench]:
         return [bench for bench in self.benches.values() if bench.session]
@@ -187,10 +179,10 @@ class Measuring:
 
     def _save(self, *, is_whole: bool = False) -> None:
         """Keep the session's result, whole or not at all; in the history only that of a whole session."""
-        machine = here().fingerprint.hardware
-        content = {"machine_info": machine, "benchmarks": [], KEY: self._stored()}
+        machine = here().hardware
+        content = {"machine_info": machine, "benchmarks": [], baselines.KEY: self._stored()}
         try:
-            write_json(self._config.rootpath / LATEST_RESULT, content)
+            write_json(self._config.rootpath / baselines.LATEST_RESULT, content)
             self._saved = True
             if self._folder and is_whole:
                 self._kept = keep(self._folder, content)
@@ -215,9 +207,13 @@ class Measuring:
 
     def _report(self, bench: Bench) -> Report:
         """Return what is to be said of a workload."""
-        session, provenance, answer = bench.measure(), self._provenance(), bench.answer(self._problem)
+        session, provenance = bench.measure(), self._provenance()
+        answer = of_session(session, bench.judgements, bench.baseline, bench.duet, self._problem)
         now = Baseline(
-            path=self._config.rootpath / LATEST_RESULT, session=session, provenance=provenance, verdict=answer.verdict
+            path=self._config.rootpath / baselines.LATEST_RESULT,
+            session=session,
+            provenance=provenance,
+            verdict=answer.verdict,
         )
         return session_report(
             session,
@@ -244,7 +240,8 @@ class Measuring:
         if self._asked and not looked:
             return f"{self._asked[0]}: no rate was compared in this session, so it fails"
         for bench in self.benches.values() if self._config.getoption("perf_strict") else ():
-            if lost := bench.lost_sizes():
+            stored = bench.baseline.session.measurements if bench.baseline else {}
+            if lost := sorted(stored.keys() - bench.target.workload.global_batch_sizes):
                 sizes = ", ".join(map(str, lost))
                 return f"--perf-strict: the baseline has {sizes}, and the workload no longer does: it fails"
         return ""
@@ -270,7 +267,13 @@ class Measuring:
         if any(map(self._is_reference, self._measured())):
             write(wrapped(published_note(list(self._published))))
         if self._saved:
-            write(wrapped(result_note(LATEST_RESULT, refusal(shown(root / LATEST_RESULT), self._baselines))))
+            write(
+                wrapped(
+                    result_note(
+                        baselines.LATEST_RESULT, refusal(shown(root / baselines.LATEST_RESULT), self._baselines)
+                    )
+                )
+            )
         try:
             for line in publish(self._reports, self._stored(), shown(root / REPORT)):
                 write(line)

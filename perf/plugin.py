@@ -126,10 +126,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @functools.lru_cache(maxsize=1)  # a session imports its file once
 def _chosen(config: pytest.Config) -> Found:
-    from perf.app.what import here
+    from perf.train.devices import resolve_device
 
     try:
-        return find(config.getoption("perf_workload") or default_workload(here().device.type), config.rootpath)
+        name = config.getoption("perf_workload") or default_workload(resolve_device("auto").type)
+        return find(name, config.rootpath)
     except UsageError as error:
         raise pytest.UsageError(f"--perf-workload: {error}") from None
 

@@ -13,7 +13,7 @@ import pytest
 
 from perf.app.duet import exit_code
 from perf.app.side_by_side import _show, baseline_recipe, run_duet
-from perf.app.what import What, here
+from perf.app.what import What
 from perf.cli import EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, BaselineError, MeasureError
 from perf.judge import duets
@@ -44,9 +44,9 @@ def promoted(commit: str = "a" * 40, *, dirty: bool = False, **software: str) ->
 def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None:
     """What is installed here already is not installed again; a build tag is no version."""
     asked = parse_recipe(["baseline:", "env:A=1"])
-    same = baseline_recipe(asked, promoted(), here())
+    same = baseline_recipe(asked, promoted())
     assert (same.commit, same.packages, same.environ) == ("a" * 40, (), {"A": "1"})
-    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"), here())
+    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"))
     assert older.packages == ("torch==2.12.1", "numpy==2.2.0")
 
 
@@ -56,7 +56,7 @@ def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None
 def test_a_baseline_that_nobody_can_run_again_is_refused(commit: str, dirty: bool, problem: str) -> None:
     """Uncommitted changes are nowhere, and neither is a commit without a name."""
     with pytest.raises(BaselineError, match=problem):
-        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty), here())
+        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty))
 
 
 @pytest.fixture
@@ -105,30 +105,16 @@ def test_a_duet_prints_and_keeps_what_it_found(
     assert (found["kind"], found["workload"], len(found["pairs"])) == ("duet", "nano", 90)
 
 
-def test_an_upgrade_ends_with_the_commands_that_promote_it(
-    shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "side"), [("baseline:", "pip:numpy==9.9", 0), ("self", "baseline:", 1)]
+)
+def test_the_promoted_commit_is_a_side(
+    shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, baseline: str, candidate: str, side: int
 ) -> None:
-    """Install what the candidate has, measure, promote; and the baseline side is the promoted commit."""
-    monkeypatch.setattr("perf.app.duet._promoted", lambda what: promoted())
-    assert main(["duet", "--baseline", "baseline:", "--candidate", "pip:numpy==9.9"]) == 1
-    assert shown[0]["recipes"][0].commit == "a" * 40
-    out = capsys.readouterr().out
-    assert out.endswith(
-        "To make the candidate the baseline:\n"
-        "  python -m pip install numpy==9.9\n"
-        "  python -m pytest tests/benchmarks --perf-workload pico --perf-precision fp32\n"
-        "  python -m perf promote --reason 'pip:numpy==9.9 instead of aaaaaaaaaaaa'\n"
-    )
-
-
-def test_a_baseline_as_the_candidate_is_no_upgrade(
-    shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nobody is told to promote what is promoted already."""
-    monkeypatch.setattr("perf.app.duet._promoted", lambda what: promoted())
-    assert main(["duet", "--baseline", "self", "--candidate", "baseline:"]) == 1
-    assert shown[0]["recipes"][1].commit == "a" * 40
-    assert "To make the candidate the baseline" not in capsys.readouterr().out
+    """Either one."""
+    monkeypatch.setattr("perf.app.duet.load_baseline", lambda path: promoted())
+    assert main(["duet", "--baseline", baseline, "--candidate", candidate]) == 1
+    assert [recipe.commit for recipe in shown[0]["recipes"]] == ["a" * 40, ""][:: 1 - 2 * side]
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
