@@ -18,7 +18,7 @@ from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
 from perf.measure.sides import parse_recipe
 from perf.parsers import fraction, seconds
-from perf.plugin import ENVIRON, WorkloadNode, batch_size, parsed, target_of
+from perf.plugin import ENVIRON, STATE, WorkloadNode, batch_size, parsed, target_of
 from perf.printable import shown, wrapped
 from perf.records import baselines
 from perf.records.baselines import Baseline, Provenance
@@ -38,15 +38,15 @@ REPORT = baselines.LATEST_RESULT.with_suffix("")  # the page and the summary of 
 class Measuring:
     """Measures for the tests of one session, and writes down what becomes of it.
 
-    `items` are the tests that need something measured; `compare` is what --benchmark-compare says ([] without it, True
-    for this machine's baselines), and `asked` the given options that make a session without a comparison a failure.
+    `items` are the tests that need something measured.
 
     Raises:
         pytest.UsageError: nothing can be measured as asked; a damaged baseline is told before anything is.
     """
 
-    def __init__(self, config: pytest.Config, items: list[pytest.Item], compare: Any, asked: list[str]) -> None:
-        self._config, self._asked = config, asked
+    def __init__(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        compare = config.stash[STATE].compare  # [] without --benchmark-compare, True for this machine's baselines
+        self._config, self._asked = config, config.stash[STATE].asked
         self._baselines = shown(config.rootpath / baselines.BASELINES_DIR)
         self._saved = self._stopped = False
         self._problem = ""
@@ -224,13 +224,9 @@ class Measuring:
             duet=bench.duet,
             answer=answer,
             threshold=self._thresholds.get(bench.target.id, 0.0),  # 0: no rate was judged
-            published=self._published if self._is_reference(bench) else {},
+            published=self._published if ":" not in bench.target.id else {},  # others have published runs of ours
             past=[*alike(self._history, session), now] if self._folder else [],
         )
-
-    def _is_reference(self, bench: Bench) -> bool:
-        """Return whether a workload is one of this project's own, which others have published runs of."""
-        return bool(self._published) and ":" not in bench.target.id
 
     def _not_looked(self) -> str:
         """Return which comparison was asked for and not made, or nothing."""
@@ -264,7 +260,7 @@ class Measuring:
             write(wrapped(report.answer.line), bold=True, red=report.is_bad)
             write(wrapped(f"Next: {report.answer.next_step}"))
             write(f"\n{as_text(report.sections)}")
-        if any(map(self._is_reference, self._measured())):
+        if self._published and any(":" not in bench.target.id for bench in self._measured()):
             write(wrapped(published_note(list(self._published))))
         if self._saved:
             write(
@@ -285,14 +281,11 @@ class Measuring:
 
 def _duet_mode(asked: str | None, *, compares: bool) -> str:
     """Return when to compare side by side, as `Bench` takes it. Raises UsageError: it is neither a word nor a SPEC."""
-    if asked in WITH_BASELINE:
-        return asked
     if asked is None:
         return "auto" if compares else "never"
     try:
-        recipe = parse_recipe(asked.split())
+        if asked not in WITH_BASELINE and parse_recipe(asked.split()).is_baseline:
+            raise ValueError("write always to compare with the baseline")
     except ValueError as error:
         raise UsageError(f"--perf-duet={asked}: never, auto, always or a SPEC is needed: {error}") from None
-    if recipe.is_baseline:
-        raise UsageError("--perf-duet=baseline: write --perf-duet=always")
     return asked

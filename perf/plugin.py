@@ -42,7 +42,6 @@ class State:
     compare_fail: Any
     asked: list[str]  # the given options that make a session without a comparison a failure
     seen: bool = False  # whether there are claims, also if none is to be run
-    problem: str = ""  # why a session that measured nothing fails
 
 
 STATE = pytest.StashKey[State]()
@@ -95,9 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
     own = [name for name in asked if name.startswith("--perf")]
     if own and in_parallel(config):
         raise pytest.UsageError(f"{own[0]}: times are not measured under -n; leave -n out, or that option")
-    if not config.pluginmanager.hasplugin("benchmark"):
-        config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is switched off")
-    elif not in_parallel(config):  # where it would compare nothing
+    if not in_parallel(config):  # where it would compare nothing
         config.option.benchmark_compare, config.option.benchmark_compare_fail = [], None
 
 
@@ -248,7 +245,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise pytest.UsageError("--benchmark-compare-fail: verdicts judge here; leave it out, see perf_threshold")
         from perf.measuring import Measuring
 
-        config.stash[MEASURING] = Measuring(config, items, state.compare, state.asked)
+        config.stash[MEASURING] = Measuring(config, items)
         config.pluginmanager.register(config.stash[MEASURING], "stepmark-measuring")
     elif not items and not in_parallel(config) and (state.compare or state.compare_fail):
         config.option.benchmark_compare = timed.compare = state.compare
@@ -270,15 +267,10 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     asked = [name for name in state.asked if seen or name.startswith("--perf")]
     is_over = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if asked and is_over and MEASURING not in config.stash and not config.option.collectonly:
-        state.problem = f"{asked[0]}: no rate was compared in this session, so it fails"
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if reporter:
+            reporter.write_line(f"\n{asked[0]}: no rate was compared in this session, so it fails", red=True)
     yield
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say why a session that measured nothing fails."""
-    if config.stash[STATE].problem:
-        terminalreporter.write_line(config.stash[STATE].problem, red=True)
 
 
 @pytest.fixture

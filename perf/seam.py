@@ -111,19 +111,7 @@ def workload(
     sample: str = "samples",
     about: Mapping[str, Fact] | None = None,
 ) -> Callable[[Callable[[Case], Step]], Workload]:
-    """Make a workload of a function that builds a training step; arguments as in `Workload`.
-
-    ::
-
-        @perf.workload(global_batch_sizes=(32, 128))
-        def net(case):
-            torch.manual_seed(case.seed)
-            ...
-            def step():
-                ...
-                return loss.detach()
-            return step
-    """
+    """Make a workload of a function that builds a training step, such as `stepmark init` writes; see `Workload`."""
 
     def decorate(build: Callable[[Case], Step]) -> Workload:
         return Workload(

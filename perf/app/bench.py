@@ -153,8 +153,8 @@ class Bench:
         first = parse_recipe(["baseline:"] if spec in WITH_BASELINE else spec.split())
         if self.baseline and first.is_baseline:
             first = baseline_recipe(first, self.baseline)
-        recipes, option = (first, parse_recipe(["self"])), SESSION_BUDGET
-        return compared(recipes, what, threshold=self._duet_threshold, budget_option=option)
+        sides = first, parse_recipe(["self"])
+        return compared(sides, what, threshold=self._duet_threshold, budget_option=SESSION_BUDGET)
 
     def judge(self, claim: str, size: int, *, threshold: float) -> Judgement:
         """Return what becomes of a claim at a batch size, and keep it. Raises PerfError: what it needs is not there."""

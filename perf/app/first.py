@@ -128,15 +128,12 @@ def doctor() -> int:
     num_gpus = int(hardware["num_gpus"])
     mode, reason = choose_mode([], num_gpus=num_gpus, cores=cores)
     needs_time = mode is Mode.ALTERNATING and not num_gpus
-    advice = "duets take turns, which needs about four times the time" if needs_time else ""
-    _print_fact(f"{len(cores)} cores, {mode} duets ({reason})", advice)
-    advice = "stop other programs, or expect to need larger budgets" if share >= BUSY else ""
-    _print_fact(f"other programs use {share:.0%} of the cores", advice)
-    if num_gpus:
-        advice = "the clock moves with temperature and load; lock it where you may: nvidia-smi --lock-gpu-clocks"
-        _print_fact(f"GPU: {num_gpus} x {hardware['gpu']}", advice)
+    clock = "the clock moves with temperature and load; lock it where you may: nvidia-smi --lock-gpu-clocks"
+    for fact, is_noted, advice in (
+        (f"{len(cores)} cores, {mode} duets ({reason})", needs_time, "they need about four times the time"),
+        (f"other programs use {share:.0%} of the cores", share >= BUSY, "stop them, or expect to need larger budgets"),
+        (f"{num_gpus} GPUs ({hardware['gpu']})", num_gpus > 0, clock),
+    ):
+        line = indented(f"{fact}: {advice}" if is_noted else fact, 6).lstrip()
+        print(f"{'NOTE' if is_noted else 'ok  '}  {line}")
     return 0
-
-
-def _print_fact(fact: str, advice: str) -> None:
-    print(f"{'NOTE' if advice else 'ok  '}  {indented(f'{fact}: {advice}' if advice else fact, 6).lstrip()}")

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -95,9 +94,7 @@ def compared(
         with tqdm(total=round(budget_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
             show = partial(_show, bar)
             result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=budget_s, on_pair=show, **options)
-        # Of a whole hash the front; another revision as it is written.
-        whole = re.compile(r"[0-9a-f]{40,64}")
-        commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
+        commits = " ".join(recipe.commit for recipe in recipes if recipe.commit)
         reverse = "-R " if recipes[1].commit and not recipes[0].commit else ""  # from the baseline to the candidate
         show_change = f"git diff {reverse}{commits}" if commits else ""
         return replace(result, show_change=show_change, sample=asked.target.workload.sample)
