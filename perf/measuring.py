@@ -244,17 +244,13 @@ class Measuring:
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside pytest's own, whose short summary comes last
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-        """Print one line for each batch size and what to do next, after pytest-benchmark, also when that fails."""
-        try:
-            return (yield)
-        finally:
-            if self._problem:
-                terminalreporter.write_line(self._problem, red=True)
-            if self._reports:
-                self._summarize(terminalreporter)
-
-    def _summarize(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print one line for each batch size and what to do next, after pytest-benchmark."""
+        yield
         root, write = self._config.rootpath, terminalreporter.write_line
+        if self._problem:
+            write(self._problem, red=True)
+        if not self._reports:
+            return
         for report in self._reports:
             terminalreporter.section(f"stepmark: {report.title}")
             write(wrapped(report.answer.line), bold=True, red=report.is_bad)

@@ -135,7 +135,9 @@ def _chosen(config: pytest.Config) -> Found:
 class WorkloadNode(pytest.Class):
     """A workload in a module, collected as a class of `perf.claims.Claims`."""
 
-    target: Found
+    def __init__(self, *, target: Found, **options: Any) -> None:
+        super().__init__(**options)
+        self.target = target
 
     def _getobj(self) -> type:
         workload = self.target.workload
@@ -161,31 +163,24 @@ class CommandFile(pytest.Module):
         except UsageError as error:
             raise self.CollectError(str(error)) from None
         for target in found:
-            node: WorkloadNode = WorkloadNode.from_parent(self, name=target.id.rpartition(":")[2])
-            node.target = target
-            yield node
+            yield WorkloadNode.from_parent(self, name=target.id.rpartition(":")[2], target=target)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CommandFile | None:
     """Collect a file of commands that is named on the command line."""
     if file_path.suffix != ".toml" or not parent.session.isinitpath(file_path):
         return None
-    node: CommandFile = CommandFile.from_parent(parent, path=file_path)
-    return node
+    return CommandFile.from_parent(parent, path=file_path)
 
 
 def pytest_pycollect_makeitem(
     collector: pytest.Module | pytest.Class, name: str, obj: object
-) -> pytest.Collector | list[pytest.Collector] | None:
+) -> list[pytest.Collector] | None:
     """Collect each workload in the module that defines it."""
     if type(obj) is not Workload or not isinstance(collector, pytest.Module):
         return None
     target = workloads_in(collector.obj, collector.config.rootpath).get(name)
-    if target is None:
-        return []
-    node: WorkloadNode = WorkloadNode.from_parent(collector, name=name)
-    node.target = target
-    return node
+    return [WorkloadNode.from_parent(collector, name=name, target=target)] if target else []
 
 
 def target_of(node: pytest.Item) -> Found:
