@@ -116,8 +116,7 @@ def commands_in(file: Path, root: Path) -> list[Found]:
 def print_workloads(files: Sequence[Path]) -> int:
     """Print the built-in workloads and those in files, as in `own_workloads`, and return the exit code.
 
-    Raises:
-        BaselineError: a file has none or cannot be imported; the others were printed before.
+    Raises BaselineError: a file has none or cannot be imported; the others were printed before.
     """
     root = find_root()
     own, problems = own_workloads(root, files)

@@ -36,12 +36,9 @@ REPORT = baselines.LATEST_RESULT.with_suffix("")  # the page and the summary of 
 
 
 class Measuring:
-    """Measures for the tests of one session, and writes down what becomes of it.
+    """Measures for the tests of one session that need it, its `items`, and writes down what becomes of them.
 
-    `items` are the tests that need something measured.
-
-    Raises:
-        pytest.UsageError: nothing can be measured as asked; a damaged baseline is told before anything is.
+    Raises pytest.UsageError: nothing can be measured as asked; a damaged baseline is told before anything is.
     """
 
     def __init__(self, config: pytest.Config, items: list[pytest.Item]) -> None:

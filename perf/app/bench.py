@@ -43,11 +43,7 @@ WITH_BASELINE = ("never", "auto", "always")  # what --perf-duet takes beside a S
 class Bench:
     """One workload in a session: measured when the first test needs it, and compared side by side likewise.
 
-    `duet` says when it is compared side by side: "never"; "auto": where stored times do not decide; "always"; or the
-    SPEC of what to compare it with.
-
-    Raises:
-        BaselineError: its baseline, or a portable one, is damaged.
+    Raises BaselineError: its baseline, or a portable one, is damaged.
     """
 
     def __init__(
@@ -57,6 +53,7 @@ class Bench:
         num_runs: int | None,  # of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide
         num_steps: int | None,  # of each run; None for `STEPS`, or what a command's entry says
         compare: Path | None,  # a file to compare with; None for this machine's baselines
+        # when to compare side by side: "never", "auto" (where stored times do not decide), "always"; or with what: a SPEC
         duet: str,
         duet_threshold: float,  # the smallest change that matters side by side, a fraction
     ) -> None:
@@ -220,6 +217,7 @@ def stored_file(name: str, storage: str) -> Path:
     folder = Path(storage.removeprefix("file://"))
     found = sorted(folder.glob(f"**/{glob.escape(name)}*.json")) if name else []
     if not found:
-        advice = "without a value it compares with this machine's baseline"
-        raise UsageError(f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; {advice}")
+        raise UsageError(
+            f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; name another"
+        )
     return found[-1]

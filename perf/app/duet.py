@@ -29,28 +29,19 @@ THRESHOLD = 0.02  # the smallest change that matters side by side, where neither
 
 def duet(
     *,
-    baseline: Sequence[str] | None = None,
-    candidate: Sequence[str] | None = None,
-    threshold: float | None = None,
-    json: Path | None = None,
-    **asked_for: Any,
+    baseline: Sequence[str] | None = None,  # the parts of its SPEC; None for the last commit that is another one
+    candidate: Sequence[str] | None = None,  # the parts of its SPEC; None for the working tree
+    threshold: float | None = None,  # the smallest change that matters, a fraction; None for the workload's, or 2 %
+    json: Path | None = None,  # where to keep the raw values
+    **asked_for: Any,  # what both train, one workload after the other, as in `what`
 ) -> int:
-    """Compare two sides, say what differs, and return the exit code; the help of the command lists them.
-
-    Args:
-        baseline: the parts of its SPEC; None for the last commit, or where the working tree is that, the one before.
-        candidate: the parts of its SPEC; None for the working tree.
-        threshold: the smallest change that matters, a fraction; None for the workload's own, or 2 %.
-        json: where to keep the raw values.
-        asked_for: what both train, one workload after the other, as in `what`.
-    """
+    """Compare two sides, say what differs, and return the exit code; the help of the command lists them."""
     # Before minutes are spent on what could not be kept.
     if json and (json.is_dir() or any(path.is_file() for path in json.parents)):
         raise UsageError(f"--json {json}: no file can be written there; name another")
     asked = what(**asked_for)
     if json and len(asked) > 1:
-        names = ", ".join(one.target.id for one in asked)
-        raise UsageError(f"--json {json}: is for one workload, and there are {names}; name one: --workload")
+        raise UsageError(f"--json {json}: is for one workload, and there are {len(asked)}; name one: --workload")
     try:
         before = baseline or [f"git:{last_other_commit(asked[0].root, candidate in (None, ['self']))}"]
         recipes = parse_recipe(before), parse_recipe(candidate or ["self"])

@@ -58,11 +58,7 @@ def _template(name: str) -> str:
 
 
 def _check(target: Found) -> bool:
-    """Build a step in two processes and print what it does; return whether it can be measured.
-
-    Raises:
-        MeasureError: it cannot be built, or fails.
-    """
+    """Build a step in two processes, print what it does, and return whether it is repeatable. Errors as in `Duet`."""
     size = min(target.workload.global_batch_sizes)
     side = own_side(find_root(), target.id, os.environ)
     cases = {size: CaseSpec(global_batch_size=size, precision=target.workload.precision)}
@@ -91,9 +87,7 @@ def _check(target: Found) -> bool:
 def demo() -> int:
     """Make a project, plant two faults one after the other, and return the exit code: 0 if both were found.
 
-    Raises:
-        MeasureError: a duet could not be made, or the planted faults were not found.
-        OSError: git is missing.
+    Raises MeasureError: a duet could not be made, or the planted faults were not found. OSError: git is missing.
     """
     whole, file, codes = _template(DEMO_FILE), Path(DEMO_FILE), []
     with stopped_by_signals(), TemporaryDirectory(prefix="stepmark-demo-") as folder, chdir(folder):
