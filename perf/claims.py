@@ -45,7 +45,6 @@ class Claims:
         self, perf_judge: Judge, perf_bench: Bench, perf_measurement: Measurement, benchmark: BenchmarkFixture
     ) -> None:
         """Samples/sec are those of the baseline."""
-        from perf.judge.stats import run_rate
 
         def step() -> None:
             global _now_s
@@ -55,9 +54,6 @@ class Claims:
         remaining = iter(times)
         benchmark.pedantic(step, rounds=len(times))  # type: ignore[no-untyped-call]  # pytest-benchmark: unannotated
         benchmark.extra_info["workload"] = perf_bench.target.id
-        benchmark.extra_info["samples_per_sec"] = [
-            run_rate(run.timed_step_s, perf_measurement.global_batch_size) for run in perf_measurement.runs
-        ]
         perf_judge("rate")
 
     def test_scaling(self, perf_judge: Judge) -> None:

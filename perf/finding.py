@@ -36,13 +36,12 @@ def find_root() -> Path:
     return next((path for path in (here, *here.parents) if any((path / mark).exists() for mark in marks)), here)
 
 
-def find(name: str, root: Path, fallback: Path | None = None) -> Found:
+def find(
+    name: str,  # the id; a file's path is relative to `root`, or to the current folder
+    root: Path,  # the project's folder; what the module imports comes from here or from its ``src``
+    fallback: Path | None = None,  # of a side that is a checkout, the candidate's root: for a file that `root` lacks
+) -> Found:
     """Return the workload of an id.
-
-    Args:
-        name: the id; a file's path is relative to `root`, or to the current folder.
-        root: the project's folder; what the module imports comes from here or from its ``src``.
-        fallback: of a side that is a checkout, the candidate's root: its file is used where `root` has none.
 
     Raises:
         UsageError: there is none of that name, or its module cannot be imported, or it imports the candidate's modules.
@@ -99,10 +98,9 @@ def own_workloads(root: Path, files: Sequence[Path] = ()) -> tuple[list[Found], 
         try:
             if file.suffix == ".toml":
                 known += commands_in(file, root)
-                continue
-            found = workloads_in(_imported(file.resolve(), file.resolve().parent), root).values()
-            known += found
-            if not found:
+            elif found := workloads_in(_imported(file.resolve(), file.resolve().parent), root):
+                known += found.values()
+            else:
                 problems.append(f"{shown(file)}: has no workload; decorate a function with @perf.workload(...)")
         except UsageError as error:
             problems.append(str(error))
@@ -118,8 +116,7 @@ def commands_in(file: Path, root: Path) -> list[Found]:
 def print_workloads(files: Sequence[Path]) -> int:
     """Print the built-in workloads and those in files, as in `own_workloads`, and return the exit code.
 
-    Raises:
-        BaselineError: a file has none or cannot be imported; the others were printed before.
+    Raises BaselineError: a file has none or cannot be imported; the others were printed before.
     """
     root = find_root()
     own, problems = own_workloads(root, files)

@@ -18,43 +18,33 @@ from perf.errors import PerfError, UsageError
 from perf.judge.verdicts import Verdict
 from perf.measure.sides import parse_recipe
 from perf.parsers import fraction, seconds
-from perf.plugin import ENVIRON, WorkloadNode, batch_size, parsed, target_of
+from perf.plugin import ENVIRON, STATE, WorkloadNode, batch_size, parsed, target_of
 from perf.printable import shown, wrapped
-from perf.records.baselines import (
-    BASELINES_DIR,
-    KEY,
-    LATEST_RESULT,
-    Baseline,
-    Provenance,
-    load_published,
-    load_published_lines,
-    result_json,
-)
+from perf.records import baselines
+from perf.records.baselines import Baseline, Provenance
 from perf.records.documents import write_json
 from perf.records.history import alike, keep, load_history
 from perf.records.sessions import Session
+from perf.report.answers import of_session
 from perf.report.bench import published_note, result_note, session_report
 from perf.report.sections import Report, as_text
 from perf.signals import EXIT_STOPPED
 
 T = TypeVar("T")
 
-REPORT = LATEST_RESULT.with_suffix("")  # the page and the summary of a session are beside its result
+REPORT = baselines.LATEST_RESULT.with_suffix("")  # the page and the summary of a session are beside its result
 
 
 class Measuring:
-    """Measures for the tests of one session, and writes down what becomes of it.
+    """Measures for the tests of one session that need it, its `items`, and writes down what becomes of them.
 
-    `items` are the tests that need something measured; `compare` is what --benchmark-compare says ([] without it, True
-    for this machine's baselines), and `asked` the given options that make a session without a comparison a failure.
-
-    Raises:
-        pytest.UsageError: nothing can be measured as asked; a damaged baseline is told before anything is.
+    Raises pytest.UsageError: nothing can be measured as asked; a damaged baseline is told before anything is.
     """
 
-    def __init__(self, config: pytest.Config, items: list[pytest.Item], compare: Any, asked: list[str]) -> None:
-        self._config, self._asked = config, asked
-        self._baselines = shown(config.rootpath / BASELINES_DIR)
+    def __init__(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        compare = config.stash[STATE].compare  # [] without --benchmark-compare, True for this machine's baselines
+        self._config, self._asked = config, config.stash[STATE].asked
+        self._baselines = shown(config.rootpath / baselines.BASELINES_DIR)
         self._saved = self._stopped = False
         self._problem = ""
         self._folder = history_folder()  # None without a history
@@ -72,8 +62,8 @@ class Measuring:
                 if batch_size(item):
                     by_id.setdefault(target_of(item).id, []).append(item)
             self.benches = {name: self._bench(some, duet) for name, some in by_id.items()}  # by the workload's id
-            runs = load_published(self._baselines)
-            self._published = {run: load_published_lines(self._baselines, run) for run in runs}
+            runs = baselines.load_published(self._baselines)
+            self._published = {run: baselines.load_published_lines(self._baselines, run) for run in runs}
             self._history = load_history(self._folder) if self._folder else []
             for suffix in (".html", ".md"):  # what is there afterwards is this session's
                 (config.rootpath / REPORT.with_suffix(suffix)).unlink(missing_ok=True)
@@ -85,7 +75,6 @@ class Measuring:
         config, target = self._config, target_of(items[0])
         what = What(
             root=config.rootpath,
-            here=here(),
             target=target,
             sizes=sorted({batch_size(item) or 0 for item in items}),
             precision=config.getoption("perf_precision") or target.workload.precision,
@@ -159,19 +148,19 @@ class Measuring:
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
         """Leave in pytest-benchmark's file only what makes times incomparable; the rest is in our part of it."""
         machine_info.clear()
-        machine_info.update(here().fingerprint.hardware)
+        machine_info.update(here().hardware)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """Add the raw values and their provenance to pytest-benchmark's file."""
         if self._measured():
-            output_json[KEY] = self._stored()
+            output_json[baselines.KEY] = self._stored()
 
     def _stored(self) -> dict[str, Any]:
         """Return what this project adds to pytest-benchmark's file: each measured session and its duet."""
         duets = {bench.target.id: bench.duet.as_json() for bench in self._measured() if bench.duet}
         sessions = [bench.measure() for bench in self._measured()]
-        return result_json(sessions, self._provenance(), duets, msgspec.to_builtins(self._reports))
+        return baselines.result_json(sessions, self._provenance(), duets, msgspec.to_builtins(self._reports))
 
     def _measured(self) -> list[Bench]:
         return [bench for bench in self.benches.values() if bench.session]
@@ -187,10 +176,10 @@ class Measuring:
 
     def _save(self, *, is_whole: bool = False) -> None:
         """Keep the session's result, whole or not at all; in the history only that of a whole session."""
-        machine = here().fingerprint.hardware
-        content = {"machine_info": machine, "benchmarks": [], KEY: self._stored()}
+        machine = here().hardware
+        content = {"machine_info": machine, "benchmarks": [], baselines.KEY: self._stored()}
         try:
-            write_json(self._config.rootpath / LATEST_RESULT, content)
+            write_json(self._config.rootpath / baselines.LATEST_RESULT, content)
             self._saved = True
             if self._folder and is_whole:
                 self._kept = keep(self._folder, content)
@@ -215,9 +204,13 @@ class Measuring:
 
     def _report(self, bench: Bench) -> Report:
         """Return what is to be said of a workload."""
-        session, provenance, answer = bench.measure(), self._provenance(), bench.answer(self._problem)
+        session, provenance = bench.measure(), self._provenance()
+        answer = of_session(session, bench.judgements, bench.baseline, bench.duet, self._problem)
         now = Baseline(
-            path=self._config.rootpath / LATEST_RESULT, session=session, provenance=provenance, verdict=answer.verdict
+            path=self._config.rootpath / baselines.LATEST_RESULT,
+            session=session,
+            provenance=provenance,
+            verdict=answer.verdict,
         )
         return session_report(
             session,
@@ -228,13 +221,9 @@ class Measuring:
             duet=bench.duet,
             answer=answer,
             threshold=self._thresholds.get(bench.target.id, 0.0),  # 0: no rate was judged
-            published=self._published if self._is_reference(bench) else {},
+            published=self._published if ":" not in bench.target.id else {},  # others have published runs of ours
             past=[*alike(self._history, session), now] if self._folder else [],
         )
-
-    def _is_reference(self, bench: Bench) -> bool:
-        """Return whether a workload is one of this project's own, which others have published runs of."""
-        return bool(self._published) and ":" not in bench.target.id
 
     def _not_looked(self) -> str:
         """Return which comparison was asked for and not made, or nothing."""
@@ -244,33 +233,36 @@ class Measuring:
         if self._asked and not looked:
             return f"{self._asked[0]}: no rate was compared in this session, so it fails"
         for bench in self.benches.values() if self._config.getoption("perf_strict") else ():
-            if lost := bench.lost_sizes():
+            stored = bench.baseline.session.measurements if bench.baseline else {}
+            if lost := sorted(stored.keys() - bench.target.workload.global_batch_sizes):
                 sizes = ", ".join(map(str, lost))
                 return f"--perf-strict: the baseline has {sizes}, and the workload no longer does: it fails"
         return ""
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside pytest's own, whose short summary comes last
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-        """Print one line for each batch size and what to do next, after pytest-benchmark, also when that fails."""
-        try:
-            return (yield)
-        finally:
-            if self._problem:
-                terminalreporter.write_line(self._problem, red=True)
-            if self._reports:
-                self._summarize(terminalreporter)
-
-    def _summarize(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print one line for each batch size and what to do next, after pytest-benchmark."""
+        yield
         root, write = self._config.rootpath, terminalreporter.write_line
+        if self._problem:
+            write(self._problem, red=True)
+        if not self._reports:
+            return
         for report in self._reports:
             terminalreporter.section(f"stepmark: {report.title}")
             write(wrapped(report.answer.line), bold=True, red=report.is_bad)
             write(wrapped(f"Next: {report.answer.next_step}"))
             write(f"\n{as_text(report.sections)}")
-        if any(map(self._is_reference, self._measured())):
+        if self._published and any(":" not in bench.target.id for bench in self._measured()):
             write(wrapped(published_note(list(self._published))))
         if self._saved:
-            write(wrapped(result_note(LATEST_RESULT, refusal(shown(root / LATEST_RESULT), self._baselines))))
+            write(
+                wrapped(
+                    result_note(
+                        baselines.LATEST_RESULT, refusal(shown(root / baselines.LATEST_RESULT), self._baselines)
+                    )
+                )
+            )
         try:
             for line in publish(self._reports, self._stored(), shown(root / REPORT)):
                 write(line)
@@ -282,14 +274,11 @@ class Measuring:
 
 def _duet_mode(asked: str | None, *, compares: bool) -> str:
     """Return when to compare side by side, as `Bench` takes it. Raises UsageError: it is neither a word nor a SPEC."""
-    if asked in WITH_BASELINE:
-        return asked
     if asked is None:
         return "auto" if compares else "never"
     try:
-        recipe = parse_recipe(asked.split())
+        if asked not in WITH_BASELINE and parse_recipe(asked.split()).is_baseline:
+            raise ValueError("write always to compare with the baseline")
     except ValueError as error:
         raise UsageError(f"--perf-duet={asked}: never, auto, always or a SPEC is needed: {error}") from None
-    if recipe.is_baseline:
-        raise UsageError("--perf-duet=baseline: write --perf-duet=always")
     return asked

@@ -42,7 +42,6 @@ class State:
     compare_fail: Any
     asked: list[str]  # the given options that make a session without a comparison a failure
     seen: bool = False  # whether there are claims, also if none is to be run
-    problem: str = ""  # why a session that measured nothing fails
 
 
 STATE = pytest.StashKey[State]()
@@ -95,9 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
     own = [name for name in asked if name.startswith("--perf")]
     if own and in_parallel(config):
         raise pytest.UsageError(f"{own[0]}: times are not measured under -n; leave -n out, or that option")
-    if not config.pluginmanager.hasplugin("benchmark"):
-        config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is switched off")
-    elif not in_parallel(config):  # where it would compare nothing
+    if not in_parallel(config):  # where it would compare nothing
         config.option.benchmark_compare, config.option.benchmark_compare_fail = [], None
 
 
@@ -126,10 +123,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @functools.lru_cache(maxsize=1)  # a session imports its file once
 def _chosen(config: pytest.Config) -> Found:
-    from perf.app.what import here
+    from perf.train.devices import resolve_device
 
     try:
-        return find(config.getoption("perf_workload") or default_workload(here().device.type), config.rootpath)
+        name = config.getoption("perf_workload") or default_workload(resolve_device("auto").type)
+        return find(name, config.rootpath)
     except UsageError as error:
         raise pytest.UsageError(f"--perf-workload: {error}") from None
 
@@ -137,7 +135,9 @@ def _chosen(config: pytest.Config) -> Found:
 class WorkloadNode(pytest.Class):
     """A workload in a module, collected as a class of `perf.claims.Claims`."""
 
-    target: Found
+    def __init__(self, *, target: Found, **options: Any) -> None:
+        super().__init__(**options)
+        self.target = target
 
     def _getobj(self) -> type:
         workload = self.target.workload
@@ -163,31 +163,24 @@ class CommandFile(pytest.Module):
         except UsageError as error:
             raise self.CollectError(str(error)) from None
         for target in found:
-            node: WorkloadNode = WorkloadNode.from_parent(self, name=target.id.rpartition(":")[2])
-            node.target = target
-            yield node
+            yield WorkloadNode.from_parent(self, name=target.id.rpartition(":")[2], target=target)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CommandFile | None:
     """Collect a file of commands that is named on the command line."""
     if file_path.suffix != ".toml" or not parent.session.isinitpath(file_path):
         return None
-    node: CommandFile = CommandFile.from_parent(parent, path=file_path)
-    return node
+    return CommandFile.from_parent(parent, path=file_path)
 
 
 def pytest_pycollect_makeitem(
     collector: pytest.Module | pytest.Class, name: str, obj: object
-) -> pytest.Collector | list[pytest.Collector] | None:
+) -> list[pytest.Collector] | None:
     """Collect each workload in the module that defines it."""
     if type(obj) is not Workload or not isinstance(collector, pytest.Module):
         return None
     target = workloads_in(collector.obj, collector.config.rootpath).get(name)
-    if target is None:
-        return []
-    node: WorkloadNode = WorkloadNode.from_parent(collector, name=name)
-    node.target = target
-    return node
+    return [WorkloadNode.from_parent(collector, name=name, target=target)] if target else []
 
 
 def target_of(node: pytest.Item) -> Found:
@@ -247,7 +240,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise pytest.UsageError("--benchmark-compare-fail: verdicts judge here; leave it out, see perf_threshold")
         from perf.measuring import Measuring
 
-        config.stash[MEASURING] = Measuring(config, items, state.compare, state.asked)
+        config.stash[MEASURING] = Measuring(config, items)
         config.pluginmanager.register(config.stash[MEASURING], "stepmark-measuring")
     elif not items and not in_parallel(config) and (state.compare or state.compare_fail):
         config.option.benchmark_compare = timed.compare = state.compare
@@ -269,15 +262,10 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     asked = [name for name in state.asked if seen or name.startswith("--perf")]
     is_over = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if asked and is_over and MEASURING not in config.stash and not config.option.collectonly:
-        state.problem = f"{asked[0]}: no rate was compared in this session, so it fails"
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if reporter:
+            reporter.write_line(f"\n{asked[0]}: no rate was compared in this session, so it fails", red=True)
     yield
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say why a session that measured nothing fails."""
-    if config.stash[STATE].problem:
-        terminalreporter.write_line(config.stash[STATE].problem, red=True)
 
 
 @pytest.fixture

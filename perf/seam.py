@@ -26,24 +26,15 @@ _enter_phase: Callable[[str], AbstractContextManager[object]] = _silent
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One parametrization of a workload, on one rank.
+    """One parametrization of a workload, on one rank."""
 
-    Attributes:
-        global_batch_size: samples per optimizer step, over all ranks.
-        micro_batch_size: samples per forward pass.
-        seed: of the weights, the data and everything random in a step.
-        device: what ``torch.device`` and ``.to()`` take: "cpu" or "cuda:0".
-        precision: "fp32" or "bf16".
-        rank, world_size: this process's number among those that train together, and how many there are.
-    """
-
-    global_batch_size: int
-    micro_batch_size: int
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "fp32"
-    rank: int = 0
-    world_size: int = 1
+    global_batch_size: int  # samples per optimizer step, over all ranks
+    micro_batch_size: int  # samples per forward pass
+    seed: int = 0  # of the weights, the data and everything random in a step
+    device: str = "cpu"  # what ``torch.device`` and ``.to()`` take: "cpu" or "cuda:0"
+    precision: str = "fp32"  # "fp32" or "bf16"
+    rank: int = 0  # this process's number among those that train together
+    world_size: int = 1  # how many there are
 
     def phase(self, name: str) -> AbstractContextManager[object]:
         """Say which phase of the step the block belongs to, such as "data".
@@ -66,28 +57,17 @@ def phases_heard(enter: Callable[[str], AbstractContextManager[object]]) -> Iter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """What is trained: made by the decorator `workload`, called with a `Case` to build a step.
+    """What is trained: made by the decorator `workload`, called with a `Case` to build a step."""
 
-    Attributes:
-        build: the decorated function.
-        name: the function's name.
-        why: the first line of its docstring.
-        global_batch_sizes: samples per optimizer step, one case each.
-        micro_batch_size: samples per forward pass at most; None for the whole batch.
-        precision: "fp32", "bf16", or "auto": bf16 on a GPU that has it, else fp32.
-        threshold: the smallest change of its rate that matters, a fraction; None for the session's.
-        sample: what one sample is called in rates ("samples", "images", "tokens").
-        about: facts that decide what a step does; compared between two sides, and named where they differ.
-    """
-
-    build: Callable[[Case], Step]
-    name: str
-    why: str
-    global_batch_sizes: tuple[int, ...]
-    micro_batch_size: int | None = None
-    precision: str = "fp32"
-    threshold: float | None = None
-    sample: str = "samples"
+    build: Callable[[Case], Step]  # the decorated function
+    name: str  # the function's name
+    why: str  # the first line of its docstring
+    global_batch_sizes: tuple[int, ...]  # samples per optimizer step, one case each
+    micro_batch_size: int | None = None  # samples per forward pass at most; None for the whole batch
+    precision: str = "fp32"  # "fp32", "bf16", or "auto": bf16 on a GPU that has it, else fp32
+    threshold: float | None = None  # the smallest change of its rate that matters, a fraction; None for the session's
+    sample: str = "samples"  # what one sample is called in rates ("samples", "images", "tokens")
+    # facts that decide what a step does; compared between two sides, and named where they differ
     about: Mapping[str, Fact] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,19 +111,7 @@ def workload(
     sample: str = "samples",
     about: Mapping[str, Fact] | None = None,
 ) -> Callable[[Callable[[Case], Step]], Workload]:
-    """Make a workload of a function that builds a training step; arguments as in `Workload`.
-
-    ::
-
-        @perf.workload(global_batch_sizes=(32, 128))
-        def net(case):
-            torch.manual_seed(case.seed)
-            ...
-            def step():
-                ...
-                return loss.detach()
-            return step
-    """
+    """Make a workload of a function that builds a training step, such as `stepmark init` writes; see `Workload`."""
 
     def decorate(build: Callable[[Case], Step]) -> Workload:
         return Workload(

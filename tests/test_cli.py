@@ -332,6 +332,24 @@ def test_workloads_fit_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
+def test_commands_are_listed_with_what_they_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a file's name those of both places at the root, with it those of any; a damaged one costs only itself."""
+    entry = "command.NAME]\nrun = 'bash NAME.sh'\nglobal_batch_sizes = [8]\n"
+    Path("stepmark.toml").write_text("[" + entry.replace("NAME", "one"))
+    Path("pyproject.toml").write_text("[tool.stepmark." + entry.replace("NAME", "two"))
+    assert main(["workloads"]) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert "stepmark.toml:one (stepmark.toml), batch sizes 8\n    bash one.sh\n" in out
+    assert "pyproject.toml:two (pyproject.toml), batch sizes 8\n    bash two.sh\n" in out
+    Path("other.toml").write_text("[" + entry.replace("NAME", "three"))
+    Path("stepmark.toml").write_text("[command.one]\nrun = 'bash one.sh'\n")
+    assert main(["workloads", "stepmark.toml", "other.toml"]) == EXIT_PROBLEM
+    captured = capsys.readouterr()
+    assert "other.toml:three" in captured.out
+    assert "stepmark.toml: [command.one]" in only_line(captured.err)
+    assert "missing required field `global_batch_sizes`" in captured.err
+
+
 def test_help_says_how_to_use_several_devices_and_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     """What one needs to start is in the help."""
     with pytest.raises(SystemExit):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+import perf.app.bench
 from perf.app.promotion import promote
 from perf.app.what import What
 from perf.judge.duets import DuetResult
-from perf.measure.sides import Recipe
+from perf.measure.sides import Recipe, Side
 from perf.records.baselines import load_result, load_session
+from perf.records.sessions import Session
+from perf.records.wire import CaseSpec
 from tests.judge.test_verdicts import quiet
 from tests.report.test_duet import duet
 from tests.test_edge import Project, here
@@ -29,6 +33,16 @@ def net(case):
 @perf.workload(global_batch_sizes=(2048,))
 def wide(case):
     return lambda: 1.0
+"""
+COMMANDS = """
+[command.shell]
+run = "{python} train.py {global_batch_size} {num_steps}"
+global_batch_sizes = [512, 1024]
+num_steps = 12
+
+[command.wide]
+run = "bash train.sh"
+global_batch_sizes = [2048]
 """
 CLAIMS = ("loss_decreases", "losses", "counters", "rate", "scaling")
 
@@ -165,7 +179,7 @@ def test_a_stop_during_the_duet_keeps_what_was_measured(project: Project, monkey
     project.give = lambda: named
     thresholds = []
 
-    def compared(recipes: tuple[Recipe, Recipe], what: What, *, threshold: float) -> DuetResult:
+    def compared(recipes: tuple[Recipe, Recipe], what: What, *, threshold: float, budget_option: str) -> DuetResult:
         thresholds.append(threshold)
         assert load_session(project.pytester.path / "runs" / "bench.json").session.measurements
         raise KeyboardInterrupt
@@ -264,3 +278,87 @@ def test_a_session_of_two_workloads_is_written_down(project: Project) -> None:
         "bench_net.py/wide-cpu-fp32-torch-2.13.0.json",
     ]
     assert [load_result(path)[0].session.workload for path in written[::2]] == ["bench_net.py:net", "bench_net.py:wide"]
+
+
+def test_a_file_of_commands_is_collected_where_it_is_named(project: Project) -> None:
+    """All of it, or an entry or a claim by its id; a project's folder alone does not run what may take hours."""
+    file = project.pytester.path / "stepmark.toml"
+    file.write_text(COMMANDS)
+    listed = ids(project.run("stepmark.toml", "--co", "-q"))
+    shell = [f"stepmark.toml::shell::test_{claim}[{size}]" for claim in CLAIMS for size in (512, 1024)]
+    assert listed == shell + [f"stepmark.toml::wide::test_{claim}[2048]" for claim in CLAIMS]
+    for folder in ([], ["."]):
+        assert project.run(*folder, "--co", "-q").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert project.measured == []
+    project.run("stepmark.toml::shell")
+    project.run("stepmark.toml::shell::test_rate[1024]")
+    project.run("stepmark.toml", "-k", "wide and counters")
+    shell_id = "stepmark.toml:shell"
+    assert project.measured == [(shell_id, [512, 1024]), (shell_id, [1024]), ("stepmark.toml:wide", [2048])]
+
+
+def test_a_command_by_its_id(project: Project) -> None:
+    """As for every workload: Claims of a test module measure the entry that --perf-workload names."""
+    (project.pytester.path / "stepmark.toml").write_text(COMMANDS)
+    (project.pytester.path / "test_it.py").write_text("from perf.claims import Claims\nclass TestIt(Claims): ...\n")
+    project.run("test_it.py", "--perf-workload=stepmark.toml:wide")
+    assert project.measured == [("stepmark.toml:wide", [2048])]
+    found = project.run("test_it.py", "--perf-workload=stepmark.toml:wid")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*--perf-workload: *has no command wid (there are shell, wide)*"])
+
+
+def test_commands_in_the_projects_own_configuration(project: Project) -> None:
+    """The tool table of pyproject.toml, whose other tables are not ours."""
+    table = COMMANDS.replace("[command", "[tool.stepmark.command")
+    (project.pytester.path / "pyproject.toml").write_text(f"[project]\nname = 'mine'\n{table}")
+    listed = ids(project.run("pyproject.toml::wide", "--co", "-q"))
+    assert listed == [f"pyproject.toml::wide::test_{claim}[2048]" for claim in CLAIMS]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("[command.shell]", "[command.shell", "*stepmark.toml: *(at line 2, column *"),
+        ("num_steps = 12", "num_step = 12", "*stepmark.toml: [[]command.shell]*unknown field `num_step`*"),
+        ("num_steps = 12", "num_steps = 0", "*stepmark.toml: [[]command.shell] num_steps: *>= 1*"),
+        ("{num_steps}", "{steps}", "*stepmark.toml: [[]command.shell]*run: has {steps}, and what is filled in is *"),
+        ("[command.shell]", "[commands.shell]", "*stepmark.toml: *commands: is no table of commands; *"),
+    ],
+    ids=["no TOML", "unknown field", "no number of steps", "unknown placeholder", "other table"],
+)
+def test_what_is_no_file_of_commands_is_one_error(project: Project, before: str, after: str, says: str) -> None:
+    """Which file, which entry and what is wrong with it; nothing is measured, and no traceback is shown."""
+    (project.pytester.path / "stepmark.toml").write_text(COMMANDS.replace(before, after))
+    found = project.run("stepmark.toml")
+    found.assert_outcomes(errors=1)
+    assert found.ret == pytest.ExitCode.INTERRUPTED
+    found.stdout.fnmatch_lines([says])
+    found.stdout.no_fnmatch_line("*Traceback*")
+    assert project.measured == []
+
+
+def test_a_run_of_a_command_has_the_steps_of_its_entry_or_of_the_option(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--perf-steps counts for every workload of a session; without it each has its own number."""
+    (project.pytester.path / "stepmark.toml").write_text(COMMANDS)
+    measure, steps = perf.app.bench.measure, []
+
+    def spied(side: Side, cases: dict[int, CaseSpec], **options: Any) -> Session:
+        steps.append((side.workload, options["num_steps"]))
+        return measure(side, cases, **options)
+
+    monkeypatch.setattr("perf.app.bench.measure", spied)
+    project.run("stepmark.toml", "-k", "rate")
+    project.run("stepmark.toml::shell", "-k", "rate", "--perf-steps=8")
+    assert steps == [("stepmark.toml:shell", 12), ("stepmark.toml:wide", 20), ("stepmark.toml:shell", 8)]
+
+
+def test_a_command_has_no_precision_to_choose(project: Project) -> None:
+    """Nobody but the command could obey: wrong usage, before anything is measured."""
+    (project.pytester.path / "stepmark.toml").write_text(COMMANDS)
+    found = project.run("stepmark.toml::shell", "--perf-precision=bf16")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["*stepmark.toml:shell: is a command, whose precision and mode are its own; leave *"])
+    assert project.measured == []

@@ -24,20 +24,12 @@ from perf.judge.verdicts import Judgement, Verdict
 from perf.measure.bench import SLICE_STEPS, measure
 from perf.measure.sides import own_side, parse_recipe
 from perf.printable import shown
-from perf.records.baselines import (
-    BASELINES_DIR,
-    PORTABLE,
-    Baseline,
-    find_expected,
-    load_baseline,
-    load_result,
-    load_session,
-)
+from perf.records import baselines
+from perf.records.baselines import Baseline
 from perf.records.sessions import Session
 from perf.records.wire import CaseSpec
-from perf.report.answers import of_session
 from perf.report.bench import log_blocks
-from perf.report.sections import Answer, duration
+from perf.report.sections import duration
 from perf.signals import stopped_by_signals
 
 RUNS, RUNS_BEFORE_DUET = 6, 3
@@ -51,11 +43,7 @@ WITH_BASELINE = ("never", "auto", "always")  # what --perf-duet takes beside a S
 class Bench:
     """One workload in a session: measured when the first test needs it, and compared side by side likewise.
 
-    `duet` says when it is compared side by side: "never"; "auto": where stored times do not decide; "always"; or the
-    SPEC of what to compare it with.
-
-    Raises:
-        BaselineError: its baseline, or a portable one, is damaged.
+    Raises BaselineError: its baseline, or a portable one, is damaged.
     """
 
     def __init__(
@@ -65,18 +53,19 @@ class Bench:
         num_runs: int | None,  # of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide
         num_steps: int | None,  # of each run; None for `STEPS`, or what a command's entry says
         compare: Path | None,  # a file to compare with; None for this machine's baselines
+        # when to compare side by side: "never", "auto" (where stored times do not decide), "always"; or with what: a SPEC
         duet: str,
         duet_threshold: float,  # the smallest change that matters side by side, a fraction
     ) -> None:
         self._what, self._num_runs, self._num_steps = what, num_runs, num_steps
         self._duet_mode, self._duet_threshold = duet, duet_threshold
         self.target = what.target
-        self._baselines = shown(what.root / BASELINES_DIR)
-        for path in (self._baselines / PORTABLE).glob("**/*.json"):
-            load_result(path)
+        self._baselines = shown(what.root / baselines.BASELINES_DIR)
+        for path in (self._baselines / baselines.PORTABLE).glob("**/*.json"):
+            baselines.load_result(path)
         path = what.baseline_path  # a workload whose id cannot name a file is refused before anything is measured
         # what times are compared with, if any
-        self.baseline = load_session(compare) if compare else load_baseline(path)
+        self.baseline = baselines.load_session(compare) if compare else baselines.load_baseline(path)
         can_rerun = self.baseline is not None and not self.baseline.rerun_problem
         self._can_duet = duet not in WITH_BASELINE or (duet != "never" and can_rerun)  # if there is anything beside it
         self.session: Session | None = None  # once it is measured
@@ -160,9 +149,9 @@ class Bench:
         spec, what = self._duet_mode, replace(self._what, sizes=sizes)
         first = parse_recipe(["baseline:"] if spec in WITH_BASELINE else spec.split())
         if self.baseline and first.is_baseline:
-            first = baseline_recipe(first, self.baseline, what.here)
-        recipes, option = (first, parse_recipe(["self"])), SESSION_BUDGET
-        return compared(recipes, what, threshold=self._duet_threshold, budget_option=option)
+            first = baseline_recipe(first, self.baseline)
+        sides = first, parse_recipe(["self"])
+        return compared(sides, what, threshold=self._duet_threshold, budget_option=SESSION_BUDGET)
 
     def judge(self, claim: str, size: int, *, threshold: float) -> Judgement:
         """Return what becomes of a claim at a batch size, and keep it. Raises PerfError: what it needs is not there."""
@@ -186,11 +175,11 @@ class Bench:
     def _exact(self, claim: str, size: int, session: Session) -> Judgement:
         """Return what becomes of the losses or the counters, compared with stored ones."""
         judge = verdicts.judge_losses if claim == "losses" else verdicts.judge_counters
-        return judge(session, size, find_expected(session, size, self.baseline, self._baselines))
+        return judge(session, size, baselines.find_expected(session, size, self.baseline, self._baselines))
 
     def expected(self, size: int) -> Baseline | None:
         """Return what the losses and counters of a batch size are compared with."""
-        return find_expected(self.measure(), size, self.baseline, self._baselines)
+        return baselines.find_expected(self.measure(), size, self.baseline, self._baselines)
 
     def _by_duet(self, claim: str, size: int, stored: Judgement, threshold: float) -> Judgement:
         """Return what becomes of a claim side by side; the `stored` judgement where it is not compared so.
@@ -216,15 +205,6 @@ class Bench:
             return replace(found, holds=None)
         return found
 
-    def lost_sizes(self) -> list[int]:
-        """Return the batch sizes that the baseline has and the workload no longer does."""
-        stored = self.baseline.session.measurements if self.baseline else {}
-        return sorted(stored.keys() - self.target.workload.global_batch_sizes)
-
-    def answer(self, problem: str) -> Answer:
-        """Return the most important result; `problem` is why the session fails although no claim does."""
-        return of_session(self.measure(), self.judgements, self.baseline, self.duet, problem)
-
 
 def stored_file(name: str, storage: str) -> Path:
     """Return the file that --benchmark-compare names: a path, or the number of one in pytest-benchmark's storage.
@@ -237,6 +217,7 @@ def stored_file(name: str, storage: str) -> Path:
     folder = Path(storage.removeprefix("file://"))
     found = sorted(folder.glob(f"**/{glob.escape(name)}*.json")) if name else []
     if not found:
-        advice = "without a value it compares with this machine's baseline"
-        raise UsageError(f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; {advice}")
+        raise UsageError(
+            f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; name another"
+        )
     return found[-1]

@@ -11,12 +11,12 @@ import msgspec
 
 from perf.app.report import publish
 from perf.app.side_by_side import baseline_recipe, compared
-from perf.app.what import What, what
+from perf.app.what import What, here, what
 from perf.errors import EXIT_PROBLEM, BaselineError, PerfError, UsageError
 from perf.judge.duets import DuetResult
 from perf.measure.sides import Recipe, last_other_commit, parse_recipe
 from perf.printable import emphasized, printable, shown, tool
-from perf.records.baselines import KEY, Baseline
+from perf.records.baselines import KEY, Baseline, load_baseline
 from perf.records.documents import write_json
 from perf.report.duet import duet_report, duet_text
 from perf.report.sections import Report
@@ -29,28 +29,19 @@ THRESHOLD = 0.02  # the smallest change that matters side by side, where neither
 
 def duet(
     *,
-    baseline: Sequence[str] | None = None,
-    candidate: Sequence[str] | None = None,
-    threshold: float | None = None,
-    json: Path | None = None,
-    **asked_for: Any,
+    baseline: Sequence[str] | None = None,  # the parts of its SPEC; None for the last commit that is another one
+    candidate: Sequence[str] | None = None,  # the parts of its SPEC; None for the working tree
+    threshold: float | None = None,  # the smallest change that matters, a fraction; None for the workload's, or 2 %
+    json: Path | None = None,  # where to keep the raw values
+    **asked_for: Any,  # what both train, one workload after the other, as in `what`
 ) -> int:
-    """Compare two sides, say what differs, and return the exit code; the help of the command lists them.
-
-    Args:
-        baseline: the parts of its SPEC; None for the last commit, or where the working tree is that, the one before.
-        candidate: the parts of its SPEC; None for the working tree.
-        threshold: the smallest change that matters, a fraction; None for the workload's own, or 2 %.
-        json: where to keep the raw values.
-        asked_for: what both train, one workload after the other, as in `what`.
-    """
+    """Compare two sides, say what differs, and return the exit code; the help of the command lists them."""
     # Before minutes are spent on what could not be kept.
     if json and (json.is_dir() or any(path.is_file() for path in json.parents)):
         raise UsageError(f"--json {json}: no file can be written there; name another")
     asked = what(**asked_for)
     if json and len(asked) > 1:
-        names = ", ".join(one.target.id for one in asked)
-        raise UsageError(f"--json {json}: is for one workload, and there are {names}; name one: --workload")
+        raise UsageError(f"--json {json}: is for one workload, and there are {len(asked)}; name one: --workload")
     try:
         before = baseline or [f"git:{last_other_commit(asked[0].root, candidate in (None, ['self']))}"]
         recipes = parse_recipe(before), parse_recipe(candidate or ["self"])
@@ -80,22 +71,18 @@ def _duet(
 ) -> int:
     """Compare two sides on one workload, add it to the page, and return the exit code."""
     promoted = _promoted(asked) if any(recipe.is_baseline for recipe in recipes) else None
-    is_upgrade = recipes[0].is_baseline and not recipes[1].is_baseline
     first, second = (
-        baseline_recipe(recipe, promoted, asked.here) if promoted and recipe.is_baseline else recipe
-        for recipe in recipes
+        baseline_recipe(recipe, promoted) if promoted and recipe.is_baseline else recipe for recipe in recipes
     )
     result = compared((first, second), asked, threshold=threshold or asked.target.workload.threshold or THRESHOLD)
     show(result, asked, json, said)
-    if promoted and is_upgrade and not result.problem:
-        print(_how_to_promote(second, promoted))
     return exit_code(result)
 
 
 def show(result: DuetResult, asked: What, json: Path | None, said: list[tuple[Report, dict[str, Any]]]) -> None:
     """Print a duet, keep its raw values in `json`, if any, and add it to the page of those in `said`."""
     date, command = datetime.now(UTC).isoformat(timespec="seconds"), f"{tool()} {shlex.join(sys.argv[1:])}"
-    about = f"on {asked.here.fingerprint.slug}, {date}"
+    about = f"on {here().slug}, {date}"
     report = duet_report(result, title=asked.target.id, about=about, command=command)
     named = {"workload": asked.target.id, "date": date, "command": command, "reports": [msgspec.to_builtins(report)]}
     said.append((report, {**result.as_json(), **named}))
@@ -128,28 +115,14 @@ def exit_code(result: DuetResult) -> int:
 
 
 def _promoted(asked: What) -> Baseline:
-    found = asked.load_baseline()
+    found = load_baseline(asked.baseline_path)
     if found is None:
+        file, _, name = asked.target.id.rpartition(":")
+        is_collected = file.endswith((".py", ".toml"))
+        tests = f"{file}::{name}" if is_collected else f"tests/benchmarks --perf-workload {asked.target.id}"
+        precision = f" --perf-precision {asked.precision}" if asked.precision else ""
         raise BaselineError(
             f"{asked.baseline_path}: is not there: this machine has no baseline of {asked.target.id}; measure one: "
-            f"python -m pytest {_tests(asked.target.id)} --perf-precision {asked.precision}, then {tool()} promote"
+            f"python -m pytest {tests}{precision}, then {tool()} promote"
         )
     return found
-
-
-def _how_to_promote(candidate: Recipe, baseline: Baseline) -> str:
-    """Return the commands that make the candidate the baseline."""
-    steps = [f"git checkout {candidate.commit}"] if candidate.commit else []
-    steps += [f"python -m pip install {shlex.join(candidate.packages)}"] if candidate.packages else []
-    environ = "".join(f"{name}={shlex.quote(value)} " for name, value in candidate.environ.items())
-    python, session = shlex.quote(str(candidate.python or "python")), baseline.session
-    steps.append(f"{environ}{python} -m pytest {_tests(session.workload)} --perf-precision {session.precision}")
-    reason = f"{candidate.text} instead of {baseline.provenance['commit'][:12]}"
-    steps.append(f"{python} -m perf promote --reason {shlex.quote(reason)}")
-    return "To make the candidate the baseline:\n" + "\n".join(f"  {step}" for step in steps)
-
-
-def _tests(workload: str) -> str:
-    """Return the arguments of pytest that measure a workload."""
-    file, _, name = workload.rpartition(":")
-    return f"{file}::{name}" if file.endswith(".py") else f"tests/benchmarks --perf-workload {workload}"

@@ -58,11 +58,7 @@ def _template(name: str) -> str:
 
 
 def _check(target: Found) -> bool:
-    """Build a step in two processes and print what it does; return whether it can be measured.
-
-    Raises:
-        MeasureError: it cannot be built, or fails.
-    """
+    """Build a step in two processes, print what it does, and return whether it is repeatable. Errors as in `Duet`."""
     size = min(target.workload.global_batch_sizes)
     side = own_side(find_root(), target.id, os.environ)
     cases = {size: CaseSpec(global_batch_size=size, precision=target.workload.precision)}
@@ -91,9 +87,7 @@ def _check(target: Found) -> bool:
 def demo() -> int:
     """Make a project, plant two faults one after the other, and return the exit code: 0 if both were found.
 
-    Raises:
-        MeasureError: a duet could not be made, or the planted faults were not found.
-        OSError: git is missing.
+    Raises MeasureError: a duet could not be made, or the planted faults were not found. OSError: git is missing.
     """
     whole, file, codes = _template(DEMO_FILE), Path(DEMO_FILE), []
     with stopped_by_signals(), TemporaryDirectory(prefix="stepmark-demo-") as folder, chdir(folder):
@@ -128,15 +122,12 @@ def doctor() -> int:
     num_gpus = int(hardware["num_gpus"])
     mode, reason = choose_mode([], num_gpus=num_gpus, cores=cores)
     needs_time = mode is Mode.ALTERNATING and not num_gpus
-    advice = "duets take turns, which needs about four times the time" if needs_time else ""
-    _print_fact(f"{len(cores)} cores, {mode} duets ({reason})", advice)
-    advice = "stop other programs, or expect to need larger budgets" if share >= BUSY else ""
-    _print_fact(f"other programs use {share:.0%} of the cores", advice)
-    if num_gpus:
-        advice = "the clock moves with temperature and load; lock it where you may: nvidia-smi --lock-gpu-clocks"
-        _print_fact(f"GPU: {num_gpus} x {hardware['gpu']}", advice)
+    clock = "the clock moves with temperature and load; lock it where you may: nvidia-smi --lock-gpu-clocks"
+    for fact, is_noted, advice in (
+        (f"{len(cores)} cores, {mode} duets ({reason})", needs_time, "they need about four times the time"),
+        (f"other programs use {share:.0%} of the cores", share >= BUSY, "stop them, or expect to need larger budgets"),
+        (f"{num_gpus} GPUs ({hardware['gpu']})", num_gpus > 0, clock),
+    ):
+        line = indented(f"{fact}: {advice}" if is_noted else fact, 6).lstrip()
+        print(f"{'NOTE' if is_noted else 'ok  '}  {line}")
     return 0
-
-
-def _print_fact(fact: str, advice: str) -> None:
-    print(f"{'NOTE' if advice else 'ok  '}  {indented(f'{fact}: {advice}' if advice else fact, 6).lstrip()}")

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,19 +12,12 @@ import numpy as np
 from msgspec.structs import replace
 from tqdm import tqdm
 
-from perf.app.what import Here, What, busy_share, load_note
+from perf.app.what import What, busy_share, here, load_note
 from perf.commands import Command
 from perf.errors import BaselineError, MeasureError
+from perf.judge import duets
 from perf.judge.attribution import attribute_difference, phase_totals
-from perf.judge.duets import (
-    DUET_BUDGET,
-    Decisions,
-    DuetResult,
-    loss_problem,
-    size_to_attribute,
-    software_differences,
-    with_reruns,
-)
+from perf.judge.duets import DuetResult
 from perf.judge.stats import FAMILY_ERROR
 from perf.measure.duet import RUNS_PER_PAIR, Duet, choose_mode, usable_cores
 from perf.measure.sides import Recipe, prepared
@@ -42,7 +34,7 @@ REPORTS = 4  # how often a duet says where things stand
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total} s"
 
 
-def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
+def baseline_recipe(recipe: Recipe, baseline: Baseline) -> Recipe:
     """Return a recipe with the commit of a promoted baseline, and its packages where they differ from here.
 
     Raises BaselineError: it was measured with uncommitted changes, or nobody knows at which commit.
@@ -51,7 +43,7 @@ def baseline_recipe(recipe: Recipe, baseline: Baseline, here: Here) -> Recipe:
         advice = f"commit, measure again, then {tool()} promote"
         raise BaselineError(f"{baseline.path}: {problem}, and a clean commit is needed to run it again; {advice}")
     commit = baseline.provenance["commit"]
-    installed, then = here.fingerprint.software, baseline.session.fingerprint.software
+    installed, then = here().software, baseline.session.fingerprint.software
     changed = [name for name in ("torch", "numpy") if then[name] != installed[name]]
     packages = tuple(f"{name}=={str(then[name]).partition('+')[0]}" for name in changed)
     return replace(recipe, text=f"{recipe.text} {commit[:12]}", commit=commit, packages=packages)
@@ -71,7 +63,7 @@ def compared(
         KeyboardInterrupt: INT, TERM or HUP came; what was made is removed, and later ones do not interrupt that.
     """
     cores = usable_cores()
-    num_gpus = int(asked.here.fingerprint.hardware["num_gpus"])
+    num_gpus = int(here().hardware["num_gpus"])
     mode, reason = choose_mode([recipe.environ for recipe in recipes], num_gpus=num_gpus, cores=cores)
     command = asked.target.workload if isinstance(asked.target.workload, Command) else None
     if command:
@@ -102,9 +94,7 @@ def compared(
         with tqdm(total=round(budget_s), unit="s", leave=False, disable=None, bar_format=_BAR) as bar:
             show = partial(_show, bar)
             result = run_duet(duet, mode_reason=reason, threshold=threshold, budget_s=budget_s, on_pair=show, **options)
-        # Of a whole hash the front; another revision as it is written.
-        whole = re.compile(r"[0-9a-f]{40,64}")
-        commits = " ".join(r.commit[:12] if whole.fullmatch(r.commit) else r.commit for r in recipes if r.commit)
+        commits = " ".join(recipe.commit for recipe in recipes if recipe.commit)
         reverse = "-R " if recipes[1].commit and not recipes[0].commit else ""  # from the baseline to the candidate
         show_change = f"git diff {reverse}{commits}" if commits else ""
         return replace(result, show_change=show_change, sample=asked.target.workload.sample)
@@ -136,7 +126,7 @@ def run_duet(
     error: float = FAMILY_ERROR,  # how often it may find a change where there is none
     centre: float = 0.0,  # the logarithm of the effect that counts as no change; of another, no difference is located
     is_timed: bool = True,  # whether more than losses and work is compared
-    budget_option: str = DUET_BUDGET,  # how the tool at hand is given a budget
+    budget_option: str = duets.DUET_BUDGET,  # how the tool at hand is given a budget
 ) -> DuetResult:
     """Compare two sides until every batch size is decided or the budget is spent.
 
@@ -147,11 +137,13 @@ def run_duet(
     """
     work = duet.work()
     # Where the same software gives other losses it is another training, whose times do not matter.
-    alike = [size for size in work if not loss_problem(work[size]) or software_differences(work[size])] * is_timed
+    alike = [
+        size for size in work if not duets.loss_problem(work[size]) or duets.software_differences(work[size])
+    ] * is_timed
     budget_s *= len(alike) / len(work)
     if duet.is_whole and alike:
         _require_budget([duet.run_s[size] for size in alike], budget_s, budget_option)
-    decisions = Decisions(alike, threshold=threshold, budget_s=budget_s, error=error)
+    decisions = duets.Decisions(alike, threshold=threshold, budget_s=budget_s, error=error)
     pairs: list[Pair] = []
     phases, contributions = {}, {}
     stop: KeyboardInterrupt | MeasureError | None = None
@@ -164,14 +156,16 @@ def run_duet(
         while sizes := decisions.undecided:
             new = duet.start(sizes, budget_s=budget_s, on_pair=keep)
             decisions.add([replace(pair, effect=pair.effect - centre) for pair in new], ended_s=duet.elapsed_s)
-        if not (centre or duet.is_whole) and (size := size_to_attribute(work, decisions.judgements)) is not None:
+        if not (centre or duet.is_whole) and (size := duets.size_to_attribute(work, decisions.judgements)) is not None:
             visits = duet.attribution(size)
             phases[size], contributions[size] = phase_totals(*visits), attribute_difference(*visits)
     except (KeyboardInterrupt, MeasureError) as failed:
         if not pairs:
             raise
         stop = failed
-    work = {size: with_reruns(work[size], [pair for pair in pairs if pair.global_batch_size == size]) for size in work}
+    work = {
+        size: duets.with_reruns(work[size], [pair for pair in pairs if pair.global_batch_size == size]) for size in work
+    }
     interrupted = isinstance(stop, KeyboardInterrupt)
     reason = "stopped by a signal" if interrupted else str(stop)
     ended_early = stop and decisions.undecided

@@ -8,13 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import torch
 from msgspec import Struct
 
 from perf.errors import UsageError
 from perf.finding import Found, find, find_root, own_workloads
 from perf.printable import shown
-from perf.records.baselines import BASELINES_DIR, Baseline, baseline_path, load_baseline
+from perf.records.baselines import BASELINES_DIR, baseline_path
 from perf.records.sessions import Fingerprint, configuration, is_command
 from perf.runner.machine import fingerprint
 from perf.train.devices import resolve_device, resolve_precision
@@ -23,24 +22,16 @@ from perf.train.workloads import default_workload
 BUSY = 0.1  # the share of all cores from which on measuring is disturbed
 
 
-class Here(Struct, frozen=True, kw_only=True):
-    """This machine, its software and what it computes on where nobody says."""
-
-    fingerprint: Fingerprint  # machine and software
-    device: torch.device  # where it measures and trains
-
-
 @functools.cache
-def here() -> Here:
-    """Return the facts of this machine, as they were when somebody first asked."""
-    return Here(fingerprint=fingerprint(), device=resolve_device("auto"))
+def here() -> Fingerprint:
+    """Return this machine and its software, as they were when somebody first asked."""
+    return fingerprint()
 
 
 class What(Struct, frozen=True, kw_only=True):
     """What is trained and measured, by a session or by two sides."""
 
     root: Path  # of the project
-    here: Here  # this machine
     target: Found  # the workload
     sizes: Sequence[int]  # the global batch sizes
     precision: str  # "fp32", "bf16", or "auto" to let each side choose; "" of a command
@@ -48,18 +39,19 @@ class What(Struct, frozen=True, kw_only=True):
     mode: str | None = None  # "simultaneous" or "alternating"; None for what suits the machine
     environ: Mapping[str, str]  # what the sides' environments are built on
 
+    def __post_init__(self) -> None:
+        if is_command(self.target.id) and (self.precision or self.mode):
+            raise UsageError(
+                f"{self.target.id}: is a command, whose precision and mode are its own; leave both options out"
+            )
+
     @property
     def baseline_path(self) -> Path:
         """Where this machine's baseline is, or would be, as a reader has it from here."""
-        name = self.target.id
+        name, device = self.target.id, resolve_device("auto")
         if not is_command(name):
-            precision = resolve_precision(self.precision, self.here.device)
-            name = configuration(name, self.here.device.type, precision)
-        return baseline_path(shown(self.root / BASELINES_DIR), name, self.here.fingerprint)
-
-    def load_baseline(self) -> Baseline | None:
-        """Read this machine's baseline; None where there is none. Raises BaselineError: it is damaged."""
-        return load_baseline(self.baseline_path)
+            name = configuration(name, device.type, resolve_precision(self.precision, device))
+        return baseline_path(shown(self.root / BASELINES_DIR), name, here())
 
 
 def what(
@@ -75,11 +67,10 @@ def what(
     Without a workload, that is each of those in the project's own ``bench_*.py``, or else the default one.
 
     Raises:
-        UsageError: there is no such workload, or a file of workloads cannot be imported and there is no other one.
+        UsageError: there is no such workload, a file of workloads cannot be imported and there is no other one, or a
+            command is asked for a precision or a mode.
     """
-    root, facts = find_root(), here()
-    if workload and is_command(workload) and (precision or mode):
-        raise UsageError(f"--precision, --mode: {workload} is a command, which decides that itself; leave them out")
+    root = find_root()
     if workload:
         targets = [find(workload, root)]
     else:
@@ -91,7 +82,6 @@ def what(
     return [
         What(
             root=root,
-            here=facts,
             target=target,
             sizes=sorted(set(global_batch_size or target.workload.global_batch_sizes)),
             precision=precision or target.workload.precision,
@@ -99,7 +89,7 @@ def what(
             mode=mode,
             environ=os.environ,
         )
-        for target in targets or [find(default_workload(facts.device.type), root)]
+        for target in targets or [find(default_workload(resolve_device("auto").type), root)]
     ]
 
 

@@ -99,7 +99,7 @@ def test_the_doctor_says_what_there_is_and_what_to_do(
     lines = out.replace("\n      ", " ").splitlines()
     assert all(line.startswith(("ok    ", "NOTE  ")) for line in lines)
     assert any("cores, " in line for line in lines)
-    advice = "stop other programs, or expect to need larger budgets"
+    advice = "stop them, or expect to need larger budgets"
     assert f"NOTE  other programs use 50% of the cores: {advice}" in lines
 
 

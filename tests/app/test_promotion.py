@@ -14,7 +14,6 @@ import pytest
 from perf.app import promotion
 from perf.app.promotion import promote, refusal
 from perf.app.side_by_side import baseline_recipe
-from perf.app.what import here as this_machine
 from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, BaselineError
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates
@@ -73,7 +72,7 @@ def test_a_noisy_session_is_promoted_and_its_times_decide_nothing(tmp_path: Path
 def test_a_noisy_baseline_can_be_run_again(tmp_path: Path) -> None:
     """The side of a duet that stands for it is its commit."""
     (machine, *_) = promoted(tmp_path, msgspec.structs.replace(noisy(), fingerprint=fingerprint()))
-    assert baseline_recipe(parse_recipe(["baseline:"]), load_session(machine), this_machine()).commit == "a" * 40
+    assert baseline_recipe(parse_recipe(["baseline:"]), load_session(machine)).commit == "a" * 40
 
 
 def test_a_night_works_from_a_noisy_baseline(
@@ -106,7 +105,7 @@ def test_a_baseline_that_cannot_be_run_again_is_not_advised_to_be(tmp_path: Path
         (machine, *_) = promoted(tmp_path, session, **provenance)
         baseline = load_session(machine)
         with pytest.raises(BaselineError, match="clean commit is needed"):
-            baseline_recipe(parse_recipe(["baseline:"]), baseline, this_machine())
+            baseline_recipe(parse_recipe(["baseline:"]), baseline)
         reason = judge_rates(quiet(spread=0.08, seed=1), baseline, threshold=0.05)[512].reason
         assert "needs a baseline of a clean commit: this one was measured " in reason
 

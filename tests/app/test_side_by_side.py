@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,16 +13,18 @@ import pytest
 
 from perf.app.duet import exit_code
 from perf.app.side_by_side import _show, baseline_recipe, run_duet
-from perf.app.what import What, here
+from perf.app.what import What
 from perf.cli import EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, BaselineError, MeasureError
 from perf.judge import duets
 from perf.judge.duets import DuetResult
 from perf.judge.verdicts import Verdict
+from perf.measure.duet import RUNS_PER_PAIR
 from perf.measure.sides import HOME, Recipe, Side, parse_recipe
 from perf.records.baselines import Baseline
-from perf.records.sessions import Mode, Pair
+from perf.records.sessions import FEWEST_STARTS, Mode, Pair
 from perf.records.wire import PhaseTime, SideWork
+from perf.report.sections import duration
 from perf.runner.machine import fingerprint
 from tests.judge.duet_noise import synthetic
 from tests.judge.noise import session, step_times
@@ -44,9 +46,9 @@ def promoted(commit: str = "a" * 40, *, dirty: bool = False, **software: str) ->
 def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None:
     """What is installed here already is not installed again; a build tag is no version."""
     asked = parse_recipe(["baseline:", "env:A=1"])
-    same = baseline_recipe(asked, promoted(), here())
+    same = baseline_recipe(asked, promoted())
     assert (same.commit, same.packages, same.environ) == ("a" * 40, (), {"A": "1"})
-    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"), here())
+    older = baseline_recipe(asked, promoted(torch="2.12.1+cpu", numpy="2.2.0", python="3.12.1"))
     assert older.packages == ("torch==2.12.1", "numpy==2.2.0")
 
 
@@ -56,7 +58,7 @@ def test_a_baselines_recipe_is_its_commit_and_the_versions_that_differ() -> None
 def test_a_baseline_that_nobody_can_run_again_is_refused(commit: str, dirty: bool, problem: str) -> None:
     """Uncommitted changes are nowhere, and neither is a commit without a name."""
     with pytest.raises(BaselineError, match=problem):
-        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty), here())
+        baseline_recipe(parse_recipe(["baseline:"]), promoted(commit, dirty=dirty))
 
 
 @pytest.fixture
@@ -105,30 +107,52 @@ def test_a_duet_prints_and_keeps_what_it_found(
     assert (found["kind"], found["workload"], len(found["pairs"])) == ("duet", "nano", 90)
 
 
-def test_an_upgrade_ends_with_the_commands_that_promote_it(
-    shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "side"), [("baseline:", "pip:numpy==9.9", 0), ("self", "baseline:", 1)]
+)
+def test_the_promoted_commit_is_a_side(
+    shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, baseline: str, candidate: str, side: int
 ) -> None:
-    """Install what the candidate has, measure, promote; and the baseline side is the promoted commit."""
-    monkeypatch.setattr("perf.app.duet._promoted", lambda what: promoted())
-    assert main(["duet", "--baseline", "baseline:", "--candidate", "pip:numpy==9.9"]) == 1
-    assert shown[0]["recipes"][0].commit == "a" * 40
-    out = capsys.readouterr().out
-    assert out.endswith(
-        "To make the candidate the baseline:\n"
-        "  python -m pip install numpy==9.9\n"
-        "  python -m pytest tests/benchmarks --perf-workload pico --perf-precision fp32\n"
-        "  python -m perf promote --reason 'pip:numpy==9.9 instead of aaaaaaaaaaaa'\n"
-    )
+    """Either one."""
+    monkeypatch.setattr("perf.app.duet.load_baseline", lambda path: promoted())
+    assert main(["duet", "--baseline", baseline, "--candidate", candidate]) == 1
+    assert [recipe.commit for recipe in shown[0]["recipes"]] == ["a" * 40, ""][:: 1 - 2 * side]
 
 
-def test_a_baseline_as_the_candidate_is_no_upgrade(
-    shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a command in a project that is the current folder."""
+    entry = "[command.shell]\nrun = 'bash train.sh {global_batch_size}'\nglobal_batch_sizes = [8, 16]\n"
+    (tmp_path / "stepmark.toml").write_text(entry)
+    monkeypatch.chdir(tmp_path)
+    return "stepmark.toml:shell"
+
+
+@pytest.mark.parametrize("option", [["--precision", "bf16"], ["--mode", "simultaneous"]])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_what_only_a_command_can_decide_is_not_asked_of_it(
+    command: str,
+    shown: list[dict[str, Any]],
+    option: list[str],
+    is_named: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nobody is told to promote what is promoted already."""
-    monkeypatch.setattr("perf.app.duet._promoted", lambda what: promoted())
-    assert main(["duet", "--baseline", "self", "--candidate", "baseline:"]) == 1
-    assert shown[0]["recipes"][1].commit == "a" * 40
-    assert "To make the candidate the baseline" not in capsys.readouterr().out
+    """Named, or because it is all that the project has."""
+    named = ["--workload", command] if is_named else []
+    assert main(["duet", "--baseline", "self", *named, *option]) == EXIT_USAGE
+    assert f"{command}: is a command, whose precision and mode are its own" in capsys.readouterr().err
+    assert not shown
+    assert main(["duet", "--baseline", "self", *named]) == 1
+    assert shown[0]["what"].precision == ""
+
+
+def test_a_command_without_a_baseline_is_told_how_to_make_one(
+    command: str, shown: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the file that has it, and without a precision, which it refuses."""
+    assert main(["duet", "--baseline", "baseline:", "--candidate", "self", "--workload", command]) == EXIT_PROBLEM
+    assert "measure one: python -m pytest stepmark.toml::shell, then stepmark promote" in capsys.readouterr().err
+    assert not shown
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
@@ -170,7 +194,8 @@ def test_one_core_cannot_be_shared(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 class Scripted:
     """A duet whose pairs are synthetic, and whose sides do the work a test wants."""
 
-    mode = Mode.SIMULTANEOUS
+    mode, is_whole = Mode.SIMULTANEOUS, False
+    run_s: Mapping[int, float] = {}
     sides = (Side(name="baseline", text="self", workload="pico", command=(), root=HOME, environ={}),) * 2
 
     def __init__(self, effects: dict[int, float], work: tuple[SideWork, SideWork]) -> None:
@@ -265,6 +290,36 @@ def test_another_training_is_timed_only_with_other_software(
     budgets: set[float] = set()
     run_duet(beside, mode_reason="", threshold=0.02, budget_s=120.0, on_pair=lambda _, budget_s: budgets.add(budget_s))
     assert budgets == {120.0 if timed else 60.0}
+
+
+def test_a_duet_of_commands_says_what_it_needs_before_it_is_spent(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run takes 2 s at one batch size and 10 s at the other; both need as many."""
+    least_s = RUNS_PER_PAIR * FEWEST_STARTS * (2.0 + 10.0)
+    whole = Scripted({512: 0.0, 1024: 0.0}, (WORK, WORK))
+    whole.is_whole, whole.run_s = True, {512: 2.0, 1024: 10.0}
+    budgets: dict[str, Any] = {"mode_reason": "", "threshold": 0.02, "budget_option": "--give {:.0f}s"}
+    with pytest.raises(
+        MeasureError, match=f"a verdict needs .* of each batch size: give it --give {least_s / 2:.0f}s$"
+    ):
+        run_duet(whole, budget_s=least_s - 1, **budgets)
+    assert not whole.elapsed_s
+    assert not capsys.readouterr().out
+    assert run_duet(whole, budget_s=least_s, **budgets).pairs
+    lines = capsys.readouterr().out.splitlines()
+    runs = RUNS_PER_PAIR * FEWEST_STARTS
+    needed = (
+        f"A run takes about 10 s, and a verdict needs {runs} of each batch size: at least {duration(least_s)} in all."
+    )
+    assert lines == [needed]
+
+
+def test_commands_whose_losses_differ_need_no_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is timed."""
+    other = msgspec.structs.replace(WORK, losses=tuple(loss + 0.01 for loss in WORK.losses))
+    whole = Scripted({512: 0.0}, (WORK, other))
+    whole.is_whole, whole.run_s = True, {512: 1000.0}
+    assert run_duet(whole, mode_reason="", threshold=0.02, budget_s=1.0).verdict(512) is Verdict.LOSSES_DIFFER
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("failure", [MeasureError("candidate side (self): ended by SIGKILL"), KeyboardInterrupt()])
