@@ -138,7 +138,7 @@ class Measuring:
         said = f"{judgement.verdict}: {judgement.reason}" if judgement.verdict else judgement.reason
         lacks_baseline = judgement.verdict in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE)
         required = config.getoption("perf_strict") or (lacks_baseline and config.getoption("perf_require_baseline"))
-        if judgement.holds is None and not required:
+        if judgement.holds is None and (not required or judgement.verdict is Verdict.NOT_MEASURED):
             pytest.skip(said)  # unknown is neither passed nor failed
         if not judgement.holds:
             bench.judgements[claim, size] = replace(judgement, holds=False)  # also what an option requires
@@ -241,8 +241,13 @@ class Measuring:
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside pytest's own, whose short summary comes last
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-        """Print one line for each batch size and what to do next, after pytest-benchmark."""
-        yield
+        """Print one line for each batch size and what to do next, after pytest-benchmark, also when that fails."""
+        try:
+            return (yield)
+        finally:
+            self._summarize(terminalreporter)
+
+    def _summarize(self, terminalreporter: pytest.TerminalReporter) -> None:
         root, write = self._config.rootpath, terminalreporter.write_line
         if self._problem:
             write(self._problem, red=True)
