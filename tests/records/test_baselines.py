@@ -279,7 +279,7 @@ def test_all_runs_have_equally_many_steps(tmp_path: Path) -> None:
     run = content[KEY]["sessions"][0]["measurements"]["1024"]["runs"][5]
     for name in ("step_s", "losses"):
         run[name] = run[name][:-1]
-    with pytest.raises(BaselineError, match="more steps of one run"):
+    with pytest.raises(BaselineError, match="other steps of one run"):
         load_session(written(tmp_path / "result.json", content))
 
 
