@@ -131,9 +131,7 @@ def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, por
 
     A portable one, of losses and counters, holds on any machine with the same torch; others are of this machine.
     Workloads of one name in two files have folders of their own: ``<machine>/sub/bench_net.py/net-cpu-fp32.json``.
-
-    Raises:
-        BaselineError: the workload's id cannot name a file.
+    Raises BaselineError: the workload's id cannot name a file.
     """
     if problem := name_problem(configuration):
         raise BaselineError(problem)
@@ -241,15 +239,13 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
     return min(fitting, key=lambda one: one.session.fingerprint.torch_release != here.torch_release, default=None)
 
 
-def load_published(directory: Path) -> list[PublishedRun]:
-    """Return every published run under `directory`, from the files ``*/runs.csv``; errors as in `_rows`."""
-    return [run for path in sorted(directory.glob("*/runs.csv")) for run in _rows(path, PublishedRun)]
-
-
-def load_published_lines(directory: Path, run: PublishedRun) -> list[PublishedLine]:
-    """Return the log of a published run, from the files ``*/<workload>.csv``; errors as in `_rows`."""
-    lines = [line for path in directory.glob(f"*/{run.workload}.csv") for line in _rows(path, PublishedLine)]
-    return [line for line in lines if line.global_batch_size == run.global_batch_size]
+def load_published(directory: Path) -> dict[PublishedRun, list[PublishedLine]]:
+    """Return every published run in ``*/runs.csv``, with its log in ``*/<workload>.csv``; errors as in `_rows`."""
+    found = {}
+    for run in [run for path in sorted(directory.glob("*/runs.csv")) for run in _rows(path, PublishedRun)]:
+        lines = [line for path in directory.glob(f"*/{run.workload}.csv") for line in _rows(path, PublishedLine)]
+        found[run] = [line for line in lines if line.global_batch_size == run.global_batch_size]
+    return found
 
 
 def _rows(path: Path, kind: type[T]) -> list[T]:

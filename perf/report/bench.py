@@ -13,29 +13,11 @@ from perf.judge.verdicts import CLAIMS, UNTOLD, Verdict, mean_rate, rank_efficie
 from perf.printable import printable
 from perf.records.baselines import Baseline, PublishedLine, PublishedRun, commit_text
 from perf.records.sessions import Session, differences
+from perf.report import plots
 from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
 from perf.report.history import history_section, since_when
-from perf.report.plots import (
-    effects_plot,
-    loss_difference_plot,
-    published_losses,
-    rates_plot,
-    session_losses,
-    steps_plots,
-)
-from perf.report.sections import (
-    DETECTABLE,
-    EFFECT_HEADER,
-    NONE,
-    Answer,
-    Report,
-    Section,
-    by_text,
-    effect_cells,
-    number,
-    percent,
-)
+from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report, Section, by_text, effect_cells, number
 
 
 def log_blocks(session: Session) -> str:
@@ -106,9 +88,12 @@ def _baseline_notes(baseline: Baseline, session: Session) -> list[str]:
 
 def result_note(result: Path, refusal: str) -> str:
     """Return how the result of a session becomes a baseline, or why it cannot."""
-    if refusal:
-        return f"result: {result}; it cannot become this machine's baseline: {refusal}"
-    return f"result: {result}; to make it this machine's baseline: {PROMOTE}"
+    use = (
+        f"it cannot become this machine's baseline: {refusal}"
+        if refusal
+        else f"to make it this machine's baseline: {PROMOTE}"
+    )
+    return f"result: {result}; {use}"
 
 
 def session_report(
@@ -131,13 +116,10 @@ def session_report(
     clocks = {size: clock_problem(m.runs) for size, m in session.measurements.items() if m.runs[0].steps}
     effects = {size: rate.effect for size, rate in rates.items() if rate.effect}
     stored = {size: effect for size, effect in effects.items() if not isinstance(effect, DuetEffect)}
-    plots = [effects_plot(stored, threshold, "stored times")] if stored else []
-    sections = [replace(verdict_section(session, judgements), plots=plots)]
-    sections += (
-        [Section(notes=by_text({size: [text] for size, text in clocks.items() if text}))]
-        if any(clocks.values())
-        else []
-    )
+    pictures = [plots.effects_plot(stored, threshold, "stored times")] if stored else []
+    sections = [replace(verdict_section(session, judgements), plots=pictures)]
+    if any(clocks.values()):
+        sections.append(Section(notes=by_text({size: [text] for size, text in clocks.items() if text})))
     if any(m.world_size > 1 for m in session.measurements.values()):
         sections.append(_ranks_section(session, baseline))
     if duet:
@@ -146,16 +128,15 @@ def session_report(
         sections += [replace(first, title=beside), *others]
     if baseline:
         sections.append(Section(title="Baseline", notes=_baseline_notes(baseline, session)))
-    difference = loss_difference_plot(session, expected)
-    sections += [
-        Section(title="Losses", plots=[*session_losses(session), *filter(None, [difference])], is_detail=True),
-        Section(title="Rates", plots=[rates_plot(session, baseline), *steps_plots(session)], is_detail=True),
-    ]
+    losses = [*plots.session_losses(session), *filter(None, [plots.loss_difference_plot(session, expected)])]
+    rates_shown = [plots.rates_plot(session, baseline), *plots.steps_plots(session)]
+    sections.append(Section(title="Losses", plots=losses, is_detail=True))
+    sections.append(Section(title="Rates", plots=rates_shown, is_detail=True))
     if published:
-        plots = published_losses({run.global_batch_size: lines for run, lines in published.items() if lines})
+        curves = plots.published_losses({run.global_batch_size: lines for run, lines in published.items() if lines})
         title = "Published runs of another machine: compare the shapes, not the numbers"
         notes = published_note(list(published)).split("\n")
-        sections.append(Section(title=title, plots=plots, notes=notes, is_detail=True))
+        sections.append(Section(title=title, plots=curves, notes=notes, is_detail=True))
     sections += [_work_section(session), _machine_section(session, baseline)]
     sections += [history_section(past)] if past else []
     return Report(
@@ -174,16 +155,13 @@ def session_report(
 
 def _ranks_section(session: Session, baseline: Baseline | None) -> Section:
     """Return the samples/sec of each rank beside those of the fewest ranks."""
-    stored = rank_efficiencies(baseline.session) if baseline else {}
+    found = [rank_efficiencies(session), rank_efficiencies(baseline.session) if baseline else {}]
     rows = []
-    for size, efficiency in rank_efficiencies(session).items():
-        now, then = (
-            (percent(one.effect_size + 1), f"{percent(one.low + 1)} to {percent(one.high + 1)}")
-            if one
-            else (NONE, NONE)
-            for one in (efficiency, stored.get(size))
-        )
-        rows.append((str(size), str(session.measurements[size].world_size), *now, *then))
+    for size, measurement in session.measurements.items():
+        row = [str(size), str(measurement.world_size)]
+        for one in (effects.get(size) for effects in found):
+            row += [f"{1 + one.effect_size:.1%}", f"{1 + one.low:.1%} to {1 + one.high:.1%}"] if one else [NONE, NONE]
+        rows.append(row)
     header = ("size", "ranks", "efficiency", "95% interval", "baseline", "its interval")
     notes = ["(efficiency: samples/sec of a rank, beside those with the fewest ranks, in pairs of neighbouring runs)"]
     return Section(title="Scaling over ranks", header=header, rows=rows, notes=notes)

@@ -25,7 +25,6 @@ from perf.records.baselines import (
     find_expected,
     load_baseline,
     load_published,
-    load_published_lines,
     load_result,
     load_session,
     result_json,
@@ -627,9 +626,11 @@ def test_a_published_loss_that_no_plot_can_have_is_told(tmp_path: Path, loss: st
     """When the log is read, not when the page of a session is written."""
     (run, *_) = load_published(ROOT / "baselines")
     (log,) = (ROOT / "baselines").glob(f"*/{run.workload}.csv")
+    (runs,) = (ROOT / "baselines").glob("*/runs.csv")
     header, first, *_ = log.read_text().splitlines()
     values = dict(zip(header.split(","), first.split(","), strict=True)) | {"loss": loss}
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / runs.name).write_text(runs.read_text())
     (tmp_path / "other" / log.name).write_text(f"{header}\n{','.join(values.values())}\n")
     with pytest.raises(BaselineError, match=r"line 2.*loss"):
-        load_published_lines(tmp_path, run)
+        load_published(tmp_path)
