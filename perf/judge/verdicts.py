@@ -108,15 +108,13 @@ def spare_left_behind(found: Judgement, change: float, threshold: float) -> Judg
 def _obstacle(session: Session, baseline: Baseline | None, size: int) -> Judgement | None:
     """Return why a batch size cannot be compared with the baseline, or None."""
     if baseline is None:
-        reason = f"no baseline of {session.configuration} for this machine; {_how_to_store(session)}"
-        return Judgement.of(Verdict.NO_BASELINE, reason)
+        return _no_baseline(session, f"no baseline of {session.configuration} for this machine")
     path, stored, measured = baseline.path, baseline.session.measurements, session.measurements
     if unlike := incomparable(session, baseline):
         reason = f"{path} is of a different machine or configuration: {'; '.join(unlike)}"
         return Judgement.of(Verdict.NOT_COMPARABLE, reason)
     if size not in stored:
-        reason = f"{path} has no such batch size (it has {', '.join(map(str, stored))}); {_how_to_store(session)}"
-        return Judgement.of(Verdict.NO_BASELINE, reason)
+        return _no_baseline(session, f"{path} has no such batch size (it has {', '.join(map(str, stored))})")
     cuts = [source[size].micro_batch_size for source in (stored, measured)]
     if cuts[0] != cuts[1]:
         reason = f"micro_batch_size {cuts[0]} -> {cuts[1]}: not the same experiment"
@@ -151,7 +149,7 @@ def judge_losses(session: Session, size: int, expected: Baseline | None) -> Judg
                     reason = f"runs differ from step {step} on: {found}; this training is not repeatable"
                     return Judgement(holds=False, reason=reason)
     if expected is None:
-        return _nothing_stored("losses", session)
+        return _no_baseline(session, f"no baseline has losses of {session.configuration} at {size}")
     problem, how = loss_differences(session, size, expected)
     return Judgement(holds=not problem, reason=problem or how)
 
@@ -166,10 +164,10 @@ def judge_counters(session: Session, size: int, expected: Baseline | None) -> Ju
             reason = f"the work of run {number} differs from run 1: {', '.join(found)} per step"
             return Judgement(holds=False, reason=reason)
     if expected is None:
-        return _nothing_stored("counters", session)
+        return _no_baseline(session, f"no baseline has counters of {session.configuration} at {size}")
     path, before = expected.path, expected.session
-    if before.fingerprint.torch_release != session.fingerprint.torch_release:
-        stored, here = (source.fingerprint.software["torch"] for source in (before, session))
+    stored, here = (source.fingerprint.torch_release for source in (before, session))
+    if stored != here:
         reason = f"{path} was made with torch {stored}, this session with {here}: operations may differ"
         return Judgement.of(Verdict.NOT_COMPARABLE, reason)
     found = work_changes(before, session, size)
@@ -180,22 +178,13 @@ def judge_counters(session: Session, size: int, expected: Baseline | None) -> Ju
 
 def incomparable(session: Session, baseline: Baseline) -> list[str]:
     """Return what makes times incomparable: differences of the hardware, the workload, the device or the precision."""
-    facts = [
-        {"workload": s.workload, "device": s.device, "precision": s.precision, **s.fingerprint.hardware}
-        for s in (baseline.session, session)
-    ]
-    return differences(facts[0], facts[1])
+    return differences(*({"workload": s.configuration, **s.fingerprint.hardware} for s in (baseline.session, session)))
 
 
-def _nothing_stored(claim: str, session: Session) -> Judgement:
-    torch = session.fingerprint.software["torch"]
-    reason = f"no baseline has {claim} of {session.configuration} with torch {torch}; {_how_to_store(session)}"
-    return Judgement.of(Verdict.NO_BASELINE, reason)
-
-
-def _how_to_store(session: Session) -> str:
+def _no_baseline(session: Session, found: str) -> Judgement:
     problem = session_refusal(session)
-    return f"this session cannot become one: {problem}" if problem else "make one: stepmark promote"
+    advice = f"this session cannot become one: {problem}" if problem else "make one: stepmark promote"
+    return Judgement.of(Verdict.NO_BASELINE, f"{found}; {advice}")
 
 
 def _explain(

@@ -20,7 +20,6 @@ LATEST_RESULT = Path("runs") / "bench.json"  # where every pytest session that t
 PORTABLE = "portable"  # the folder of baselines for any machine
 KEY = "stepmark"  # where a pytest-benchmark file holds what this project adds
 SCHEMA = 3
-
 Rate = Annotated[float, Meta(gt=0, lt=1e15)]  # samples/sec
 
 T = TypeVar("T")
@@ -121,9 +120,7 @@ class PublishedLine(Struct, frozen=True, kw_only=True):
     global_batch_size: BatchSize
     global_step: Positive
     loss: Annotated[float, Meta(ge=-1e9, le=1e9)]
-    # rate_samples_per_sec, global_rate_samples_per_sec: as printed
-    rate_samples_per_sec: Rate
-    global_rate_samples_per_sec: Rate
+    global_rate_samples_per_sec: Rate  # as printed
 
 
 def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, portable: bool = False) -> Path:
@@ -171,8 +168,7 @@ def _as_json(**fields: Any) -> dict[str, Any]:
 def load_result(path: Path) -> list[Baseline]:
     """Read a result or a baseline: each workload's session.
 
-    Raises:
-        BaselineError: it is not there, damaged, not one of ours, or a baseline of something else than its path says.
+    Raises BaselineError: it is not there, damaged, not one of ours, or a baseline of something else than its path says.
     """
     document = read_json(path)
     if KEY not in document:

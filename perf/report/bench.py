@@ -19,9 +19,11 @@ from perf.report.duet import duet_sections
 from perf.report.history import history_section, since_when
 from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report, Section, by_text, effect_cells, number
 
+WORST_FIRST = {False: "FAILED", None: "unknown", True: "hold"}  # what a claim that holds, or does not, is called
+
 
 def log_blocks(session: Session) -> str:
-    """Return the log of the first run of each batch size, whether the others have its losses, and all their warm-up."""
+    """Return the log of the first run of each batch size, and whether the others have its losses."""
     blocks = []
     for size, measurement in session.measurements.items():
         runs, micro_batch_size = measurement.runs, measurement.micro_batch_size
@@ -31,9 +33,7 @@ def log_blocks(session: Session) -> str:
             lines.append(f"({len(runs) - 1} more run{'s' if len(runs) > 2 else ''} with {losses})")
         blocks.append("\n".join(lines))
     blocks += [f"Global batch size {size}: not measured: {reason}" for size, reason in session.failures.items()]
-    dropped = [run.warmup_steps for m in session.measurements.values() for run in m.runs]
-    left_out = f"{sum(dropped)} steps are not in the times (at most {max(dropped)} of a run)"
-    return "\n\n".join([*blocks, f"warm-up: {left_out}: they were slower than the later half of their run"])
+    return "\n\n".join(blocks)
 
 
 def verdict_section(session: Session, judgements: Judgements) -> Section:
@@ -50,7 +50,8 @@ def verdict_section(session: Session, judgements: Judgements) -> Section:
             found.pop("scaling", None)  # the rate explains it
         by_duet = rate and isinstance(rate.effect, DuetEffect)
         cells = effect_cells(rate.effect if rate and not by_duet else None)
-        others = _outcome([judgement.holds for claim, judgement in found.items() if claim != "rate"])
+        holds = [judgement.holds for claim, judgement in found.items() if claim != "rate"]
+        others = next((f"{holds.count(state)} {word}" for state, word in WORST_FIRST.items() if state in holds), NONE)
         verdict = str(rate.verdict) if rate else "not judged"
         rows.append((str(size), number(mean_rate(measurement)), *cells, verdict, others))
         if by_duet or (rate and rate.verdict is Verdict.UNCHANGED):
@@ -68,12 +69,6 @@ def verdict_section(session: Session, judgements: Judgements) -> Section:
         notes=by_text(reasons),
         legend={unit: rate_is, "detectable": DETECTABLE},
     )
-
-
-def _outcome(holds: Sequence[bool | None]) -> str:
-    """Return the worst outcome of some claims, and how many have it."""
-    words = {False: "FAILED", None: "unknown", True: "hold"}
-    return next((f"{holds.count(state)} {word}" for state, word in words.items() if state in holds), NONE)
 
 
 def _baseline_notes(baseline: Baseline, session: Session) -> list[str]:
@@ -114,8 +109,7 @@ def session_report(
         answer = replace(answer, sentence=f"{answer.sentence}; {since}")
     rates = {size: judgement for (claim, size), judgement in judgements.items() if claim == "rate"}
     clocks = {size: clock_problem(m.runs) for size, m in session.measurements.items() if m.runs[0].steps}
-    effects = {size: rate.effect for size, rate in rates.items() if rate.effect}
-    stored = {size: effect for size, effect in effects.items() if not isinstance(effect, DuetEffect)}
+    stored = {n: rate.effect for n, rate in rates.items() if rate.effect and not isinstance(rate.effect, DuetEffect)}
     pictures = [plots.effects_plot(stored, threshold, "stored times")] if stored else []
     sections = [replace(verdict_section(session, judgements), plots=pictures)]
     if any(clocks.values()):
@@ -168,7 +162,6 @@ def _ranks_section(session: Session, baseline: Baseline | None) -> Section:
 
 
 def _work_section(session: Session) -> Section:
-    """Return what one step does at each batch size."""
     names = ("flops", "allocated_bytes", "peak_bytes", "host_syncs", "optimizer_updates", "python_calls")
     rows = []
     for size, measurement in session.measurements.items():

@@ -32,6 +32,7 @@ from perf.records.baselines import (
 from perf.records.documents import write_json
 from perf.records.sessions import Fingerprint, Session, configuration
 from tests.judge.noise import COUNTERS, HERE, LOSSES
+from tests.judge.test_commands import as_command
 from tests.judge.test_verdicts import as_baseline, quiet
 
 PROVENANCE = {"date": "2026-11-23T15:00:00+00:00", "command": "pytest", "commit": "a" * 40, "dirty": False}
@@ -416,6 +417,20 @@ def test_two_workloads_of_one_name_have_baselines_of_their_own(tmp_path: Path) -
     assert machine == tmp_path / "baselines" / HERE.slug / "b.a" / "pico-cpu-fp32.json"
     with pytest.raises(ValueError, match="has two of one workload"):
         result(quiet(), quiet(0.1))
+
+
+def test_the_baseline_of_a_command_is_named_by_it_and_read_back(tmp_path: Path) -> None:
+    """In a folder of its file, without a device or a precision, which nobody knows."""
+    made = as_command(quiet())
+    assert baseline_path(tmp_path, made.configuration, HERE) == tmp_path / HERE.slug / "stepmark.toml" / "bert.json"
+    portable = baseline_path(tmp_path, made.configuration, HERE, portable=True)
+    assert portable == tmp_path / "portable" / "stepmark.toml" / "bert-torch-2.13.0.json"
+    path = written(tmp_path / "result.json", result(made))
+    assert load_session(path).session == made
+    promote(path, tmp_path / "baselines", reason="first", date="2026-11-24")
+    found = load_baseline(baseline_path(tmp_path / "baselines", made.configuration, HERE))
+    assert found is not None
+    assert found.session == made
 
 
 def test_nothing_is_promoted_if_one_workload_cannot_be(tmp_path: Path) -> None:
