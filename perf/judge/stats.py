@@ -22,7 +22,6 @@ FloatArray = npt.NDArray[np.float64]
 CONFIDENCE = 0.95  # of the intervals that are shown
 FAMILY_ERROR = 0.01  # how often a family of comparisons without any difference may find one, in either direction
 POWER = 0.8  # how often a change of the size of the minimal detectable effect is found
-
 # Factor on standard errors: neighbouring runs often share a phase of the machine's speed, and are not independent.
 SHARED_PHASES = 1.15
 # The quantile of a run's step times that stands for the run: below most disturbances, above lucky single steps.

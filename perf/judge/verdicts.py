@@ -14,9 +14,8 @@ from perf.judge.stats import FAMILY_ERROR, Effect
 from perf.records.baselines import Baseline
 from perf.records.sessions import Measurement, Session, differences, is_command
 
+# All claims, in the order in which failures are reported: first whether training is the same, then how fast it is.
 CLAIMS = ("loss_decreases", "losses", "rate", "counters", "scaling")
-"""All claims, in the order in which failures are reported: first whether training is the same, then how fast it is."""
-
 DECREASE_SIGNIFICANCE = 0.001
 DECREASE_STEPS = 8  # the fewest steps that show a trend at that significance, with a pair or two out of order
 
@@ -117,8 +116,7 @@ def _obstacle(session: Session, baseline: Baseline | None, size: int) -> Judgeme
         return _no_baseline(session, f"{path} has no such batch size (it has {', '.join(map(str, stored))})")
     cuts = [source[size].micro_batch_size for source in (stored, measured)]
     if cuts[0] != cuts[1]:
-        reason = f"micro_batch_size {cuts[0]} -> {cuts[1]}: not the same experiment"
-        return Judgement.of(Verdict.NOT_COMPARABLE, reason)
+        return Judgement.of(Verdict.NOT_COMPARABLE, f"micro_batch_size {cuts[0]} -> {cuts[1]}: not the same experiment")
     if min(len(stored[size].runs), len(measured[size].runs)) < 2:
         reason = "one run does not show how much runs vary; measure at least two: --perf-runs 2"
         return Judgement.of(Verdict.INCONCLUSIVE, reason)

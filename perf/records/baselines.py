@@ -16,7 +16,6 @@ from perf.records.sessions import BatchSize, Fingerprint, Positive, Reason, Sess
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"  # where every pytest session that times something leaves its result
-
 PORTABLE = "portable"  # the folder of baselines for any machine
 KEY = "stepmark"  # where a pytest-benchmark file holds what this project adds
 SCHEMA = 3

@@ -293,9 +293,8 @@ def simultaneous_effect(baseline: Marks, candidate: Marks) -> float:
 
 def alternating_effect(baseline: Sequence[Marks], candidate: Sequence[Marks]) -> float:
     """Return the same for slices in turns: the median over blocks of four (ABBA), in which a steady drift cancels."""
-    logs = [
-        np.log([marks[-1] - marks[0] for marks in side]).reshape(-1, 2).sum(axis=1) for side in (baseline, candidate)
-    ]
+    seconds = [[marks[-1] - marks[0] for marks in side] for side in (baseline, candidate)]
+    logs = np.log(seconds).reshape(2, -1, 2).sum(axis=2)  # by side and pair of slices
     return float(np.median(logs[0] - logs[1]) / 2)
 
 

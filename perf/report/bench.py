@@ -189,10 +189,7 @@ def promotion_note(result: Baseline, written: Sequence[Path]) -> str:
     made = f"{result.path}, measured {result.provenance['date']} at commit {result.provenance['commit'][:12]}"
     lines = [f"{made}, is now", *(f"  {path}" for path in written)]
     if problem := result.rerun_problem:
-        lines.append(
-            f"It {problem}, so it cannot be run again: --perf-duet and baseline: will refuse it. To use them, commit, "
-            "measure and promote again."
-        )
+        lines.append(f"It {problem}: --perf-duet and baseline: will refuse it. Commit, measure and promote again.")
     return "\n".join([*lines, "Review the change and commit it."])
 
 
