@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from perf.judge.duets import as_claims, loss_problem, not_compared, with_reruns
-from perf.judge.exact import LOSS_ERROR, clock_problem, printed_loss_difference
+from perf.judge.exact import clock_problem, printed_loss_difference
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, rank_efficiencies
 from perf.records.sessions import MeasuredRun, Measurement, Session
 from tests.judge.noise import LOSSES
@@ -64,7 +64,7 @@ def test_losses_that_vary_give_at_most_one_false_alarm_in_a_thousand() -> None:
     """In 3000 comparisons of six and six runs without a difference; the tolerance is three standard errors."""
     rng = np.random.default_rng(1)
     alarms = sum(bool(printed_loss_difference(drawn(rng), drawn(rng))[0]) for _ in range(3000))
-    assert alarms <= 3000 * LOSS_ERROR + 3 * np.sqrt(3000 * LOSS_ERROR)
+    assert alarms <= 3 + 3 * np.sqrt(3)
 
 
 @pytest.mark.parametrize(("shift", "word"), [(5 * SPREAD, "higher"), (-5 * SPREAD, "lower")])
