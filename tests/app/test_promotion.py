@@ -120,7 +120,7 @@ def test_promotion_says_what_a_dirty_baseline_is_good_for(
     written(Path("result.json"), result(dirty=True))
     assert main(["promote", "--from", "result.json"]) == EXIT_DONE
     out = capsys.readouterr().out
-    assert "--perf-duet and baseline: will refuse it. To use them, commit, measure and" in " ".join(out.split())
+    assert "--perf-duet and baseline: will refuse it. Commit, measure and promote again." in " ".join(out.split())
     assert main(["promote"]) == EXIT_PROBLEM
     assert "runs/bench.json: is not there; measure first" in capsys.readouterr().err
 
