@@ -62,8 +62,7 @@ class Measuring:
                 if batch_size(item):
                     by_id.setdefault(target_of(item).id, []).append(item)
             self.benches = {name: self._bench(some, duet) for name, some in by_id.items()}  # by the workload's id
-            runs = baselines.load_published(self._baselines)
-            self._published = {run: baselines.load_published_lines(self._baselines, run) for run in runs}
+            self._published = baselines.load_published(self._baselines)
             self._history = load_history(self._folder) if self._folder else []
             for suffix in (".html", ".md"):  # what is there afterwards is this session's
                 (config.rootpath / REPORT.with_suffix(suffix)).unlink(missing_ok=True)

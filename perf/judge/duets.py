@@ -21,13 +21,10 @@ from perf.records.wire import SideWork
 Work = tuple[SideWork, SideWork]  # what baseline and candidate do in a step at one batch size
 
 CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
-
+# How the budget of a batch size is given to ``stepmark duet``, and to pytest with ``--perf-duet``.
 DUET_BUDGET, SESSION_BUDGET = "--budget {:.0f}s", "-o perf_duet_budget={:.0f}"
-"""How the budget of a batch size is given to ``stepmark duet``, and to pytest with ``--perf-duet``."""
-
+# The largest difference between losses of the first steps that rounding explains, nats, by precision.
 LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
-"""The largest difference between losses of the first steps that rounding explains, nats, by precision."""
-
 INTERIM_LOOK = 0.5  # the share of the budget after which there is a look before the last one
 LATEST_INTERIM_LOOK = 0.7  # after this share the interim look is left out: it would take most of the error
 
@@ -134,8 +131,8 @@ def judge(effect: DuetEffect, *, threshold: float, share: float, last_level: flo
             reason = f"the change of {effect.effect_size:+.1%} is significant, but smaller than {threshold:.1%}"
     elif effect.is_significant:
         verdict, word = (Verdict.REGRESSED, "slower") if effect.effect_size < 0 else (Verdict.IMPROVED, "faster")
-        ground = f"p = {effect.p_value:.1g}, {effect.num_runs} pairs in {effect.num_starts} starts"
-        reason = f"significantly {word}: {ground}"
+        num_pairs, num_starts = effect.num_runs, effect.num_starts
+        reason = f"significantly {word}: p = {effect.p_value:.1g}, {num_pairs} pairs in {num_starts} starts"
     else:
         reason = why_inconclusive(effect, threshold, "pairs")
         could_show = effect.minimal_detectable_effect <= threshold
@@ -175,14 +172,13 @@ class DuetResult(Struct, frozen=True, kw_only=True):
 
     def rates(self, size: int) -> tuple[float, float] | None:
         """Return the rates of baseline and candidate, samples/sec: medians over runs of a run's mean rate."""
-        pairs = [pair for pair in self.pairs if pair.global_batch_size == size]
 
         def rate(run: Sequence[Marks], num_steps: int) -> float:
             return size * sum(num_steps or len(marks) - 1 for marks in run) / sum(marks[-1] - marks[0] for marks in run)
 
-        baseline = [rate(pair.baseline, pair.num_steps) for pair in pairs]
-        sides = [baseline, [rate(pair.candidate, pair.num_steps) for pair in pairs]]
-        return (float(np.median(sides[0])), float(np.median(sides[1]))) if pairs else None
+        pairs = [pair for pair in self.pairs if pair.global_batch_size == size]
+        rates = [[rate(side, pair.num_steps) for side in (pair.baseline, pair.candidate)] for pair in pairs]
+        return tuple(np.median(rates, axis=0).tolist()) if rates else None
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, raw values included, as JSON data; an infinite bound is null."""
@@ -252,25 +248,18 @@ def loss_problem(work: Work) -> str:
         return printed_loss_difference(*([side.losses, *side.reruns] for side in work))[0]
     baseline, candidate = ({"loss": side.losses, **side.scalars} for side in work)
     for name in [name for name in baseline if name in candidate]:
-        steps = min(len(baseline[name]), len(candidate[name]))
-        curves = [np.asarray(side[name][:steps], dtype=np.float64) for side in (baseline, candidate)]
-        scale = 1.0 if name == "loss" else np.maximum(1.0, np.abs(curves[0]))  # other scalars have any size
-        rounding = tolerance * scale * np.ones(steps)
-        equal = np.abs(curves[1] - curves[0]) <= rounding
-        if not equal.all():
-            step = int(np.argmin(equal))
-            values = f"{curves[0][step]:.5f} on the baseline side and {curves[1][step]:.5f} on the candidate side"
-            return f"the {name} of step {step + 1} is {values} (rounding explains {rounding[step]:g})"
+        for step, (before, now) in enumerate(zip(baseline[name], candidate[name], strict=False), start=1):
+            rounding = tolerance * (1.0 if name == "loss" else max(1.0, abs(before)))  # other scalars have any size
+            if not abs(now - before) <= rounding:
+                values = f"{before:.5f} on the baseline side and {now:.5f} on the candidate side"
+                return f"the {name} of step {step} is {values} (rounding explains {rounding:g})"
     return ""
 
 
 def with_reruns(work: Work, pairs: Sequence[Pair]) -> Work:
     """Return what both sides do, with the losses that their runs in pairs printed."""
-    baseline, candidate = (
-        replace(side, reruns=side.reruns + tuple(run for pair in pairs for run in pair.losses[i]))
-        for i, side in enumerate(work)
-    )
-    return baseline, candidate
+    runs = [tuple(run for pair in pairs for run in pair.losses[side]) for side in (0, 1)]
+    return replace(work[0], reruns=work[0].reruns + runs[0]), replace(work[1], reruns=work[1].reruns + runs[1])
 
 
 def work_differences(work: Work) -> list[str]:
@@ -278,8 +267,7 @@ def work_differences(work: Work) -> list[str]:
     baseline, candidate = work
     known = [{name: side.facts[name] for name in baseline.facts if name in candidate.facts} for side in work]
     same_python = baseline.python == candidate.python != ""
-    counts = counter_differences(baseline.counters, candidate.counters, python_calls=same_python)
-    return differences(known[0], known[1]) + counts
+    return differences(*known) + counter_differences(baseline.counters, candidate.counters, python_calls=same_python)
 
 
 def not_compared(work: Work) -> list[str]:

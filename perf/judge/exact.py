@@ -10,25 +10,21 @@ from perf.judge.stats import batch_noise
 from perf.records.baselines import Baseline
 from perf.records.sessions import MeasuredRun, Session, differences, is_command
 
-Counts = Mapping[str, Any]
-"""Counters as JSON data: numbers by name, and under "ops" the number of dispatches of each operation."""
-
+# The largest mean difference from a stored loss curve of different software or hardware, in standard errors.
 STANDARD_ERRORS = 4.0
-"""The largest mean difference from a stored loss curve of different software or hardware, in standard errors."""
-
+# How often losses of a command that differ from run to run are called changed although they are not.
 LOSS_ERROR = 0.001
-"""How often losses of a command that differ from run to run are called changed although they are not."""
-
 # The largest difference between printed times and our clock's: a fraction, and what the way of a line may take.
 CLOCK_TOLERANCE, CLOCK_MOMENT_S = 0.02, 0.05
-
 LEAST_RUNS = 3  # runs of each batch size a baseline needs, to know its own spread
 
 
-def counter_differences(baseline: Counts, candidate: Counts, *, python_calls: bool = True) -> list[str]:
+def counter_differences(
+    baseline: Mapping[str, Any], candidate: Mapping[str, Any], *, python_calls: bool = True
+) -> list[str]:
     """Return the differences by name, such as ``+12 aten::copy_``; operations come before totals.
 
-    A counter that one side lacks is not compared.
+    Counters are numbers by name, and under "ops" those of each operation. What one side lacks is not compared.
     """
     shared = [name for name in baseline if name in candidate and name != "ops"]
     first = [name for name in ("host_syncs", "optimizer_updates", "parameters") if name in shared]
@@ -45,8 +41,7 @@ def work_changes(before: Session, now: Session, size: int) -> list[str]:
     """Return the same of two sessions at a batch size, and micro-batches; Python calls only of the same Python."""
     baseline, candidate = (session.measurements[size] for session in (before, now))
     cuts = [{"micro_batch_size": one.micro_batch_size} for one in (baseline, candidate)]
-    runs = [one.runs[0] for one in (baseline, candidate)]
-    counters = [asdict(run.counters) if run.counters else {} for run in runs]
+    counters = [asdict(found) if (found := one.runs[0].counters) else {} for one in (baseline, candidate)]
     return differences(*cuts) + counter_differences(*counters, python_calls=before.python == now.python)
 
 
@@ -63,12 +58,11 @@ def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[s
     if odd := sorted(curves.keys() ^ known.keys()):
         names = f"the steps return {', '.join(curves)}, and {', '.join(known)} in {expected.path}"
         return f"{names}: {odd[0]} is new or gone", ""
-    same_cut = now.micro_batch_size == before.micro_batch_size
-    if is_command(session.workload) and session.fingerprint == expected.session.fingerprint:
-        losses = [[run.losses for run in one.runs] for one in (before, now)]
-        problem, how = printed_loss_difference(*losses)
+    is_same = session.fingerprint == expected.session.fingerprint
+    if is_same and is_command(session.workload):
+        problem, how = printed_loss_difference(*([run.losses for run in one.runs] for one in (before, now)))
         return problem and f"{problem}, beside {expected.path}", f"{how} {expected.path}"
-    exact = same_cut and not expected.portable and session.fingerprint == expected.session.fingerprint
+    exact = is_same and not expected.portable and now.micro_batch_size == before.micro_batch_size
     hows = []
     for name, curve in curves.items():
         steps = min(len(curve), len(known[name]))
@@ -106,8 +100,7 @@ def printed_loss_difference(
             return "", f"equal in all {len(candidate)} runs to"
         if len(baseline) == 1:
             return "", "not known from one run of"
-        line = min(int(np.argmax(np.not_equal(run, first))) for run in others)
-        loss = next(run[line] for run in others if run[line] != first[line])
+        line, loss = min((i, loss) for run in others for i, loss in enumerate(run) if loss != first[i])
         return f"the loss of line {line + 1} is {loss!r}, and {first[line]!r} in all {len(baseline)} runs", ""
     from scipy import stats
 

@@ -22,13 +22,10 @@ FloatArray = npt.NDArray[np.float64]
 CONFIDENCE = 0.95  # of the intervals that are shown
 FAMILY_ERROR = 0.01  # how often a family of comparisons without any difference may find one, in either direction
 POWER = 0.8  # how often a change of the size of the minimal detectable effect is found
-
+# Factor on standard errors: neighbouring runs often share a phase of the machine's speed, and are not independent.
 SHARED_PHASES = 1.15
-"""Factor on standard errors: neighbouring runs often share a phase of the machine's speed, and are not independent."""
-
+# The quantile of a run's step times that stands for the run: below most disturbances, above lucky single steps.
 RUN_QUANTILE = 0.25
-"""The quantile of a run's step times that stands for the run: below most disturbances, above lucky single steps."""
-
 OUTLIER = 5.0  # pairs farther from the median, in standard deviations, are moved to this limit
 FEWEST_TO_COMPARE = 8  # with fewer pairs, none is treated as an outlier
 

@@ -8,25 +8,14 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from perf.judge import stats
 from perf.judge.exact import counter_differences, loss_differences, session_refusal, work_changes
-from perf.judge.stats import (
-    FAMILY_ERROR,
-    SHARED_PHASES,
-    DuetEffect,
-    Effect,
-    compare_rates,
-    estimate,
-    falls,
-    holm,
-    run_rate,
-    scaling_contrasts,
-)
+from perf.judge.stats import FAMILY_ERROR, Effect
 from perf.records.baselines import Baseline
 from perf.records.sessions import Measurement, Session, differences, is_command
 
+# All claims, in the order in which failures are reported: first whether training is the same, then how fast it is.
 CLAIMS = ("loss_decreases", "losses", "rate", "counters", "scaling")
-"""All claims, in the order in which failures are reported: first whether training is the same, then how fast it is."""
-
 DECREASE_SIGNIFICANCE = 0.001
 DECREASE_STEPS = 8  # the fewest steps that show a trend at that significance, with a pair or two out of order
 
@@ -45,7 +34,6 @@ class Verdict(StrEnum):
 
 
 UNTOLD = "a log does not tell what a step does"  # of a command
-
 HOLDS = {Verdict.IMPROVED: True, Verdict.UNCHANGED: True, Verdict.REGRESSED: False, Verdict.LOSSES_DIFFER: False}
 
 
@@ -94,10 +82,10 @@ def judge_rates(
         rates = [np.array([_rates(s.measurements[size]) for size in family]) for s in (session, baseline.session)]
         # Phases of the machine's speed cancel within a round, so neighbouring contrasts are independent.
         if is_scaling:
-            rates = [np.exp(scaling_contrasts(np.log(side))) for side in rates]
-        widen = 1.0 if is_scaling else SHARED_PHASES
-        effects = [compare_rates(*sides, family_size=len(family), widen=widen) for sides in zip(*rates, strict=True)]
-        for size, effect, p in zip(family, effects, holm([effect.p_value for effect in effects]), strict=True):
+            rates = [np.exp(stats.scaling_contrasts(np.log(side))) for side in rates]
+        num, widen = len(family), 1.0 if is_scaling else stats.SHARED_PHASES
+        effects = [stats.compare_rates(*sides, family_size=num, widen=widen) for sides in zip(*rates, strict=True)]
+        for size, effect, p in zip(family, effects, stats.holm([effect.p_value for effect in effects]), strict=True):
             verdict = decide(effect, p_in_family=p, threshold=threshold)
             found = Judgement.of(verdict, _explain(verdict, effect, threshold, session, baseline, size), effect)
             change = mean_rate(session.measurements[size]) / mean_rate(baseline.session.measurements[size]) - 1
@@ -119,24 +107,16 @@ def spare_left_behind(found: Judgement, change: float, threshold: float) -> Judg
 def _obstacle(session: Session, baseline: Baseline | None, size: int) -> Judgement | None:
     """Return why a batch size cannot be compared with the baseline, or None."""
     if baseline is None:
-        reason = f"no baseline of {session.configuration} for this machine; {_how_to_store(session)}"
-        return Judgement.of(Verdict.NO_BASELINE, reason)
+        return _no_baseline(session, f"no baseline of {session.configuration} for this machine")
     path, stored, measured = baseline.path, baseline.session.measurements, session.measurements
     if unlike := incomparable(session, baseline):
         reason = f"{path} is of a different machine or configuration: {'; '.join(unlike)}"
         return Judgement.of(Verdict.NOT_COMPARABLE, reason)
     if size not in stored:
-        advice = _how_to_store(session)
-        if not baseline.promotions:
-            advice = "name a file that has it"
-        elif not stored.keys() <= measured.keys():
-            advice = "make one: measure all batch sizes, then stepmark promote"
-        reason = f"{path} has no such batch size (it has {', '.join(map(str, stored))}); {advice}"
-        return Judgement.of(Verdict.NO_BASELINE, reason)
+        return _no_baseline(session, f"{path} has no such batch size (it has {', '.join(map(str, stored))})")
     cuts = [source[size].micro_batch_size for source in (stored, measured)]
     if cuts[0] != cuts[1]:
-        reason = f"micro_batch_size {cuts[0]} -> {cuts[1]}: not the same experiment"
-        return Judgement.of(Verdict.NOT_COMPARABLE, reason)
+        return Judgement.of(Verdict.NOT_COMPARABLE, f"micro_batch_size {cuts[0]} -> {cuts[1]}: not the same experiment")
     if min(len(stored[size].runs), len(measured[size].runs)) < 2:
         reason = "one run does not show how much runs vary; measure at least two: --perf-runs 2"
         return Judgement.of(Verdict.INCONCLUSIVE, reason)
@@ -147,14 +127,11 @@ def judge_loss_decreases(measurement: Measurement) -> Judgement:
     """Return whether the loss decreases, in every run."""
     losses = measurement.runs[0].losses
     if len(losses) < DECREASE_STEPS:
-        reason = f"{len(losses)} steps are too few for a trend; measure at least --perf-steps {DECREASE_STEPS}"
-        if measurement.runs[0].steps:
-            reason = f"{len(losses)} log lines are too few for a trend, which needs {DECREASE_STEPS}; log more often"
-        return Judgement.of(Verdict.INCONCLUSIVE, reason)
-    p = max(falls(run.losses) for run in measurement.runs)
-    reason = (
-        f"{losses[0]:.4f} to {losses[-1]:.4f} nats in {measurement.runs[0].at_steps[-1]} steps (trend: p = {p:.2g})"
-    )
+        advice = f"a trend needs {DECREASE_STEPS}; measure more steps (--perf-steps), or log more often"
+        return Judgement.of(Verdict.INCONCLUSIVE, f"has {len(losses)} losses, and {advice}")
+    p = max(stats.falls(run.losses) for run in measurement.runs)
+    steps = f"in {measurement.runs[0].at_steps[-1]} steps"
+    reason = f"{losses[0]:.4f} to {losses[-1]:.4f} nats {steps} (trend: p = {p:.2g})"
     return Judgement(holds=p <= DECREASE_SIGNIFICANCE, reason=reason)
 
 
@@ -170,7 +147,7 @@ def judge_losses(session: Session, size: int, expected: Baseline | None) -> Judg
                     reason = f"runs differ from step {step} on: {found}; this training is not repeatable"
                     return Judgement(holds=False, reason=reason)
     if expected is None:
-        return _nothing_stored("losses", session)
+        return _no_baseline(session, f"no baseline has losses of {session.configuration} at {size}")
     problem, how = loss_differences(session, size, expected)
     return Judgement(holds=not problem, reason=problem or how)
 
@@ -185,10 +162,10 @@ def judge_counters(session: Session, size: int, expected: Baseline | None) -> Ju
             reason = f"the work of run {number} differs from run 1: {', '.join(found)} per step"
             return Judgement(holds=False, reason=reason)
     if expected is None:
-        return _nothing_stored("counters", session)
+        return _no_baseline(session, f"no baseline has counters of {session.configuration} at {size}")
     path, before = expected.path, expected.session
-    if before.fingerprint.torch_release != session.fingerprint.torch_release:
-        stored, here = (source.fingerprint.software["torch"] for source in (before, session))
+    stored, here = (source.fingerprint.torch_release for source in (before, session))
+    if stored != here:
         reason = f"{path} was made with torch {stored}, this session with {here}: operations may differ"
         return Judgement.of(Verdict.NOT_COMPARABLE, reason)
     found = work_changes(before, session, size)
@@ -199,22 +176,13 @@ def judge_counters(session: Session, size: int, expected: Baseline | None) -> Ju
 
 def incomparable(session: Session, baseline: Baseline) -> list[str]:
     """Return what makes times incomparable: differences of the hardware, the workload, the device or the precision."""
-    facts = [
-        {"workload": s.workload, "device": s.device, "precision": s.precision, **s.fingerprint.hardware}
-        for s in (baseline.session, session)
-    ]
-    return differences(facts[0], facts[1])
+    return differences(*({"workload": s.configuration, **s.fingerprint.hardware} for s in (baseline.session, session)))
 
 
-def _nothing_stored(claim: str, session: Session) -> Judgement:
-    torch = session.fingerprint.software["torch"]
-    reason = f"no baseline has {claim} of {session.configuration} with torch {torch}; {_how_to_store(session)}"
-    return Judgement.of(Verdict.NO_BASELINE, reason)
-
-
-def _how_to_store(session: Session) -> str:
+def _no_baseline(session: Session, found: str) -> Judgement:
     problem = session_refusal(session)
-    return f"this session cannot become one: {problem}" if problem else "make one: stepmark promote"
+    advice = f"this session cannot become one: {problem}" if problem else "make one: stepmark promote"
+    return Judgement.of(Verdict.NO_BASELINE, f"{found}; {advice}")
 
 
 def _explain(
@@ -242,21 +210,16 @@ def why_inconclusive(effect: Effect, threshold: float, what: str) -> str:
     return f"the {what} vary too much: only slowdowns above {effect.minimal_detectable_effect:.1%} would have shown"
 
 
-def rank_efficiencies(session: Session) -> dict[int, DuetEffect | None]:
-    """Return by batch size its samples/sec per rank over those of the fewest ranks, less 1; None for these themselves.
+def rank_efficiencies(session: Session) -> dict[int, Effect]:
+    """Return by batch size its samples/sec per rank over those of the fewest ranks, less 1; these are left out.
 
     The runs of a round are neighbours in time, so an effect is of pairs of runs.
     """
-    measurements = session.measurements
-    base = min(measurements.values(), key=lambda one: one.world_size)
-    per_rank = {size: np.log(_rates(one)) - np.log(one.world_size) for size, one in measurements.items()}
-    least = per_rank[base.global_batch_size]
-    return {
-        size: estimate([[value] for value in logs - least], level=FAMILY_ERROR, elapsed_s=0.0)
-        if logs is not least
-        else None
-        for size, logs in per_rank.items()
-    }
+    base = min(session.measurements.values(), key=lambda one: one.world_size)
+    logs = {size: np.log(_rates(one)) - np.log(one.world_size) for size, one in session.measurements.items()}
+    least = logs.pop(base.global_batch_size)
+    pairs = {size: [[effect] for effect in values - least] for size, values in logs.items()}
+    return {size: stats.estimate(some, level=FAMILY_ERROR, elapsed_s=0.0) for size, some in pairs.items()}
 
 
 def mean_rate(measurement: Measurement) -> float:
@@ -265,4 +228,4 @@ def mean_rate(measurement: Measurement) -> float:
 
 
 def _rates(measurement: Measurement) -> list[float]:
-    return [run_rate(run.timed_step_s, measurement.global_batch_size) for run in measurement.runs]
+    return [stats.run_rate(run.timed_step_s, measurement.global_batch_size) for run in measurement.runs]

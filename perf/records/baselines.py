@@ -16,11 +16,9 @@ from perf.records.sessions import BatchSize, Fingerprint, Positive, Reason, Sess
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"  # where every pytest session that times something leaves its result
-
 PORTABLE = "portable"  # the folder of baselines for any machine
 KEY = "stepmark"  # where a pytest-benchmark file holds what this project adds
 SCHEMA = 3
-
 Rate = Annotated[float, Meta(gt=0, lt=1e15)]  # samples/sec
 
 T = TypeVar("T")
@@ -121,9 +119,7 @@ class PublishedLine(Struct, frozen=True, kw_only=True):
     global_batch_size: BatchSize
     global_step: Positive
     loss: Annotated[float, Meta(ge=-1e9, le=1e9)]
-    # rate_samples_per_sec, global_rate_samples_per_sec: as printed
-    rate_samples_per_sec: Rate
-    global_rate_samples_per_sec: Rate
+    global_rate_samples_per_sec: Rate  # as printed
 
 
 def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, portable: bool = False) -> Path:
@@ -131,9 +127,7 @@ def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, por
 
     A portable one, of losses and counters, holds on any machine with the same torch; others are of this machine.
     Workloads of one name in two files have folders of their own: ``<machine>/sub/bench_net.py/net-cpu-fp32.json``.
-
-    Raises:
-        BaselineError: the workload's id cannot name a file.
+    Raises BaselineError: the workload's id cannot name a file.
     """
     if problem := name_problem(configuration):
         raise BaselineError(problem)
@@ -173,8 +167,7 @@ def _as_json(**fields: Any) -> dict[str, Any]:
 def load_result(path: Path) -> list[Baseline]:
     """Read a result or a baseline: each workload's session.
 
-    Raises:
-        BaselineError: it is not there, damaged, not one of ours, or a baseline of something else than its path says.
+    Raises BaselineError: it is not there, damaged, not one of ours, or a baseline of something else than its path says.
     """
     document = read_json(path)
     if KEY not in document:
@@ -241,15 +234,13 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
     return min(fitting, key=lambda one: one.session.fingerprint.torch_release != here.torch_release, default=None)
 
 
-def load_published(directory: Path) -> list[PublishedRun]:
-    """Return every published run under `directory`, from the files ``*/runs.csv``; errors as in `_rows`."""
-    return [run for path in sorted(directory.glob("*/runs.csv")) for run in _rows(path, PublishedRun)]
-
-
-def load_published_lines(directory: Path, run: PublishedRun) -> list[PublishedLine]:
-    """Return the log of a published run, from the files ``*/<workload>.csv``; errors as in `_rows`."""
-    lines = [line for path in directory.glob(f"*/{run.workload}.csv") for line in _rows(path, PublishedLine)]
-    return [line for line in lines if line.global_batch_size == run.global_batch_size]
+def load_published(directory: Path) -> dict[PublishedRun, list[PublishedLine]]:
+    """Return every published run in ``*/runs.csv``, with its log in ``*/<workload>.csv``; errors as in `_rows`."""
+    found = {}
+    for run in [run for path in sorted(directory.glob("*/runs.csv")) for run in _rows(path, PublishedRun)]:
+        lines = [line for path in directory.glob(f"*/{run.workload}.csv") for line in _rows(path, PublishedLine)]
+        found[run] = [line for line in lines if line.global_batch_size == run.global_batch_size]
+    return found
 
 
 def _rows(path: Path, kind: type[T]) -> list[T]:

@@ -20,7 +20,6 @@ BatchSize = Annotated[int, Meta(ge=1, le=99_999_999)]
 Times = Annotated[tuple[Annotated[float, Meta(ge=1e-9, le=1e6)], ...], Meta(max_length=10**6)]
 Losses = Annotated[tuple[Annotated[float, Meta(ge=-1e9, le=1e9)], ...], Meta(min_length=4, max_length=10**6)]
 Scalars = Annotated[tuple[Annotated[float, Meta(ge=-1e39, le=1e39)], ...], Meta(max_length=10**6)]
-Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 Word = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]  # printable ASCII in one line
 Text = Annotated[str, Meta(max_length=100_000)]  # anything, so it is escaped where it is shown
@@ -193,7 +192,7 @@ class Session(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # facts of the workload that decide what a step does
     about: Annotated[dict[Word, About], Meta(max_length=1000)] = {}
     # the smallest change of its rate that matters, a fraction; None where the workload has none of its own
-    threshold: Fraction | None = None
+    threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
     # how the machine was when measuring began: load, clock; what could not be read is missing
     health: Annotated[dict[Word, Fact], Meta(max_length=100)] = {}
 
@@ -231,9 +230,8 @@ def name_problem(configuration: str) -> str:
     if _CONFIGURATION.fullmatch(configuration):
         return ""
     return (
-        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and its file or "
-        "module, before the colon, at most 200 letters, digits and . _ - /, relative and without a part . or ..; "
-        "rename it"
+        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and its file or module, "
+        "before the colon, at most 200 letters, digits and . _ - /, relative and without a part . or ..; rename it"
     )
 
 
@@ -256,7 +254,6 @@ def deviation(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 Marks = tuple[float, ...]
-
 FEWEST_STARTS = 4  # with fewer starts nothing is decided: how much they spread is not known
 # The variance between starts over that between pairs of one start, about; docs/studies/noise.py prints both.
 VARIANCE_RATIO = 6.0
@@ -296,9 +293,8 @@ def simultaneous_effect(baseline: Marks, candidate: Marks) -> float:
 
 def alternating_effect(baseline: Sequence[Marks], candidate: Sequence[Marks]) -> float:
     """Return the same for slices in turns: the median over blocks of four (ABBA), in which a steady drift cancels."""
-    logs = [
-        np.log([marks[-1] - marks[0] for marks in side]).reshape(-1, 2).sum(axis=1) for side in (baseline, candidate)
-    ]
+    seconds = [[marks[-1] - marks[0] for marks in side] for side in (baseline, candidate)]
+    logs = np.log(seconds).reshape(2, -1, 2).sum(axis=2)  # by side and pair of slices
     return float(np.median(logs[0] - logs[1]) / 2)
 
 

@@ -23,11 +23,11 @@ STEP_PHASES = ("data", "forward", "backward", "clip", "optimizer", "other")
 PYTHON = "(Python)"
 
 _MOST_VALUES = 100_000
-
 Name = Annotated[str, Meta(max_length=200)]
 Number = Annotated[float, Meta(ge=-(2.0**63), le=2.0**63)]
 Numbers = Annotated[tuple[Number, ...], Meta(max_length=_MOST_VALUES)]
 Scalars = Annotated[dict[Name, Numbers], Meta(max_length=100)]
+Expected = TypeVar("Expected", bound="Answer")
 
 
 class CaseSpec(Struct, frozen=True, kw_only=True):
@@ -135,9 +135,6 @@ class Ended(Answer, frozen=True, kw_only=True):
     exit_code: int | None = None
 
 
-Expected = TypeVar("Expected", bound=Answer)
-
-
 class SideWork(Struct, frozen=True, kw_only=True):
     """What a side does and what it is, at one batch size; what it did not say is absent."""
 
@@ -154,10 +151,8 @@ def decode(line: bytes, kind: type[Expected]) -> Expected | Failed | Ended:
     """Return the answer in a line. Raises MeasureError: it is no such answer; the message names the field."""
     try:
         return msgspec.json.decode(line, type=kind | Failed | Ended)
-    except msgspec.ValidationError as error:
-        raise MeasureError(f"said {line[:80]!r}: {error}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise MeasureError(f"said {line[:80]!r}, which is no answer") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MeasureError(f"said {line[:80]!r}, which is no answer: {error}") from None
 
 
 def side_work(counted: Counted, losses: tuple[float, ...], scalars: Mapping[str, tuple[float, ...]]) -> SideWork:

@@ -13,27 +13,18 @@ from perf.judge.verdicts import CLAIMS, UNTOLD, Verdict, mean_rate, rank_efficie
 from perf.printable import printable
 from perf.records.baselines import Baseline, PublishedLine, PublishedRun, commit_text
 from perf.records.sessions import Session, differences
+from perf.report import plots
 from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
 from perf.report.history import history_section, since_when
-from perf.report.plots import effects_plot, loss_differences, rates_plot, session_losses, steps_plot
 from perf.report.published import published_section
-from perf.report.sections import (
-    DETECTABLE,
-    EFFECT_HEADER,
-    NONE,
-    Answer,
-    Report,
-    Section,
-    by_text,
-    effect_cells,
-    number,
-    percent,
-)
+from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report, Section, by_text, effect_cells, number
+
+WORST_FIRST = {False: "FAILED", None: "unknown", True: "hold"}  # what a claim that holds, or does not, is called
 
 
 def log_blocks(session: Session) -> str:
-    """Return the log of the first run of each batch size, whether the others have its losses, and all their warm-up."""
+    """Return the log of the first run of each batch size, and whether the others have its losses."""
     blocks = []
     for size, measurement in session.measurements.items():
         runs, micro_batch_size = measurement.runs, measurement.micro_batch_size
@@ -43,9 +34,7 @@ def log_blocks(session: Session) -> str:
             lines.append(f"({len(runs) - 1} more run{'s' if len(runs) > 2 else ''} with {losses})")
         blocks.append("\n".join(lines))
     blocks += [f"Global batch size {size}: not measured: {reason}" for size, reason in session.failures.items()]
-    dropped = [run.warmup_steps for m in session.measurements.values() for run in m.runs]
-    left_out = f"{sum(dropped)} steps are not in the times (at most {max(dropped)} of a run)"
-    return "\n\n".join([*blocks, f"warm-up: {left_out}: they were slower than the later half of their run"])
+    return "\n\n".join(blocks)
 
 
 def verdict_section(session: Session, judgements: Judgements) -> Section:
@@ -62,7 +51,8 @@ def verdict_section(session: Session, judgements: Judgements) -> Section:
             found.pop("scaling", None)  # the rate explains it
         by_duet = rate and isinstance(rate.effect, DuetEffect)
         cells = effect_cells(rate.effect if rate and not by_duet else None)
-        others = _outcome([judgement.holds for claim, judgement in found.items() if claim != "rate"])
+        holds = [judgement.holds for claim, judgement in found.items() if claim != "rate"]
+        others = next((f"{holds.count(state)} {word}" for state, word in WORST_FIRST.items() if state in holds), NONE)
         verdict = str(rate.verdict) if rate else "not judged"
         rows.append((str(size), number(mean_rate(measurement)), *cells, verdict, others))
         if by_duet or (rate and rate.verdict is Verdict.UNCHANGED):
@@ -82,12 +72,6 @@ def verdict_section(session: Session, judgements: Judgements) -> Section:
     )
 
 
-def _outcome(holds: Sequence[bool | None]) -> str:
-    """Return the worst outcome of some claims, and how many have it."""
-    words = {False: "FAILED", None: "unknown", True: "hold"}
-    return next((f"{holds.count(state)} {word}" for state, word in words.items() if state in holds), NONE)
-
-
 def _baseline_notes(baseline: Baseline, session: Session) -> list[str]:
     """Return where the baseline comes from, which software differs, and which of its batch sizes were not measured."""
     parts = [f"{baseline.path}, measured {baseline.provenance['date']} at {commit_text(baseline.provenance)}"]
@@ -100,9 +84,12 @@ def _baseline_notes(baseline: Baseline, session: Session) -> list[str]:
 
 def result_note(result: Path, refusal: str) -> str:
     """Return how the result of a session becomes a baseline, or why it cannot."""
-    if refusal:
-        return f"result: {result}; it cannot become this machine's baseline: {refusal}"
-    return f"result: {result}; to make it this machine's baseline: {PROMOTE}"
+    use = (
+        f"it cannot become this machine's baseline: {refusal}"
+        if refusal
+        else f"to make it this machine's baseline: {PROMOTE}"
+    )
+    return f"result: {result}; {use}"
 
 
 def session_report(
@@ -123,15 +110,11 @@ def session_report(
         answer = replace(answer, sentence=f"{answer.sentence}; {since}")
     rates = {size: judgement for (claim, size), judgement in judgements.items() if claim == "rate"}
     clocks = {size: clock_problem(m.runs) for size, m in session.measurements.items() if m.runs[0].steps}
-    effects = {size: rate.effect for size, rate in rates.items() if rate.effect}
-    stored = {size: effect for size, effect in effects.items() if not isinstance(effect, DuetEffect)}
-    plots = [effects_plot(stored, threshold, "stored times")] if stored else []
-    sections = [replace(verdict_section(session, judgements), plots=plots)]
-    sections += (
-        [Section(notes=by_text({size: [text] for size, text in clocks.items() if text}))]
-        if any(clocks.values())
-        else []
-    )
+    stored = {n: rate.effect for n, rate in rates.items() if rate.effect and not isinstance(rate.effect, DuetEffect)}
+    pictures = [plots.effects_plot(stored, threshold, "stored times")] if stored else []
+    sections = [replace(verdict_section(session, judgements), plots=pictures)]
+    if any(clocks.values()):
+        sections.append(Section(notes=by_text({size: [text] for size, text in clocks.items() if text})))
     if any(m.world_size > 1 for m in session.measurements.values()):
         sections.append(_ranks_section(session, baseline))
     if duet:
@@ -140,11 +123,10 @@ def session_report(
         sections += [replace(first, title=beside), *others]
     if baseline:
         sections.append(Section(title="Baseline", notes=_baseline_notes(baseline, session)))
-    difference = loss_differences(session, expected)
-    sections += [
-        Section(title="Losses", plots=[*session_losses(session), *filter(None, [difference])], is_detail=True),
-        Section(title="Rates", plots=[rates_plot(session, baseline), steps_plot(session)], is_detail=True),
-    ]
+    losses = [*plots.session_losses(session), *filter(None, [plots.loss_differences(session, expected)])]
+    rates_shown = [plots.rates_plot(session, baseline), plots.steps_plot(session)]
+    sections.append(Section(title="Losses", plots=losses, is_detail=True))
+    sections.append(Section(title="Rates", plots=rates_shown, is_detail=True))
     if published:
         sections.append(published_section(published, session))
     sections += [_work_section(session), _machine_section(session, baseline)]
@@ -165,23 +147,20 @@ def session_report(
 
 def _ranks_section(session: Session, baseline: Baseline | None) -> Section:
     """Return the samples/sec of each rank beside those of the fewest ranks."""
-    stored = rank_efficiencies(baseline.session) if baseline else {}
+    found = [rank_efficiencies(session), rank_efficiencies(baseline.session) if baseline else {}]
     rows = []
-    for size, efficiency in rank_efficiencies(session).items():
-        now, then = (
-            (percent(one.effect_size + 1), f"{percent(one.low + 1)} to {percent(one.high + 1)}")
-            if one
-            else (NONE, NONE)
-            for one in (efficiency, stored.get(size))
-        )
-        rows.append((str(size), str(session.measurements[size].world_size), *now, *then))
+    for size, measurement in session.measurements.items():
+        row = [str(size), str(measurement.world_size)]
+        for one in (effects.get(size) for effects in found):
+            interval = f"{1 + one.low:.1%} to {1 + one.high:.1%}" if one and one.num_runs > 1 else NONE
+            row += [f"{1 + one.effect_size:.1%}" if one else NONE, interval]
+        rows.append(row)
     header = ("size", "ranks", "efficiency", "95% interval", "baseline", "its interval")
     notes = ["(efficiency: samples/sec of a rank, beside those with the fewest ranks, in pairs of neighbouring runs)"]
     return Section(title="Scaling over ranks", header=header, rows=rows, notes=notes)
 
 
 def _work_section(session: Session) -> Section:
-    """Return what one step does at each batch size."""
     names = ("flops", "allocated_bytes", "peak_bytes", "host_syncs", "optimizer_updates", "python_calls")
     rows = []
     for size, measurement in session.measurements.items():
@@ -209,10 +188,7 @@ def promotion_note(result: Baseline, written: Sequence[Path]) -> str:
     made = f"{result.path}, measured {result.provenance['date']} at commit {result.provenance['commit'][:12]}"
     lines = [f"{made}, is now", *(f"  {path}" for path in written)]
     if problem := result.rerun_problem:
-        lines.append(
-            f"It {problem}, so it cannot be run again: --perf-duet and baseline: will refuse it. To use them, commit, "
-            "measure and promote again."
-        )
+        lines.append(f"It {problem}: --perf-duet and baseline: will refuse it. Commit, measure and promote again.")
     return "\n".join([*lines, "Review the change and commit it."])
 
 

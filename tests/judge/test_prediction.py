@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perf.judge.prediction import predict, window_step_s
-from perf.records.baselines import PublishedLine, load_published, load_published_lines
+from perf.records.baselines import PublishedLine, load_published
 
 BASELINES = Path(__file__).parents[2] / "baselines"
 
@@ -22,7 +22,6 @@ def lines(size: int, window_s: list[float]) -> list[PublishedLine]:
             global_batch_size=size,
             global_step=100 * number,
             loss=9.0,
-            rate_samples_per_sec=1.0,
             global_rate_samples_per_sec=100 * number * size / end,
         )
         for number, end in enumerate(ends, start=1)
@@ -56,11 +55,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_what_512_would_have_given_on_the_reference_machine() -> None:
     """About 3,120 samples/sec: fewer than at 1024, more than half of it."""
-    windows = {
-        run.global_batch_size: window_step_s(found)
-        for run in load_published(BASELINES)
-        if (found := load_published_lines(BASELINES, run))
-    }
+    windows = {run.global_batch_size: window_step_s(found) for run, found in load_published(BASELINES).items() if found}
     found = predict(windows, 512)
     assert 4861.66 / 2 < found.low < found.samples_per_sec < found.high < 4861.66
     assert found.samples_per_sec == pytest.approx(3122, abs=1)

@@ -140,7 +140,7 @@ def test_other_hardware_is_not_comparable(field: str) -> None:
 def test_another_precision_is_not_comparable() -> None:
     """Times of bf16 are no baseline for fp32."""
     other = msgspec.structs.replace(quiet(), precision="bf16")
-    assert "precision bf16 -> fp32" in judge_rates(quiet(), as_baseline(other), threshold=0.05)[512].reason
+    assert "pico-cpu-bf16 -> pico-cpu-fp32" in judge_rates(quiet(), as_baseline(other), threshold=0.05)[512].reason
 
 
 def test_another_micro_batch_size_is_not_comparable() -> None:

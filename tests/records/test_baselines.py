@@ -25,7 +25,6 @@ from perf.records.baselines import (
     find_expected,
     load_baseline,
     load_published,
-    load_published_lines,
     load_result,
     load_session,
     result_json,
@@ -33,6 +32,7 @@ from perf.records.baselines import (
 from perf.records.documents import write_json
 from perf.records.sessions import Fingerprint, Session, configuration
 from tests.judge.noise import COUNTERS, HERE, LOSSES
+from tests.judge.test_commands import as_command
 from tests.judge.test_verdicts import as_baseline, quiet
 
 PROVENANCE = {"date": "2026-11-23T15:00:00+00:00", "command": "pytest", "commit": "a" * 40, "dirty": False}
@@ -279,7 +279,7 @@ def test_all_runs_have_equally_many_steps(tmp_path: Path) -> None:
     run = content[KEY]["sessions"][0]["measurements"]["1024"]["runs"][5]
     for name in ("step_s", "losses"):
         run[name] = run[name][:-1]
-    with pytest.raises(BaselineError, match="more steps of one run"):
+    with pytest.raises(BaselineError, match="other steps of one run"):
         load_session(written(tmp_path / "result.json", content))
 
 
@@ -417,6 +417,20 @@ def test_two_workloads_of_one_name_have_baselines_of_their_own(tmp_path: Path) -
     assert machine == tmp_path / "baselines" / HERE.slug / "b.a" / "pico-cpu-fp32.json"
     with pytest.raises(ValueError, match="has two of one workload"):
         result(quiet(), quiet(0.1))
+
+
+def test_the_baseline_of_a_command_is_named_by_it_and_read_back(tmp_path: Path) -> None:
+    """In a folder of its file, without a device or a precision, which nobody knows."""
+    made = as_command(quiet())
+    assert baseline_path(tmp_path, made.configuration, HERE) == tmp_path / HERE.slug / "stepmark.toml" / "bert.json"
+    portable = baseline_path(tmp_path, made.configuration, HERE, portable=True)
+    assert portable == tmp_path / "portable" / "stepmark.toml" / "bert-torch-2.13.0.json"
+    path = written(tmp_path / "result.json", result(made))
+    assert load_session(path).session == made
+    promote(path, tmp_path / "baselines", reason="first", date="2026-11-24")
+    found = load_baseline(baseline_path(tmp_path / "baselines", made.configuration, HERE))
+    assert found is not None
+    assert found.session == made
 
 
 def test_nothing_is_promoted_if_one_workload_cannot_be(tmp_path: Path) -> None:
@@ -627,9 +641,11 @@ def test_a_published_loss_that_no_plot_can_have_is_told(tmp_path: Path, loss: st
     """When the log is read, not when the page of a session is written."""
     (run, *_) = load_published(ROOT / "baselines")
     (log,) = (ROOT / "baselines").glob(f"*/{run.workload}.csv")
+    (runs,) = (ROOT / "baselines").glob("*/runs.csv")
     header, first, *_ = log.read_text().splitlines()
     values = dict(zip(header.split(","), first.split(","), strict=True)) | {"loss": loss}
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / runs.name).write_text(runs.read_text())
     (tmp_path / "other" / log.name).write_text(f"{header}\n{','.join(values.values())}\n")
     with pytest.raises(BaselineError, match=r"line 2.*loss"):
-        load_published_lines(tmp_path, run)
+        load_published(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import nullcontext
 
 import msgspec
 import numpy as np
@@ -10,10 +11,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from scipy import stats
 
-from perf.records.sessions import Fingerprint, deviation, differences, find_warmup
+from perf.records.sessions import (
+    Fingerprint,
+    MeasuredRun,
+    configuration,
+    deviation,
+    differences,
+    find_warmup,
+    is_command,
+)
 from perf.runner.machine import fingerprint
+from tests.judge.test_verdicts import quiet
 
 STEADY = [0.100, 0.102, 0.099, 0.101, 0.098, 0.103, 0.100, 0.099, 0.101, 0.100, 0.102, 0.098]
 
@@ -100,3 +111,35 @@ def test_differences_name_the_fact() -> None:
         "c 3 -> not set",
         "d not set -> 5",
     ]
+
+
+@pytest.mark.parametrize(("workload", "has_counters"), [("stepmark.toml:bert", True), ("pico", False)])
+def test_only_runs_of_a_step_have_counters(workload: str, has_counters: bool) -> None:
+    """A log does not tell what a step does; of a workload that we step ourselves it is always known."""
+    made = quiet()
+    for kept, is_refused in ((has_counters, True), (not has_counters, False)):
+        measurements = {
+            size: replace(one, runs=tuple(replace(run, counters=run.counters if kept else None) for run in one.runs))
+            for size, one in made.measurements.items()
+        }
+        with pytest.raises(ValueError, match="counters: ") if is_refused else nullcontext():
+            replace(made, workload=workload, measurements=measurements)
+
+
+def test_a_command_has_no_device_and_no_precision_in_its_name() -> None:
+    """Nobody knows them; others have both."""
+    assert configuration("stepmark.toml:bert", "", "") == "stepmark.toml:bert"
+    assert configuration("bench_net.py:net", "cpu", "fp32") == "bench_net.py:net-cpu-fp32"
+    assert is_command("sub/pyproject.toml:bert")
+    assert not any(map(is_command, ("pico", "bench_net.py:net", "stepmark.toml")))
+
+
+def test_values_of_a_log_fit_together() -> None:
+    """Of each log window a loss, a time and the step that ends it; every value has a step."""
+    losses, steps = (4.0, 3.0, 2.0, 1.0), (10, 20, 30, 40)
+    assert tuple(MeasuredRun(losses=losses).at_steps) == (1, 2, 3, 4)
+    assert MeasuredRun(losses=losses, steps=steps).at_steps == steps
+    with pytest.raises(ValueError, match="4 losses and 3 steps do not fit together"):
+        MeasuredRun(losses=losses, steps=steps[:3])
+    with pytest.raises(ValueError, match="4 losses and 2 printed times do not fit together"):
+        MeasuredRun(losses=losses, steps=steps, printed_s=(1.0, 1.0))

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from perf.judge.attribution import PhaseDifference
 from perf.judge.verdicts import judge_rates
-from perf.records.baselines import load_published, load_published_lines
+from perf.records.baselines import load_published
 from perf.report.page import as_html, as_svg, figure_of
 from perf.report.plots import phases_plot
 from perf.report.sections import Plot, Report, Section, Series, as_markdown, as_text
@@ -37,7 +37,7 @@ PAST = [night(0), night(1), night(2, "REGRESSED", 1.1)]
 def whole() -> list[Report]:
     """Return a night that has everything a page can show, and a session with stored times."""
     night = msgspec.structs.replace(quiet(), health={"clock": "2,600 MHz"})
-    runs = {run: load_published_lines(PUBLISHED, run) for run in load_published(PUBLISHED)}
+    runs = load_published(PUBLISHED)
     found = report_of(
         night, judged(SLOWER), baseline=as_baseline(quiet(seed=1)), duet=SLOWER, published=runs, past=PAST
     )

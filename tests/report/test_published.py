@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perf.records.baselines import load_published, load_published_lines
+from perf.records.baselines import load_published
 from perf.report.published import published_section
 from tests.judge.noise import session, step_times
 
@@ -15,7 +15,7 @@ BASELINES = Path(__file__).parents[2] / "baselines"
 
 def test_both_machines_and_the_prediction_are_told() -> None:
     """A row for each batch size of both; 512 is marked as predicted, with its model, assumption and interval."""
-    published = {run: load_published_lines(BASELINES, run) for run in load_published(BASELINES)}
+    published = load_published(BASELINES)
     section = published_section(published, session(step_times(np.random.default_rng(1))))
     machines = [(row[0], row[1]) for row in section.rows]
     assert machines[:3] == [("Cerebras CS-2", size) for size in ("512", "1024", "2048")]
@@ -37,7 +37,7 @@ def test_both_machines_and_the_prediction_are_told() -> None:
 
 def test_without_two_runs_nothing_is_predicted() -> None:
     """From one published batch size no other follows."""
-    published = {run: load_published_lines(BASELINES, run) for run in load_published(BASELINES)}
+    published = load_published(BASELINES)
     fewer = {run: lines for run, lines in published.items() if run.global_batch_size != 2048}
     section = published_section(fewer, session(step_times(np.random.default_rng(1))))
     assert section.rows[0][2] == "-"

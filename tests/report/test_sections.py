@@ -29,8 +29,10 @@ from perf.report.answers import of_duet, of_session
 from perf.report.bench import verdict_section
 from perf.report.duet import duet_sections, duet_text
 from perf.report.sections import NONE, Answer, Report, Section, as_markdown, as_text, percent, text_table
-from tests.judge.noise import SIZES, session
+from tests.judge.noise import LOSSES, SIZES, session
+from tests.judge.test_commands import as_command
 from tests.judge.test_verdicts import as_baseline, quiet
+from tests.report.nights import report_of
 from tests.report.test_duet import EXTRA_PRODUCTS, SLOWER, duet
 
 ROOT = Path(__file__).parents[2]
@@ -259,3 +261,28 @@ def test_importing_reports_imports_neither_torch_nor_scipy() -> None:
 def test_a_fraction_that_is_far_off_is_only_said_to_be(fraction: float, text: str) -> None:
     """In either direction; a loss may go from 0 to below."""
     assert percent(fraction, "+") == text
+
+
+def test_a_command_has_its_clock_its_ranks_and_no_work() -> None:
+    """A log that disagrees is a warning, too; ranks are beside the fewest, here and in the baseline."""
+    made = as_command(quiet(), lambda run: msgspec.structs.replace(run, printed_s=(20 * run.step_s[-1],) * len(LOSSES)))
+    worlds = {512: 1, 1024: 2, 2048: 4}
+    measurements = {
+        size: msgspec.structs.replace(one, world_size=worlds[size]) for size, one in made.measurements.items()
+    }
+    ranks = msgspec.structs.replace(made, measurements=measurements)
+    report = report_of(ranks, {}, baseline=as_baseline(ranks))
+    text = as_text(report.sections)
+    disagrees = "DISAGREES with our clock: the rates in its log are"
+    assert disagrees in " ".join(text.split())
+    assert [disagrees in warning for warning in report.warnings] == [True] * 3
+    rows = {
+        cells[0]: cells[1:] for cells in map(str.split, text.partition("Scaling over ranks")[2].splitlines()) if cells
+    }
+    assert rows["512"] == ["1", "-", "-", "-", "-"]
+    for size, efficiency in (("1024", 50), ("2048", 25)):
+        assert float(rows[size][1].rstrip("%")) == pytest.approx(efficiency, abs=1)
+        assert rows[size][1:5] == rows[size][5:9]
+    (work,) = [section for section in report.sections if section.title == "Work of a step"]
+    assert work.notes == ["not measured: a log does not tell what a step does"]
+    assert "Scaling over ranks" not in as_text(report_of(made, {}).sections)
