@@ -1,5 +1,6 @@
 """A benchmark session: logs, the verdict of each batch size, the baseline, and what to do next."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def _ranks_section(session: Session, baseline: Baseline | None) -> Section:
     for size, measurement in session.measurements.items():
         row = [str(size), str(measurement.world_size)]
         for one in (effects.get(size) for effects in found):
-            interval = f"{1 + one.low:.1%} to {1 + one.high:.1%}" if one and one.num_runs > 1 else NONE
+            interval = f"{1 + one.low:.1%} to {1 + one.high:.1%}" if one and math.isfinite(one.low) else NONE
             row += [f"{1 + one.effect_size:.1%}" if one else NONE, interval]
         rows.append(row)
     header = ("size", "ranks", "efficiency", "95% interval", "baseline", "its interval")
