@@ -26,7 +26,7 @@ from perf.records.documents import write_json
 from perf.records.history import alike, keep, load_history
 from perf.records.sessions import Session
 from perf.report.answers import of_session
-from perf.report.bench import published_note, result_note, session_report
+from perf.report.bench import result_note, session_report
 from perf.report.sections import Report, as_text
 from perf.signals import EXIT_STOPPED
 
@@ -62,7 +62,6 @@ class Measuring:
                 if batch_size(item):
                     by_id.setdefault(target_of(item).id, []).append(item)
             self.benches = {name: self._bench(some, duet) for name, some in by_id.items()}  # by the workload's id
-            self._published = baselines.load_published(self._baselines)
             self._history = load_history(self._folder) if self._folder else []
             for suffix in (".html", ".md"):  # what is there afterwards is this session's
                 (config.rootpath / REPORT.with_suffix(suffix)).unlink(missing_ok=True)
@@ -220,7 +219,7 @@ class Measuring:
             duet=bench.duet,
             answer=answer,
             threshold=self._thresholds.get(bench.target.id, 0.0),  # 0: no rate was judged
-            published=self._published if ":" not in bench.target.id else {},  # others have published runs of ours
+            more=[section for some in self._config.hook.pytest_stepmark_sections(session=session) for section in some],
             past=[*alike(self._history, session), now] if self._folder else [],
         )
 
@@ -257,8 +256,6 @@ class Measuring:
             write(wrapped(report.answer.line), bold=True, red=report.is_bad)
             write(wrapped(f"Next: {report.answer.next_step}"))
             write(f"\n{as_text(report.sections)}")
-        if self._published and any(":" not in bench.target.id for bench in self._measured()):
-            write(wrapped(published_note(list(self._published))))
         if self._saved:
             write(
                 wrapped(

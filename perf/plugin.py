@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from perf.app.bench import Bench
     from perf.measuring import Measuring
     from perf.records.sessions import Measurement, Session
+    from perf.report.sections import Section
 
 ENVIRON = dict(os.environ)  # of the measuring processes: as the user gave it, before tests set theirs
 
@@ -46,6 +47,18 @@ class State:
 
 STATE = pytest.StashKey[State]()
 MEASURING: pytest.StashKey[Measuring] = pytest.StashKey()  # the hooks of a session that measures; absent in all others
+
+
+class Hooks:
+    """What a conftest or a plugin may add."""
+
+    def pytest_stepmark_sections(self, session: Session) -> list[Section]:  # type: ignore[empty-body]  # a specification
+        """Return what the report of a measured workload is to show besides."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Let others add to reports."""
+    pluginmanager.add_hookspecs(Hooks)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

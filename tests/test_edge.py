@@ -414,7 +414,7 @@ def test_there_is_one_judge(project: Project) -> None:
 
 
 def test_a_damaged_portable_baseline_is_told_before_anything_is_measured(project: Project) -> None:
-    """So is a damaged table of published runs."""
+    """It is found when the session begins."""
     project.give = lambda: pytest.fail("nothing may be measured")
     (project.baselines / "portable").mkdir()
     (project.baselines / "portable" / "pico.json").write_text("{")

@@ -1,10 +1,9 @@
-"""Results, baselines and published runs: read as what was written, and refused where they are anything else."""
+"""Results and baselines: read as what was written, and refused where they are anything else."""
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 from msgspec import Meta, Struct
@@ -12,7 +11,7 @@ from msgspec.structs import replace
 
 from perf.errors import BaselineError
 from perf.records.documents import ADVICE, read_json
-from perf.records.sessions import BatchSize, Fingerprint, Positive, Reason, Session, Text, Word, name_problem
+from perf.records.sessions import Fingerprint, Reason, Session, Text, Word, name_problem
 
 BASELINES_DIR = Path("baselines")
 LATEST_RESULT = Path("runs") / "bench.json"  # where every pytest session that times something leaves its result
@@ -20,8 +19,6 @@ PORTABLE = "portable"  # the folder of baselines for any machine
 KEY = "stepmark"  # where a pytest-benchmark file holds what this project adds
 SCHEMA = 3
 Rate = Annotated[float, Meta(gt=0, lt=1e15)]  # samples/sec
-
-T = TypeVar("T")
 
 
 class Provenance(TypedDict):
@@ -100,26 +97,6 @@ class Baseline(Struct, frozen=True, kw_only=True):
 def commit_text(provenance: Mapping[str, Any]) -> str:
     """Return a commit, shortened, and whether there were changes beside it."""
     return f"{provenance['commit'][:12]}{' with uncommitted changes' if provenance['dirty'] else ''}"
-
-
-class PublishedRun(Struct, frozen=True, kw_only=True):
-    """A run somebody published: shown beside a report, never a pass or fail for another machine."""
-
-    # machine, workload: what ran where
-    machine: Text
-    workload: Text
-    global_batch_size: BatchSize  # samples per step
-    samples_per_sec: Rate | None = None  # over the whole run; None if it did not run
-    failure: Text = ""  # why it did not run; "" if it did
-
-
-class PublishedLine(Struct, frozen=True, kw_only=True):
-    """A log line of a published run."""
-
-    global_batch_size: BatchSize
-    global_step: Positive
-    loss: Annotated[float, Meta(ge=-1e9, le=1e9)]
-    global_rate_samples_per_sec: Rate  # as printed
 
 
 def baseline_path(directory: Path, configuration: str, here: Fingerprint, *, portable: bool = False) -> Path:
@@ -232,24 +209,3 @@ def find_expected(session: Session, size: int, baseline: Baseline | None, direct
         and size in found.session.measurements
     ]
     return min(fitting, key=lambda one: one.session.fingerprint.torch_release != here.torch_release, default=None)
-
-
-def load_published(directory: Path) -> dict[PublishedRun, list[PublishedLine]]:
-    """Return every published run in ``*/runs.csv``, with its log in ``*/<workload>.csv``; errors as in `_rows`."""
-    found = {}
-    for run in [run for path in sorted(directory.glob("*/runs.csv")) for run in _rows(path, PublishedRun)]:
-        lines = [line for path in directory.glob(f"*/{run.workload}.csv") for line in _rows(path, PublishedLine)]
-        found[run] = [line for line in lines if line.global_batch_size == run.global_batch_size]
-    return found
-
-
-def _rows(path: Path, kind: type[T]) -> list[T]:
-    """Return the rows of a table. Raises BaselineError: it is not what it should be."""
-    rows = None
-    try:
-        rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True)
-        # What is empty is not there; numbers are text in a table.
-        return [msgspec.convert({k: v for k, v in row.items() if v}, kind, strict=False) for row in rows]
-    except (OSError, msgspec.ValidationError, TypeError, ValueError, csv.Error) as error:
-        where = f"{path}: line {rows.reader.line_num}" if rows else f"{path}:"
-        raise BaselineError(f"{where} cannot be read ({error}); restore it (git checkout -- {path})") from None

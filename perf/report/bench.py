@@ -11,14 +11,12 @@ from perf.judge.duets import DuetResult
 from perf.judge.exact import clock_problem
 from perf.judge.stats import DuetEffect
 from perf.judge.verdicts import CLAIMS, UNTOLD, Verdict, mean_rate, rank_efficiencies
-from perf.printable import printable
-from perf.records.baselines import Baseline, PublishedLine, PublishedRun, commit_text
+from perf.records.baselines import Baseline, commit_text
 from perf.records.sessions import Session, differences
 from perf.report import plots
 from perf.report.answers import PROMOTE, Judgements
 from perf.report.duet import duet_sections
 from perf.report.history import history_section, since_when
-from perf.report.published import published_section
 from perf.report.sections import DETECTABLE, EFFECT_HEADER, NONE, Answer, Report, Section, by_text, effect_cells, number
 
 WORST_FIRST = {False: "FAILED", None: "unknown", True: "hold"}  # what a claim that holds, or does not, is called
@@ -103,7 +101,7 @@ def session_report(
     duet: DuetResult | None,
     answer: Answer,
     threshold: float,  # of stored rates
-    published: Mapping[PublishedRun, Sequence[PublishedLine]],  # runs that somebody published, and their logs
+    more: Sequence[Section],  # what plugins say of it
     past: Sequence[Baseline],  # earlier sessions like it and this one, the oldest first; none without a history
 ) -> Report:
     """Return what is to be said of a session, the most important first."""
@@ -128,9 +126,7 @@ def session_report(
     rates_shown = [plots.rates_plot(session, baseline), plots.steps_plot(session)]
     sections.append(Section(title="Losses", plots=losses, is_detail=True))
     sections.append(Section(title="Rates", plots=rates_shown, is_detail=True))
-    if published:
-        sections.append(published_section(published, session))
-    sections += [_work_section(session), _machine_section(session, baseline)]
+    sections += [*more, _work_section(session), _machine_section(session, baseline)]
     sections += [history_section(past)] if past else []
     return Report(
         title=session.configuration,
@@ -191,13 +187,3 @@ def promotion_note(result: Baseline, written: Sequence[Path]) -> str:
     if problem := result.rerun_problem:
         lines.append(f"It {problem}: --perf-duet and baseline: will refuse it. Commit, measure and promote again.")
     return "\n".join([*lines, "Review the change and commit it."])
-
-
-def published_note(runs: Sequence[PublishedRun]) -> str:
-    """Return published runs of other machines in a line each."""
-    lines = []
-    for run in runs:
-        what = f"{run.samples_per_sec:,.0f} samples/sec" if run.samples_per_sec else f"did not run ({run.failure})"
-        where = f"{run.workload} on {run.machine}, global batch size {run.global_batch_size}"
-        lines.append(printable(f"reference: {where}: {what}"))
-    return "\n".join(lines)

@@ -9,7 +9,7 @@ from perf.judge.duets import DuetResult
 from perf.judge.stats import Effect, run_rate
 from perf.logs.parsing import parse_line
 from perf.logs.runlog import LogLine
-from perf.records.baselines import Baseline, PublishedLine
+from perf.records.baselines import Baseline
 from perf.records.sessions import Session
 from perf.records.wire import STEP_PHASES
 from perf.report.sections import Plot, Series, effect_cells
@@ -89,20 +89,10 @@ def session_losses(session: Session) -> list[Plot]:
         run = measurement.runs[0]
         seconds = np.cumsum(np.multiply(run.step_s, np.diff(run.at_steps, prepend=0)))
         curves[size] = (run.at_steps, seconds.tolist(), run.losses)
-    return _loss_plots("Loss", curves)
+    return loss_plots("Loss", curves)
 
 
-def published_losses(runs: Mapping[int, Sequence[PublishedLine]]) -> list[Plot]:
-    """Return the losses of published runs, by batch size."""
-    curves = {}
-    for size, lines in runs.items():
-        steps = [line.global_step for line in lines]
-        seconds = [size * line.global_step / line.global_rate_samples_per_sec for line in lines]
-        curves[size] = (steps, seconds, [line.loss for line in lines])
-    return _loss_plots("Published loss", curves)
-
-
-def _loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) -> list[Plot]:
+def loss_plots(title: str, curves: Mapping[int, tuple[Sequence[float], ...]]) -> list[Plot]:
     """Return losses against steps, samples and seconds; `curves` are (steps, seconds, losses) by batch size."""
     ends = ", ".join(f"{size} {losses[-1]:.3f}" for size, (_, _, losses) in curves.items())
     lines: dict[str, list[Series]] = {"optimizer steps": [], "samples": [], "seconds": []}

@@ -18,10 +18,9 @@ from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, BaselineError
 from perf.judge.verdicts import Verdict, judge_counters, judge_losses, judge_rates
 from perf.measure.sides import parse_recipe
-from perf.records.baselines import KEY, PublishedRun, baseline_path, find_expected, load_baseline, load_session
+from perf.records.baselines import KEY, baseline_path, find_expected, load_baseline, load_session
 from perf.records.documents import write_json
 from perf.records.sessions import Fingerprint, Session
-from perf.report.bench import published_note
 from perf.runner.machine import fingerprint
 from tests.judge.noise import COUNTERS, HERE, SIZES
 from tests.judge.test_verdicts import as_baseline, judge_scaling, quiet
@@ -220,7 +219,7 @@ def test_a_verdict_advises_what_the_session_lacks() -> None:
 def test_text_of_files_is_shown_with_control_characters_escaped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In errors, in verdicts that name a mark or a fact of the file, and in the lines about published runs."""
+    """In errors, and in verdicts that name a mark or a fact of the file."""
     forged = result(msgspec.structs.replace(quiet(), failures={4096: "x\x1b[2J\ny\ud800"}))
     with pytest.raises(BaselineError) as error:
         promote(written(tmp_path / "forged.json", forged), tmp_path / "baselines", reason="", date=DATE)
@@ -235,5 +234,3 @@ def test_text_of_files_is_shown_with_control_characters_escaped(
     machine.parent.mkdir()
     baseline = load_session(written(machine, content))
     assert "cpu \\x1b[31mred -> Test CPU" in judge_rates(quiet(), baseline, threshold=0.05)[512].reason
-    run = PublishedRun(machine="\x1b[2J", workload="w", global_batch_size=1, samples_per_sec=None, failure="a\u202eb")
-    assert published_note([run]) == "reference: w on \\x1b[2J, global batch size 1: did not run (a\\u202eb)"

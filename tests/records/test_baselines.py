@@ -24,7 +24,6 @@ from perf.records.baselines import (
     baseline_path,
     find_expected,
     load_baseline,
-    load_published,
     load_result,
     load_session,
     result_json,
@@ -594,38 +593,6 @@ def test_a_result_in_the_place_of_a_baseline_is_refused(tmp_path: Path) -> None:
         load_baseline(path)
 
 
-def test_the_published_run_is_there_with_its_failure() -> None:
-    """The reference machine's two rates, and the batch size that did not run."""
-    runs = {run.global_batch_size: run for run in load_published(ROOT / "baselines")}
-    assert runs[1024].samples_per_sec == 4861.66
-    assert runs[2048].samples_per_sec == 6731.53
-    assert runs[512].samples_per_sec is None
-    assert "Initial global step 1000 already exceeds max step 1000." in runs[512].failure
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "CS-2,bert",
-        "CS-2,bert,many,0,0,,4.5,",
-        "CS-2,bert,512,0,0,,fast,",
-        "CS-2,bert,-5,0,0,,4.5,",
-        "CS-2,bert,512,0,0,,nan,",
-        "CS-2,bert,512,0,0,,-1,",
-        "CS-2,bert,512,0,0,,inf,",
-        'CS-2,bert,512,0,0,,4.5,"cut',
-        "CS-2," + "b" * 200_000 + ",512,0,0,,4.5,",
-    ],
-)
-def test_a_damaged_published_run_is_told(tmp_path: Path, line: str) -> None:
-    """A row that cannot be read names the file and the line."""
-    (tmp_path / "machine").mkdir()
-    header = "machine,workload,global_batch_size,steps,samples,seconds,samples_per_sec,failure"
-    (tmp_path / "machine" / "runs.csv").write_text(f"{header}\n{line}\n")
-    with pytest.raises(BaselineError, match=r"runs.csv: line 2"):
-        load_published(tmp_path)
-
-
 def test_every_stored_baseline_can_be_read() -> None:
     """What is in the repository passes its own checks, and belongs where it lies."""
     paths = list((ROOT / "baselines").rglob("*.json"))
@@ -634,18 +601,3 @@ def test_every_stored_baseline_can_be_read() -> None:
         found = load_baseline(path)
         assert found is not None
         assert found.portable == ("portable" in path.parts)
-
-
-@pytest.mark.parametrize("loss", ["nan", "inf", "1e300"])
-def test_a_published_loss_that_no_plot_can_have_is_told(tmp_path: Path, loss: str) -> None:
-    """When the log is read, not when the page of a session is written."""
-    (run, *_) = load_published(ROOT / "baselines")
-    (log,) = (ROOT / "baselines").glob(f"*/{run.workload}.csv")
-    (runs,) = (ROOT / "baselines").glob("*/runs.csv")
-    header, first, *_ = log.read_text().splitlines()
-    values = dict(zip(header.split(","), first.split(","), strict=True)) | {"loss": loss}
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / runs.name).write_text(runs.read_text())
-    (tmp_path / "other" / log.name).write_text(f"{header}\n{','.join(values.values())}\n")
-    with pytest.raises(BaselineError, match=r"line 2.*loss"):
-        load_published(tmp_path)

@@ -11,11 +11,11 @@ import numpy as np
 
 from perf.judge.duets import DuetResult, as_claims
 from perf.judge.verdicts import Judgement
-from perf.records.baselines import Baseline, PublishedLine, PublishedRun
+from perf.records.baselines import Baseline
 from perf.records.sessions import Session
 from perf.report.answers import of_session
 from perf.report.bench import session_report
-from perf.report.sections import Report
+from perf.report.sections import Report, Section
 from tests.judge.noise import COUNTERS
 from tests.judge.test_verdicts import quiet
 
@@ -38,7 +38,7 @@ def report_of(
     *,
     baseline: Baseline | None = None,
     duet: DuetResult | None = None,
-    published: Mapping[PublishedRun, Sequence[PublishedLine]] | None = None,
+    more: Sequence[Section] = (),
     past: Sequence[Baseline] = (),
     **provenance: Any,
 ) -> Report:
@@ -52,7 +52,7 @@ def report_of(
         duet=duet,
         answer=of_session(session, judgements, baseline, duet, ""),
         threshold=0.05,
-        published=published or {},
+        more=more,
         past=past,
     )
 

@@ -17,10 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from perf.judge.attribution import PhaseDifference
 from perf.judge.verdicts import judge_rates
-from perf.records.baselines import load_published
 from perf.report.page import as_html, as_svg, figure_of
 from perf.report.plots import phases_plot
 from perf.report.sections import Plot, Report, Section, Series, as_markdown, as_text
+from tests.benchmarks.reference import load_published, published_sections
 from tests.judge.test_verdicts import as_baseline, quiet
 from tests.report.nights import judged, night, report_of
 from tests.report.test_duet import SLOWER
@@ -37,10 +37,8 @@ PAST = [night(0), night(1), night(2, "REGRESSED", 1.1)]
 def whole() -> list[Report]:
     """Return a night that has everything a page can show, and a session with stored times."""
     night = msgspec.structs.replace(quiet(), health={"clock": "2,600 MHz"})
-    runs = load_published(PUBLISHED)
-    found = report_of(
-        night, judged(SLOWER), baseline=as_baseline(quiet(seed=1)), duet=SLOWER, published=runs, past=PAST
-    )
+    more = published_sections(load_published(PUBLISHED), night)
+    found = report_of(night, judged(SLOWER), baseline=as_baseline(quiet(seed=1)), duet=SLOWER, more=more, past=PAST)
     stored = {("rate", size): j for size, j in judge_rates(night, as_baseline(quiet()), threshold=0.05).items()}
     return [found, report_of(night, stored, baseline=as_baseline(quiet()))]
 
