@@ -1,7 +1,8 @@
 """Training logs found in public places: a few lines of each, and what a person who reads them finds.
 
-Figures, field names and prefixes are as found. Left out are paths, hosts, names, other lines (marked nowhere) and most
-of the blanks of progress bars. Where a page shows a log as rendered, its carriage returns and colours are put back.
+Figures, the names and order of fields, and prefixes are as found. Left out, without a mark, are paths, hosts, other
+lines, some fields of dictionaries and some blanks of bars. Where a page shows a log as a terminal does, carriage
+returns and colours are put back.
 """
 
 import math
@@ -302,6 +303,7 @@ _HUGGING_FACE = (
  1.357, 'epoch': 0.2}
 {'loss': 0.8165, 'learning_rate': 3.8e-05, 'rewards/chosen': -1.1095190048217773, 'epoch': 0.24}""",
     ),
+    # Evaluations between, each with the epoch of the step line before it.
     Sample(source="github.com/huggingface/trl/issues/3926", stack=HUGGING_FACE, num_runs=1, num_lines=2,
         first=(None, 0.3771), last=(None, 0.083), num_evaluation_lines=2, text="""\
 {'loss': 0.3771, 'grad_norm': 0.6300405859947205, 'learning_rate': 0.0001891006524188368, 'entropy':\
@@ -409,6 +411,150 @@ _HUGGING_FACE = (
   train_samples_per_second =      1.474""",
     ),
 )
+
+_TORCHTITAN = (
+    # Of 2024: words per second.
+    Sample(source="github.com/pytorch/torchtitan/pull/364", stack=TORCHTITAN, num_runs=1, num_lines=3,
+        first=(1, 12.255), last=(30, 7.9951), text="""\
+[rank0]:2024-06-13 12:53:16,156 - root - INFO - step:  1  loss: 12.2550  memory: 33.35GiB(35.09%)  wps: 542  mfu: 3.17%
+[rank0]:2024-06-13 12:53:42,562 - root - INFO - step: 10  loss: 10.7798  memory: 41.18GiB(43.33%)  wps: 2,792  mfu:\
+ 16.35%
+[rank0]:2024-06-13 12:54:25,626 - root - INFO - step: 30  loss:  7.9951  memory: 41.18GiB(43.33%)  wps: 3,802  mfu:\
+ 22.27%""",
+    ),
+    # Labels of srun; two runs, each shown at the same step.
+    Sample(source="github.com/aws-samples/awsome-distributed-training 3.test_cases/pytorch/torchtitan/README.md",
+        stack=TORCHTITAN, num_runs=2, num_lines=2, first=(1990, 3.437), last=(1990, 3.4255), text="""\
+1: 2025-03-04 00:44:44,441 - root - INFO - step: 1990  loss:  3.4370  memory: 68.57GiB(86.69%)  tps: 6,785  mfu: 39.73%
+0: 2025-03-04 00:44:44,441 - root - INFO - step: 1990  loss:  3.4370  memory: 68.57GiB(86.69%)  tps: 6,785  mfu: 39.73%
+2: 2025-03-04 00:44:44,441 - root - INFO - step: 1990  loss:  3.4370  memory: 68.57GiB(86.69%)  tps: 6,785  mfu: 39.73%
+2: 2025-03-04 00:31:19,918 - root - INFO - step: 1990  loss:  3.4255  memory: 63.48GiB(80.25%)  tps: 7,865  mfu: 46.06%
+0: 2025-03-04 00:31:19,918 - root - INFO - step: 1990  loss:  3.4255  memory: 63.48GiB(80.25%)  tps: 7,865  mfu:\
+ 46.06%""",
+    ),
+    # Without its beginning and end.
+    Sample(source="github.com/pytorch/torchtitan/pull/950", stack=TORCHTITAN, num_runs=1, num_lines=3,
+        first=(22, 6.225), last=(24, 6.1861), text="""\
+[rank0]:[titan] 2025-03-12 11:10:21,511 - root - INFO - step: 22  loss:  6.2250  memory:  1.41GiB(1.79%)  tps: 193,831\
+  tflops: 18.36  mfu: 1.86%
+[rank0]:[titan] 2025-03-12 11:10:21,589 - root - INFO - step: 23  loss:  6.2236  memory:  1.41GiB(1.79%)  tps: 212,462\
+  tflops: 20.12  mfu: 2.03%
+[rank0]:[titan] 2025-03-12 11:10:21,603 - root - WARNING - Dataset c4_test is being re-looped
+[rank0]:[titan] 2025-03-12 11:10:21,667 - root - INFO - step: 24  loss:  6.1861  memory:  1.41GiB(1.79%)  tps: 209,645\
+  tflops: 19.86  mfu: 2.01%""",
+    ),
+    # A fork that prints how far it is.
+    Sample(source="github.com/AICrossSim/NewComputeBench docs/01-model-training/llm-pretrain-and-eval.md",
+        stack=TORCHTITAN, num_runs=1, num_lines=1, first=(640, 6.2116), last=(640, 6.2116), text="""\
+[rank0]:2025-04-01 00:25:47,084 - root - INFO - step: 640/644 = 99.3789%  loss:  6.2116  memory: 87.04GiB(93.48%) \
+ tps: 52,142  mfu: 3.09%
+[rank0]:2025-04-01 00:25:54,090 - root - INFO - Saving a full checkpoint at last step, step 644.
+[rank0]:2025-04-01 00:26:01,706 - root - INFO - Training completed""",
+    ),
+    # Pipeline stages: a rank that has no loss prints -1.
+    Sample(source="github.com/pytorch/torchtitan/issues/1232", stack=TORCHTITAN, num_runs=1, num_lines=2,
+        first=(1, -1.0), last=(2, -1.0), global_batch_size=2, text="""\
+[rank0]:[titan] 2025-05-28 21:11:37,626 - root - INFO - Trainer is initialized with local batch size 2, global batch\
+ size 2, sequence length 4096, total steps 10 (warmup 2).
+[rank0]:[titan] 2025-05-28 21:11:37,626 - root - INFO - Training starts at step 1.
+[rank0]:[titan] 2025-05-28 21:13:37,816 - root - INFO - step:  1  loss: -1.0000  memory: 36.90GiB(46.63%)  tps: 4 \
+ tflops: 0.90  mfu: 0.29%
+[rank0]:[titan] 2025-05-28 21:13:37,816 - root - INFO - Synchronizing and adjusting timeout for all ProcessGroups to\
+ 0:01:40
+[rank0]:[titan] 2025-05-28 21:14:39,054 - root - INFO - step:  2  loss: -1.0000  memory: 42.78GiB(54.06%)  tps: 8 \
+ tflops: 1.81  mfu: 0.58%""",
+    ),
+    Sample(source="github.com/pytorch/ao docs/source/pretraining.rst", stack=TORCHTITAN, num_runs=1, num_lines=3,
+        first=(1, 12.2254), last=(20, 8.9196), text="""\
+[rank0]:[titan] 2025-06-04 08:51:48,074 - root - INFO - step:  1  loss: 12.2254  memory: 27.34GiB(28.78%)  tps: 375 \
+ tflops: 21.73  mfu: 2.20%
+[rank0]:[titan] 2025-06-04 08:51:58,557 - root - INFO - step: 10  loss: 10.7069  memory: 30.99GiB(32.62%)  tps: 7,034 \
+ tflops: 407.35  mfu: 41.19%
+[rank0]:[titan] 2025-06-04 08:52:10,224 - root - INFO - step: 20  loss:  8.9196  memory: 30.99GiB(32.62%)  tps: 7,022 \
+ tflops: 406.65  mfu: 41.12%""",
+    ),
+    # A model whose operations nobody counts: the line ends with the rate.
+    Sample(source="github.com/pytorch/torchtitan/pull/1461", stack=TORCHTITAN, num_runs=1, num_lines=3,
+        first=(1, 8.188), last=(3, 8.0871), text="""\
+[rank0]:[titan] 2025-06-16 16:24:16,593 - root - INFO - Training starts at step 1.
+[rank0]:[titan] 2025-06-16 16:24:23,544 - root - INFO - step:  1  loss:  8.1880  memory:  4.88GiB(6.16%)  tps: 28
+[rank0]:[titan] 2025-06-16 16:24:23,842 - root - INFO - step:  2  loss:  8.1610  memory:  4.90GiB(6.20%)  tps: 13,785
+[rank0]:[titan] 2025-06-16 16:24:24,135 - root - INFO - step:  3  loss:  8.0871  memory:  4.90GiB(6.20%)  tps:\
+ 14,006""",
+    ),
+    # A run is stopped, and resumed from an earlier step.
+    Sample(source="github.com/pytorch/torchtitan/pull/1287", stack=TORCHTITAN, num_runs=2, num_lines=2,
+        first=(440, 5.2553), last=(450, 5.1627), global_batch_size=8, text="""\
+[rank0]:[titan] 2025-06-25 13:06:03,755 - root - INFO - step: 440  loss:  5.2553  memory: 49.66GiB(52.28%)  tps: 5,868\
+  tflops: 339.85  mfu: 34.36%
+[rank0]:[0] 2025-06-25 13:06:06,800 - root - INFO - Waiting for checkpoint save request...
+[rank0]:[titan] 2025-06-25 13:06:17,743 - root - INFO - step: 450  loss:  5.1627  memory: 49.66GiB(52.28%)  tps: 5,858\
+  tflops: 339.25  mfu: 34.30%
+[rank0]:[titan] 2025-06-25 13:10:45,513 - root - INFO - Trainer is initialized with local batch size 1, global batch\
+ size 8, gradient accumulation steps 1, sequence length 8192, total steps 1000 (warmup 200).
+[rank0]:[titan] 2025-06-25 13:10:56,821 - root - INFO - Training starts at step 401.""",
+    ),
+    # Two messages on one line.
+    Sample(source="github.com/pytorch/torchtitan/pull/1349", stack=TORCHTITAN, num_runs=1, num_lines=2,
+        first=(1, 8.1996), last=(2, 8.1709), text="""\
+[rank0]:[titan] 2025-06-26 18:12:46,592 - root - INFO - Building 1-D device mesh with ['dp_shard'], [8]       \
+ [rank0]:[titan] 2025-06-26 18:12:46,593 - root - INFO - [GC] Initial GC collection. 0.00 seconds.
+[rank0]:[titan] 2025-06-26 18:23:14,389 - root - INFO - step:  1  loss:  8.1996  memory:  2.65GiB(2.79%)  tps: 1,772 \
+ tflops: 0.13  mfu: 0.01%
+[rank0]:[titan] 2025-06-26 18:23:14,486 - root - INFO - step:  2  loss:  8.1709  memory:  2.66GiB(2.80%)  tps: 168,877\
+  tflops: 12.14  mfu: 1.23%""",
+    ),
+    # A device that counts no memory.
+    Sample(source="github.com/pytorch/torchtitan/pull/1437", stack=TORCHTITAN, num_runs=1, num_lines=3,
+        first=(3, 4.9925), last=(5, 4.4394), text="""\
+[rank0]:[titan] 2025-07-21 15:57:42,774 - root - INFO - step:  3  loss:  4.9925  grad_norm:  2.6422  memory: \
+ 0.00GiB(0.00%)  tps: 30,768  tflops: 3.15  mfu: 0.32%
+[rank0]:[titan] 2025-07-21 15:57:43,242 - root - INFO - step:  4  loss:  4.6671  grad_norm:  2.5457  memory: \
+ 0.00GiB(0.00%)  tps: 35,051  tflops: 3.59  mfu: 0.36%
+[rank0]:[titan] 2025-07-21 15:57:43,713 - root - INFO - step:  5  loss:  4.4394  grad_norm:  2.2714  memory: \
+ 0.00GiB(0.00%)  tps: 34,824  tflops: 3.57  mfu: 0.36%""",
+    ),
+    # Several ranks without labels, whose rates differ; a print stands before the line; interrupted.
+    Sample(source="public transcript of YerevaNN's 3DMolGen, a fork; its file is not known", stack=TORCHTITAN,
+        num_runs=1, num_lines=2, first=(20, 11.8347), last=(40, 9.3507), num_evaluation_lines=1, text="""\
+[N]<-2.0899,-0.0647,-0.9608>[titan] 2026-01-16 02:42:36,857 - root - INFO - validate step:  1  loss: 12.4699  memory:\
+ 69.81GiB(88.17%)  tps: 74,600
+[titan] 2026-01-16 02:42:36,857 - root - INFO - validate step:  1  loss: 12.4699  memory: 69.81GiB(88.17%)  tps: 74,599
+[titan] 2026-01-16 02:42:48,277 - root - INFO - step: 20  loss: 11.8347  grad_norm:  4.6875  memory: 69.83GiB(88.19%) \
+ tps: 40,890  tflops: 261.49  mfu: 26.44%
+[titan] 2026-01-16 02:42:48,277 - root - INFO - step: 20  loss: 11.8347  grad_norm:  4.6875  memory: 69.83GiB(88.19%) \
+ tps: 40,892  tflops: 261.50  mfu: 26.44%
+[titan] 2026-01-16 02:42:59,803 - root - INFO - step: 40  loss:  9.3507  grad_norm: 11.4375  memory: 69.83GiB(88.19%) \
+ tps: 42,647  tflops: 272.72  mfu: 27.58%
+[titan] 2026-01-16 02:42:59,803 - root - INFO - step: 40  loss:  9.3507  grad_norm: 11.4375  memory: 69.83GiB(88.19%) \
+ tps: 42,646  tflops: 272.72  mfu: 27.58%
+^CW0116 02:43:46.156000 846088 torch/distributed/elastic/agent/server/api.py:739] Received 2 death signal, shutting\
+ down workers""",
+    ),
+    # In the colours of torchtitan's terminals, which the page does not show.
+    Sample(source="github.com/pytorch/torchtitan/pull/3393", stack=TORCHTITAN, num_runs=1, num_lines=3,
+        first=(14, 3.24405), last=(16, 3.05047), text="""\
+[rank0]:[titan] 2026-05-18 16:04:46,338 - root - INFO - \x1b[31mstep: 14  \x1b[32mloss:  3.24405 \
+ \x1b[38;2;180;60;0mgrad_norm:  0.8319  \x1b[38;2;54;234;195mmemory:  9.46GiB(64.99%)  \x1b[34mtps: 7,282 \
+ \x1b[36mtflops: 0.52  \x1b[35mmfu: 0.17%\x1b[39m
+[rank0]:[titan] 2026-05-18 16:04:47,456 - root - INFO - \x1b[31mstep: 15  \x1b[32mloss:  3.10680 \
+ \x1b[38;2;180;60;0mgrad_norm:  0.8587  \x1b[38;2;54;234;195mmemory:  9.46GiB(64.99%)  \x1b[34mtps: 7,334 \
+ \x1b[36mtflops: 0.53  \x1b[35mmfu: 0.17%\x1b[39m
+[rank0]:[titan] 2026-05-18 16:04:48,577 - root - INFO - \x1b[31mstep: 16  \x1b[32mloss:  3.05047 \
+ \x1b[38;2;180;60;0mgrad_norm:  0.5443  \x1b[38;2;54;234;195mmemory:  9.46GiB(64.99%)  \x1b[34mtps: 7,313 \
+ \x1b[36mtflops: 0.52  \x1b[35mmfu: 0.17%\x1b[39m""",
+    ),
+    # Wrapped; a device whose peak is not known.
+    Sample(source="github.com/pytorch/torchtitan/pull/3932", stack=TORCHTITAN, num_runs=1, num_lines=2,
+        first=(1, 7.9882), last=(2, 6.08364), is_broken=True, text="""\
+[rank0]:[titan] 2026-07-16 11:20:41,921 - root - INFO - step:  1  loss:
+7.98820  grad_norm:  3.7762  memory:  3.87GiB(2.17%)  tps: 1,578
+tflops: 0.86  mfu: N/A
+[rank0]:[titan] 2026-07-16 11:20:42,091 - root - INFO - step:  2  loss:
+6.08364  grad_norm:  4.2124  memory:  4.24GiB(2.38%)  tps: 96,705
+tflops: 52.50  mfu: N/A""",
+    ),
+)
 # fmt: on
 
-SAMPLES = (*_CEREBRAS, *_HUGGING_FACE)
+SAMPLES = (*_CEREBRAS, *_HUGGING_FACE, *_TORCHTITAN)
