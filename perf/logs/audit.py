@@ -2,7 +2,8 @@
 
 With ``GlobalRate = samples / seconds`` the time of every line follows from its step, and a batch size cancels out of
 every rate, so steps stand in for samples: times here are seconds per sample of a step. What the lines do not tell is
-the step the run began at. It is searched for: 0, or up to one log window before the first line (a resumed run).
+the step the run began at: 0, or up to one log window before the first line (a resumed run). The end line tells, since
+its samples are a whole number for each step. Where it does not, no rate is called false.
 
 A tracker reads the clock for Rate, again for GlobalRate, and again for the total: the times differ by moments.
 """
@@ -10,7 +11,7 @@ A tracker reads the clock for Rate, again for GlobalRate, and again for the tota
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -21,9 +22,8 @@ from perf.logs.runlog import SMOOTHING, EndLine, LoggedRun, LogLine, RefusedStar
 LAST_DIGIT = 0.01  # of a printed rate, samples/sec: it may be off by as much (rounded or truncated)
 MOMENT_S = 0.001  # the most time that is allowed between two readings of the clock for one line, seconds
 
-# Starts that are tried beside step 0: the earliest of a larger log window, the latest where it is not known.
-_MOST_STARTS = 10_000
-_MOST_LINES = 100  # lines that each start is tried with: the later a line, the less its time depends on the start
+_MOST_STEPS = 10_000  # of a log window of which each step is taken for a possible start
+_MOST_STARTS = 20  # that are tried
 
 
 class RateCheck(Struct, frozen=True, kw_only=True):
@@ -81,31 +81,29 @@ def audit_run(run: LoggedRun) -> RunAudit:
         notes += ["an end line without step lines before it"] if run.end else []
         return audit
     if run.num_repeated:
-        notes.append(f"{run.num_repeated:,} lines of steps that were there already, as of other ranks, are left out")
+        notes.append(f"{run.num_repeated:,} lines that were there already, as of other ranks, are left out")
     if run.format != "cerebras":
         _audit_window_rates(audit, run)
         return audit
     window = _log_window(run)
-    audit.start_step, audit.start_is_certain = _find_start(run, window)
+    starts, is_known = _starts(run, window)
+    misfits = {start: sum(check.agrees is False for check in _checks(run, start, window)) for start in starts}
+    fewest = min(misfits.values())
+    fitting = [start for start in starts if misfits[start] == fewest]
+    fitting = [start for start in fitting if _samples_per_step(run, start).is_integer()] or fitting
+    audit.start_step, audit.start_is_certain = fitting[0], is_known and len(fitting) == 1
     by_end = _samples_per_step(run, audit.start_step)
-    if run.start is None and by_end.is_integer():
+    if not size and by_end.is_integer():
         audit.global_batch_size = size = int(by_end) or None
-    # No whole number: the last steps have no line, and are at most as many as the rest.
-    audit.lines = list(_checks(run, audit.start_step, window, MOMENT_S / (size or max(by_end / 2, 1))))
-    if not (size or by_end):  # what only a batch size of 1 explains is not known to agree
-        strict = _checks(run, audit.start_step, window, 0.0)
-        audit.lines = [
-            check if check.agrees is False or by_rounding.agrees else msgspec.structs.replace(check, agrees=None)
-            for check, by_rounding in zip(audit.lines, strict, strict=True)
-        ]
-    problems += [_problem(check) for check in audit.lines if check.agrees is False]
-    if problems and any(line.has_tail for line in run.lines):
-        notes.append(
-            f"{len(problems)} of its {len(audit.lines)} rates do not follow the published smoothing; its lines end in "
-            "a remaining time, and the releases that print one smooth in another way"
-        )
+    audit.lines = [*_checks(run, audit.start_step, window)]
+    why = "the step it began at is not known" * (not is_known)
+    if any(line.has_tail for line in run.lines):
+        why = "its lines end in a remaining time, and the releases that print one smooth in another way"
+    if why and fewest:
+        where = f"{fewest} of its {len(audit.lines)} rates"
+        notes.append(f"{where} do not follow the published smoothing; {why}")
         audit.lines = [msgspec.structs.replace(check, agrees=check.agrees or None) for check in audit.lines]
-        problems.clear()
+    problems += [_problem(check) for check in audit.lines if check.agrees is False or not _global_rate(check.line) > 0]
     if all(check.agrees is None for check in audit.lines):
         notes.append("none of its rates could be checked")
     elif not (size or by_end):
@@ -144,7 +142,7 @@ def printed_seconds(lines: Sequence[LogLine], global_batch_size: int, tokens_per
 def _audit_window_rates(audit: RunAudit, run: LoggedRun) -> None:
     """Check what the lines of another stack tell twice: the samples of a step, where they are counted and given."""
     audit.lines = [RateCheck(line=line) for line in run.lines]
-    audit.global_batch_size = run.lines[-1].global_batch_size
+    audit.global_batch_size = run.lines[-1].global_batch_size or audit.global_batch_size
     for before, line in pairwise(run.lines):
         steps, size = line.global_step - before.global_step, line.global_batch_size or 0
         if line.global_step in run.after_gap or not (size and before.samples and line.samples):
@@ -194,45 +192,33 @@ def _samples_per_step(run: LoggedRun, start: int) -> float:
     return run.end.samples / steps if run.end and steps > 0 else 0.0
 
 
-def _find_start(run: LoggedRun, window: int | None) -> tuple[int, bool]:
-    """Return the step that a run with step lines began at: as its log says, else 0 or within one log window before.
+def _starts(run: LoggedRun, window: int | None) -> tuple[list[int], bool]:
+    """Return the steps that a run with step lines may have begun at, and whether these are all.
 
-    Also return whether no other start fits the lines as well. Of the starts that most of the first lines agree with,
-    one that makes the samples of the end line a whole number for each step comes first, then one that most lines
-    agree with by rounding alone, then the earliest. Where most lines disagree with every start, it is 0.
+    They are where the log says the step, or where the samples of its end line are a whole number for each step since
+    one of them. 0 and one usual log window before the first line are always among them, for a run whose last steps have
+    no line.
     """
     if run.start is not None:
-        return run.start.first_step - 1, True
+        return [run.start.first_step - 1], True
     first = run.lines[0].global_step
-    earliest = max(first - (window or _MOST_STARTS), 0)
-    fewest, fitting = _MOST_LINES, list[int]()
-    for start in sorted({0, *range(earliest, min(first, earliest + _MOST_STARTS))}):
-        moment = MOMENT_S / max(_samples_per_step(run, start), 1)
-        misfits = _num_misfits(run, start, window, moment, most=fewest)
-        if misfits < fewest:
-            fewest, fitting = misfits, []
-        if misfits == fewest:
-            fitting.append(start)
-    if fewest > min(len(run.lines), _MOST_LINES) / 2:  # another smoothing, say: no start can be believed
-        return 0, False
-    best = [start for start in fitting if _samples_per_step(run, start).is_integer()] or fitting
-    start = min(best, key=lambda start: _num_misfits(run, start, window, moment=0.0, most=_MOST_LINES))
-    return start, len(best) == 1 and (window or first) <= _MOST_STARTS
+    earliest = max(first - (window or first), 0)
+    possible = range(earliest, min(first, earliest + _MOST_STEPS)) if run.end else ()
+    whole = [start for start in possible if _samples_per_step(run, start).is_integer()]
+    is_known = 0 < len(whole) <= _MOST_STARTS and first - earliest <= _MOST_STEPS
+    return sorted({0, earliest, *(whole if is_known else ())}), is_known
 
 
-def _num_misfits(run: LoggedRun, start: int, window: int | None, moment: float, *, most: int) -> int:
-    """Return how many of the first lines disagree with a start, counted until they are more than `most`."""
-    misfits = (check for check in islice(_checks(run, start, window, moment), _MOST_LINES) if check.agrees is False)
-    return sum(1 for _ in islice(misfits, most + 1))
-
-
-def _checks(run: LoggedRun, start: int, window: int | None, moment: float) -> Iterator[RateCheck]:
-    """Yield a check of each line of a run that began at step `start`.
+def _checks(run: LoggedRun, start: int, window: int | None) -> Iterator[RateCheck]:
+    """Yield a check of each line of a run that began at step `start`; `window` is from `_log_window`.
 
     Smoothing goes on from the recomputed rate before, so that a false rate does not make the next look false; where
-    that one could not be checked, from the printed rate. `window` is from `_log_window`; `moment` is what is allowed
-    between readings of the clock, seconds per sample of a step.
+    that one could not be checked, from the printed rate.
     """
+    by_end = _samples_per_step(run, start)
+    # No whole number: the last steps have no line, and are at most as many as the rest.
+    size = run.start.global_batch_size if run.start else by_end if by_end.is_integer() else by_end / 2
+    moment = MOMENT_S / max(size, 1)  # that is allowed between readings of the clock, seconds per sample of a step
     last_step, last_time, last_rounding = start, 0.0, 0.0
     weight, past, past_error = 1.0, 0.0, 0.0  # of the window's rate; the rate before, and its error
     for line in run.lines:
@@ -240,8 +226,9 @@ def _checks(run: LoggedRun, start: int, window: int | None, moment: float) -> It
         steps, time = line.global_step - last_step, (line.global_step - start) / global_rate
         rounding = time * LAST_DIGIT / 2 / global_rate
         seconds, error = time - last_time, rounding + last_rounding + moment  # NaN after a line that tells no time
-        # The first line of an unknown log window need not be the first of its run.
-        is_cut = line.global_step in run.after_gap or (line is run.lines[0] if window is None else steps > window)
+        # The first line of an unknown log window need not be the first of its run, nor the second be the next.
+        most = window or (0 if line is run.lines[0] else run.lines[0].global_step)
+        is_cut = line.global_step in run.after_gap or steps > most
         rate = explained = agrees = None
         if seconds > error and not is_cut:
             rate = weight * steps / seconds + (1 - weight) * past
@@ -257,8 +244,8 @@ def _checks(run: LoggedRun, start: int, window: int | None, moment: float) -> It
 
 
 def _global_rate(line: LogLine) -> float:
-    """Return the GlobalRate of a line; NaN far beyond what can be, where the products of times overflow or vanish."""
-    return line.global_rate if 1e-60 < line.global_rate < 1e60 else math.nan
+    """Return the GlobalRate of a line; NaN at step 0, or far beyond what can be, where products of times overflow."""
+    return line.global_rate if line.global_step and 1e-60 < line.global_rate < 1e60 else math.nan
 
 
 def _log_window(run: LoggedRun) -> int | None:

@@ -1,5 +1,6 @@
 """Training logs read: the formats of known stacks (formats.toml), or a pattern of the user's; lines; whole runs."""
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ _KINDS: dict[str, Callable[..., AnyLine]] = {
 _PARTS = {
     "<number>": r"[-+]?+(?i:(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[-+]?+\d++)?+|nan|inf)",
     "<count>": r"\d{1,15}+",
+    "<quote>": "['\"\u2018\u2019]",
     "<before>": r"(?<![\w.])",  # whatever stands before a line, it must not run into it
     "<after>": r"(?![\w.])",
 }
@@ -53,8 +55,12 @@ class Format(Struct, frozen=True, kw_only=True):
         found = {name: _value(name, said) for name, said in match.groupdict().items() if said is not None}
         if "step_ms" in found:
             found["step_s"] = found.pop("step_ms") / 1e3
-        if kind == "step":
-            found.setdefault("global_step", number)
+        if "steps_per_sec" in found:
+            found["step_s"] = 1 / (found.pop("steps_per_sec") or math.inf)
+        if "global_step" in found:  # then nothing need be made of the epoch
+            found.pop("epoch", None)
+        elif kind == "step":
+            found["global_step"] = number
         if kind == "end" and "rate" in found:
             found["samples"] = round(found.pop("rate") * found["seconds"])
         return _KINDS[kind](**found)
@@ -71,6 +77,7 @@ def _compiled(pattern: str | Sequence[str]) -> re.Pattern[str]:
     text = pattern if isinstance(pattern, str) else "".join(pattern)
     for name, part in _PARTS.items():
         text = text.replace(name, part)
+    text = re.sub(r"<upto ([^>]+)>", r"(?:(?!\1|iteration\\s++\\d)[^{}])*+\1", text)
     return re.compile(text, re.ASCII)
 
 
@@ -157,7 +164,7 @@ class LogReader:
         self._formats, self._previous = [form], found
         match = _RANK.match(_COLOUR.sub("", text))
         rank = match[0].strip() if match else ""
-        if isinstance(found, LogLine) and self.current and self.current.repeats(found, rank):
+        if self.current and self.current.repeats(found, rank):
             self.current.num_repeated += 1
             return
         if self.current and self.current.ends_before(found):
@@ -197,7 +204,7 @@ class _State(Struct):
 
 
 def read_trainer_state(text: str) -> LoggedRun | None:
-    """Return the run that a ``trainer_state.json`` tells of; None where the text is none, or tells of no step.
+    """Return the run that a ``trainer_state.json`` tells of; None where the text is none.
 
     Raises:
         DataError: it is one, and has something else than numbers.
@@ -220,4 +227,4 @@ def read_trainer_state(text: str) -> LoggedRun | None:
         raise DataError(
             f"trainer_state.json: log_history is damaged: {error!r}; give the file that the Trainer wrote"
         ) from None
-    return run if run.lines else None
+    return run

@@ -387,9 +387,9 @@ _TORCHTITAN = (
  16.35%
 [rank0]:2024-06-13 12:54:25,626 - root - INFO - step: 30  loss:  7.9951  memory: 41.18GiB(43.33%)  wps: 3,802  mfu:\
  22.27%"""),
-    # Labels of srun; two runs, each shown at the same step.
+    # Labels of srun; excerpts of two runs one after the other, each at the same step: in no log do runs part so.
     Sample(source="github.com/aws-samples/awsome-distributed-training 3.test_cases/pytorch/torchtitan/README.md",
-        stack=TORCHTITAN, num_runs=2, num_lines=2, first=(1990, 3.437), last=(1990, 3.4255), text="""\
+        stack=TORCHTITAN, num_runs=2, num_lines=2, first=(1990, 3.437), last=(1990, 3.4255), is_broken=True, text="""\
 1: 2025-03-04 00:44:44,441 - root - INFO - step: 1990  loss:  3.4370  memory: 68.57GiB(86.69%)  tps: 6,785  mfu: 39.73%
 0: 2025-03-04 00:44:44,441 - root - INFO - step: 1990  loss:  3.4370  memory: 68.57GiB(86.69%)  tps: 6,785  mfu: 39.73%
 2: 2025-03-04 00:44:44,441 - root - INFO - step: 1990  loss:  3.4370  memory: 68.57GiB(86.69%)  tps: 6,785  mfu: 39.73%
