@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from perf.errors import DataError, UsageError
 from perf.logs.audit import RateCheck, RunAudit, audit_run
-from perf.logs.parsing import FORMATS, DamagedLine, Format, find_format, parse_log, read_lines, read_trainer_state
+from perf.logs.parsing import FORMATS, DamagedLine, Format, find_format, history_lines, parse_log, read_lines
 from perf.logs.runlog import LoggedRun
 from perf.printable import printable, wrapped
 from perf.report.sections import NONE, Section, number, text_table
@@ -79,8 +79,10 @@ def _found(
         is_log = False
         try:
             with _opened(file) as stream:
-                state = file.suffix == ".json" and read_trainer_state(stream.read(LARGEST_STATE))
-                for found in [state] if state else parse_log(read_lines(stream), formats):
+                history = file.suffix == ".json" and history_lines(stream.read(LARGEST_STATE))
+                if history == []:
+                    stream.seek(0)
+                for found in parse_log(history or read_lines(stream), formats):
                     is_log = True
                     yield name, found
             if not is_log:

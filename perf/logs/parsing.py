@@ -1,17 +1,16 @@
 """Training logs read: the formats of known stacks (formats.toml), or a pattern of the user's; lines; whole runs."""
 
+import json
 import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, TextIO
+from typing import TextIO
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
-from perf.errors import DataError
 from perf.logs.runlog import AnyLine, EndLine, EvaluationLine, LoggedRun, LogLine, RefusedStart, StartLine
 
 LONGEST_LINE = 2**20  # characters of a line that are read; a longer line counts as damaged
@@ -25,7 +24,7 @@ _KINDS: dict[str, Callable[..., AnyLine]] = {
 }
 # What stands for parts of patterns. Possessive quantifiers (++, *+, ?+) never give back what they took.
 _PARTS = {
-    "<number>": r"[-+]?+(?i:(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[-+]?+\d++)?+|nan|inf)",
+    "<number>": r"[-+]?+(?i:(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[-+]?+\d++)?+|nan|inf(?:inity)?+)",
     "<count>": r"\d{1,15}+",
     "<quote>": "['\"\u2018\u2019]",
     "<before>": r"(?<![\w.])",  # whatever stands before a line, it must not run into it
@@ -197,34 +196,11 @@ def read_lines(stream: TextIO) -> Iterator[str]:
             piece = stream.readline(LONGEST_LINE + 1)
 
 
-class _State(Struct):
-    """A ``trainer_state.json`` of Hugging Face's Trainer, as far as it is read."""
-
-    log_history: list[dict[str, Any]]
-
-
-def read_trainer_state(text: str) -> LoggedRun | None:
-    """Return the run that a ``trainer_state.json`` tells of; None where the text is none.
-
-    Raises:
-        DataError: it is one, and has something else than numbers.
-    """
+def history_lines(text: str) -> list[str]:
+    """Return what a ``trainer_state.json`` of Hugging Face's Trainer tells as the lines that it prints; none if none."""
     try:
-        history = msgspec.json.decode(text, type=_State).log_history
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-    try:
-        run = LoggedRun(first_line_number=1, format="hf-trainer")
-        for entry in history:
-            if "loss" in entry:
-                line = {"global_step": entry["step"], "loss": entry["loss"], "epoch": entry.get("epoch")}
-                run.add(msgspec.convert(line, LogLine, strict=False), after_gap=False)
-            run.num_evaluation_lines += "eval_loss" in entry
-            if "train_runtime" in entry:
-                seconds = float(entry["train_runtime"])
-                run.end = EndLine(samples=round(seconds * float(entry["train_samples_per_second"])), seconds=seconds)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"trainer_state.json: log_history is damaged: {error!r}; give the file that the Trainer wrote"
-        ) from None
-    return run
+        history = json.loads(text)["log_history"]
+        # The loss comes first, as it is printed: so what is no whole entry is told as damaged.
+        return [json.dumps({name: entry[name] for name in sorted(entry, key="loss".__ne__)}) for entry in history]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return []

@@ -145,12 +145,13 @@ def test_a_healthy_log_with_evaluations_agrees(capsys: pytest.CaptureFixture[str
 def test_no_mutated_log_breaks_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     """Every one ends in a report without control characters or in one error line; JSON stays JSON."""
     for seed in range(NUM_MUTATIONS):
-        Path("mutated.log").write_bytes(mutated_log(seed))
-        code = main(["import-log", "mutated.log"])
+        name = "mutated.json" if b'"log_history"' in (log := mutated_log(seed)) else "mutated.log"
+        Path(name).write_bytes(log)
+        code = main(["import-log", name])
         out, err = capsys.readouterr()
         assert code in (EXIT_AGREE, EXIT_PROBLEM, EXIT_DAMAGED, EXIT_DISAGREE), seed
         assert all(character.isprintable() or character == "\n" for character in out + err), seed
         assert (err.count("\n"), "error: " in err) == ((1, True) if code == EXIT_PROBLEM else (0, False)), seed
         assert bool(out) == (code != EXIT_PROBLEM), seed
-        assert main(["import-log", "--json", "mutated.log"]) == code, seed
+        assert main(["import-log", "--json", name]) == code, seed
         json.loads(capsys.readouterr().out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perf.logs import parsing, runlog
-from perf.logs.parsing import DamagedLine, parse_line, parse_log, read_lines
+from perf.logs.parsing import DamagedLine, Format, parse_line, parse_log, read_lines
 from perf.logs.runlog import EndLine, EvaluationLine, LoggedRun, LogLine, Mark, Rates, RefusedStart, StartLine
 from tests.logs import published
 
@@ -192,6 +193,24 @@ def test_no_line_makes_the_parser_backtrack(head: str, repeated: str, length: in
     """A hostile line of any length is told as damaged; with patterns that backtrack this test would not end."""
     with pytest.raises(ValueError, match="not one whole line"):
         parse_line(head + repeated * (length // len(repeated)))
+
+
+@pytest.mark.parametrize("form", parsing.FORMATS.values(), ids=parsing.FORMATS)
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "{'loss': ", "{'loss': 1, ", "{'loss': 1, 'epoch': 1, ", "'loss': 1, ", "{'eval_loss': ", "{'train_runtime': 1, ",
+        "{", "step: ", "step: 1 loss: ", "step: 1/1 = 1", "validate step: 1 ", "tps: ", "iteration ", "iteration 1/ ",
+        "iteration 1/1 | ", "iteration 1/1 | lm loss", "elapsed time per iteration (ms): ", "validation loss at iteration ",
+        "global step 1: loss = ", "| Eval ", "| Eval Device=CSX, Step=", "Completed 1 sample(s) in ", "Training Device=",
+        "Total train batch size ", "1", " ", "'", "| ", "\x1b[",
+    ],
+)  # fmt: skip
+def test_no_line_makes_a_format_backtrack(form: Format, repeated: str) -> None:
+    """Fragments of lines, repeated a million characters long, end in a second: a line is damaged or says nothing."""
+    for head in ("", "{'loss': 1, 'epoch': 1, ", "iteration 1/1 | lm loss: 1 "):
+        with contextlib.suppress(ValueError):
+            parse_line(head + repeated * ((parsing.LONGEST_LINE - 100) // len(repeated)), form)
 
 
 def test_every_repetition_in_the_patterns_is_possessive() -> None:

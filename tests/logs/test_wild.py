@@ -1,26 +1,23 @@
 """Logs of other people are read as a person reads them, and without a false alarm."""
 
 import io
-import os
 
 import pytest
 
 from perf.logs.audit import audit_run
-from perf.logs.parsing import DamagedLine, parse_log, read_lines, read_trainer_state
+from perf.logs.parsing import DamagedLine, history_lines, parse_log, read_lines
 from perf.logs.runlog import LoggedRun
 from tests.logs.wild import SAMPLES, TRAINER_STATE, Sample
 
 
 def found_in(sample: Sample) -> tuple[list[LoggedRun], list[DamagedLine]]:
     """Return the runs and the damaged lines of a sample."""
-    if sample.stack == TRAINER_STATE:
-        state = read_trainer_state(sample.text)
-        return [state] if state else [], []
-    found = [*parse_log(read_lines(io.TextIOWrapper(io.BytesIO(sample.text.encode()), encoding="utf-8")))]
+    lines = read_lines(io.TextIOWrapper(io.BytesIO(sample.text.encode()), encoding="utf-8"))
+    found = [*parse_log(history_lines(sample.text) if sample.stack == TRAINER_STATE else lines)]
     return [f for f in found if isinstance(f, LoggedRun)], [f for f in found if isinstance(f, DamagedLine)]
 
 
-named = pytest.mark.parametrize("sample", SAMPLES, ids=[f"{s.stack}: {os.path.basename(s.source)}" for s in SAMPLES])
+named = pytest.mark.parametrize("sample", SAMPLES, ids=[f"{s.stack}: {s.source.rpartition('/')[2]}" for s in SAMPLES])
 
 
 @named
@@ -43,3 +40,23 @@ def test_a_published_log_is_read_as_a_person_reads_it(sample: Sample) -> None:
         assert end[0] in (line.global_step, None)
     if sample.global_batch_size:
         assert {audit.global_batch_size for audit in audits} - {None} == {sample.global_batch_size}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "5", '{"log_history": 5}', '{"log_history": [5]}', "[" * 10_000, '{"log_history":' * 10_000],
+)
+def test_what_is_no_history_has_no_lines(text: str) -> None:
+    """Foreign, cut and deeply nested JSON."""
+    assert history_lines(text) == []
+
+
+@pytest.mark.parametrize("loss", ['"abc"', "null", "[1]", "1e", "9", "NaN", "Infinity"])
+def test_each_entry_of_a_history_is_a_whole_line_or_damaged(loss: str) -> None:
+    """A loss that is none is told; one that is not finite is one."""
+    text = '{"log_history": [{"epoch": 1.0, "loss": 1.5, "step": 5}, {"epoch": 2.0, "step": 10, "loss": LOSS}]}'
+    found = [*parse_log(history_lines(text.replace("LOSS", loss)))]
+    damaged = [one for one in found if isinstance(one, DamagedLine)]
+    steps = [line.global_step for run in found if isinstance(run, LoggedRun) for line in run.lines]
+    whole = loss in ("9", "NaN", "Infinity")
+    assert (len(damaged), steps) == ((0, [5, 10]) if whole else (0, []) if loss == "1e" else (1, [5]))

@@ -680,7 +680,7 @@ _TRAINER_STATE = (
   "logging_steps": 500, "max_steps": 313, "save_steps": 500
 }"""),
     # A history of no entry. Shortened.
-    Sample(source="huggingface.co/ukparkk/iljoo-chatbot-8b-test trainer_state.json", stack=TRAINER_STATE, num_runs=1,
+    Sample(source="huggingface.co/ukparkk/iljoo-chatbot-8b-test trainer_state.json", stack=TRAINER_STATE, num_runs=0,
         num_lines=0, text="""\
 {"global_step": 13850, "log_history": [], "train_batch_size": 8}"""),
 )
