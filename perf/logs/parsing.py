@@ -44,7 +44,18 @@ class Format(Struct, frozen=True, kw_only=True):
     once: re.Pattern[str] | None = None  # what a line may have once
 
     def parse(self, text: str, *, number: int = 0) -> AnyLine | None:
-        """Return what a line says, as `parse_line`; `number` is the step of a line that does not say its own."""
+        """Return what one line of a log says, or None for a line that says nothing about training steps.
+
+        Timestamps, levels, device prefixes, colours and trailing fields are ignored. `number` is the step of a line
+        that does not say its own.
+
+        Raises:
+            ValueError: the line has the marks of a step, evaluation or end line but is not a whole one, or is more than
+                one, or is longer than `LONGEST_LINE`, or says a number that is none.
+        """
+        if len(text) > LONGEST_LINE:
+            raise ValueError(f"longer than {LONGEST_LINE:,} characters, so it was not read: {text[:120]!r}")
+        text = _COLOUR.sub("", text).strip()
         kind, match = next(((k, m) for k, p in self.patterns.items() if (m := p.search(text))), ("", None))
         several, mark = match and self.once and len(self.once.findall(text)) > 1, match is None and self.mark
         if several or (mark and mark.search(text)):
@@ -69,7 +80,10 @@ def _value(name: str, said: str) -> int | float | bool:
     if name == "has_tail":
         return True
     is_count = name in ("samples", "batch") or name.endswith(("_step", "_steps", "_size"))
-    return int(said) if is_count else float(said.replace(",", ""))
+    try:
+        return (int if is_count else float)(said.replace(",", ""))
+    except ValueError:
+        raise ValueError(f"{name} is no number: {said[:40]!r}") from None
 
 
 def _compiled(pattern: str | Sequence[str]) -> re.Pattern[str]:
@@ -80,18 +94,16 @@ def _compiled(pattern: str | Sequence[str]) -> re.Pattern[str]:
     return re.compile(text, re.ASCII)
 
 
-def _known() -> dict[str, Format]:
-    """Return the formats of formats.toml, by name."""
-    found = {}
-    for name, table in tomllib.loads(files("perf.logs").joinpath("formats.toml").read_text(encoding="utf-8")).items():
-        patterns = {kind: _compiled(table[kind]) for kind in _KINDS if kind in table}
-        mark = _compiled(table["mark"])
-        once = _compiled(table["once"]) if "once" in table else mark
-        found[name] = Format(name=name, patterns=patterns, mark=mark, once=once)
-    return found
+def _known(name: str, table: Mapping[str, str | Sequence[str]]) -> Format:
+    """Return the format of a table of formats.toml."""
+    found = {part: _compiled(table[part]) for part in (*_KINDS, "mark", "once") if part in table}
+    mark = found.pop("mark")
+    return Format(name=name, once=found.pop("once", mark), mark=mark, patterns=found)
 
 
-FORMATS = _known()
+_TABLES = tomllib.loads(files("perf.logs").joinpath("formats.toml").read_text(encoding="utf-8"))
+FORMATS = {name: _known(name, table) for name, table in _TABLES.items()}
+parse_line = FORMATS["cerebras"].parse  # a line of this project, or of the reference stack
 
 
 def find_format(text: str) -> Format:
@@ -103,31 +115,18 @@ def find_format(text: str) -> Format:
     if text in FORMATS:
         return FORMATS[text]
     known = [field.name for field in fields(LogLine) if field.name != "has_tail"]
-    names = f"one of {', '.join(FORMATS)}, or a pattern with a group loss, such as 'step (?P<global_step>\\d+) loss "
+    needed = (
+        f"one of {', '.join(FORMATS)} is needed, or a pattern like 'step (?P<global_step>\\d+) loss (?P<loss>\\S+)'"
+    )
     try:
         pattern = _compiled(text)
     except re.error as error:
-        raise ValueError(f"format {text!r}: is no regular expression ({error}); {names}(?P<loss>\\S+)'") from None
-    if odd := [name for name in pattern.groupindex if name not in known]:
-        raise ValueError(f"format {text!r}: has a group {odd[0]}, and groups are {', '.join(known)}")
-    if "loss" not in pattern.groupindex:
-        raise ValueError(f"format {text!r}: is {names}(?P<loss>\\S+)'")
+        raise ValueError(f"format {text!r}: is no regular expression ({error}); {needed}") from None
+    groups = pattern.groupindex.keys()
+    if "loss" not in groups or not groups <= {*known}:
+        found = f"has the groups {', '.join(groups)}" if groups else "has no group"
+        raise ValueError(f"format {text!r}: {found}; {needed}; loss must be one, and others can be {', '.join(known)}")
     return Format(name=text, patterns={"step": pattern})
-
-
-def parse_line(text: str, form: Format = FORMATS["cerebras"], *, number: int = 0) -> AnyLine | None:
-    """Return what one line of a log says, or None for a line that says nothing about training steps.
-
-    Timestamps, levels, device prefixes, colours and trailing fields are ignored. `number` is the step of a line whose
-    format does not say it.
-
-    Raises:
-        ValueError: the line has the marks of a step, evaluation or end line but is not a whole one, or is more than
-            one, or is longer than `LONGEST_LINE`, or says a number that is none.
-    """
-    if len(text) > LONGEST_LINE:
-        raise ValueError(f"longer than {LONGEST_LINE:,} characters, so it was not read: {text[:120]!r}")
-    return form.parse(_COLOUR.sub("", text).strip(), number=number)
 
 
 class DamagedLine(Struct, frozen=True, kw_only=True):
@@ -152,7 +151,7 @@ class LogReader:
         last = self.current.last_line if self.current and not self.current.end else None
         number = last.global_step + 1 if last else 1
         try:
-            each = ((form, parse_line(text, form, number=number)) for form in self._formats)
+            each = ((form, form.parse(text, number=number)) for form in self._formats)
             form, found = next((pair for pair in each if pair[1]), (self._formats[0], None))
         except ValueError as error:
             yield DamagedLine(number=self._number, reason=str(error))

@@ -61,7 +61,7 @@ def test_the_exit_code_tells_what_is_wrong(capsys: pytest.CaptureFixture[str]) -
     assert "false.log: Run from line 1" in out
     assert "damaged.log: Line 8" in out
     assert err.count("\n") == 1
-    assert "none.log: has no line like" in err
+    assert "none.log: has no line in the format cerebras or" in err
 
 
 def test_several_files_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_standard_input_is_read_until_it_ends(
         assert "Run from line 1: global batch size 1024, begun at step 0, 10 lines" in capsys.readouterr().out
         os.fstat(stdin.fileno())
         assert main(["import-log", "-"]) == EXIT_PROBLEM
-        assert "standard input: has no line like" in capsys.readouterr().err
+        assert "standard input: has no line in the format" in capsys.readouterr().err
 
 
 def test_a_special_file_is_refused_unread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
