@@ -38,10 +38,13 @@ def import_log(files: Sequence[Path], *, format: str | None = None, as_json: boo
         raise UsageError(f"--{error}") from None
     damaged: list[dict[str, Any]] = []
     unread: list[str] = []
+    runs: list[dict[str, Any]] = []
     num_damaged, disagree = 0, False
-    separator = ""
-    if as_json:
-        print('{"runs": [')
+
+    def show(name: str, text: str) -> None:
+        if not as_json:
+            print((f"{printable(name)}: " if len(files) > 1 else "") + text)
+
     for name, found in _found(files, formats, unread):
         if isinstance(found, DamagedLine):
             num_damaged += 1
@@ -51,19 +54,15 @@ def import_log(files: Sequence[Path], *, format: str | None = None, as_json: boo
         audit = audit_run(found)
         disagree |= bool(audit.problems)
         if as_json:
-            print(separator + json.dumps({"file": name, **audit.as_json()}, indent=2, allow_nan=False))
-        else:
-            print(separator + (f"{printable(name)}: " if len(files) > 1 else "") + audit_report(audit))
-        separator = "," if as_json else "\n"
+            runs.append({"file": name, **audit.as_json()})
+        show(name, audit_report(audit) + "\n")
+    for line in damaged:
+        show(line["file"], f"Line {line['line_number']}: {line['reason']}")
     if as_json:
         rest = {"damaged_lines": damaged, "num_damaged_lines": num_damaged, "unread": unread}
-        print("],\n" + json.dumps(rest, indent=2).removeprefix("{\n"))
-    else:
-        for line in damaged:
-            where = f"{printable(line['file'])}: " if len(files) > 1 else ""
-            print(f"{separator}{where}Line {line['line_number']}: {line['reason']}")
-        if num_damaged > len(damaged):
-            print(f"{separator}{num_damaged - len(damaged):,} more damaged lines are not shown.")
+        print(json.dumps({"runs": runs, **rest}, indent=2, allow_nan=False))
+    elif num_damaged > len(damaged):
+        print(f"{num_damaged - len(damaged):,} more damaged lines are not shown.")
     if unread:
         raise DataError("; ".join(unread))
     return EXIT_DISAGREE if disagree else EXIT_DAMAGED if num_damaged else EXIT_AGREE
@@ -105,19 +104,22 @@ def _opened(file: Path) -> TextIO:
 
 def audit_report(audit: RunAudit) -> str:
     """Return the audit of one run."""
-    title = f"Run from line {audit.first_line_number}"
-    if audit.refused:
+    title = f"Run from line {audit.run.first_line_number}"
+    if audit.run.refused:
         return (
-            f"{title}: did not start: its checkpoint was at step {audit.refused.global_step} and its last step "
-            f"{audit.refused.max_steps}; it needed a different directory, more steps, or a fresh start."
+            f"{title}: did not start: its checkpoint was at step {audit.run.refused.global_step} and its last step "
+            f"{audit.run.refused.max_steps}; it needed a different directory, more steps, or a fresh start."
         )
-    num_lines, evaluation = len(audit.lines), f", {audit.evaluation_lines} of evaluation" * (audit.evaluation_lines > 0)
+    num_lines, evaluation = (
+        len(audit.lines),
+        f", {audit.run.num_evaluation_lines} of evaluation" * (audit.run.num_evaluation_lines > 0),
+    )
     if not audit.lines:
         return "; ".join([f"{title}: no step line{evaluation}", *audit.notes])
     size = f"global batch size {audit.global_batch_size}, " if audit.global_batch_size else ""
-    about = printable(re.sub(r"(.{30}).+", r"\1...", audit.format))
+    about = printable(re.sub(r"(.{30}).+", r"\1...", audit.run.format))
     verdict = [f"- {problem}" for problem in audit.problems]
-    if audit.format == "cerebras":
+    if audit.run.format == "cerebras":
         about = f"{'begun' if audit.start_is_certain else 'assumed to begin'} at step {audit.start_step}"
         unchecked = sum(check.agrees is None for check in audit.lines)
         rest = f"; {unchecked} could not be checked" if unchecked else ""
@@ -128,7 +130,7 @@ def audit_report(audit: RunAudit) -> str:
     parts = [
         f"{title}: {size}{about}, {num_lines} line{'s' if num_lines > 1 else ''}{evaluation}",
         _audit_table(audit),
-        str(audit.end) if audit.end else "No end line: the run was cut off, or is still running.",
+        str(audit.run.end) if audit.run.end else "No end line: the run was cut off, or is still running.",
         *(["Problems:"] if audit.problems else []),
         *map(wrapped, [*verdict, *(f"Note: {note}." for note in audit.notes)]),
     ]

@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict, replace
 
-from perf.logs.runlog import SMOOTHING, EndLine, LoggedRun, LogLine, RefusedStart
+from perf.logs.runlog import SMOOTHING, EndLine, LoggedRun, LogLine
 
 LAST_DIGIT = 0.01  # of a printed rate, samples/sec: it may be off by as much (rounded or truncated)
 MOMENT_S = 0.001  # the most time that is allowed between two readings of the clock for one line, seconds
@@ -40,26 +41,24 @@ class RateCheck(Struct, frozen=True, kw_only=True):
 class RunAudit(Struct, kw_only=True):
     """What the audit of one run found."""
 
-    first_line_number: int  # where in the log it begins, from 1
-    format: str = "cerebras"  # the name of the format its lines have, or the user's pattern
+    run: LoggedRun
     start_step: int = 0  # the step that `lines` assume its timed region began at
     start_is_certain: bool = False  # whether no other start fits the lines as well
     # samples per step, as the log says, or from the end line and `start_step`; None where they do not tell
     global_batch_size: int | None = None
     lines: list[RateCheck] = []  # one for each step line that was kept
-    evaluation_lines: int = 0  # how many lines of evaluations stand among them
-    end: EndLine | None = None  # the run's end line, if it got there
-    refused: RefusedStart | None = None  # its refusal to start
     problems: list[str] = []  # what does not fit together, in words
     notes: list[str] = []  # what could not be checked, and what needs no mending, in words
 
     def as_json(self) -> dict[str, Any]:
         """Return the audit as plain JSON values; rates in samples/sec, null for what is not a finite number."""
-        found = msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
-        for check in found["lines"]:
-            check.update(check.pop("line"))
-            del check["has_tail"]
-        return found
+        lines = [{**asdict(check.line), **asdict(check)} for check in self.lines]
+        for line in lines:
+            del line["line"], line["has_tail"]
+        about = ("first_line_number", "format", "num_evaluation_lines", "end", "refused")
+        found = {**{name: getattr(self.run, name) for name in about}, **asdict(self), "lines": lines}
+        del found["run"]
+        return msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Any])
 
 
 def audit_run(run: LoggedRun) -> RunAudit:
@@ -68,14 +67,7 @@ def audit_run(run: LoggedRun) -> RunAudit:
     Time and memory are proportional to the number of lines.
     """
     size = run.start.global_batch_size or None if run.start else None
-    audit = RunAudit(
-        first_line_number=run.first_line_number,
-        format=run.format,
-        global_batch_size=size,
-        evaluation_lines=run.num_evaluation_lines,
-        end=run.end,
-        refused=run.refused,
-    )
+    audit = RunAudit(run=run, global_batch_size=size)
     problems, notes = audit.problems, audit.notes
     if run.last_line is None:
         notes += ["an end line without step lines before it"] if run.end else []
@@ -101,7 +93,7 @@ def audit_run(run: LoggedRun) -> RunAudit:
         why = "its lines end in a remaining time, and the releases that print one smooth in another way"
     if why and fewest:
         notes.append(f"rates that do not follow the published smoothing: {fewest} of {len(audit.lines)}; {why}")
-        audit.lines = [msgspec.structs.replace(check, agrees=check.agrees or None) for check in audit.lines]
+        audit.lines = [replace(check, agrees=check.agrees or None) for check in audit.lines]
     problems += [_problem(check) for check in audit.lines if check.agrees is False or not _global_rate(check.line) > 0]
     if not (size or by_end):
         notes.append("its batch size is not known, so each rate may differ by as much as a batch size of 1 allows")

@@ -80,10 +80,10 @@ def _value(name: str, said: str) -> int | float | bool:
     if name == "has_tail":
         return True
     is_count = name in ("samples", "batch") or name.endswith(("_step", "_steps", "_size"))
-    try:
-        return (int if is_count else float)(said.replace(",", ""))
-    except ValueError:
-        raise ValueError(f"{name} is no number: {said[:40]!r}") from None
+    text = said.replace(",", "")
+    if is_count and not re.fullmatch(r"\d{1,15}", text, re.ASCII):
+        raise ValueError(f"{name} is no whole number of at most 15 digits: {said[:40]!r}")
+    return int(text) if is_count else float(text)
 
 
 def _compiled(pattern: str | Sequence[str]) -> re.Pattern[str]:

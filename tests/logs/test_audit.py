@@ -144,10 +144,12 @@ def test_a_true_log_of_short_windows_is_never_called_false(
     steps = [(start_step // log_steps + number) * log_steps for number in range(1, num_lines + 1)]
     steps += [steps[-1] + extra] if 0 < extra < log_steps else []
     log = log_of_three_readings(start_step, steps, window_s[: len(steps)], moments_s, global_batch_size)
-    if num_unlogged and num_lines > 3 and not extra and start_step % log_steps == 0:
-        rate, end = structs.asdict(parse_line(log[-2]))["global_rate"], structs.asdict(parse_line(log[-1]))
-        samples = end["samples"] + num_unlogged * global_batch_size
-        (found,) = audit([*log[:-1], str(EndLine(samples=samples, seconds=samples / rate))])
+    if num_unlogged < log_steps and num_lines > 3 and not extra and start_step % log_steps == 0:
+        halves_s = [moment_s / 2 for moment_s in moments_s]  # the samples of these steps may make the size look larger
+        *lines, last, _ = log_of_three_readings(start_step, steps, window_s[:num_lines], halves_s, global_batch_size)
+        samples = (steps[-1] + num_unlogged - start_step) * global_batch_size
+        seconds = samples / structs.asdict(parse_line(last))["global_rate"]
+        (found,) = audit([*lines, last, str(EndLine(samples=samples, seconds=seconds))])
         assert found.problems == []
     (found,) = audit(log if ends else log[:-1])
     assert found.problems == []
