@@ -104,22 +104,20 @@ def _opened(file: Path) -> TextIO:
 
 def audit_report(audit: RunAudit) -> str:
     """Return the audit of one run."""
-    title = f"Run from line {audit.run.first_line_number}"
-    if audit.run.refused:
+    run, num_lines = audit.run, len(audit.lines)
+    title = f"Run from line {run.first_line_number}"
+    if run.refused:
         return (
-            f"{title}: did not start: its checkpoint was at step {audit.run.refused.global_step} and its last step "
-            f"{audit.run.refused.max_steps}; it needed a different directory, more steps, or a fresh start."
+            f"{title}: did not start: its checkpoint was at step {run.refused.global_step} and its last step "
+            f"{run.refused.max_steps}; it needed a different directory, more steps, or a fresh start."
         )
-    num_lines, evaluation = (
-        len(audit.lines),
-        f", {audit.run.num_evaluation_lines} of evaluation" * (audit.run.num_evaluation_lines > 0),
-    )
+    evaluation = f", {run.num_evaluation_lines} of evaluation" if run.num_evaluation_lines else ""
     if not audit.lines:
-        return "; ".join([f"{title}: no step line{evaluation}", *audit.notes])
+        return wrapped("; ".join([f"{title}: no step line{evaluation}", *audit.notes]))
     size = f"global batch size {audit.global_batch_size}, " if audit.global_batch_size else ""
-    about = printable(re.sub(r"(.{30}).+", r"\1...", audit.run.format))
+    about = printable(re.sub(r"(.{30}).+", r"\1...", run.format))
     verdict = [f"- {problem}" for problem in audit.problems]
-    if audit.run.format == "cerebras":
+    if run.format == "cerebras":
         about = f"{'begun' if audit.start_is_certain else 'assumed to begin'} at step {audit.start_step}"
         unchecked = sum(check.agrees is None for check in audit.lines)
         rest = f"; {unchecked} could not be checked" if unchecked else ""
@@ -128,9 +126,9 @@ def audit_report(audit: RunAudit) -> str:
             f"the time between readings of the clock explain{rest}."
         ]
     parts = [
-        f"{title}: {size}{about}, {num_lines} line{'s' if num_lines > 1 else ''}{evaluation}",
+        wrapped(f"{title}: {size}{about}, {num_lines} line{'s' if num_lines > 1 else ''}{evaluation}"),
         _audit_table(audit),
-        str(audit.run.end) if audit.run.end else "No end line: the run was cut off, or is still running.",
+        str(run.end) if run.end else "No end line: the run was cut off, or is still running.",
         *(["Problems:"] if audit.problems else []),
         *map(wrapped, [*verdict, *(f"Note: {note}." for note in audit.notes)]),
     ]
@@ -139,11 +137,11 @@ def audit_report(audit: RunAudit) -> str:
 
 def _audit_table(audit: RunAudit) -> str:
     rows: list[list[str]] = []
-    for line, check in ((check.line, check) for check in audit.lines):
+    for check in audit.lines:
+        line, rate = check.line, check.recomputed_rate
         columns = {
             "step": (line.global_step, "d"), "loss": (line.loss, ".5f"), "global rate": (line.global_rate, ".2f"),
-            "rate": (line.rate, ".2f"), "recomputed": (check.recomputed_rate, ".2f"),
-            "difference": (line.rate - (check.recomputed_rate or math.nan), "+.3f"),
+            "rate": (line.rate, ".2f"), "recomputed": (rate, ".2f"), "off by": (line.rate - (rate or math.nan), "+.3f"),
             "explained": (check.explained, ".3f"), "seconds/step": (line.step_s, ".4g"),
             "tokens/sec/device": (line.tokens_per_sec, ",.0f"), "samples": (line.samples, ",d"),
             "size": (line.global_batch_size, "d"), "epoch": (line.epoch, ".4g"),

@@ -72,7 +72,7 @@ class Format(Struct, frozen=True, kw_only=True):
         elif kind == "step":
             found["global_step"] = number
         if kind == "end" and "rate" in found:
-            found["samples"] = round(found.pop("rate") * found["seconds"])
+            found["samples"] = _value("samples", f"{found.pop('rate') * found['seconds']:.0f}")
         return _KINDS[kind](**found)
 
 
@@ -115,9 +115,7 @@ def find_format(text: str) -> Format:
     if text in FORMATS:
         return FORMATS[text]
     known = [field.name for field in fields(LogLine) if field.name != "has_tail"]
-    needed = (
-        f"one of {', '.join(FORMATS)} is needed, or a pattern like 'step (?P<global_step>\\d+) loss (?P<loss>\\S+)'"
-    )
+    needed = f"{', '.join(FORMATS)} or a pattern like 'step (?P<global_step>\\d+) loss (?P<loss>\\S+)' is needed"
     try:
         pattern = _compiled(text)
     except re.error as error:
