@@ -26,11 +26,8 @@ def import_log(files: Sequence[Path], *, format: str | None = None, as_json: boo
     """Print what is found in logs, run by run, and return the exit code: 0 agree, 5 damaged lines, 6 rates disagree.
 
     ``-`` is standard input. `format` is a name or a pattern; without it, each log has the format of its first line that
-    has one. A log that cannot be read, or has no line of a run, is a DataError after the others were printed.
-
-    Raises:
-        UsageError: there is no such format.
-        DataError: a log cannot be used.
+    has one. Raises UsageError: there is no such format. Raises DataError, after the others were printed: a log cannot
+    be read, or has no line of a run.
     """
     try:
         formats = [find_format(format)] if format is not None else [*FORMATS.values()]

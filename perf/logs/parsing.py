@@ -47,11 +47,8 @@ class Format(Struct, frozen=True, kw_only=True):
         """Return what one line of a log says, or None for a line that says nothing about training steps.
 
         Timestamps, levels, device prefixes, colours and trailing fields are ignored. `number` is the step of a line
-        that does not say its own.
-
-        Raises:
-            ValueError: the line has the marks of a step, evaluation or end line but is not a whole one, or is more than
-                one, or is longer than `LONGEST_LINE`, or says a number that is none.
+        that does not say its own. Raises ValueError: the line is marked as one of the log but is not one whole line, or
+        is longer than `LONGEST_LINE`, or says a number that is none.
         """
         if len(text) > LONGEST_LINE:
             raise ValueError(f"longer than {LONGEST_LINE:,} characters, so it was not read: {text[:120]!r}")
@@ -95,7 +92,6 @@ def _compiled(pattern: str | Sequence[str]) -> re.Pattern[str]:
 
 
 def _known(name: str, table: Mapping[str, str | Sequence[str]]) -> Format:
-    """Return the format of a table of formats.toml."""
     found = {part: _compiled(table[part]) for part in (*_KINDS, "mark", "once") if part in table}
     mark = found.pop("mark")
     return Format(name=name, once=found.pop("once", mark), mark=mark, patterns=found)
@@ -109,8 +105,7 @@ parse_line = FORMATS["cerebras"].parse  # a line of this project, or of the refe
 def find_format(text: str) -> Format:
     """Return the format of a name, or of a pattern of a step line: groups named after the fields of a `LogLine`.
 
-    Raises:
-        ValueError: it is neither.
+    Raises ValueError: it is neither.
     """
     if text in FORMATS:
         return FORMATS[text]
@@ -135,7 +130,11 @@ class DamagedLine(Struct, frozen=True, kw_only=True):
 
 
 class LogReader:
-    """Reads a log line by line. The first format of which there is a line is the log's. Only one run is kept."""
+    """Reads a log line by line. The first format of which there is a line is the log's. Only one run is kept.
+
+    A new run begins after an end line or a refusal, and where the step falls. A step that is there already (another
+    rank, another log handler) counts once.
+    """
 
     def __init__(self, formats: Iterable[Format] = FORMATS.values()) -> None:
         self.current: LoggedRun | None = None  # the run whose lines are read
@@ -173,11 +172,7 @@ class LogReader:
 
 
 def parse_log(lines: Iterable[str], formats: Iterable[Format] = FORMATS.values()) -> Iterator[LoggedRun | DamagedLine]:
-    """Yield every run of a log once its last line is known, and every damaged line as it comes.
-
-    A new run begins after an end line or a refusal, and where the step falls. A step that is there already (another
-    rank, another log handler) counts once.
-    """
+    """Yield every run of a log once its last line is known, and every damaged line as it comes."""
     reader = LogReader(formats)
     for text in lines:
         yield from reader.read(text)
@@ -186,7 +181,10 @@ def parse_log(lines: Iterable[str], formats: Iterable[Format] = FORMATS.values()
 
 
 def read_lines(stream: TextIO) -> Iterator[str]:
-    """Yield the lines of `stream`; of one longer than `LONGEST_LINE`, its beginning, one character over the limit."""
+    """Yield the lines of `stream`; of one longer than `LONGEST_LINE`, its beginning, one character over the limit.
+
+    Opened with universal newlines, a carriage return ends a line, too, as between the states of a progress bar.
+    """
     while piece := stream.readline(LONGEST_LINE + 1):
         yield piece
         while len(piece) > LONGEST_LINE and not piece.endswith("\n"):

@@ -28,11 +28,7 @@ class Rates(Struct, frozen=True, kw_only=True):
     rate: float = math.nan
 
     def at(self, mark: Mark) -> Self:
-        """Return the rates once the log window from the latest mark to `mark` has ended.
-
-        Raises:
-            ValueError: the clock did not advance.
-        """
+        """Return the rates once the log window up to `mark` has ended. Raises ValueError: the clock did not advance."""
         window = _per_sec(self.latest, mark)
         rate = window if math.isnan(self.rate) else SMOOTHING * window + (1 - SMOOTHING) * self.rate
         return type(self)(began=self.began, latest=mark, rate=rate)
@@ -123,7 +119,7 @@ class LoggedRun(Struct, kw_only=True):
     last_line: LogLine | None = None  # its last step line, also where that is not kept
     num_left_out: int = 0  # how many step lines are not kept
     num_evaluation_lines: int = 0  # how many lines of evaluations stand among them
-    num_repeated: int = 0  # how many step lines are of a step that it has already, as of other ranks
+    num_repeated: int = 0  # how many lines say what it has already, as of other ranks
     after_gap: set[int] = set()  # the steps of those lines before which a line was damaged
     end: EndLine | None = None  # its end line, if it got there
     refused: RefusedStart | None = None  # its refusal to start, which then is all there is of it

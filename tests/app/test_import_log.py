@@ -96,6 +96,20 @@ def test_standard_input_is_read_until_it_ends(
         assert "standard input: has no line in the format" in capsys.readouterr().err
 
 
+def test_a_carriage_return_ends_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progress bar draws over itself; what it leaves in a file or a pipe are lines."""
+    bar = "\r 50%|##  | 1/2 [00:01<00:01]"
+    lines = [f"{{'loss': {loss}, 'epoch': {loss}}}" for loss in (1.5, 2.5)]
+    Path("run.log").write_bytes(f"{bar}\r   {lines[0]}  {bar}\r   {lines[1]}{bar}\r\n".encode())
+    assert main(["import-log", "run.log"]) == EXIT_AGREE
+    by_file = capsys.readouterr().out
+    assert "hf-trainer, 2 lines" in by_file
+    with Path("run.log").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert main(["import-log", "-"]) == EXIT_AGREE
+    assert capsys.readouterr().out == by_file
+
+
 def test_a_special_file_is_refused_unread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A device, a pipe without a writer and a directory are refused at once; none of them is opened."""
     os.mkfifo("fifo")

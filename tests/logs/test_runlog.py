@@ -144,6 +144,28 @@ def test_lines_of_an_evaluation_are_not_training() -> None:
         parse_line("| Eval Device=CSX, GlobalStep=1000, Batch=100, Loss=5.9")
 
 
+def test_lines_of_another_program_are_no_damage() -> None:
+    """PyTorch/XLA's examples print lines that look like it; words such as these stand in no whole line of ours."""
+    assert (
+        parse_line("| Training Device=xla:0/3 Epoch=1 Step=280 Loss=0.05 Rate=523.61 GlobalRate=486.54 Time=1") is None
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "Training Complete. Completed 64 sample(s) in 2.5 seconds.",
+        "Training completed successfully! Processed 64 sample(s) in 2.5 seconds.",
+        "INFO:   Processed 64 training sample(s) in 2.5 seconds",
+    ],
+)
+def test_ends_of_every_release_are_read(end: str) -> None:
+    """With and without a sentence before, the word "training" and a period; cut before that, they are damaged."""
+    assert parse_line(end) == EndLine(samples=64, seconds=2.5)
+    with pytest.raises(ValueError, match="not one whole line"):
+        parse_line(end.rstrip(".").removesuffix("s"))
+
+
 def test_evaluations_part_no_run() -> None:
     """They are counted in the run that they interrupt, also before its first line and with steps that do not rise."""
     lines = [str(line) for line in [*published.log_lines(1024), published.END_LINES[1024]]]
