@@ -87,6 +87,7 @@ def _compiled(pattern: str | Sequence[str]) -> re.Pattern[str]:
     text = pattern if isinstance(pattern, str) else "".join(pattern)
     for name, part in _PARTS.items():
         text = text.replace(name, part)
+    # Whatever stands before a text, and the text: not beyond a brace, nor beyond the next "iteration 5".
     text = re.sub(r"<upto ([^>]+)>", r"(?:(?!\1|iteration\\s++\\d)[^{}])*+\1", text)
     return re.compile(text, re.ASCII)
 
