@@ -1,6 +1,7 @@
 """Read training logs and audit their rates."""
 
 import json
+import math
 import re
 import stat
 import sys
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from perf.errors import DataError, UsageError
-from perf.logs.audit import RateCheck, RunAudit, audit_run
-from perf.logs.parsing import FORMATS, DamagedLine, Format, find_format, parse_log, read_lines, read_trainer_state
+from perf.logs.audit import RunAudit, audit_run
+from perf.logs.parsing import FORMATS, DamagedLine, Format, find_format, history_lines, parse_log, read_lines
 from perf.logs.runlog import LoggedRun
 from perf.printable import printable, wrapped
 from perf.report.sections import NONE, Section, number, text_table
@@ -25,23 +26,22 @@ def import_log(files: Sequence[Path], *, format: str | None = None, as_json: boo
     """Print what is found in logs, run by run, and return the exit code: 0 agree, 5 damaged lines, 6 rates disagree.
 
     ``-`` is standard input. `format` is a name or a pattern; without it, each log has the format of its first line that
-    has one. A log that cannot be read, or has no line of a run, is a DataError after the others were printed.
-
-    Raises:
-        UsageError: there is no such format.
-        DataError: a log cannot be used.
+    has one. Raises UsageError: there is no such format. Raises DataError, after the others were printed: a log cannot
+    be read, or has no line of a run.
     """
     try:
-        formats = [find_format(format)] if format else [*FORMATS.values()]
+        formats = [find_format(format)] if format is not None else [*FORMATS.values()]
     except ValueError as error:
-        raise UsageError(f"--format: {error}") from None
-    several = len(files) > 1
+        raise UsageError(f"--{error}") from None
     damaged: list[dict[str, Any]] = []
     unread: list[str] = []
+    runs: list[dict[str, Any]] = []
     num_damaged, disagree = 0, False
-    separator = ""
-    if as_json:
-        print('{"runs": [')
+
+    def show(name: str, text: str) -> None:
+        if not as_json:
+            print((f"{printable(name)}: " if len(files) > 1 else "") + text)
+
     for name, found in _found(files, formats, unread):
         if isinstance(found, DamagedLine):
             num_damaged += 1
@@ -51,20 +51,15 @@ def import_log(files: Sequence[Path], *, format: str | None = None, as_json: boo
         audit = audit_run(found)
         disagree |= bool(audit.problems)
         if as_json:
-            text = json.dumps({"file": name, **audit.as_json()}, indent=2, allow_nan=False)
-        else:
-            text = audit_report(audit, where=name if several else "")
-        print(separator + text)
-        separator = "," if as_json else "\n"
+            runs.append({"file": name, **audit.as_json()})
+        show(name, audit_report(audit) + "\n")
+    for line in damaged:
+        show(line["file"], f"Line {line['line_number']}: {line['reason']}")
     if as_json:
         rest = {"damaged_lines": damaged, "num_damaged_lines": num_damaged, "unread": unread}
-        print("],\n" + json.dumps(rest, indent=2).removeprefix("{\n"))
-    else:
-        for line in damaged:
-            where = f"{printable(line['file'])}: " if several else ""
-            print(f"{separator}{where}Line {line['line_number']}: {line['reason']}")
-        if num_damaged > len(damaged):
-            print(f"{separator}{num_damaged - len(damaged):,} more damaged lines are not shown.")
+        print(json.dumps({"runs": runs, **rest}, indent=2, allow_nan=False))
+    elif num_damaged > len(damaged):
+        print(f"{num_damaged - len(damaged):,} more damaged lines are not shown.")
     if unread:
         raise DataError("; ".join(unread))
     return EXIT_DISAGREE if disagree else EXIT_DAMAGED if num_damaged else EXIT_AGREE
@@ -76,91 +71,82 @@ def _found(
     """Yield each run and each damaged line with the name of its log; add to `unread` why a log cannot be read."""
     for file in files:
         name = "standard input" if str(file) == "-" else str(file)
-        is_log = False
+        known = " or ".join(form.name for form in formats)
+        problem = f"has no line in the format {known}, in UTF-8; give a training log, or its --format"
         try:
             with _opened(file) as stream:
-                state = file.suffix == ".json" and read_trainer_state(stream.read(LARGEST_STATE))
-                for found in [state] if state else parse_log(read_lines(stream), formats):
-                    is_log = True
+                history = file.suffix == ".json" and history_lines(stream.read(LARGEST_STATE))
+                if history == []:  # no trainer_state.json, but perhaps lines of JSON
+                    stream.seek(0)
+                for found in parse_log(history or read_lines(stream), formats):
+                    problem = ""
                     yield name, found
-            if not is_log:
-                known = "like 'Step=100, Loss=..., Rate=...', or in another known format"
-                needed = known if len(formats) > 1 else f"in the format {formats[0].name}"
-                unread.append(
-                    f"{printable(name)}: has no line {needed}, in UTF-8; give a training log, or its --format"
-                )
-        except (DataError, OSError) as error:
-            unread.append(str(error))
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if problem:
+            unread.append(printable(f"{name}: {problem}"))
 
 
 def _opened(file: Path) -> TextIO:
     """Open a log, which collects the output of many programs: a byte that is not UTF-8 must not hide other lines."""
     if str(file) == "-":
         if sys.stdin is None:
-            raise DataError("standard input: is closed; give a log file, or pipe a log in")
+            raise OSError("is closed; give a log file, or pipe a log in")
         return open(sys.stdin.fileno(), encoding="utf-8-sig", errors="replace", closefd=False)
     if not stat.S_ISREG(file.stat().st_mode):
-        raise DataError(
-            f"{printable(str(file))}: is a directory, a device or a pipe, which may never end; give a log file, "
-            "or - to read standard input"
-        )
+        needed = "give a log file, or - to read standard input"
+        raise OSError(f"is a directory, a device or a pipe, which may never end; {needed}")
     return file.open(encoding="utf-8-sig", errors="replace")
 
 
-def audit_report(audit: RunAudit, *, where: str = "") -> str:
-    """Return the audit of one run; `where` names its log if there are several."""
-    title = f"{f'{printable(where)}: ' if where else ''}Run from line {audit.first_line_number}"
-    if audit.refused:
+def audit_report(audit: RunAudit) -> str:
+    """Return the audit of one run."""
+    run, num_lines = audit.run, len(audit.lines)
+    title = f"Run from line {run.first_line_number}"
+    if run.refused:
         return (
-            f"{title}: did not start: its checkpoint was at step {audit.refused.global_step} and its last step "
-            f"{audit.refused.max_steps}; it needed a different directory, more steps, or a fresh start."
+            f"{title}: did not start: its checkpoint was at step {run.refused.global_step} and its last step "
+            f"{run.refused.max_steps}; it needed a different directory, more steps, or a fresh start."
         )
-    num_lines, evaluation = len(audit.lines), f", {audit.evaluation_lines} of evaluation" * (audit.evaluation_lines > 0)
+    evaluation = f", {run.num_evaluation_lines} of evaluation" if run.num_evaluation_lines else ""
     if not audit.lines:
-        return "; ".join([f"{title}: no step line{evaluation}", *audit.notes])
+        return wrapped("; ".join([f"{title}: no step line{evaluation}", *audit.notes]))
     size = f"global batch size {audit.global_batch_size}, " if audit.global_batch_size else ""
-    begun = f"{'begun' if audit.start_is_certain else 'assumed to begin'} at step {audit.start_step}"
-    unchecked = sum(check.agrees is None for check in audit.lines)
-    rest = f"; {unchecked} could not be checked" if unchecked else ""
-    agreement = (
-        f"{num_lines - unchecked} of {num_lines} rates agree with the GlobalRate column within what rounding and the "
-        f"time between readings of the clock explain{rest}."
-    )
-    if audit.format != "cerebras":
-        begun = printable(re.sub(r"(.{30}).+", r"\1...", audit.format))
-        agreement = "Nothing in its lines contradicts another."
-    verdict = ["Problems:", *(f"- {problem}" for problem in audit.problems)] if audit.problems else [agreement]
+    about = printable(re.sub(r"(.{30}).+", r"\1...", run.format))
+    verdict = [f"- {problem}" for problem in audit.problems]
+    if run.format == "cerebras":
+        about = f"{'begun' if audit.start_is_certain else 'assumed to begin'} at step {audit.start_step}"
+        unchecked = sum(check.agrees is None for check in audit.lines)
+        rest = f"; {unchecked} could not be checked" if unchecked else ""
+        verdict = verdict or [
+            f"{num_lines - unchecked} of {num_lines} rates agree with the GlobalRate column within what rounding and "
+            f"the time between readings of the clock explain{rest}."
+        ]
     parts = [
-        f"{title}: {size}{begun}, {num_lines} line{'s' if num_lines > 1 else ''}{evaluation}",
+        wrapped(f"{title}: {size}{about}, {num_lines} line{'s' if num_lines > 1 else ''}{evaluation}"),
         _audit_table(audit),
-        str(audit.end) if audit.end else "No end line: the run was cut off, or is still running.",
+        str(run.end) if run.end else "No end line: the run was cut off, or is still running.",
+        *(["Problems:"] if audit.problems else []),
         *map(wrapped, [*verdict, *(f"Note: {note}." for note in audit.notes)]),
     ]
     return "\n".join(parts)
 
 
 def _audit_table(audit: RunAudit) -> str:
-    if audit.format == "cerebras":
-        header = ("step", "loss", "global rate", "rate", "recomputed", "difference", "explained", "agrees")
-        return text_table(header, [_audit_row(check) for check in audit.lines])
-    columns = {
-        "step": ("global_step", "d"), "loss": ("loss", ".5g"), "seconds/step": ("step_s", ".4g"),
-        "rate": ("rate", ".2f"), "tokens/sec/device": ("tokens_per_sec", ",.0f"), "samples": ("samples", ",d"),
-        "size": ("global_batch_size", "d"), "epoch": ("epoch", ".4g"),
-    }  # fmt: skip
     rows: list[list[str]] = []
-    for line in (check.line for check in audit.lines):
-        values = [(getattr(line, name), style) for name, style in columns.values()]
-        rows.append([NONE if value is None or value != value else number(value, style) for value, style in values])
-    names, cells, _ = Section(header=[*columns], rows=rows).shown()
-    return text_table(names, cells)
-
-
-def _audit_row(check: RateCheck) -> tuple[str, ...]:
-    line, rate = check.line, check.recomputed_rate
-    printed = [number(line.loss, ".5f"), number(line.global_rate, ".2f"), number(line.rate, ".2f")]
-    compared = ["-", "-", "-"]
-    if rate is not None and check.explained is not None:
-        compared = [number(rate, ".2f"), number(line.rate - rate, "+.3f"), number(check.explained, ".3f")]
-    agrees = {True: "yes", False: "NO", None: "?"}[check.agrees]
-    return (number(line.global_step, "d"), *printed, *compared, agrees)
+    for check in audit.lines:
+        line, rate = check.line, check.recomputed_rate
+        columns = {
+            "step": (line.global_step, "d"), "loss": (line.loss, ".5f"), "global rate": (line.global_rate, ".2f"),
+            "rate": (line.rate, ".2f"), "recomputed": (rate, ".2f"), "off by": (line.rate - (rate or math.nan), "+.3f"),
+            "explained": (check.explained, ".3f"), "seconds/step": (line.step_s, ".4g"),
+            "tokens/sec/device": (line.tokens_per_sec, ",.0f"), "samples": (line.samples, ",d"),
+            "size": (line.global_batch_size, "d"), "epoch": (line.epoch, ".4g"),
+        }  # fmt: skip
+        cells = [
+            NONE if value is None or (math.isnan(value) and name != "loss") else number(value, style)
+            for name, (value, style) in columns.items()
+        ]
+        rows.append([*cells, {True: "yes", False: "NO", None: NONE}[check.agrees]])
+    header, cells_shown, _ = Section(header=[*columns, "agrees"], rows=rows).shown()
+    return text_table(header, cells_shown)

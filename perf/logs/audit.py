@@ -2,7 +2,8 @@
 
 With ``GlobalRate = samples / seconds`` the time of every line follows from its step, and a batch size cancels out of
 every rate, so steps stand in for samples: times here are seconds per sample of a step. What the lines do not tell is
-the step the run began at. It is searched for: 0, or up to one log window before the first line (a resumed run).
+the step the run began at: 0, or up to one log window before the first line (a resumed run). The end line tells, since
+its samples are a whole number for each step. Where it does not, no rate is called false.
 
 A tracker reads the clock for Rate, again for GlobalRate, and again for the total: the times differ by moments.
 """
@@ -10,20 +11,20 @@ A tracker reads the clock for Rate, again for GlobalRate, and again for the tota
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict, replace
 
-from perf.logs.runlog import SMOOTHING, EndLine, LoggedRun, LogLine, RefusedStart
+from perf.logs.runlog import SMOOTHING, EndLine, LoggedRun, LogLine
 
 LAST_DIGIT = 0.01  # of a printed rate, samples/sec: it may be off by as much (rounded or truncated)
 MOMENT_S = 0.001  # the most time that is allowed between two readings of the clock for one line, seconds
 
-# Starts that are tried beside step 0: the earliest of a larger log window, the latest where it is not known.
-_MOST_STARTS = 10_000
-_MOST_LINES = 100  # lines that each start is tried with: the later a line, the less its time depends on the start
+_MOST_STEPS = 10_000  # of a log window of which each step is taken for a possible start
+_MOST_STARTS = 20  # that are tried
 
 
 class RateCheck(Struct, frozen=True, kw_only=True):
@@ -40,26 +41,24 @@ class RateCheck(Struct, frozen=True, kw_only=True):
 class RunAudit(Struct, kw_only=True):
     """What the audit of one run found."""
 
-    first_line_number: int  # where in the log it begins, from 1
-    format: str = "cerebras"  # the name of the format its lines have, or the user's pattern
+    run: LoggedRun
     start_step: int = 0  # the step that `lines` assume its timed region began at
     start_is_certain: bool = False  # whether no other start fits the lines as well
     # samples per step, as the log says, or from the end line and `start_step`; None where they do not tell
     global_batch_size: int | None = None
     lines: list[RateCheck] = []  # one for each step line that was kept
-    evaluation_lines: int = 0  # how many lines of evaluations stand among them
-    end: EndLine | None = None  # the run's end line, if it got there
-    refused: RefusedStart | None = None  # its refusal to start
     problems: list[str] = []  # what does not fit together, in words
     notes: list[str] = []  # what could not be checked, and what needs no mending, in words
 
     def as_json(self) -> dict[str, Any]:
         """Return the audit as plain JSON values; rates in samples/sec, null for what is not a finite number."""
-        found = msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
-        for check in found["lines"]:
-            check.update(check.pop("line"))
-            del check["has_tail"]
-        return found
+        lines = [{**asdict(check.line), **asdict(check)} for check in self.lines]
+        for line in lines:
+            del line["line"], line["has_tail"]
+        about = ("first_line_number", "format", "num_evaluation_lines", "end", "refused")
+        found = {**{name: getattr(self.run, name) for name in about}, **asdict(self), "lines": lines}
+        del found["run"]
+        return msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Any])
 
 
 def audit_run(run: LoggedRun) -> RunAudit:
@@ -68,47 +67,35 @@ def audit_run(run: LoggedRun) -> RunAudit:
     Time and memory are proportional to the number of lines.
     """
     size = run.start.global_batch_size or None if run.start else None
-    audit = RunAudit(
-        first_line_number=run.first_line_number,
-        format=run.format,
-        global_batch_size=size,
-        evaluation_lines=run.num_evaluation_lines,
-        end=run.end,
-        refused=run.refused,
-    )
+    audit = RunAudit(run=run, global_batch_size=size)
     problems, notes = audit.problems, audit.notes
     if run.last_line is None:
         notes += ["an end line without step lines before it"] if run.end else []
         return audit
     if run.num_repeated:
-        notes.append(f"{run.num_repeated:,} lines of steps that were there already, as of other ranks, are left out")
+        notes.append(f"{run.num_repeated:,} lines that were there already, as of other ranks, are left out")
     if run.format != "cerebras":
         _audit_window_rates(audit, run)
         return audit
     window = _log_window(run)
-    audit.start_step, audit.start_is_certain = _find_start(run, window)
+    starts, is_known = _starts(run, window)
+    misfits = {start: sum(check.agrees is False for check in _checks(run, start, window)) for start in starts}
+    fewest = min(misfits.values())
+    fitting = [start for start in starts if misfits[start] == fewest]
+    fitting = [start for start in fitting if _samples_per_step(run, start).is_integer()] or fitting
+    audit.start_step, audit.start_is_certain = fitting[0], is_known and len(fitting) == 1
     by_end = _samples_per_step(run, audit.start_step)
-    if run.start is None and by_end.is_integer():
+    if not size and by_end.is_integer():
         audit.global_batch_size = size = int(by_end) or None
-    # No whole number: the last steps have no line, and are at most as many as the rest.
-    audit.lines = list(_checks(run, audit.start_step, window, MOMENT_S / (size or max(by_end / 2, 1))))
-    if not (size or by_end):  # what only a batch size of 1 explains is not known to agree
-        strict = _checks(run, audit.start_step, window, 0.0)
-        audit.lines = [
-            check if check.agrees is False or by_rounding.agrees else msgspec.structs.replace(check, agrees=None)
-            for check, by_rounding in zip(audit.lines, strict, strict=True)
-        ]
-    problems += [_problem(check) for check in audit.lines if check.agrees is False]
-    if problems and any(line.has_tail for line in run.lines):
-        notes.append(
-            f"{len(problems)} of its {len(audit.lines)} rates do not follow the published smoothing; its lines end in "
-            "a remaining time, and the releases that print one smooth in another way"
-        )
-        audit.lines = [msgspec.structs.replace(check, agrees=check.agrees or None) for check in audit.lines]
-        problems.clear()
-    if all(check.agrees is None for check in audit.lines):
-        notes.append("none of its rates could be checked")
-    elif not (size or by_end):
+    audit.lines = [*_checks(run, audit.start_step, window)]
+    why = "the step it began at is not known" * (not is_known)
+    if any(line.has_tail for line in run.lines):
+        why = "its lines end in a remaining time, and the releases that print one smooth in another way"
+    if why and fewest:
+        notes.append(f"rates that do not follow the published smoothing: {fewest} of {len(audit.lines)}; {why}")
+        audit.lines = [replace(check, agrees=check.agrees or None) for check in audit.lines]
+    problems += [_problem(check) for check in audit.lines if check.agrees is False or not _global_rate(check.line) > 0]
+    if not (size or by_end):
         notes.append("its batch size is not known, so each rate may differ by as much as a batch size of 1 allows")
     if run.num_left_out:
         notes.append(f"only its first {len(run.lines):,} lines were checked; {run.num_left_out:,} more were left out")
@@ -144,7 +131,7 @@ def printed_seconds(lines: Sequence[LogLine], global_batch_size: int, tokens_per
 def _audit_window_rates(audit: RunAudit, run: LoggedRun) -> None:
     """Check what the lines of another stack tell twice: the samples of a step, where they are counted and given."""
     audit.lines = [RateCheck(line=line) for line in run.lines]
-    audit.global_batch_size = run.lines[-1].global_batch_size
+    audit.global_batch_size = run.lines[-1].global_batch_size or audit.global_batch_size
     for before, line in pairwise(run.lines):
         steps, size = line.global_step - before.global_step, line.global_batch_size or 0
         if line.global_step in run.after_gap or not (size and before.samples and line.samples):
@@ -174,17 +161,15 @@ def _check_total(audit: RunAudit, end: EndLine, last_line: LogLine, *, is_whole:
     seconds = end.samples / global_rate
     # Two moments: the last line is written between the readings for its GlobalRate and for the total.
     error = 1.5 * LAST_DIGIT * seconds / global_rate + 2 * MOMENT_S
-    if not 0 < end.seconds < math.inf:
-        audit.problems.append(f"Processed {end.samples} sample(s) in {end.seconds} seconds: the time must be positive")
-    elif end.seconds > seconds + error:
+    if end.seconds > seconds + error:
         audit.notes.append(
             f"its total time of {end.seconds:.3f} s is {end.seconds - seconds:.3f} s longer than its lines explain "
             "(compilation, checkpoints and evaluation lie outside the lines)"
         )
-    elif end.seconds < seconds - error and is_whole:
+    elif is_whole and not (math.isnan(seconds) or end.seconds >= seconds - error):
         audit.problems.append(
-            f"{end.samples} samples in {end.seconds:.3f} s are {end.samples / end.seconds:.2f} samples/sec, but the "
-            f"last GlobalRate is {global_rate:.2f}: one of them is false"
+            f"{end.samples} samples in {end.seconds:.3f} s, but its last GlobalRate of {global_rate:.2f} samples/sec "
+            f"makes {seconds:.3f} s of them: one of them is false"
         )
 
 
@@ -194,45 +179,33 @@ def _samples_per_step(run: LoggedRun, start: int) -> float:
     return run.end.samples / steps if run.end and steps > 0 else 0.0
 
 
-def _find_start(run: LoggedRun, window: int | None) -> tuple[int, bool]:
-    """Return the step that a run with step lines began at: as its log says, else 0 or within one log window before.
+def _starts(run: LoggedRun, window: int | None) -> tuple[list[int], bool]:
+    """Return the steps that a run with step lines may have begun at, and whether these are all.
 
-    Also return whether no other start fits the lines as well. Of the starts that most of the first lines agree with,
-    one that makes the samples of the end line a whole number for each step comes first, then one that most lines
-    agree with by rounding alone, then the earliest. Where most lines disagree with every start, it is 0.
+    They are where the log says the step, or where the samples of its end line are a whole number for each step since
+    one of them. 0 and one usual log window before the first line are always among them, for a run whose last steps have
+    no line.
     """
     if run.start is not None:
-        return run.start.first_step - 1, True
+        return [run.start.first_step - 1], True
     first = run.lines[0].global_step
-    earliest = max(first - (window or _MOST_STARTS), 0)
-    fewest, fitting = _MOST_LINES, list[int]()
-    for start in sorted({0, *range(earliest, min(first, earliest + _MOST_STARTS))}):
-        moment = MOMENT_S / max(_samples_per_step(run, start), 1)
-        misfits = _num_misfits(run, start, window, moment, most=fewest)
-        if misfits < fewest:
-            fewest, fitting = misfits, []
-        if misfits == fewest:
-            fitting.append(start)
-    if fewest > min(len(run.lines), _MOST_LINES) / 2:  # another smoothing, say: no start can be believed
-        return 0, False
-    best = [start for start in fitting if _samples_per_step(run, start).is_integer()] or fitting
-    start = min(best, key=lambda start: _num_misfits(run, start, window, moment=0.0, most=_MOST_LINES))
-    return start, len(best) == 1 and (window or first) <= _MOST_STARTS
+    earliest = max(first - (window or first), 0)
+    possible = range(earliest, min(first, earliest + _MOST_STEPS)) if run.end else ()
+    whole = [start for start in possible if _samples_per_step(run, start).is_integer()]
+    is_known = 0 < len(whole) <= _MOST_STARTS and first - earliest <= _MOST_STEPS
+    return sorted({0, earliest, *(whole if is_known else ())}), is_known
 
 
-def _num_misfits(run: LoggedRun, start: int, window: int | None, moment: float, *, most: int) -> int:
-    """Return how many of the first lines disagree with a start, counted until they are more than `most`."""
-    misfits = (check for check in islice(_checks(run, start, window, moment), _MOST_LINES) if check.agrees is False)
-    return sum(1 for _ in islice(misfits, most + 1))
-
-
-def _checks(run: LoggedRun, start: int, window: int | None, moment: float) -> Iterator[RateCheck]:
-    """Yield a check of each line of a run that began at step `start`.
+def _checks(run: LoggedRun, start: int, window: int | None) -> Iterator[RateCheck]:
+    """Yield a check of each line of a run that began at step `start`; `window` is from `_log_window`.
 
     Smoothing goes on from the recomputed rate before, so that a false rate does not make the next look false; where
-    that one could not be checked, from the printed rate. `window` is from `_log_window`; `moment` is what is allowed
-    between readings of the clock, seconds per sample of a step.
+    that one could not be checked, from the printed rate.
     """
+    by_end = _samples_per_step(run, start)
+    # No whole number: the last steps have no line, and are at most as many as the rest.
+    size = run.start.global_batch_size if run.start else by_end if by_end.is_integer() else by_end / 2
+    moment = MOMENT_S / max(size, 1)  # that is allowed between readings of the clock, seconds per sample of a step
     last_step, last_time, last_rounding = start, 0.0, 0.0
     weight, past, past_error = 1.0, 0.0, 0.0  # of the window's rate; the rate before, and its error
     for line in run.lines:
@@ -240,8 +213,9 @@ def _checks(run: LoggedRun, start: int, window: int | None, moment: float) -> It
         steps, time = line.global_step - last_step, (line.global_step - start) / global_rate
         rounding = time * LAST_DIGIT / 2 / global_rate
         seconds, error = time - last_time, rounding + last_rounding + moment  # NaN after a line that tells no time
-        # The first line of an unknown log window need not be the first of its run.
-        is_cut = line.global_step in run.after_gap or (line is run.lines[0] if window is None else steps > window)
+        # The first line of an unknown log window need not be the first of its run, nor the second be the next.
+        most = window or (0 if line is run.lines[0] else run.lines[0].global_step)
+        is_cut = line.global_step in run.after_gap or steps > most
         rate = explained = agrees = None
         if seconds > error and not is_cut:
             rate = weight * steps / seconds + (1 - weight) * past
@@ -257,17 +231,16 @@ def _checks(run: LoggedRun, start: int, window: int | None, moment: float) -> It
 
 
 def _global_rate(line: LogLine) -> float:
-    """Return the GlobalRate of a line; NaN far beyond what can be, where the products of times overflow or vanish."""
-    return line.global_rate if 1e-60 < line.global_rate < 1e60 else math.nan
+    """Return the GlobalRate of a line; NaN at step 0, or far beyond what can be, where products of times overflow."""
+    return line.global_rate if line.global_step and 1e-60 < line.global_rate < 1e60 else math.nan
 
 
 def _log_window(run: LoggedRun) -> int | None:
-    """Return the usual number of steps between two lines, of equals the largest.
+    """Return the usual number of steps between two lines, of equals the largest; None where the lines leave it open.
 
-    None where the lines leave it open: the only step between two lines can be shorter, if the second is the run's last.
-    So can the last of several, and the first after a known start.
+    The last lines can be closer, and so can be the first after a known start.
     """
-    known = [] if run.start is None else [run.start.first_step - 1]
-    steps = [later - earlier for earlier, later in pairwise([*known, *(line.global_step for line in run.lines)])]
-    whole = steps[len(known) : -1]
-    return max(statistics.multimode(whole), default=max(steps) if known else None)
+    steps = [later.global_step - earlier.global_step for earlier, later in pairwise(run.lines)]
+    if len(steps) > 1:
+        return max(statistics.multimode(steps[:-1]))
+    return max([run.lines[0].global_step - run.start.first_step + 1, *steps]) if run.start else None

@@ -1,16 +1,16 @@
 """Training logs read: the formats of known stacks (formats.toml), or a pattern of the user's; lines; whole runs."""
 
+import json
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, TextIO
+from typing import TextIO
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
-from perf.errors import DataError
 from perf.logs.runlog import AnyLine, EndLine, EvaluationLine, LoggedRun, LogLine, RefusedStart, StartLine
 
 LONGEST_LINE = 2**20  # characters of a line that are read; a longer line counts as damaged
@@ -24,8 +24,9 @@ _KINDS: dict[str, Callable[..., AnyLine]] = {
 }
 # What stands for parts of patterns. Possessive quantifiers (++, *+, ?+) never give back what they took.
 _PARTS = {
-    "<number>": r"[-+]?+(?i:(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[-+]?+\d++)?+|nan|inf)",
+    "<number>": r"[-+]?+(?i:(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[-+]?+\d++)?+|nan|inf(?:inity)?+)",
     "<count>": r"\d{1,15}+",
+    "<quote>": "['\"\u2018\u2019]",
     "<before>": r"(?<![\w.])",  # whatever stands before a line, it must not run into it
     "<after>": r"(?![\w.])",
 }
@@ -43,7 +44,15 @@ class Format(Struct, frozen=True, kw_only=True):
     once: re.Pattern[str] | None = None  # what a line may have once
 
     def parse(self, text: str, *, number: int = 0) -> AnyLine | None:
-        """Return what a line says, as `parse_line`; `number` is the step of a line that does not say its own."""
+        """Return what one line of a log says, or None for a line that says nothing about training steps.
+
+        Timestamps, levels, device prefixes, colours and trailing fields are ignored. `number` is the step of a line
+        that does not say its own. Raises ValueError: the line is marked as one of the log but is not one whole line, or
+        is longer than `LONGEST_LINE`, or says a number that is none.
+        """
+        if len(text) > LONGEST_LINE:
+            raise ValueError(f"longer than {LONGEST_LINE:,} characters, so it was not read: {text[:120]!r}")
+        text = _COLOUR.sub("", text).strip()
         kind, match = next(((k, m) for k, p in self.patterns.items() if (m := p.search(text))), ("", None))
         several, mark = match and self.once and len(self.once.findall(text)) > 1, match is None and self.mark
         if several or (mark and mark.search(text)):
@@ -53,10 +62,14 @@ class Format(Struct, frozen=True, kw_only=True):
         found = {name: _value(name, said) for name, said in match.groupdict().items() if said is not None}
         if "step_ms" in found:
             found["step_s"] = found.pop("step_ms") / 1e3
-        if kind == "step":
-            found.setdefault("global_step", number)
+        if "steps_per_sec" in found:
+            found["step_s"] = 1 / (found.pop("steps_per_sec") or math.inf)
+        if "global_step" in found:  # then nothing need be made of the epoch
+            found.pop("epoch", None)
+        elif kind == "step":
+            found["global_step"] = number
         if kind == "end" and "rate" in found:
-            found["samples"] = round(found.pop("rate") * found["seconds"])
+            found["samples"] = _value("samples", f"{found.pop('rate') * found['seconds']:.0f}")
         return _KINDS[kind](**found)
 
 
@@ -64,64 +77,50 @@ def _value(name: str, said: str) -> int | float | bool:
     if name == "has_tail":
         return True
     is_count = name in ("samples", "batch") or name.endswith(("_step", "_steps", "_size"))
-    return int(said) if is_count else float(said.replace(",", ""))
+    text = said.replace(",", "")
+    if is_count and not re.fullmatch(r"\d{1,15}", text, re.ASCII):
+        raise ValueError(f"{name} is no whole number of at most 15 digits: {said[:40]!r}")
+    return int(text) if is_count else float(text)
 
 
 def _compiled(pattern: str | Sequence[str]) -> re.Pattern[str]:
     text = pattern if isinstance(pattern, str) else "".join(pattern)
     for name, part in _PARTS.items():
         text = text.replace(name, part)
+    # Whatever stands before a text, and the text: not beyond a brace, nor beyond the next "iteration 5".
+    text = re.sub(r"<upto ([^>]+)>", r"(?:(?!\1|iteration\\s++\\d)[^{}])*+\1", text)
     return re.compile(text, re.ASCII)
 
 
-def _known() -> dict[str, Format]:
-    """Return the formats of formats.toml, by name."""
-    found = {}
-    for name, table in tomllib.loads(files("perf.logs").joinpath("formats.toml").read_text(encoding="utf-8")).items():
-        patterns = {kind: _compiled(table[kind]) for kind in _KINDS if kind in table}
-        mark = _compiled(table["mark"])
-        once = _compiled(table["once"]) if "once" in table else mark
-        found[name] = Format(name=name, patterns=patterns, mark=mark, once=once)
-    return found
+def _known(name: str, table: Mapping[str, str | Sequence[str]]) -> Format:
+    found = {part: _compiled(table[part]) for part in (*_KINDS, "mark", "once") if part in table}
+    mark = found.pop("mark")
+    return Format(name=name, once=found.pop("once", mark), mark=mark, patterns=found)
 
 
-FORMATS = _known()
+_TABLES = tomllib.loads(files("perf.logs").joinpath("formats.toml").read_text(encoding="utf-8"))
+FORMATS = {name: _known(name, table) for name, table in _TABLES.items()}
+parse_line = FORMATS["cerebras"].parse  # a line of this project, or of the reference stack
 
 
 def find_format(text: str) -> Format:
     """Return the format of a name, or of a pattern of a step line: groups named after the fields of a `LogLine`.
 
-    Raises:
-        ValueError: it is neither.
+    Raises ValueError: it is neither.
     """
     if text in FORMATS:
         return FORMATS[text]
     known = [field.name for field in fields(LogLine) if field.name != "has_tail"]
-    names = f"one of {', '.join(FORMATS)}, or a pattern with a group loss, such as 'step (?P<global_step>\\d+) loss "
+    needed = f"{', '.join(FORMATS)} or a pattern like 'step (?P<global_step>\\d+) loss (?P<loss>\\S+)' is needed"
     try:
         pattern = _compiled(text)
     except re.error as error:
-        raise ValueError(f"format {text!r}: is no regular expression ({error}); {names}(?P<loss>\\S+)'") from None
-    if odd := [name for name in pattern.groupindex if name not in known]:
-        raise ValueError(f"format {text!r}: has a group {odd[0]}, and groups are {', '.join(known)}")
-    if "loss" not in pattern.groupindex:
-        raise ValueError(f"format {text!r}: is {names}(?P<loss>\\S+)'")
+        raise ValueError(f"format {text!r}: is no regular expression ({error}); {needed}") from None
+    groups = pattern.groupindex.keys()
+    if "loss" not in groups or not groups <= {*known}:
+        found = f"has the groups {', '.join(groups)}" if groups else "has no group"
+        raise ValueError(f"format {text!r}: {found}; {needed}; loss must be one, and others can be {', '.join(known)}")
     return Format(name=text, patterns={"step": pattern})
-
-
-def parse_line(text: str, form: Format = FORMATS["cerebras"], *, number: int = 0) -> AnyLine | None:
-    """Return what one line of a log says, or None for a line that says nothing about training steps.
-
-    Timestamps, levels, device prefixes, colours and trailing fields are ignored. `number` is the step of a line whose
-    format does not say it.
-
-    Raises:
-        ValueError: the line has the marks of a step, evaluation or end line but is not a whole one, or is more than
-            one, or is longer than `LONGEST_LINE`, or says a number that is none.
-    """
-    if len(text) > LONGEST_LINE:
-        raise ValueError(f"longer than {LONGEST_LINE:,} characters, so it was not read: {text[:120]!r}")
-    return form.parse(_COLOUR.sub("", text).strip(), number=number)
 
 
 class DamagedLine(Struct, frozen=True, kw_only=True):
@@ -132,7 +131,11 @@ class DamagedLine(Struct, frozen=True, kw_only=True):
 
 
 class LogReader:
-    """Reads a log line by line. The first format of which there is a line is the log's. Only one run is kept."""
+    """Reads a log line by line. The first format of which there is a line is the log's. Only one run is kept.
+
+    A new run begins after an end line or a refusal, and where the step falls. A step that is there already (another
+    rank, another log handler) counts once.
+    """
 
     def __init__(self, formats: Iterable[Format] = FORMATS.values()) -> None:
         self.current: LoggedRun | None = None  # the run whose lines are read
@@ -146,7 +149,7 @@ class LogReader:
         last = self.current.last_line if self.current and not self.current.end else None
         number = last.global_step + 1 if last else 1
         try:
-            each = ((form, parse_line(text, form, number=number)) for form in self._formats)
+            each = ((form, form.parse(text, number=number)) for form in self._formats)
             form, found = next((pair for pair in each if pair[1]), (self._formats[0], None))
         except ValueError as error:
             yield DamagedLine(number=self._number, reason=str(error))
@@ -157,7 +160,7 @@ class LogReader:
         self._formats, self._previous = [form], found
         match = _RANK.match(_COLOUR.sub("", text))
         rank = match[0].strip() if match else ""
-        if isinstance(found, LogLine) and self.current and self.current.repeats(found, rank):
+        if self.current and self.current.repeats(found, rank):
             self.current.num_repeated += 1
             return
         if self.current and self.current.ends_before(found):
@@ -170,11 +173,7 @@ class LogReader:
 
 
 def parse_log(lines: Iterable[str], formats: Iterable[Format] = FORMATS.values()) -> Iterator[LoggedRun | DamagedLine]:
-    """Yield every run of a log once its last line is known, and every damaged line as it comes.
-
-    A new run begins after an end line or a refusal, and where the step falls. A step that is there already (another
-    rank, another log handler) counts once.
-    """
+    """Yield every run of a log once its last line is known, and every damaged line as it comes."""
     reader = LogReader(formats)
     for text in lines:
         yield from reader.read(text)
@@ -183,41 +182,21 @@ def parse_log(lines: Iterable[str], formats: Iterable[Format] = FORMATS.values()
 
 
 def read_lines(stream: TextIO) -> Iterator[str]:
-    """Yield the lines of `stream`; of one longer than `LONGEST_LINE`, its beginning, one character over the limit."""
+    """Yield the lines of `stream`; of one longer than `LONGEST_LINE`, its beginning, one character over the limit.
+
+    Opened with universal newlines, a carriage return ends a line, too, as between the states of a progress bar.
+    """
     while piece := stream.readline(LONGEST_LINE + 1):
         yield piece
         while len(piece) > LONGEST_LINE and not piece.endswith("\n"):
             piece = stream.readline(LONGEST_LINE + 1)
 
 
-class _State(Struct):
-    """A ``trainer_state.json`` of Hugging Face's Trainer, as far as it is read."""
-
-    log_history: list[dict[str, Any]]
-
-
-def read_trainer_state(text: str) -> LoggedRun | None:
-    """Return the run that a ``trainer_state.json`` tells of; None where the text is none, or tells of no step.
-
-    Raises:
-        DataError: it is one, and has something else than numbers.
-    """
+def history_lines(text: str) -> list[str]:
+    """Return what a ``trainer_state.json`` of Hugging Face's Trainer tells as the lines that it prints; none if none."""
     try:
-        history = msgspec.json.decode(text, type=_State).log_history
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-    try:
-        run = LoggedRun(first_line_number=1, format="hf-trainer")
-        for entry in history:
-            if "loss" in entry:
-                line = {"global_step": entry["step"], "loss": entry["loss"], "epoch": entry.get("epoch")}
-                run.add(msgspec.convert(line, LogLine, strict=False), after_gap=False)
-            run.num_evaluation_lines += "eval_loss" in entry
-            if "train_runtime" in entry:
-                seconds = float(entry["train_runtime"])
-                run.end = EndLine(samples=round(seconds * float(entry["train_samples_per_second"])), seconds=seconds)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"trainer_state.json: log_history is damaged: {error!r}; give the file that the Trainer wrote"
-        ) from None
-    return run if run.lines else None
+        history = json.loads(text)["log_history"]
+        # The loss comes first, as it is printed: so what is no whole entry is told as damaged.
+        return [json.dumps({name: entry[name] for name in sorted(entry, key="loss".__ne__)}) for entry in history]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return []

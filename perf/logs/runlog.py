@@ -3,6 +3,7 @@
 import math
 from typing import Self
 
+import msgspec
 from msgspec import Struct
 
 SMOOTHING = 0.6  # weight of the newest log window in the smoothed rate; the rest is the previous rate's
@@ -27,11 +28,7 @@ class Rates(Struct, frozen=True, kw_only=True):
     rate: float = math.nan
 
     def at(self, mark: Mark) -> Self:
-        """Return the rates once the log window from the latest mark to `mark` has ended.
-
-        Raises:
-            ValueError: the clock did not advance.
-        """
+        """Return the rates once the log window up to `mark` has ended. Raises ValueError: the clock did not advance."""
         window = _per_sec(self.latest, mark)
         rate = window if math.isnan(self.rate) else SMOOTHING * window + (1 - SMOOTHING) * self.rate
         return type(self)(began=self.began, latest=mark, rate=rate)
@@ -49,11 +46,11 @@ def _per_sec(start: Mark, end: Mark) -> float:
 
 
 class StartLine(Struct, frozen=True, kw_only=True):
-    """What this project prints before the lines of a run; other logs have none."""
+    """What this project prints before the lines of a run; other logs say a batch size at most."""
 
     global_batch_size: int
-    first_step: int
-    last_step: int
+    first_step: int = 0
+    last_step: int = 0
 
     def __str__(self) -> str:
         return f"Global batch size {self.global_batch_size}, steps {self.first_step} to {self.last_step}"
@@ -73,7 +70,8 @@ class LogLine(Struct, frozen=True, kw_only=True):
     tokens_per_sec: float | None = None  # of one device
     samples: int | None = None  # completed since training began
     global_batch_size: int | None = None
-    epoch: float | None = None
+    epoch: float | None = None  # where the line does not say its step
+    learning_rate: float | None = None
 
     def __str__(self) -> str:
         return (
@@ -83,13 +81,11 @@ class LogLine(Struct, frozen=True, kw_only=True):
 
 
 class EvaluationLine(Struct, frozen=True, kw_only=True):
-    """One line of an evaluation; rates in samples/sec. What a format does not say is None."""
+    """One line of an evaluation. What a format does not say is None."""
 
     global_step: int | None = None
     batch: int | None = None
     loss: float | None = None
-    rate: float | None = None
-    global_rate: float | None = None
 
 
 class EndLine(Struct, frozen=True, kw_only=True):
@@ -123,7 +119,7 @@ class LoggedRun(Struct, kw_only=True):
     last_line: LogLine | None = None  # its last step line, also where that is not kept
     num_left_out: int = 0  # how many step lines are not kept
     num_evaluation_lines: int = 0  # how many lines of evaluations stand among them
-    num_repeated: int = 0  # how many step lines are of a step that it has already, as of other ranks
+    num_repeated: int = 0  # how many lines say what it has already, as of other ranks
     after_gap: set[int] = set()  # the steps of those lines before which a line was damaged
     end: EndLine | None = None  # its end line, if it got there
     refused: RefusedStart | None = None  # its refusal to start, which then is all there is of it
@@ -147,13 +143,13 @@ class LoggedRun(Struct, kw_only=True):
         else:
             self.refused = found
 
-    def repeats(self, found: LogLine, rank: str) -> bool:
-        """Tell whether a step line says again what is here: another rank prints it, or another handler."""
+    def repeats(self, found: AnyLine, rank: str) -> bool:
+        """Tell whether a line says again what is here: another rank prints it, or another handler."""
         last = self.last_line
-        if last is None or found == last:
-            return last is not None
-        if found.epoch is not None:  # whose format does not say the step
-            return (found.epoch, found.loss) == (last.epoch, last.loss)
+        if self.end or last is None or not isinstance(found, LogLine):
+            return self.end is not None and isinstance(found, EndLine)
+        if found.epoch is not None:  # whose line does not say the step
+            return msgspec.structs.replace(found, global_step=last.global_step) == last
         return found.global_step == last.global_step or (found.global_step < last.global_step and rank != self.rank)
 
     def ends_before(self, found: AnyLine) -> bool:

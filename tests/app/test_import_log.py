@@ -10,9 +10,10 @@ import pytest
 
 from perf.app import import_log as logs
 from perf.app.import_log import EXIT_AGREE, EXIT_DAMAGED, EXIT_DISAGREE
-from perf.cli import EXIT_DONE, main
+from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM
-from tests.logs import published
+from perf.printable import WIDTH
+from tests.logs import published, wild
 from tests.logs.mutations import healthy_log, mutated_log
 
 NUM_MUTATIONS = int(os.environ.get("STEPMARK_MUTATIONS", "200"))
@@ -61,7 +62,7 @@ def test_the_exit_code_tells_what_is_wrong(capsys: pytest.CaptureFixture[str]) -
     assert "false.log: Run from line 1" in out
     assert "damaged.log: Line 8" in out
     assert err.count("\n") == 1
-    assert "none.log: has no line like" in err
+    assert "none.log: has no line in the format cerebras or" in err
 
 
 def test_several_files_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +93,21 @@ def test_standard_input_is_read_until_it_ends(
         assert "Run from line 1: global batch size 1024, begun at step 0, 10 lines" in capsys.readouterr().out
         os.fstat(stdin.fileno())
         assert main(["import-log", "-"]) == EXIT_PROBLEM
-        assert "standard input: has no line like" in capsys.readouterr().err
+        assert "standard input: has no line in the format" in capsys.readouterr().err
+
+
+def test_a_carriage_return_ends_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progress bar draws over itself; what it leaves in a file or a pipe are lines."""
+    bar = "\r 50%|##  | 1/2 [00:01<00:01]"
+    lines = [f"{{'loss': {loss}, 'epoch': {loss}}}" for loss in (1.5, 2.5)]
+    Path("run.log").write_bytes(f"{bar}\r   {lines[0]}  {bar}\r   {lines[1]}{bar}\r\n".encode())
+    assert main(["import-log", "run.log"]) == EXIT_AGREE
+    by_file = capsys.readouterr().out
+    assert "hf-trainer, 2 lines" in by_file
+    with Path("run.log").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert main(["import-log", "-"]) == EXIT_AGREE
+    assert capsys.readouterr().out == by_file
 
 
 def test_a_special_file_is_refused_unread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,18 +154,85 @@ def test_damaged_lines_are_counted_where_they_are_too_many_to_show(
 def test_a_healthy_log_with_evaluations_agrees(capsys: pytest.CaptureFixture[str]) -> None:
     """What the mutations below begin with has nothing wrong; its evaluation lines are counted."""
     assert main(["import-log", write("run.log", healthy_log())]) == EXIT_AGREE
-    assert capsys.readouterr().out.count("10 lines, 1 of evaluation") == 2
+    assert capsys.readouterr().out.count("10 lines, 1 of\n  evaluation") == 2
+
+
+@pytest.mark.parametrize("sample", wild.SAMPLES, ids=lambda sample: sample.source[-40:])
+def test_a_log_of_any_stack_is_shown_within_80_columns(sample: wild.Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a file and through a pipe, as text and as JSON; what is whole is never called damaged or false."""
+    name = f"run.{'json' if sample.stack == wild.TRAINER_STATE else 'log'}"
+    Path(name).write_text(sample.text, encoding="utf-8", newline="")
+    code = main(["import-log", name])
+    out, err = capsys.readouterr()
+    assert sample.is_broken or code == (EXIT_AGREE if sample.num_runs else EXIT_PROBLEM)
+    shown = [line for line in out.splitlines() if not line.startswith("Line ")]
+    assert all(len(line) <= WIDTH for line in shown)
+    assert (err == "") == (code != EXIT_PROBLEM)
+    assert main(["import-log", "--json", name]) == code
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert sample.is_broken or sum(len(run["lines"]) for run in runs) == sample.num_lines
+
+
+def test_a_format_is_a_name_or_a_pattern(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it is not is said in one line that names what there is; a log without such lines is named."""
+    name = write("run.log", ["step 1,000 loss 2.5", "noise", "step 1,010 loss nan", "step 1,020 loss much"])
+    assert main(["import-log", name]) == EXIT_PROBLEM
+    assert main(["import-log", "--format", "torchtitan", name]) == EXIT_PROBLEM
+    assert "run.log: has no line in the format torchtitan, in UTF-8" in capsys.readouterr().err
+    pattern = r"step (?P<global_step>[\d,]+) loss (?P<loss>\S+)"
+    assert main(["import-log", "--format", pattern, name]) == EXIT_DAMAGED
+    out = capsys.readouterr().out
+    assert "2 lines" in out
+    assert "1010      nan" in out
+    assert "Line 4: could not convert string to float: 'much'" in out
+    for wrong in ("nonsense", "(?P<loss>", r"(?P<los>\d)", r"step (?P<global_step>\d+)", ""):
+        assert main(["import-log", "--format", wrong, name]) == EXIT_USAGE
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert f"--format {wrong!r}: " in err
+        assert "cerebras, cerebras-tensorflow, hf-trainer, torchtitan, megatron or a pattern like" in err
+
+
+def test_samples_that_contradict_the_batch_size_disagree(capsys: pytest.CaptureFixture[str]) -> None:
+    """Megatron's lines say both; a batch that is ramped up lies between its first and its last size."""
+    line = (
+        " iteration {0:8d}/     100 | consumed samples: {1:12d} | elapsed time per iteration (ms): 100.0 |"
+        " global batch size: {2:5d} | lm loss: 1.0E+00 |"
+    )
+    lines = [line.format(10, 160, 16), line.format(20, 400, 32), line.format(30, 720, 32)]
+    assert main(["import-log", write("run.log", lines)]) == EXIT_AGREE
+    assert main(["import-log", write("run.log", [*lines, line.format(40, 1041, 32)])]) == EXIT_DISAGREE
+    assert "step 40: 321 samples since step 30, and 320 are needed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('{"log_history": [{"loss": 1.5, "epoch": 1.0, "step": 5}]}', EXIT_AGREE),
+        ('{"loss": 1.5, "epoch": 1.0, "step": 5}\n{"loss": 1.4, "epoch": 2.0, "step": 10}', EXIT_AGREE),
+        ('{"log_history": [{"loss": "x", "step": 5}]}', EXIT_DAMAGED),
+        ('{"log_history": [{"loss": 1, "epoch": 1}, {"train_runtime": 1, "train_samples_per_second": 1e999}]}', EXIT_DAMAGED),
+        ('{"log_history": [5]}', EXIT_PROBLEM),
+        ('{"log_history": [', EXIT_PROBLEM),
+        ('{"a": 1}', EXIT_PROBLEM),
+    ],
+)  # fmt: skip
+def test_json_is_a_history_or_lines(text: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trainer_state.json has a history; a file of JSON lines is a log as any other."""
+    assert main(["import-log", write("some.json", [text])]) == code
+    assert ("some.json: has no line" in capsys.readouterr().err) == (code == EXIT_PROBLEM)
 
 
 def test_no_mutated_log_breaks_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     """Every one ends in a report without control characters or in one error line; JSON stays JSON."""
     for seed in range(NUM_MUTATIONS):
-        Path("mutated.log").write_bytes(mutated_log(seed))
-        code = main(["import-log", "mutated.log"])
+        name = "mutated.json" if b'"log_history"' in (log := mutated_log(seed)) else "mutated.log"
+        Path(name).write_bytes(log)
+        code = main(["import-log", name])
         out, err = capsys.readouterr()
         assert code in (EXIT_AGREE, EXIT_PROBLEM, EXIT_DAMAGED, EXIT_DISAGREE), seed
         assert all(character.isprintable() or character == "\n" for character in out + err), seed
         assert (err.count("\n"), "error: " in err) == ((1, True) if code == EXIT_PROBLEM else (0, False)), seed
         assert bool(out) == (code != EXIT_PROBLEM), seed
-        assert main(["import-log", "--json", "mutated.log"]) == code, seed
+        assert main(["import-log", "--json", name]) == code, seed
         json.loads(capsys.readouterr().out)

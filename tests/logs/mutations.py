@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from tests.logs import published
+from tests.logs import published, wild
 
 _EVALUATION = (
     "2025-01-02 03:04:05,006 INFO:   | Eval Device=CSX, GlobalStep=1000, Batch=100, Loss=5.92817, "
@@ -15,10 +15,16 @@ _NUMBERS = (
     "nan", "inf", "-inf", "-1", "0", "0.00", "1e999", "1e-999", "9" * 15, "9" * 16, "1" * 5000, "0." + "0" * 400 + "1",
     "\u0663\u0664", "\uff11\uff12", "1_000", "0x10", "1e5", ".", "",
 )  # fmt: skip
+_NAMES = (
+    "Step=", "Loss=", " Rate=", "GlobalRate=", "Processed ", " in ", "'loss': ", "'loss': '", "'epoch': ", "'step': ",
+    "'global_step/max_steps': '", "step: ", "loss: ", "loss:  ", "tps: ", "iteration       ", "samples:     ", "(ms): ",
+    "(s): ", "size:    ", "seconds ", "loss\": ", "step\": ", "train_runtime\": ", "global batch size ", "loss = ", "(",
+)  # fmt: skip
 _TEXTS = (
     "\x1b]0;title\x07", "\x1b[2J", "\x1b[" + "0" * 3000, "\0", "\x85", "\u2028", "\u202e", "\r", "\b" * 5, "\ufeff",
     "Step=", "Loss=", "Processed ", " sample(s) in ", "| Eval ", "Global batch size 8, steps 0 to 0", "GlobalStep=7",
     "Global batch size 0, steps 7 to 9", "Initial global step 5 already exceeds max step 5.", ", TimeRemaining>0:07:35",
+    "{", "}", "{'loss': 1, ", "iteration 5/ 9 |", "step: 7  loss: 1", "'", "\\", "[", "null", "| lm loss: nan",
 )  # fmt: skip
 
 
@@ -32,9 +38,9 @@ def healthy_log() -> list[str]:
 
 
 def mutated_log(seed: int) -> bytes:
-    """Return a log with one to six mutations drawn by `seed`."""
+    """Return a log, the published one or one of another stack, with one to six mutations drawn by `seed`."""
     draw = random.Random(seed)
-    lines = healthy_log()
+    lines = draw.choice([healthy_log(), draw.choice(wild.SAMPLES).text.split("\n")])
     for _ in range(draw.randint(1, 6)):
         if not lines:
             break
@@ -64,7 +70,7 @@ def _insert(line: str, draw: random.Random) -> str:
 
 
 def _other_number(line: str, draw: random.Random) -> str:
-    name = draw.choice(["Step=", "Loss=", " Rate=", "GlobalRate=", "Processed ", " in "])
+    name = draw.choice([name for name in _NAMES if name in line] or ["Step="])
     head, found, rest = line.partition(name)
     return head + found + draw.choice(_NUMBERS) + rest.lstrip("0123456789.") if found else line
 

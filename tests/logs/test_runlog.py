@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perf.logs import parsing, runlog
-from perf.logs.parsing import DamagedLine, parse_line, parse_log, read_lines
+from perf.logs.parsing import DamagedLine, Format, parse_line, parse_log, read_lines
 from perf.logs.runlog import EndLine, EvaluationLine, LoggedRun, LogLine, Mark, Rates, RefusedStart, StartLine
 from tests.logs import published
 
@@ -132,15 +133,37 @@ def test_lines_of_an_evaluation_are_not_training() -> None:
     """
     line = published.log_lines(1024)[0]
     assert parse_line(f"2024-03-14 03:20:31,277 INFO:   | Eval Device=CSX, {line}") == EvaluationLine(
-        global_step=100, batch=None, loss=9.48438, rate=4930.28, global_rate=4930.29
+        global_step=100, loss=9.48438
     )
     assert parse_line(
         "2025-01-02 03:04:05,006 INFO:   | Eval Device=CSX, GlobalStep=1000, Batch=100, Loss=5.92817, "
         "Rate=1172.36 samples/sec, GlobalRate=1170.91 samples/sec, LoopTimeRemaining=0:00:00, TimeRemaining=0:00:00"
-    ) == EvaluationLine(global_step=1000, batch=100, loss=5.92817, rate=1172.36, global_rate=1170.91)
+    ) == EvaluationLine(global_step=1000, batch=100, loss=5.92817)
     assert parse_line(f"/data/eval/run.py INFO {line}") == line
     with pytest.raises(ValueError, match="not one whole line"):
         parse_line("| Eval Device=CSX, GlobalStep=1000, Batch=100, Loss=5.9")
+
+
+def test_lines_of_another_program_are_no_damage() -> None:
+    """PyTorch/XLA's examples print lines that look like it; words such as these stand in no whole line of ours."""
+    assert (
+        parse_line("| Training Device=xla:0/3 Epoch=1 Step=280 Loss=0.05 Rate=523.61 GlobalRate=486.54 Time=1") is None
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "Training Complete. Completed 64 sample(s) in 2.5 seconds.",
+        "Training completed successfully! Processed 64 sample(s) in 2.5 seconds.",
+        "INFO:   Processed 64 training sample(s) in 2.5 seconds",
+    ],
+)
+def test_ends_of_every_release_are_read(end: str) -> None:
+    """With and without a sentence before, the word "training" and a period; cut before that, they are damaged."""
+    assert parse_line(end) == EndLine(samples=64, seconds=2.5)
+    with pytest.raises(ValueError, match="not one whole line"):
+        parse_line(end.rstrip(".").removesuffix("s"))
 
 
 def test_evaluations_part_no_run() -> None:
@@ -194,11 +217,29 @@ def test_no_line_makes_the_parser_backtrack(head: str, repeated: str, length: in
         parse_line(head + repeated * (length // len(repeated)))
 
 
+@pytest.mark.parametrize("form", parsing.FORMATS.values(), ids=parsing.FORMATS)
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "{'loss': ", "{'loss': 1, ", "{'loss': 1, 'epoch': 1, ", "'loss': 1, ", "{'eval_loss': ", "{'train_runtime': 1, ",
+        "{", "step: ", "step: 1 loss: ", "step: 1/1 = 1", "validate step: 1 ", "tps: ", "iteration ", "iteration 1/ ",
+        "iteration 1/1 | ", "iteration 1/1 | lm loss", "elapsed time per iteration (ms): ", "validation loss at iteration ",
+        "global step 1: loss = ", "| Eval ", "| Eval Device=CSX, Step=", "Completed 1 sample(s) in ", "Training Device=",
+        "Total train batch size ", "1", " ", "'", "| ", "\x1b[",
+    ],
+)  # fmt: skip
+def test_no_line_makes_a_format_backtrack(form: Format, repeated: str) -> None:
+    """Fragments of lines, repeated: with patterns that backtrack this test would not end."""
+    for head in ("", "{'loss': 1, 'epoch': 1, ", "iteration 1/1 | lm loss: 1 "):
+        with contextlib.suppress(ValueError):
+            form.parse(head + repeated * (parsing.LONGEST_LINE // 4 // len(repeated)))
+
+
 def test_every_repetition_in_the_patterns_is_possessive() -> None:
     """What a pattern took it never gives back, so a search cannot try the same digits again and again."""
     patterns = [value for value in vars(parsing).values() if isinstance(value, re.Pattern)]
     patterns += [pattern for form in parsing.FORMATS.values() for pattern in form.patterns.values()]
-    assert len(patterns) == 14
+    assert len(patterns) == 18
     for pattern in patterns:
         for repetition in re.finditer(r"(?<!\\)(?:\\d|\]|\\s)(?:[*+?]|\{\d+,\d+\})(.?)", pattern.pattern):
             assert repetition[1] == "+", (pattern.pattern, repetition[0])
