@@ -40,7 +40,7 @@ class Runner:
 
     def __init__(self, stack: ExitStack, side: Side) -> None:
         self._where = f"{side.name} side ({side.text}): " if side.name else ""
-        self._timeout_s = side.timeout_s or ANSWER_TIMEOUT_S
+        self._timeout_s = max(side.timeout_s or 0.0, ANSWER_TIMEOUT_S)
         self._can, self._unread, mark = frozenset[str](), b"", uuid.uuid4().hex
         with hold_signals():
             # No pipe: the process need not wait for a reader.
@@ -205,13 +205,14 @@ def asked_once(side: Side, case: CaseSpec) -> wire.Counted:
 def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str, grace_s: float) -> list[int]:
     """Kill a process and all that it has started; return which are still there after `END_TIMEOUT_S`.
 
-    With `grace_s`, its group is asked to end before that: a launcher ends what it has started on other machines.
+    With `grace_s`, what it has started is asked to end before that: a launcher ends its tasks on other machines.
     """
-    if grace_s and process.poll() is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGTERM)
+    if grace_s:
         asked_s = time.monotonic()
-        while _marked(mark) and time.monotonic() < asked_s + grace_s:
+        for pid in _marked(mark) - {process.pid}:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGTERM)
+        while _marked(mark) - {process.pid} and time.monotonic() < asked_s + grace_s:
             time.sleep(0.01)
     deadline_s = time.monotonic() + END_TIMEOUT_S
     with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
@@ -225,7 +226,7 @@ def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str, grace_s
         return [process.pid]
     while left := _marked(mark):
         if time.monotonic() > deadline_s:
-            return left
+            return sorted(left)
         for pid in left:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -233,10 +234,10 @@ def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str, grace_s
     return []
 
 
-def _marked(mark: str) -> list[int]:
+def _marked(mark: str) -> set[int]:
     """Return the processes with this `MARK` in their environment: it is empty where they have ended."""
     # None: it is another user's
-    return [one.pid for one in psutil.process_iter(["environ"]) if (one.info["environ"] or {}).get(MARK) == mark]
+    return {one.pid for one in psutil.process_iter(["environ"]) if (one.info["environ"] or {}).get(MARK) == mark}
 
 
 def _quoted(text: str) -> str:
