@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 from perf.errors import MeasureError
+from perf.logs.parsing import find_format
 from perf.measure.runners import MARK, run_command
 from perf.measure.sides import own_side
 from perf.records.wire import CaseSpec, Stepped
+from perf.runner import commands
+from perf.signals import EXIT_STOPPED
+from tests.repositories import git
+
+ROOT = Path(__file__).parents[2]
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
 
@@ -57,16 +70,18 @@ class Project:
         self.root = root / "project"
         self.root.mkdir()
 
-    def run(
-        self, code: str = "", *, run: str = "{python} train.py", environ: Mapping[str, str] | None = None, **entry: str
-    ) -> Stepped:
-        """Run a Python script, or another command; fields of its entry are written as TOML."""
+    def write(self, code: str = "", *, run: str = "{python} train.py", **entry: str) -> None:
+        """Write a Python script, and the entry that runs it or another command; its fields are written as TOML."""
         (self.root / "train.py").write_text(STEPS + code)
         fields = {"global_batch_sizes": "[64]", **entry}
         table = [f"run = '''{run}'''", *(f"{name} = {value}" for name, value in fields.items())]
         (self.root / "stepmark.toml").write_text("\n".join(["[command.it]", *table]))
+
+    def run(self, code: str = "", *, environ: Mapping[str, str] | None = None, size: int = 64, **entry: str) -> Stepped:
+        """Run what `write` writes."""
+        self.write(code, **entry)
         side = own_side(self.root, "stepmark.toml:it", {**os.environ, **(environ or {})})
-        return run_command(side, CaseSpec(global_batch_size=64), 8)
+        return run_command(side, CaseSpec(global_batch_size=size), 8)
 
     def error(self, code: str = "", **entry: str) -> str:
         """Return the error of a command that fails: a line of a few hundred characters."""
@@ -237,3 +252,191 @@ steps()
     added = {name for name in found if found[name] != {**os.environ, **ours}.get(name)}
     assert added <= {MARK, "PYTHONUNBUFFERED", "LC_CTYPE"}  # LC_CTYPE: of Python itself, where there is no locale
     assert {**os.environ, **ours}.keys() <= found.keys()
+
+
+def test_what_an_entry_sets_goes_before_all_else(project: Project) -> None:
+    """Also before what lets lines come when they are printed."""
+    code = "assert (os.environ['A'], os.environ['PYTHONUNBUFFERED']) == ('of the entry', ''); steps()"
+    project.write(code, environ="{A = 'of the entry', PYTHONUNBUFFERED = ''}")
+    side = own_side(project.root, "stepmark.toml:it", {**os.environ, "A": "of the user"})
+    assert run_command(side, CaseSpec(global_batch_size=64), 8).losses
+
+
+# In the place of Slurm: tasks that another machine runs, of which nothing but `srun` knows.
+SRUN = """#!{python}
+import os, signal, subprocess, sys
+count, label, *command = sys.argv[1:]
+assert label == "--label"
+count = int(count.removeprefix("--ntasks="))
+environ = {{name: value for name, value in os.environ.items() if name != "STEPMARK_RUN"}}
+tasks = [
+    subprocess.Popen(
+        command,
+        env={{**environ, "SLURM_PROCID": str(rank), "SLURM_NTASKS": str(count)}},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for rank in range(count)
+]
+def ask(*_):
+    for task in tasks:
+        task.terminate()
+    for task in tasks:
+        task.wait()
+    os._exit(143)
+signal.signal(signal.SIGTERM, ask)
+while lines := [(rank, line) for rank, task in reversed([*enumerate(tasks)]) if (line := task.stdout.readline())]:
+    for rank, line in lines:
+        print(f"{{rank}}: {{line}}", end="")
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+@pytest.fixture
+def slurm(project: Project, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The entry of a command that `srun` starts."""
+    bin_ = project.root / "bin"
+    bin_.mkdir()
+    (bin_ / "srun").write_text(SRUN.format(python=sys.executable))
+    (bin_ / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
+    run = "srun --ntasks={world_size} --label {python} train.py {global_batch_size}"
+    return {"run": run, "global_batch_sizes": "[64, 128]", "world_sizes": "[1, 2]"}
+
+
+def test_slurm_starts_the_ranks_of_a_command(project: Project, slurm: dict[str, str]) -> None:
+    """The lowest rank's lines are the run's, whichever comes first; tokens/sec are those of one rank."""
+    code = """
+rank = int(os.environ["SLURM_PROCID"])
+assert int(os.environ["SLURM_NTASKS"]) == int(sys.argv[1]) / 64
+for step in range(1, 9):
+    print(f"step: {step}  loss: {step + rank / 10}  tps: 1,000")
+"""
+    for size in (64, 128):
+        found = project.run(code, size=size, format="'torchtitan'", tokens_per_sample="100", **slurm)
+        assert found.steps == tuple(range(1, 9))
+        assert found.losses == tuple(range(1, 9))
+        assert found.lines[0] == "0: step: 1  loss: 1.0  tps: 1,000"
+        assert found.printed_s == pytest.approx((6.4,) * 8)
+
+
+def test_a_rank_that_fails_fails_the_run(project: Project, slurm: dict[str, str]) -> None:
+    """With the launcher's exit code, and the last lines of all."""
+    code = "steps()\nif os.environ['SLURM_PROCID'] == '1': print('no memory'); sys.exit(9)"
+    found = project.error(code, size=128, **slurm)
+    assert found.startswith("ended with exit code 9; its last lines: ")
+    assert found.endswith("1: no memory")
+
+
+def test_a_launcher_is_asked_to_end_its_ranks(project: Project, slurm: dict[str, str]) -> None:
+    """It passes on what it is asked; nobody else knows of them."""
+    code = """
+def asked(*_):
+    open("asked" + os.environ["SLURM_PROCID"], "w").close()
+    sys.exit()
+signal.signal(signal.SIGTERM, asked)
+print("hello")
+signal.pause()
+"""
+    assert project.error(code, size=128, silence_s="0.5", **slurm).startswith("printed nothing for silence_s = 0.5 s")
+    assert all((project.root / f"asked{rank}").exists() for rank in range(2))
+
+
+@pytest.mark.parametrize(
+    ("began", "step_s", "pieces", "rate", "problem"),
+    [
+        # When the first line came, seconds between two, step lines of a read, what they say, and whether that cannot be.
+        (9.0, 1e-5, 8, 64.0, "its 8 step lines came in 1 pieces, so when each was printed is not known: flush its "),
+        (9.0, 1e-5, 4, 64.0, "its 8 step lines came in 2 pieces, "),
+        (9.0, 1e-5, 1, 64.0, ""),  # each came when it was printed
+        (9.0, 1e-5, 8, 6400.0, ""),  # quick steps on a busy machine
+        (9.0, 1.0, 8, 64.0, ""),  # it was not read for a while
+        (0.1, 1e-5, 8, 64.0, ""),  # the rates cannot be true
+        (9.0, 1e-5, 8, None, "its 8 step lines came in 1 pieces, "),
+        (9.0, 1e-5, 4, None, ""),
+        (0.1, 1e-5, 8, None, ""),
+    ],
+)
+def test_output_that_was_held_back_is_told(
+    monkeypatch: pytest.MonkeyPatch, began: float, step_s: float, pieces: int, rate: float | None, problem: str
+) -> None:
+    """Lines that come together, and later than they say, have no time."""
+    command = commands.Command(run="x", global_batch_sizes=(64,), format=r"(?P<loss>\d)(?: at (?P<rate>\S+))?")
+    rank = commands._Rank(-1, find_format(command.format), 0.0)
+    for number in range(8):
+        monkeypatch.setattr(commands, "time", SimpleNamespace(perf_counter=lambda now=began + step_s * number: now))
+        rank.add("1" if rate is None else f"{number} at {rate}", number // pieces)
+    log: Any = SimpleNamespace(ranks={"": rank})
+    places = {"global_batch_size": 64, "world_size": 1, "num_steps": 8}
+    with pytest.raises(MeasureError) if problem else nullcontext() as error:
+        assert len(commands._stepped(log, command, places).losses) == 8
+    assert str(error.value if error else "").startswith(problem)
+
+
+class Signal:
+    """A named pipe by which a command says that it runs."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._file = os.open(path, os.O_RDWR)
+        self.code = f"with open({str(path)!r}, 'w') as file: file.write('x')\nsignal.pause()"
+
+    def wait(self, process: subprocess.Popen[str]) -> None:
+        """Wait until the command runs; `process` runs it."""
+        while not select.select([self._file], [], [], 0.1)[0]:
+            assert process.poll() is None, process.communicate()
+        os.read(self._file, 1)
+        os.close(self._file)
+
+
+def tool(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start Python, in a process group of its own as a shell would."""
+    command = [sys.executable, *arguments]
+    pipe = subprocess.PIPE
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(root.parent / "temporary")}
+    return subprocess.Popen(command, cwd=root, env=environ, stdout=pipe, stderr=pipe, text=True, process_group=0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("pytest", "-p", "perf.plugin", "stepmark.toml"), ("perf", "duet", "--workload", "stepmark.toml:it")]
+)
+def test_ctrl_c_ends_everything(project: Project, tmp_path: Path, arguments: Sequence[str]) -> None:
+    """While a command runs: with the exit code of all that is stopped."""
+    running = Signal(tmp_path / "fifo")
+    project.write(running.code)
+    git(project.root, "init", "--quiet")
+    for content in ("first", "second"):
+        (project.root / "file").write_text(content)
+        git(project.root, "add", ".")
+        git(project.root, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", content)
+    process = tool(project.root, "-m", *arguments)
+    running.wait(process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == EXIT_STOPPED, out + err
+    assert "Traceback" not in out + err
+
+
+@LINUX
+def test_a_command_does_not_outlive_who_has_started_it(project: Project, tmp_path: Path) -> None:
+    """When that is killed, and can end nothing."""
+    running = Signal(tmp_path / "fifo")
+    project.write(running.code)
+    code = """
+import os
+from pathlib import Path
+from perf.measure.runners import run_command
+from perf.measure.sides import own_side
+from perf.records.wire import CaseSpec
+run_command(own_side(Path.cwd(), "stepmark.toml:it", os.environ), CaseSpec(global_batch_size=64), 8)
+"""
+    process = tool(project.root, "-c", code)
+    running.wait(process)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(started) == 2
+    process.kill()
+    process.communicate()
+    assert not psutil.wait_procs(started, timeout=100)[1]
+    for folder in (tmp_path / "temporary").iterdir():
+        folder.rmdir()
