@@ -184,13 +184,20 @@ class Runner:
 def run_command(side: Side, case: CaseSpec, num_steps: int) -> wire.Stepped:
     """Run a command once, in a process and a folder of its own, of which nothing is left. Errors as in `Runner`."""
     with ExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(prefix="stepmark-run-", ignore_cleanup_errors=True))
+        with hold_signals():
+            folder = TemporaryDirectory(prefix="stepmark-run-", ignore_cleanup_errors=True)  # goes when it is dropped
+            stack.callback(_remove, folder)
         runner = Runner(stack, side)
         runner.ready()
-        runner.request(wire.Request(do="run", case=case, run_dir=folder))
+        runner.request(wire.Request(do="run", case=case, run_dir=folder.name))
         runner.waiting()
         runner.tell(num_steps)
         return runner.stepped()
+
+
+def _remove(folder: TemporaryDirectory[str]) -> None:
+    with hold_signals():
+        folder.cleanup()
 
 
 def asked_once(side: Side, case: CaseSpec) -> wire.Counted:

@@ -12,18 +12,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from perf.commands import Command, find_command
-from perf.errors import MeasureError, UsageError
+from perf.errors import MeasureError
 from perf.logs.audit import printed_seconds
-from perf.logs.parsing import LONGEST_LINE, DamagedLine, Format, LogReader, find_format, rank_of
+from perf.logs.parsing import LONGEST_LINE, DamagedLine, LogReader, find_format, rank_of
 from perf.logs.runlog import LoggedRun
 from perf.printable import printable
 from perf.records import wire
@@ -47,25 +48,17 @@ def main() -> None:
     parser.add_argument("--candidate-root", type=Path)
     parser.add_argument("--python", default=sys.executable)
     arguments = parser.parse_args()
-    folders = [Path.cwd(), *filter(None, [arguments.candidate_root])]
-    try:
-        command, _ = find_command(arguments.workload, folders)
-    except UsageError as error:
-        _say(Failed(reason=str(error)))
-        return
+    command, _ = find_command(arguments.workload, [Path.cwd(), *filter(None, [arguments.candidate_root])])
     _say(wire.Ready(protocol=wire.VERSION, can=("run", "count")))
-    if not (line := sys.stdin.buffer.readline()):
-        return
-    request = msgspec.json.decode(line, type=Request)
+    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
     size = request.case.global_batch_size
     if request.do == "count":
         _say(_count(command, size))
         _say(wire.Ended(exit_code=0))
         return
     _say(wire.Waiting(pid=os.getpid(), micro_batch_size=size))
-    if num_steps := int(sys.stdin.buffer.readline() or 0):
-        places = {"global_batch_size": size, "world_size": command.world_size_of(size), "num_steps": num_steps}
-        _run(command, {**places, "run_dir": request.run_dir, "python": arguments.python})
+    places = {"global_batch_size": size, "world_size": command.world_size_of(size), "run_dir": request.run_dir}
+    _run(command, {**places, "num_steps": int(sys.stdin.buffer.readline()), "python": arguments.python})
 
 
 def _say(answer: Answer) -> None:
@@ -73,12 +66,11 @@ def _say(answer: Answer) -> None:
     sys.stdout.buffer.flush()
 
 
-def _count(command: Command, global_batch_size: int) -> Counted:
+def _count(command: Command, size: int) -> Counted:
     """Return what is known of a command without running it."""
     from perf.runner.machine import fingerprint  # imports torch, which a run does without
 
-    facts = {"device": "", "precision": "", "micro_batch_size": global_batch_size}
-    facts |= {"world_size": command.world_size_of(global_batch_size)}
+    facts = {"device": "", "precision": "", "micro_batch_size": size, "world_size": command.world_size_of(size)}
     about = {f"workload.{name}": value for name, value in command.about.items()}
     return Counted(facts={**facts, **about}, fingerprint=fingerprint())
 
@@ -107,12 +99,16 @@ def _run(command: Command, places: Mapping[str, Any]) -> None:
 def _stepped(log: "_Log", command: Command, places: Mapping[str, Any]) -> Stepped:
     """Return what a command printed. Raises MeasureError: it is no whole log of one run, or came too late."""
     # The lowest of the ranks that print step lines, whichever comes first: their losses need not be the same.
-    rank = min(log.ranks.values(), key=lambda one: (not one.kept, not one.damaged, one.number))
-    lines = rank.runs[0].lines if rank.runs else []
-    if rank.damaged:
-        raise MeasureError(f"printed a damaged line: {rank.damaged[0].reason}")
-    if len(rank.runs) > 1:
-        raise MeasureError(f"printed the lines of {len(rank.runs)} runs, and those of one are needed")
+    ranks = [
+        (not one.came, not one.found, int(re.sub(r"\D", "", name)[-9:] or -1), name) for name, one in log.ranks.items()
+    ]
+    rank = log.ranks[min(ranks, default=[""])[-1]]
+    runs = [one for one in (*rank.found, rank.reader.current) if isinstance(one, LoggedRun) and one.lines]
+    lines = runs[0].lines if runs else []
+    if damaged := [one for one in rank.found if isinstance(one, DamagedLine)]:
+        raise MeasureError(f"printed a damaged line: {damaged[0].reason}")
+    if len(runs) > 1:
+        raise MeasureError(f"printed the lines of {len(runs)} runs, and those of one are needed")
     if not FEWEST_LINES <= len(lines) <= MOST_LINES:
         advice = f"and {FEWEST_LINES} to {MOST_LINES:,} are needed: log more or less often, or name another format"
         raise MeasureError(f"printed {len(lines)} step lines in the format {command.format}, {advice}")
@@ -123,52 +119,27 @@ def _stepped(log: "_Log", command: Command, places: Mapping[str, Any]) -> Steppe
         steps = [places["num_steps"] // len(lines) * step for step in steps]
         lines = [msgspec.structs.replace(line, global_step=step) for line, step in zip(lines, steps, strict=True)]
     printed_s = printed_seconds(lines, size, (command.tokens_per_sample or 0) / places["world_size"])
-    made_s = sum(printed_s[1:]) if printed_s else LATE_S * (rank.num_pieces == 1)
-    first_s, begin_s, *_, end_s = rank.marks
-    is_late = (
-        end_s - begin_s < 0.9 * made_s and HELD_S < made_s < end_s - first_s
-    )  # though there was time to be in time
-    if is_late and len(lines) >= 4 * rank.num_pieces:
-        problem = f"its {len(lines)} step lines came in {rank.num_pieces} pieces, so when each was printed is not known"
+    marks, num_reads = [log.began_s, *(mark for mark, _, _ in rank.came)], len({read for _, read, _ in rank.came})
+    made_s = sum(printed_s[1:]) if printed_s else LATE_S * (num_reads == 1)
+    is_late = marks[-1] - marks[1] < 0.9 * made_s and HELD_S < made_s < marks[-1] - marks[0]  # though there was time
+    if is_late and len(lines) >= 4 * num_reads:
+        problem = f"its {len(lines)} step lines came in {num_reads} pieces, so when each was printed is not known"
         raise MeasureError(f"{problem}: flush its output after each line, or try stdbuf -oL")
     return Stepped(
-        marks=tuple(rank.marks),
+        marks=tuple(marks),
         losses=tuple(line.loss for line in lines),
-        lines=tuple(rank.kept),
+        lines=tuple(line for _, _, line in rank.came),
         steps=tuple(steps),
         printed_s=printed_s,
     )
 
 
-class _Rank:
-    """The step lines that one rank prints, with the time at which each came."""
+class _Rank(Struct, kw_only=True):
+    """What one rank prints."""
 
-    def __init__(self, number: int, form: Format, began_s: float) -> None:
-        self.number = number
-        self.marks = [began_s]  # when the command was started, and when each step line came
-        self.kept: list[str] = []  # the step lines as printed
-        self.num_pieces = 0  # how many reads of the output brought step lines
-        self.damaged: list[DamagedLine] = []
-        self._reader, self._ended, self._piece = LogReader([form]), list[LoggedRun](), -1
-
-    @property
-    def runs(self) -> list[LoggedRun]:
-        """The runs that its lines are of."""
-        return [run for run in (*self._ended, self._reader.current) if run and run.lines]
-
-    def add(self, text: str, piece: int) -> None:
-        """Take the next line."""
-        before = self._reader.current.last_line if self._reader.current else None
-        for found in self._reader.read(text):
-            if isinstance(found, LoggedRun):
-                self._ended.append(found)
-            else:
-                self.damaged.append(found)
-        if self._reader.current and self._reader.current.last_line is not before and len(self.kept) <= MOST_LINES:
-            self.marks.append(max(time.perf_counter(), self.marks[-1] + 1e-6))
-            self.kept.append(printable(text.strip())[:1000])
-            self.num_pieces += piece != self._piece
-            self._piece = piece
+    reader: LogReader
+    found: list[LoggedRun | DamagedLine] = []  # the runs before the current one, and lines of none
+    came: list[tuple[float, int, str]] = []  # of each step line when it came, by which read of the output, and itself
 
 
 class _Log:
@@ -177,18 +148,14 @@ class _Log:
     def __init__(self, process: "subprocess.Popen[bytes]", command: Command) -> None:
         assert process.stdout
         self._process, self._command, self._output = process, command, process.stdout.fileno()
-        self._form, self._began_s, self._num_lines, self._num_pieces = (
-            find_format(command.format),
-            time.perf_counter(),
-            0,
-            0,
-        )
-        self.ranks = {"": _Rank(-1, self._form, self._began_s)}  # by what stands before their lines
+        self.began_s, self._num_lines, self._num_reads = time.perf_counter(), 0, 0
+        form = find_format(command.format)
+        self.ranks = defaultdict[str, _Rank](lambda: _Rank(reader=LogReader([form])))  # by what stands before its lines
         self.last: deque[str] = deque(maxlen=3)
 
     def read(self) -> None:
         """Read until the command has ended. Raises MeasureError: it failed, or went on for too long."""
-        heard_s, over_s, num_bytes, unread, problem = self._began_s, math.inf, 0, b"", ""
+        heard_s, over_s, num_bytes, unread, problem = self.began_s, math.inf, 0, b"", ""
         while not problem:
             is_over = self._process.poll() is not None  # looked at first: what it has printed is there to be read
             some = self._some()
@@ -208,7 +175,7 @@ class _Log:
                 break
             if num_bytes + LINE_BYTES * self._num_lines > MOST_BYTES:
                 problem = f"printed {num_bytes:,} bytes, more than a log of a few steps has; print less"
-            if now_s - self._began_s > self._command.timeout_s:
+            if now_s - self.began_s > self._command.timeout_s:
                 problem = f"did not end within timeout_s = {self._command.timeout_s:g} s; give it more time"
             if now_s - heard_s > self._command.silence_s:
                 problem = f"printed nothing for silence_s = {self._command.silence_s:g} s; give it more time"
@@ -229,12 +196,13 @@ class _Log:
         return os.read(self._output, 2**16) if self._output in ready else None
 
     def _add(self, lines: Sequence[bytes]) -> None:
-        self._num_pieces += 1
+        self._num_reads += 1
         for line in filter(None, lines):
             text, self._num_lines = line.decode(errors="replace"), self._num_lines + 1
-            label = rank_of(text)
-            if label not in self.ranks:
-                self.ranks[label] = _Rank(int(re.sub(r"\D", "", label)[-9:]), self._form, self._began_s)
-            self.ranks[label].add(text, self._num_pieces)
+            rank = self.ranks[rank_of(text)]
+            before = rank.reader.current.last_line if rank.reader.current else None
+            rank.found += rank.reader.read(text)
+            if rank.reader.current and rank.reader.current.last_line is not before and len(rank.came) <= MOST_LINES:
+                rank.came.append((time.perf_counter(), self._num_reads, printable(text.strip())[:1000]))
             if text.strip():
                 self.last.append(text.strip()[-120:])

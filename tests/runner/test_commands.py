@@ -19,7 +19,6 @@ import psutil
 import pytest
 
 from perf.errors import MeasureError
-from perf.logs.parsing import find_format
 from perf.measure.runners import MARK, run_command
 from perf.measure.sides import own_side
 from perf.records.wire import CaseSpec, Stepped
@@ -363,11 +362,14 @@ def test_output_that_was_held_back_is_told(
 ) -> None:
     """Lines that come together, and later than they say, have no time."""
     command = commands.Command(run="x", global_batch_sizes=(64,), format=r"(?P<loss>\d)(?: at (?P<rate>\S+))?")
-    rank = commands._Rank(-1, find_format(command.format), 0.0)
+    now_s = [0.0]
+    monkeypatch.setattr(commands, "time", SimpleNamespace(perf_counter=lambda: now_s[-1]))
+    process: Any = SimpleNamespace(stdout=SimpleNamespace(fileno=lambda: -1))
+    log = commands._Log(process, command)
     for number in range(8):
-        monkeypatch.setattr(commands, "time", SimpleNamespace(perf_counter=lambda now=began + step_s * number: now))
-        rank.add("1" if rate is None else f"{number} at {rate}", number // pieces)
-    log: Any = SimpleNamespace(ranks={"": rank})
+        now_s.append(began + step_s * number)
+        log._num_reads -= number % pieces > 0
+        log._add([b"1" if rate is None else f"{number} at {rate}".encode()])
     places = {"global_batch_size": 64, "world_size": 1, "num_steps": 8}
     with pytest.raises(MeasureError) if problem else nullcontext() as error:
         assert len(commands._stepped(log, command, places).losses) == 8
