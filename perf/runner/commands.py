@@ -171,7 +171,9 @@ class _Log:
                     self._process.wait(POLL_S)
             if is_over and (some == b"" or now_s > over_s + LAST_S):
                 code, names = self._process.returncode, {-number: number.name for number in signal.Signals}
-                problem = f"was ended by {names[code]}" if code in names else f"ended with exit code {code}"
+                problem = (
+                    f"was ended by {names[code]}" if code in names else f"ended with exit code {code}" if code else ""
+                )
                 break
             if num_bytes + LINE_BYTES * self._num_lines > MOST_BYTES:
                 problem = f"printed {num_bytes:,} bytes, more than a log of a few steps has; print less"
@@ -180,7 +182,7 @@ class _Log:
             if now_s - heard_s > self._command.silence_s:
                 problem = f"printed nothing for silence_s = {self._command.silence_s:g} s; give it more time"
         self._add([unread])
-        if self._process.returncode != 0:
+        if problem:
             raise MeasureError(problem)
 
     def drain(self) -> None:
