@@ -40,7 +40,7 @@ class Runner:
 
     def __init__(self, stack: ExitStack, side: Side) -> None:
         self._where = f"{side.name} side ({side.text}): " if side.name else ""
-        self._timeout_s = max(side.timeout_s or 0.0, ANSWER_TIMEOUT_S)
+        self._least_timeout_s = side.timeout_s or 0.0
         self._can, self._unread, mark = frozenset[str](), b"", uuid.uuid4().hex
         with hold_signals():
             # No pipe: the process need not wait for a reader.
@@ -147,12 +147,13 @@ class Runner:
 
     def _line(self) -> bytes:
         """Return the next line; the time is that of the whole line, however slowly it comes."""
-        deadline_s = time.monotonic() + self._timeout_s
+        timeout_s = max(self._least_timeout_s, ANSWER_TIMEOUT_S)
+        deadline_s = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
             if len(self._unread) > ANSWER_BYTES:
                 raise self._failed(f"said {len(self._unread):,} bytes without an end of line, no answer")
             if time.monotonic() > deadline_s:
-                raise self._failed(f"no answer within {self._timeout_s:.0f} s")
+                raise self._failed(f"no answer within {timeout_s:.0f} s")
             if os.fstat(self._stderr.fileno()).st_size > MOST_STDERR_BYTES:
                 os.lseek(self._stderr.fileno(), 0, os.SEEK_SET)  # where the process goes on to write
                 os.ftruncate(self._stderr.fileno(), 0)

@@ -250,9 +250,9 @@ def test_answers_without_an_end_wait_in_the_pipe() -> None:
 def test_an_answer_that_drips_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """There always is something more to read, and each time a second has passed."""
     seconds = itertools.count()
-    monkeypatch.setattr(runners, "ANSWER_TIMEOUT_S", 9.0)
     with running("cat", "/dev/zero") as process:
         monkeypatch.setattr(runners, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+        monkeypatch.setattr(runners, "ANSWER_TIMEOUT_S", 9.0)
         with pytest.raises(MeasureError, match=r"^no answer within 9 s$"):
             process.answer(Said)
         monkeypatch.undo()
