@@ -121,8 +121,10 @@ def _stepped(log: "_Log", command: Command, places: Mapping[str, Any]) -> Steppe
     printed_s = printed_seconds(lines, size, (command.tokens_per_sample or 0) / places["world_size"])
     marks, num_reads = [log.began_s, *(mark for mark, _, _ in rank.came)], len({read for _, read, _ in rank.came})
     made_s = sum(printed_s[1:]) if printed_s else LATE_S * (num_reads == 1)
-    is_late = marks[-1] - marks[1] < 0.9 * made_s and HELD_S < made_s < marks[-1] - marks[0]  # though there was time
-    if is_late and len(lines) >= 4 * num_reads:
+    most = (
+        4 if marks[-1] - marks[1] < 0.9 * made_s else 16
+    )  # step lines of a read: late ones, or ones that came in turn
+    if len(lines) >= most * num_reads and HELD_S < made_s < marks[-1] - marks[0]:
         problem = f"its {len(lines)} step lines came in {num_reads} pieces, so when each was printed is not known"
         raise MeasureError(f"{problem}: flush its output after each line, or try stdbuf -oL")
     return Stepped(

@@ -352,6 +352,7 @@ signal.pause()
         (9.0, 1e-5, 8, 6400.0, ""),  # quick steps on a busy machine
         (9.0, 1.0, 8, 64.0, ""),  # it was not read for a while
         (0.1, 1e-5, 8, 64.0, ""),  # the rates cannot be true
+        (9.0, 1.0, 32, 64.0, "its 32 step lines came in 1 pieces, "),  # a piece from time to time
         (9.0, 1e-5, 8, None, "its 8 step lines came in 1 pieces, "),
         (9.0, 1e-5, 4, None, ""),
         (0.1, 1e-5, 8, None, ""),
@@ -366,10 +367,10 @@ def test_output_that_was_held_back_is_told(
     monkeypatch.setattr(commands, "time", SimpleNamespace(perf_counter=lambda: now_s[-1]))
     process: Any = SimpleNamespace(stdout=SimpleNamespace(fileno=lambda: -1))
     log = commands._Log(process, command)
-    for number in range(8):
+    for number in range(max(8, pieces)):
         now_s.append(began + step_s * number)
         log._num_reads -= number % pieces > 0
-        log._add([b"1" if rate is None else f"{number} at {rate}".encode()])
+        log._add([b"1" if rate is None else f"{number % 10} at {rate}".encode()])
     places = {"global_batch_size": 64, "world_size": 1, "num_steps": 8}
     with pytest.raises(MeasureError) if problem else nullcontext() as error:
         assert len(commands._stepped(log, command, places).losses) == 8
