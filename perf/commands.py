@@ -3,12 +3,12 @@
 Whatever stack they use, they print lines. A run is a fresh process of the command, and what is known of it is its log.
 """
 
+import re
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Formatter
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -41,22 +41,20 @@ class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     silence_s: Seconds = 600.0  # how long it may print nothing
     threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None  # smallest change that matters; None: the session's
     sample: Annotated[str, Meta(pattern=r"^[ -~]{1,200}\Z")] = "samples"  # what one sample is called
+    precision: ClassVar[str] = ""  # what it computes in, which nobody but the command knows
 
     def __post_init__(self) -> None:
         sizes, worlds = self.global_batch_sizes, self.world_sizes
         find_format(self.format)
-        if not self.argv(dict.fromkeys(_PLACES, "")):
-            raise ValueError("run: is empty, and a command is needed")
+        if not self.argv(dict.fromkeys(_PLACES, "")) or "\0" in self.run:
+            raise ValueError("run: is empty or has a zero character, and a command is needed")
+        if odd := [name for name, value in self.environ.items() if not name or "=" in name or "\0" in name + value]:
+            raise ValueError(f"environ: {odd[0]!r}: a name without = is needed, and no zero character")
         if len(set(sizes)) < len(sizes) or (len(sizes) > 1 and "{global_batch_size}" not in self.run):
             raise ValueError(f"global_batch_sizes: {[*sizes]}: each once, and {{global_batch_size}} in run, are needed")
         if worlds and (len(worlds) != len(sizes) or "{world_size}" not in self.run):
             needed = f"one for each of {len(sizes)} batch sizes, and {{world_size}} in run, are needed"
             raise ValueError(f"world_sizes: {[*worlds]}: {needed}")
-
-    @property
-    def precision(self) -> str:
-        """What it computes in, which nobody but the command knows."""
-        return ""
 
     @property
     def why(self) -> str:
@@ -74,15 +72,19 @@ class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def argv(self, places: Mapping[str, object]) -> list[str]:
         """Return the program and its arguments, with places filled in. Raises ValueError: `run` cannot be split or filled."""
+
+        def filled(match: re.Match[str]) -> str:
+            if match[0] in ("{{", "}}"):
+                return match[0][0]
+            if (name := match[0][1:-1]) in places:
+                return str(places[name])
+            known = ", ".join(f"{{{name}}}" for name in places)
+            raise ValueError(f"has {match[0]}, and what is filled in is {known}; a brace itself is {{{{ or }}}}")
+
         try:
-            parts = shlex.split(self.run)
-            odd = [name for part in parts for _, name, _, _ in Formatter().parse(part) if name not in (None, *_PLACES)]
+            return [re.sub(r"\{\{|\}\}|\{[^{}]*\}?|\}", filled, part) for part in shlex.split(self.run)]
         except ValueError as error:
             raise ValueError(f"run: {error}") from None
-        if odd:
-            known = ", ".join(f"{{{name}}}" for name in _PLACES)
-            raise ValueError(f"run: has {{{odd[0]}}}, and what is filled in is {known}; a brace itself is {{{{ or }}}}")
-        return [part.format_map(places) for part in parts]
 
 
 def load_commands(path: Path) -> dict[str, Command]:
@@ -91,22 +93,31 @@ def load_commands(path: Path) -> dict[str, Command]:
     Raises:
         UsageError: it is not there, no TOML, or an entry is not what it should be.
     """
-    inside, commands = "tool.stepmark" if path.name == "pyproject.toml" else "", dict[str, Command]()
+    keys = ["tool", "stepmark", "command"] if path.name == "pyproject.toml" else ["command"]
+    at, commands = "", dict[str, Command]()
     try:
-        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-        for name in filter(None, inside.split(".")):
-            table = table.get(name, {})
-        tables = msgspec.convert(table, dict[str, dict[str, Any]])
-        if odd := min(tables.keys() - {"command"}, default=""):
-            raise ValueError(f"{odd}: is no table of commands; [command.NAME] is needed")
-        for name, entry in tables.get("command", {}).items():
-            inside = f"[command.{name}]"
-            commands[name] = msgspec.convert(entry, Command)
-    except (OSError, UnicodeError, msgspec.ValidationError, ValueError) as error:  # TOML errors are the last
-        problem, _, field = str(error).rpartition(" - at `$")
-        at = " ".join(filter(None, [inside, field.strip("`.")]))
-        raise UsageError(printable(f"{shown(path)}: {at}: {problem or error}")) from None
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        for number, key in enumerate(keys, 1):
+            table = _table(table, keys[-1:] if number == len(keys) else ()).get(key, {})
+            at = ".".join(keys[:number])
+        for name, entry in _table(table).items():
+            at = f"[{'.'.join([*keys, name])}]"
+            if not re.fullmatch(r"[\w-]{1,50}", name, re.ASCII):
+                raise ValueError("its name needs at most 50 letters, digits, _ and -; rename it")
+            commands[name] = msgspec.convert(_table(entry, Command.__struct_fields__), Command)
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
+        problem, _, field = (error.strerror or "" if isinstance(error, OSError) else str(error)).partition(" - at `$")
+        place = " ".join(filter(None, [at, field.strip("`.")]))
+        raise UsageError(printable(": ".join(filter(None, [str(shown(path)), place, problem])))) from None
     return commands
+
+
+def _table(value: Any, known: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a table, which has no other keys than known ones. Raises ValueError: it is none, or has others."""
+    table = msgspec.convert(value, dict[str, Any])
+    if known and (odd := sorted(table.keys() - known)):
+        raise ValueError(f"has {odd[0]!r}, and what it may have is {', '.join(known)}")
+    return table
 
 
 def find_command(name: str, folders: Sequence[Path]) -> tuple[Command, Path]:

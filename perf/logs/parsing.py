@@ -123,6 +123,12 @@ def find_format(text: str) -> Format:
     return Format(name=text, patterns={"step": pattern})
 
 
+def rank_of(text: str) -> str:
+    """Return what stands before a line to say which rank has printed it, or nothing."""
+    match = _RANK.match(_COLOUR.sub("", text))
+    return match[0].strip() if match else ""
+
+
 class DamagedLine(Struct, frozen=True, kw_only=True):
     """A line of a log, counted from 1, that has the marks of a training log but cannot be read, and why."""
 
@@ -158,8 +164,7 @@ class LogReader:
         if found is None or found == self._previous:
             return
         self._formats, self._previous = [form], found
-        match = _RANK.match(_COLOUR.sub("", text))
-        rank = match[0].strip() if match else ""
+        rank = rank_of(text)
         if self.current and self.current.repeats(found, rank):
             self.current.num_repeated += 1
             return

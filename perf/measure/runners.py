@@ -40,7 +40,7 @@ class Runner:
 
     def __init__(self, stack: ExitStack, side: Side) -> None:
         self._where = f"{side.name} side ({side.text}): " if side.name else ""
-        self._timeout_s = side.timeout_s or ANSWER_TIMEOUT_S
+        self._least_timeout_s = side.timeout_s or 0.0
         self._can, self._unread, mark = frozenset[str](), b"", uuid.uuid4().hex
         with hold_signals():
             # No pipe: the process need not wait for a reader.
@@ -147,12 +147,13 @@ class Runner:
 
     def _line(self) -> bytes:
         """Return the next line; the time is that of the whole line, however slowly it comes."""
-        deadline_s = time.monotonic() + self._timeout_s
+        timeout_s = max(self._least_timeout_s, ANSWER_TIMEOUT_S)
+        deadline_s = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
             if len(self._unread) > ANSWER_BYTES:
                 raise self._failed(f"said {len(self._unread):,} bytes without an end of line, no answer")
             if time.monotonic() > deadline_s:
-                raise self._failed(f"no answer within {self._timeout_s:.0f} s")
+                raise self._failed(f"no answer within {timeout_s:.0f} s")
             if os.fstat(self._stderr.fileno()).st_size > MOST_STDERR_BYTES:
                 os.lseek(self._stderr.fileno(), 0, os.SEEK_SET)  # where the process goes on to write
                 os.ftruncate(self._stderr.fileno(), 0)
@@ -184,13 +185,20 @@ class Runner:
 def run_command(side: Side, case: CaseSpec, num_steps: int) -> wire.Stepped:
     """Run a command once, in a process and a folder of its own, of which nothing is left. Errors as in `Runner`."""
     with ExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(prefix="stepmark-run-", ignore_cleanup_errors=True))
+        with hold_signals():
+            folder = TemporaryDirectory(prefix="stepmark-run-", ignore_cleanup_errors=True)  # goes when it is dropped
+            stack.callback(_remove, folder)
         runner = Runner(stack, side)
         runner.ready()
-        runner.request(wire.Request(do="run", case=case, run_dir=folder))
+        runner.request(wire.Request(do="run", case=case, run_dir=folder.name))
         runner.waiting()
         runner.tell(num_steps)
         return runner.stepped()
+
+
+def _remove(folder: TemporaryDirectory[str]) -> None:
+    with hold_signals():
+        folder.cleanup()
 
 
 def asked_once(side: Side, case: CaseSpec) -> wire.Counted:
@@ -205,13 +213,14 @@ def asked_once(side: Side, case: CaseSpec) -> wire.Counted:
 def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str, grace_s: float) -> list[int]:
     """Kill a process and all that it has started; return which are still there after `END_TIMEOUT_S`.
 
-    With `grace_s`, its group is asked to end before that: a launcher ends what it has started on other machines.
+    With `grace_s`, what it has started is asked to end before that: a launcher ends its tasks on other machines.
     """
-    if grace_s and process.poll() is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGTERM)
+    if grace_s:
         asked_s = time.monotonic()
-        while _marked(mark) and time.monotonic() < asked_s + grace_s:
+        for pid in _marked(mark) - {process.pid}:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGTERM)
+        while _marked(mark) - {process.pid} and time.monotonic() < asked_s + grace_s:
             time.sleep(0.01)
     deadline_s = time.monotonic() + END_TIMEOUT_S
     with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
@@ -225,7 +234,7 @@ def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str, grace_s
         return [process.pid]
     while left := _marked(mark):
         if time.monotonic() > deadline_s:
-            return left
+            return sorted(left)
         for pid in left:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -233,10 +242,10 @@ def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], mark: str, grace_s
     return []
 
 
-def _marked(mark: str) -> list[int]:
+def _marked(mark: str) -> set[int]:
     """Return the processes with this `MARK` in their environment: it is empty where they have ended."""
     # None: it is another user's
-    return [one.pid for one in psutil.process_iter(["environ"]) if (one.info["environ"] or {}).get(MARK) == mark]
+    return {one.pid for one in psutil.process_iter(["environ"]) if (one.info["environ"] or {}).get(MARK) == mark}
 
 
 def _quoted(text: str) -> str:

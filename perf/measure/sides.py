@@ -90,7 +90,7 @@ class Side(Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]  # its runner
     root: Path  # the checkout it runs in
     environ: Mapping[str, str]  # its whole environment
-    timeout_s: float | None = None  # how long an answer may take; None for `perf.measure.runners.ANSWER_TIMEOUT_S`
+    timeout_s: float | None = None  # how long an answer may take, and at least `perf.measure.runners.ANSWER_TIMEOUT_S`
     grace_s: float = 0.0  # how long it is waited for when it is asked to end, before it is killed
 
 
