@@ -85,7 +85,10 @@ def of_session(
         sizes = [other for name, other in failed if name == claim]
         change = f"{_change(judgement.effect)}; " if judgement.effect else ""
         sentence = f"{claim} at {_list(sizes)}: {change}{judgement.reason}"
-        return Answer(verdict=str(judgement.verdict or "FAILED"), sentence=sentence, next_step=_if_meant(show_change))
+        next_step = _if_meant(show_change)
+        if claim == "loss_decreases":  # which no baseline changes
+            next_step = "measure more steps, or find out why it does not learn"
+        return Answer(verdict=str(judgement.verdict or "FAILED"), sentence=sentence, next_step=next_step)
     if session.failures:
         size, reason = next(iter(session.failures.items()))
         return Answer(verdict="NOT MEASURED", sentence=f"{size}: {reason}", next_step="mend that, and measure again")

@@ -26,8 +26,11 @@ def log_blocks(session: Session) -> str:
     """Return the log of the first run of each batch size, and whether the others have its losses."""
     blocks = []
     for size, measurement in session.measurements.items():
-        runs, micro_batch_size = measurement.runs, measurement.micro_batch_size
-        lines = [f"Global batch size {size}, micro-batches of {micro_batch_size}, run 1 of {len(runs)}", *runs[0].lines]
+        runs, ranks = measurement.runs, measurement.world_size
+        cut = f"micro-batches of {measurement.micro_batch_size}"
+        if runs[0].steps:  # how a command cuts its batches, nobody else knows
+            cut = f"{ranks} rank{'s' if ranks > 1 else ''}"
+        lines = [f"Global batch size {size}, {cut}, run 1 of {len(runs)}", *runs[0].lines]
         if len(runs) > 1:
             losses = "the same losses" if all(run.losses == runs[0].losses for run in runs) else "OTHER LOSSES"
             lines.append(f"({len(runs) - 1} more run{'s' if len(runs) > 2 else ''} with {losses})")
