@@ -41,7 +41,9 @@ with tempfile.TemporaryDirectory() as folder:
     os.chdir(folder)
     for name in ("run.py", "stepmark.toml"):
         shutil.copy(HERE / name, name)
-    subprocess.run(["git", "init", "--quiet"], check=True)
+    who = ["-c", "user.name=stepmark", "-c", "user.email=stepmark@localhost", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "--quiet"], ["add", "."], [*who, "commit", "--quiet", "--message", "the example"]):
+        subprocess.run(["git", *arguments], check=True)
     run(*SESSION)
     run("-m", "perf", "promote", "--reason", "first")
     run(*SESSION, "--benchmark-compare", "--perf-duet", "never", codes=(0, 1))  # 1: the machine is not steady enough
