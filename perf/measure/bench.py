@@ -60,8 +60,7 @@ class _Run:
             # Converted, not made: what could not be read back is told now.
             self.measured = msgspec.convert(found, MeasuredRun)
         except msgspec.ValidationError as error:
-            reason = f"its answers do not fit together: {error}"
-            raise MeasureError(f"global batch size {self.size}: {reason}") from None
+            raise MeasureError(f"global batch size {self.size}: its answers do not fit together: {error}") from None
 
 
 def measure(
@@ -88,15 +87,15 @@ def measure(
     is_whole = is_command(side.workload)
     if not is_whole and (num_steps < SLICE_STEPS or num_steps % SLICE_STEPS):
         raise ValueError(f"num_steps={num_steps}: a multiple of {SLICE_STEPS} is needed, the steps of a slice")
-    runs: dict[int, list[MeasuredRun]] = {size: [] for size in cases}
-    counted: dict[int, Counted] = {}  # in the first run
+    runs: dict[int, list[_Run]] = {size: [] for size in cases}
     failures: dict[int, str] = {}
     session: Session | None = None
     for number in range(1, num_rounds + 1):
         todo = {size: case for size, case in cases.items() if size not in failures}
         try:
             if is_whole:
-                done = _commands_round(side, todo, num_steps, rng, on_slice, counted)
+                known = {size: before[0].counted for size, before in runs.items() if before}
+                done = _commands_round(side, todo, num_steps, rng, on_slice, known)
             else:
                 done = _round(side, todo, num_steps, rng, on_slice)
         except KeyboardInterrupt:
@@ -107,47 +106,41 @@ def measure(
         if len(failures) == len(cases):
             raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
         for run in (run for run in done if not run.failure):
-            first = counted.setdefault(run.size, run.counted)
-            before, found = (first.fingerprint, first.python), (run.counted.fingerprint, run.counted.python)
+            runs[run.size].append(run)
+            before, found = ((one.counted.fingerprint, one.counted.python) for one in (runs[run.size][0], run))
             if found != before:
                 raise MeasureError(
                     f"run {number} at {run.size}: found {found}, and {before} in run 1; "
                     "measure again, and change nothing on the machine meanwhile"
                 )
-            assert run.measured
-            runs[run.size].append(run.measured)
-        session = _session(side.workload, cases, counted, runs, failures)
+        session = _session(side.workload, cases, runs, failures)
         on_round(session)
     assert session is not None
     return session
 
 
 def _session(
-    workload: str,
-    cases: Mapping[int, CaseSpec],
-    counted: Mapping[int, Counted],
-    runs: Mapping[int, Sequence[MeasuredRun]],
-    failures: Mapping[int, str],
+    workload: str, cases: Mapping[int, CaseSpec], runs: Mapping[int, Sequence[_Run]], failures: Mapping[int, str]
 ) -> Session:
     """Return what was measured so far."""
-    measured = [size for size in cases if size not in failures]
-    first = counted[measured[0]]
+    counted = {size: runs[size][0].counted for size in cases if size not in failures}
+    seed, first = next((cases[size].seed, counted[size]) for size in counted)
     assert first.fingerprint is not None
     return Session(
         workload=workload,
         device=str(first.facts["device"]),
         precision=str(first.facts["precision"]),
-        seed=cases[measured[0]].seed,
+        seed=seed,
         fingerprint=first.fingerprint,
         python=first.python,
         measurements={
             size: Measurement(
                 global_batch_size=size,
-                micro_batch_size=int(counted[size].facts["micro_batch_size"]),
-                world_size=int(counted[size].facts.get("world_size", 1)),
-                runs=tuple(runs[size]),
+                micro_batch_size=int(of_case.facts["micro_batch_size"]),
+                world_size=int(of_case.facts.get("world_size", 1)),
+                runs=tuple(run.measured for run in runs[size] if run.measured),
             )
-            for size in measured
+            for size, of_case in counted.items()
         },
         failures=dict(failures),
     )
