@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -19,19 +18,49 @@ from perf.records.wire import CaseSpec, Counted, Request, Stepped
 SLICE_STEPS = 4
 
 
-@dataclass(kw_only=True, slots=True)
 class _Run:
-    """A run under way."""
+    """A run of one batch size."""
 
-    size: int
-    slices: list[Stepped] = field(default_factory=list)
-    counted: Counted = field(default_factory=Counted)
-    measured: MeasuredRun | None = None  # when it has ended
-    failure: str = ""
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.slices: list[Stepped] = []
+        self.counted = Counted()
+        self.measured: MeasuredRun | None = None  # when it has ended
+        self.failure = ""
 
     def end(self, counted: Counted) -> None:
+        """Keep what was measured.
+
+        Raises:
+            MeasureError: its counters are not those of this version, or its answers do not fit together.
+        """
         self.counted = counted
-        self.measured = _measured(self)
+        step_s = [float(s) for part in self.slices for s in np.diff(part.marks)]
+        end = EndLine(
+            samples=self.size * len(step_s), seconds=sum(part.marks[-1] - part.marks[0] for part in self.slices)
+        )
+        lines = [*(printable(line) for part in self.slices for line in part.lines), str(end)]
+        first, num_warmup = self.slices[0], 0
+        if first.steps:  # of a command: each value is of a log window, and its own lines say the rest
+            step_s = (np.array(step_s) / np.diff(first.steps, prepend=0)).tolist()
+            lines, num_warmup = lines[:-1], 1
+        found = {
+            "step_s": step_s,
+            "warmup_steps": max(find_warmup(step_s), num_warmup),
+            "losses": [loss for part in self.slices for loss in part.losses],
+            "lines": lines,
+            "counters": counted.counters or None,
+            "steps": first.steps,
+            "printed_s": first.printed_s,
+            "scalars": {
+                name: [v for part in self.slices for v in part.scalars.get(name, ())] for name in first.scalars
+            },
+        }
+        try:
+            # Converted, not made: what could not be read back is told now.
+            self.measured = msgspec.convert(found, MeasuredRun)
+        except msgspec.ValidationError as error:
+            raise MeasureError(f"global batch size {self.size}: its answers do not fit together: {error}") from None
 
 
 def measure(
@@ -58,15 +87,15 @@ def measure(
     is_whole = is_command(side.workload)
     if not is_whole and (num_steps < SLICE_STEPS or num_steps % SLICE_STEPS):
         raise ValueError(f"num_steps={num_steps}: a multiple of {SLICE_STEPS} is needed, the steps of a slice")
-    runs: dict[int, list[MeasuredRun]] = {size: [] for size in cases}
-    counted: dict[int, Counted] = {}  # in the first run
+    runs: dict[int, list[_Run]] = {size: [] for size in cases}
     failures: dict[int, str] = {}
     session: Session | None = None
     for number in range(1, num_rounds + 1):
         todo = {size: case for size, case in cases.items() if size not in failures}
         try:
             if is_whole:
-                done = _commands_round(side, todo, num_steps, rng, on_slice, counted)
+                known = {size: before[0].counted for size, before in runs.items() if before}
+                done = _commands_round(side, todo, num_steps, rng, on_slice, known)
             else:
                 done = _round(side, todo, num_steps, rng, on_slice)
         except KeyboardInterrupt:
@@ -77,46 +106,41 @@ def measure(
         if len(failures) == len(cases):
             raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
         for run in (run for run in done if not run.failure):
-            first = counted.setdefault(run.size, run.counted)
-            before, found = (first.fingerprint, first.python), (run.counted.fingerprint, run.counted.python)
+            runs[run.size].append(run)
+            before, found = ((one.counted.fingerprint, one.counted.python) for one in (runs[run.size][0], run))
             if found != before:
                 raise MeasureError(
                     f"run {number} at {run.size}: found {found}, and {before} in run 1; "
                     "measure again, and change nothing on the machine meanwhile"
                 )
-            runs[run.size] += [run.measured] if run.measured else []
-        session = _session(side.workload, cases, counted, runs, failures)
+        session = _session(side.workload, cases, runs, failures)
         on_round(session)
     assert session is not None
     return session
 
 
 def _session(
-    workload: str,
-    cases: Mapping[int, CaseSpec],
-    counted: Mapping[int, Counted],
-    runs: Mapping[int, Sequence[MeasuredRun]],
-    failures: Mapping[int, str],
+    workload: str, cases: Mapping[int, CaseSpec], runs: Mapping[int, Sequence[_Run]], failures: Mapping[int, str]
 ) -> Session:
     """Return what was measured so far."""
-    measured = [size for size in cases if size not in failures]
-    first = counted[measured[0]]
+    counted = {size: runs[size][0].counted for size in cases if size not in failures}
+    seed, first = next((cases[size].seed, counted[size]) for size in counted)
     assert first.fingerprint is not None
     return Session(
         workload=workload,
         device=str(first.facts["device"]),
         precision=str(first.facts["precision"]),
-        seed=cases[measured[0]].seed,
+        seed=seed,
         fingerprint=first.fingerprint,
         python=first.python,
         measurements={
             size: Measurement(
                 global_batch_size=size,
-                micro_batch_size=int(counted[size].facts["micro_batch_size"]),
-                world_size=int(counted[size].facts.get("world_size", 1)),
-                runs=tuple(runs[size]),
+                micro_batch_size=int(of_case.facts["micro_batch_size"]),
+                world_size=int(of_case.facts.get("world_size", 1)),
+                runs=tuple(run.measured for run in runs[size] if run.measured),
             )
-            for size in measured
+            for size, of_case in counted.items()
         },
         failures=dict(failures),
     )
@@ -127,7 +151,7 @@ def _round(
 ) -> list[_Run]:
     """Return a run of each batch size; one that failed says why."""
     with ExitStack() as stack:
-        runs = [_Run(size=size) for size in cases]
+        runs = [_Run(size) for size in cases]
         runners = {size: Runner(stack, side) for size in cases}
 
         def each(do: Callable[[_Run, Runner], object], some: Sequence[_Run] = runs) -> None:
@@ -165,7 +189,7 @@ def _commands_round(
     known: Mapping[int, Counted],  # what the first round found out
 ) -> list[_Run]:
     """Return a run of a command at each batch size, one whole run after the other, in random order."""
-    runs = [_Run(size=size) for size in rng.permutation([*cases]).tolist()]
+    runs = [_Run(size) for size in rng.permutation([*cases]).tolist()]
     for run in runs:
         try:
             run.slices.append(run_command(side, cases[run.size], num_steps))
@@ -174,33 +198,3 @@ def _commands_round(
             run.failure = str(error)
         on_slice()
     return runs
-
-
-def _measured(run: _Run) -> MeasuredRun:
-    """Return a run as it is kept.
-
-    Raises:
-        MeasureError: its counters are not those of this version, or its answers do not fit together.
-    """
-    slices = run.slices
-    step_s = [float(s) for part in slices for s in np.diff(part.marks)]
-    end = EndLine(samples=run.size * len(step_s), seconds=sum(part.marks[-1] - part.marks[0] for part in slices))
-    lines = [*(printable(line) for part in slices for line in part.lines), str(end)]
-    steps = slices[0].steps
-    if steps:  # of a command: each value is of a log window, and its own lines say the rest
-        step_s = (np.array(step_s) / np.diff(steps, prepend=0)).tolist()
-        lines = lines[:-1]
-    found = {
-        "step_s": step_s,
-        "warmup_steps": max(find_warmup(step_s), min(1, len(steps))),
-        "losses": [loss for part in slices for loss in part.losses],
-        "lines": lines,
-        "counters": run.counted.counters or None,
-        "steps": steps,
-        "printed_s": slices[0].printed_s,
-        "scalars": {name: [v for part in slices for v in part.scalars.get(name, ())] for name in slices[0].scalars},
-    }
-    try:
-        return msgspec.convert(found, MeasuredRun)  # converted, not made: what could not be read back is told now
-    except msgspec.ValidationError as error:
-        raise MeasureError(f"global batch size {run.size}: its answers do not fit together: {error}") from None

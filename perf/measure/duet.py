@@ -23,19 +23,15 @@ from perf.records.sessions import (
     pairs_per_start,
     simultaneous_effect,
 )
-from perf.records.wire import Attributed, CaseSpec, Counted, PhaseTime, Request, SideWork, Waiting, side_work
+from perf.records.wire import Attributed, CaseSpec, Counted, PhaseTime, Request, SideWork, Stepped, Waiting, side_work
 
 RUN_S = 0.8  # about how long a side steps in a run
 SWAP_S = 0.01  # time between two swaps of the sides' cores; docs/decisions.md, 15, has what other periods gave
 BLOCKS = 3  # blocks of four slices (ABBA) in a pair of alternating runs
-
 ATTRIBUTION_VISITS = 7
-
 COMPARED_STEPS = 8  # steps whose losses must agree
 WARMUP_STEPS = 2  # untimed steps of a run: they allocate buffers and the optimizer's state
-
 RUNS_PER_PAIR = 4  # of a command, two of each side
-
 BOTH = (0, 1)
 
 
@@ -136,10 +132,10 @@ class Duet:
                 first = [runner.waiting() for runner in runners]
                 for runner in runners:
                     runner.end_run()
-                baseline, candidate = (
-                    side_work(count, run.losses, run.scalars) for count, run in zip(counted, first, strict=True)
+                found[size] = (
+                    side_work(counted[0], first[0].losses, first[0].scalars),
+                    side_work(counted[1], first[1].losses, first[1].scalars),
                 )
-                found[size] = (baseline, candidate)
         return found
 
     def _command_work(self, size: int) -> tuple[SideWork, SideWork]:
@@ -162,7 +158,7 @@ class Duet:
         with self._started() as runners:
             for _ in range(ATTRIBUTION_VISITS):
                 for i in self._order():
-                    self._ask(runners[i], "attribute", size, layout=self._layout())
+                    self._ask(runners[i], "attribute", size, layout=int(self._rng.integers(2**32)))
                     visits[i].append(list(runners[i].only_answer(Attributed).rows))
         return visits
 
@@ -185,16 +181,13 @@ class Duet:
     def _order(self) -> list[int]:
         return [int(i) for i in self._rng.permutation(2)]
 
-    def _layout(self) -> int:
-        return int(self._rng.integers(2**32))
-
     def _pair(self, runners: Sequence[Runner], size: int) -> Pair:
         """Return what a fresh run of each side gave; of commands, what four did, in a block of ABBA or BAAB."""
         if self.is_whole:
             return self._commands_pair(size)
         waiting: dict[int, Waiting] = {}
         for i in self._order():
-            self._ask(runners[i], "run", size, layout=self._layout(), warmup_steps=WARMUP_STEPS)
+            self._ask(runners[i], "run", size, layout=int(self._rng.integers(2**32)), warmup_steps=WARMUP_STEPS)
             if self.mode is Mode.ALTERNATING:  # each warms up alone: two at once would fight for the cores
                 waiting[i] = runners[i].waiting()
         if self.mode is Mode.SIMULTANEOUS:
@@ -230,22 +223,16 @@ class Duet:
 
     def _commands_pair(self, size: int) -> Pair:
         """Return what whole runs gave: their times from the first step line to the last, without the start."""
-        slices: tuple[list[Marks], list[Marks]] = [], []
-        losses: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = [], []
-        seen: set[tuple[int, int]] = set()
+        runs: tuple[list[Stepped], list[Stepped]] = [], []
         first, second = self._order()
         for i in (first, second, second, first):
-            run = run_command(self.sides[i], self._cases[size], self.command_steps)
-            slices[i].append(run.marks[1:])
-            losses[i].append(run.losses)
-            seen.add((run.steps[0], run.steps[-1]))
-        if len(seen) > 1:
-            raise MeasureError(
-                f"{size}: the sides print lines from {sorted(seen)[0]} and {sorted(seen)[1]}, of other steps"
-            )
-        ((begin, end),) = seen
-        both = tuple(losses[0]), tuple(losses[1])
-        return self._kept(size, slices, alternating_effect(*slices), num_steps=end - begin, losses=both)
+            runs[i].append(run_command(self.sides[i], self._cases[size], self.command_steps))
+        (begin, end), *other = sorted({(run.steps[0], run.steps[-1]) for side in runs for run in side})
+        if other:
+            raise MeasureError(f"{size}: the sides print lines from {(begin, end)} and {other[0]}, of other steps")
+        slices = [[run.marks[1:] for run in side] for side in runs]
+        losses = tuple(tuple(run.losses for run in side) for side in runs)
+        return self._kept(size, slices, alternating_effect(*slices), num_steps=end - begin, losses=losses)
 
     def _at_once(self, runners: Sequence[Runner], pids: Sequence[int], num_steps: int) -> list[list[Marks]]:
         """Let both sides make `num_steps`, each on its half of the cores, and swap the halves until both are done.

@@ -12,9 +12,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 import perf
 from perf.commands import find_command
@@ -43,33 +43,29 @@ def parse_recipe(parts: Sequence[str]) -> Recipe:
     Raises:
         ValueError: a part is not understood, or two of them exclude each other.
     """
-    recipe = Recipe(text=" ".join(parts))
+    text = " ".join(parts)
+    found: dict[str, Any] = {}
     for part in parts:
-        recipe = _with_part(recipe, part)
+        kind, _, value = part.partition(":")
+        values = value.split(",")
+        if part == "baseline:":
+            found["is_baseline"] = True
+        elif kind == "git" and value and not value.startswith("-"):
+            found["commit"] = value
+        elif kind == "pip" and all(map(_REQUIREMENT.fullmatch, values)):
+            found["packages"] = tuple(values)
+        elif kind == "python" and os.access(value, os.X_OK) and not Path(value).is_dir():
+            found["python"] = Path(value).absolute()
+        elif kind == "env" and all(map(_SETTING.fullmatch, values)):
+            found["environ"] = dict(setting.split("=", 1) for setting in values)
+        elif part != "self":
+            needed = "self, baseline:, git:REF, pip:NAME==VERSION,..., python:/path of a program, or env:NAME=VALUE,..."
+            raise ValueError(f"{part!r}: is no SPEC; one is needed: {needed}")
     kinds = [part.partition(":")[0] for part in parts]
     for group in (("self", "git", "baseline"), ("pip", "baseline"), ("python",), ("env",)):
         if sum(kind in group for kind in kinds) > 1:
-            raise ValueError(f"{recipe.text!r}: a side has at most one of {', '.join(group)}")
-    return recipe
-
-
-def _with_part(recipe: Recipe, part: str) -> Recipe:
-    kind, _, value = part.partition(":")
-    values = value.split(",")
-    if part == "self":
-        return recipe
-    if part == "baseline:":
-        return replace(recipe, is_baseline=True)
-    if kind == "git" and value and not value.startswith("-"):
-        return replace(recipe, commit=value)
-    if kind == "pip" and all(map(_REQUIREMENT.fullmatch, values)):
-        return replace(recipe, packages=tuple(values))
-    if kind == "python" and os.access(value, os.X_OK) and not Path(value).is_dir():
-        return replace(recipe, python=Path(value).absolute())
-    if kind == "env" and all(map(_SETTING.fullmatch, values)):
-        return replace(recipe, environ={name: setting for name, _, setting in (v.partition("=") for v in values)})
-    needed = "self, baseline:, git:REF, pip:NAME==VERSION,..., python:/path of a program, or env:NAME=VALUE,..."
-    raise ValueError(f"{part!r}: is no SPEC; one is needed: {needed}")
+            raise ValueError(f"{text!r}: a side has at most one of {', '.join(group)}")
+    return Recipe(text=text, **found)
 
 
 # Where this process's own package lies: a checkout of this project, or an environment's packages.
@@ -142,55 +138,43 @@ def _side(recipe: Recipe, name: str, there: Path, root: Path, workload: str, env
     where, python = f"{name} side ({recipe.text})", recipe.python or Path(sys.executable)
     if recipe.packages:
         python = _environment(where, python, recipe.packages)
-    if is_command(workload):
-        return _command_side(recipe, name, there, root, workload, environ, python)
-    # A commit of this project brings its own runner. Everyone else's is served by the installed one, whose folder is on
-    # the path only if it is no environment's: another interpreter has packages of its own.
-    home = there if (there / _RUNNER).exists() else HOME
-    if home != there and (root / _RUNNER).exists():
-        raise MeasureError(f"{where}: is of a version before 0.2, which has no runner; use a later commit")
-    path = ["" if home.name in ("site-packages", "dist-packages") else str(home), environ.get("PYTHONPATH", "")]
-    arguments = ["--workload", workload, *(["--candidate-root", str(root)] if there != root else [])]
-    text = _text(recipe, there)
-    place = workload.rpartition(":")[0]
-    if place.endswith(".py") and not (there / place).exists():
-        text += f", with the candidate's {place}"
-    return Side(
-        name=name,
-        text=text,
-        workload=workload,
-        # -P: a file of the project must not be taken for a module of ours, or of Python's.
-        command=(str(python), "-P", "-m", "perf.runner", *arguments),
-        root=there,
-        # Hash order is part of a process's layout too, and is not what two sides are compared for.
-        environ={**environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, path)), **recipe.environ},
-    )
-
-
-def _text(recipe: Recipe, there: Path) -> str:
     version = _tool("", ["git", "-C", str(there), "describe", "--always", "--dirty"]).strip()
-    return f"{recipe.text} at {version}" if version else recipe.text
-
-
-def _command_side(
-    recipe: Recipe, name: str, there: Path, root: Path, workload: str, environ: Mapping[str, str], python: Path
-) -> Side:
-    """Return the side of a command: its environment is as it was, but that another `python` comes first on PATH."""
-    command, file = find_command(workload, [there, root])
-    if recipe.python or recipe.packages:
-        environ = {**environ, "PATH": os.pathsep.join([str(python.parent), environ.get("PATH", os.defpath)])}
-    # This process's own package runs it, whatever else the command's environment lets Python find.
-    code = f"import sys; sys.path.insert(0, {str(HOME)!r}); from perf.runner.commands import main; main()"
-    arguments = ["--workload", workload, "--candidate-root", str(root), "--python", str(python)]
+    text = f"{recipe.text} at {version}" if version else recipe.text
+    command: tuple[str, ...]
+    limits = {}
+    if is_command(workload):
+        entry, file = find_command(workload, [there, root])
+        borrowed = "" if there in file.parents else file.name
+        # This process's own package runs it, whatever else the command's environment lets Python find. That is as it
+        # was, but that another `python` comes first.
+        code = f"import sys; sys.path.insert(0, {str(HOME)!r}); from perf.runner.commands import main; main()"
+        options = ["--workload", workload, "--candidate-root", str(root), "--python", str(python)]
+        command = (sys.executable, "-P", "-c", code, *options)
+        if recipe.python or recipe.packages:
+            environ = {**environ, "PATH": os.pathsep.join([str(python.parent), environ.get("PATH", os.defpath)])}
+        limits = {"timeout_s": entry.timeout_s + GRACE_S, "grace_s": GRACE_S}
+    else:
+        place = workload.rpartition(":")[0]
+        borrowed = place if place.endswith(".py") and not (there / place).exists() else ""
+        # A commit of this project brings its own runner. Everyone else's is served by the installed one, whose folder
+        # is on the path only if it is no environment's: another interpreter has packages of its own.
+        home = there if (there / _RUNNER).exists() else HOME
+        if home != there and (root / _RUNNER).exists():
+            raise MeasureError(f"{where}: is of a version before 0.2, which has no runner; use a later commit")
+        options = ["--workload", workload, *(["--candidate-root", str(root)] if there != root else [])]
+        # -P: a file of the project must not be taken for a module of ours, or of Python's.
+        command = (str(python), "-P", "-m", "perf.runner", *options)
+        path = ["" if home.name in ("site-packages", "dist-packages") else str(home), environ.get("PYTHONPATH", "")]
+        # Hash order is part of a process's layout too, and is not what two sides are compared for.
+        environ = {**environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, path))}
     return Side(
         name=name,
-        text=_text(recipe, there) + ("" if there in file.parents else f", with the candidate's {file.name}"),
+        text=f"{text}, with the candidate's {borrowed}" if borrowed else text,
         workload=workload,
-        command=(sys.executable, "-P", "-c", code, *arguments),
+        command=command,
         root=there,
         environ={**environ, **recipe.environ},
-        timeout_s=command.timeout_s + GRACE_S,
-        grace_s=GRACE_S,
+        **limits,
     )
 
 

@@ -125,15 +125,12 @@ def load_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.opti
             step = torch.full((), checkpoint.facts.global_step, dtype=torch.float32, device=p.device)
             optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
     targets = state_tensors(model, optimizer)
-    needs, has = (
-        {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
-        for tensors in (targets, found)
-    )
-    for name in {**needs, **has}:
-        if needs.get(name) != has.get(name):
+    for name in {**targets, **found}:
+        forms = [f"{t[name].dtype} {list(t[name].shape)}" if name in t else "nothing" for t in (found, targets)]
+        if forms[0] != forms[1]:
             raise CheckpointError(
-                f"{checkpoint.path}: has {has.get(name, 'nothing')} under {name!r}, the model needs "
-                f"{needs.get(name, 'nothing')}; it belongs to another model: name another --model-dir"
+                f"{checkpoint.path}: has {forms[0]} under {name!r}, the model needs {forms[1]}; "
+                "it belongs to another model: name another --model-dir"
             )
     for name, target in targets.items():
         target.copy_(found[name])

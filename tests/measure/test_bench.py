@@ -270,3 +270,66 @@ def test_a_signal_ends_the_measuring_with_the_whole_rounds(monkeypatch: pytest.M
     rounds = iter([1])
     with pytest.raises(KeyboardInterrupt):
         measure(side("tests.workloads:line"), cases(8), num_rounds=3, **options)
+
+
+COMMAND = Side(name="", text="self", workload="stepmark.toml:net", command=(), root=HOME, environ={})
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What commands are asked, without any: each prints a line every two steps; the one at 32 fails."""
+    events: list[tuple[str, int]] = []
+
+    def run(side: Side, case: CaseSpec, num_steps: int) -> Stepped:
+        events.append(("run", case.global_batch_size))
+        if case.global_batch_size == 32:
+            raise MeasureError("ended with exit code 1")
+        steps = tuple(range(2, num_steps + 1, 2))
+        marks = tuple(0.5 * i for i in range(len(steps) + 1))
+        lines = tuple(f"line {step}" for step in steps)
+        return Stepped(marks=marks, losses=(1.0,) * len(steps), lines=lines, steps=steps)
+
+    def ask(side: Side, case: CaseSpec) -> Counted:
+        events.append(("count", case.global_batch_size))
+        facts = {"device": "", "precision": "", "micro_batch_size": case.global_batch_size, "world_size": 4}
+        return Counted(facts=facts, fingerprint=SOFTWARE)
+
+    monkeypatch.setattr(bench, "run_command", run)
+    monkeypatch.setattr(bench, "asked_once", ask)
+    return events
+
+
+def test_commands_run_one_after_the_other_in_random_order(commands: list[tuple[str, int]]) -> None:
+    """Each once in a round, asked what it is after its first run only; each run counts as one slice."""
+    slices: list[None] = []
+    rng = np.random.default_rng(0)
+    measure(COMMAND, cases(8, 16, 24), num_rounds=20, num_steps=10, rng=rng, on_slice=lambda: slices.append(None))
+    ran = [size for kind, size in commands if kind == "run"]
+    rounds = [tuple(ran[i : i + 3]) for i in range(0, len(ran), 3)]
+    assert len(rounds) == 20
+    assert len(slices) == 60
+    assert all(sorted(turn) == [8, 16, 24] for turn in rounds)
+    assert len(set(rounds)) > 2
+    assert commands[:6] == [(kind, size) for size in rounds[0] for kind in ("run", "count")]
+    assert {kind for kind, _ in commands[6:]} == {"run"}
+
+
+def test_the_run_of_a_command_is_its_log(commands: list[tuple[str, int]]) -> None:
+    """Values are of log windows, the first of which is warm-up; times are of one step, and nothing is counted."""
+    session = measure(COMMAND, cases(8), num_rounds=1, num_steps=20, rng=np.random.default_rng(0))
+    assert (session.device, session.precision) == ("", "")
+    assert session.measurements[8].world_size == 4
+    (run,) = session.measurements[8].runs
+    assert run.steps == tuple(range(2, 21, 2))
+    assert run.step_s == pytest.approx([0.25] * 10)
+    assert run.warmup_steps == 1
+    assert run.counters is None
+    assert run.lines == tuple(f"line {step}" for step in run.steps)
+
+
+def test_a_command_that_fails_at_one_batch_size_leaves_the_others(commands: list[tuple[str, int]]) -> None:
+    """It is not tried again, and its reason is kept."""
+    session = measure(COMMAND, cases(8, 32), num_rounds=3, num_steps=20, rng=np.random.default_rng(0))
+    assert {size: len(found.runs) for size, found in session.measurements.items()} == {8: 3}
+    assert session.failures == {32: "run 1: ended with exit code 1"}
+    assert commands.count(("run", 32)) == 1

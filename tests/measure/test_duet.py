@@ -26,7 +26,7 @@ from perf.measure.duet import BLOCKS, Duet, choose_mode
 from perf.measure.runners import Runner
 from perf.measure.sides import HOME, Side, parse_recipe, prepared
 from perf.records.sessions import Mode, Pair, alternating_effect, simultaneous_effect
-from perf.records.wire import REQUESTS, VERSION, CaseSpec, Stepped, Waiting
+from perf.records.wire import REQUESTS, VERSION, CaseSpec, Counted, Stepped, Waiting
 
 WORKLOAD = "tests.workloads:small"
 
@@ -209,7 +209,7 @@ def checkout(folder: Path, name: str, **edits: tuple[str, str]) -> Side:
 def test_commits_with_other_fields_can_be_compared(tmp_path: Path) -> None:
     """A workload with a field more on one side, a counter more on the other: both run, and neither is called equal."""
     later_workload = checkout(
-        tmp_path, "baseline", train__workloads=("    log_steps: int\n", "    log_steps: int\n    rope: bool = True\n")
+        tmp_path, "baseline", train__workloads=("    dropout: float", "    rope: bool = True\n    dropout: float")
     )
     later_counter = checkout(
         tmp_path,
@@ -368,3 +368,84 @@ def test_the_mode_suits_the_machine() -> None:
     mode, why = choose_mode([{}, {"OMP_NUM_THREADS": "1"}], num_gpus=0, cores={0, 1})
     assert mode is Mode.ALTERNATING
     assert "OMP_NUM_THREADS" in why
+
+
+class Commands:
+    """Runs of commands that print at once: each takes as long as its side, and its losses are those it is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[tuple[str, int]] = []  # each run's side and number of steps
+        self.asked: list[str] = []  # the side of each question
+        self.window_s = {"baseline": 1.0, "candidate": 0.5}
+        self.steps = {"baseline": (10, 20, 30), "candidate": (10, 20, 30)}
+        self.losses = lambda name, number: (3.0, 2.0, 1.0)  # of a side's run, which is the number-th of all
+        monkeypatch.setattr(duet_module, "run_command", self._run)
+        monkeypatch.setattr(duet_module, "asked_once", self._ask)
+        self.sides = (self._side("baseline"), self._side("candidate"))
+
+    def _side(self, name: str) -> Side:
+        return Side(name=name, text=name, workload="stepmark.toml:net", command=(), root=HOME, environ={})
+
+    def _run(self, side: Side, case: CaseSpec, num_steps: int) -> Stepped:
+        self.ran.append((side.name, num_steps))
+        began_s, window_s = 100.0 * len(self.ran), self.window_s[side.name]
+        marks = (began_s, *(began_s + 7.0 + window_s * i for i in range(3)))  # seven seconds of start
+        return Stepped(marks=marks, losses=self.losses(side.name, len(self.ran)), steps=self.steps[side.name])
+
+    def _ask(self, side: Side, case: CaseSpec) -> Counted:
+        self.asked.append(side.name)
+        return Counted(facts={"device": ""})
+
+    def duet(self) -> Duet:
+        """Return a duet of them, with runs of 30 steps."""
+        return Duet(self.sides, CASES, mode=Mode.ALTERNATING, cores={0}, command_steps=30, rng=np.random.default_rng(0))
+
+
+def test_a_pair_of_commands_is_a_block_of_four_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ABBA or BAAB, drawn anew for each; timed from the first step line, with all losses and the steps between."""
+    commands = Commands(monkeypatch)
+    commands.losses = lambda name, number: (3.0, 2.0, float(number))
+    duet = commands.duet()
+    duet.pairs_per_start = 10
+    pairs = duet.start(SIZES, budget_s=1000.0)
+    order = "".join(name[0] for name, _ in commands.ran)
+    assert {order[i : i + 4] for i in range(0, len(order), 4)} == {"bccb", "cbbc"}
+    assert len(order) == 4 * len(pairs) == 4 * 20
+    assert {num_steps for _, num_steps in commands.ran} == {30}
+    for number, pair in enumerate(pairs):
+        assert pair.effect == pytest.approx(np.log(2.0))  # the start counts for nobody
+        assert [len(marks) for marks in (*pair.baseline, *pair.candidate)] == [3] * 4
+        assert pair.num_steps == 20
+        last = sorted(losses[-1] for side in pair.losses for losses in side)
+        assert last == [4.0 * number + i for i in (1, 2, 3, 4)]
+
+
+def test_commands_that_print_other_steps_cannot_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time between other steps is that of other work."""
+    commands = Commands(monkeypatch)
+    commands.steps["candidate"] = (10, 20, 40)
+    with pytest.raises(MeasureError, match=r"8: the sides print lines from \(10, 30\) and \(10, 40\), of other steps"):
+        commands.duet().start([8], budget_s=1000.0)
+
+
+def test_of_equal_losses_each_command_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What both print first is known to be the same: no further run is needed."""
+    commands = Commands(monkeypatch)
+    duet = commands.duet()
+    found = duet.work()
+    assert [name for name, _ in commands.ran] == commands.asked == ["baseline", "candidate"] * len(SIZES)
+    assert list(found) == list(duet.run_s) == list(SIZES)
+    for baseline, candidate in found.values():
+        assert baseline == candidate
+        assert (baseline.losses, baseline.reruns) == ((3.0, 2.0, 1.0), ())
+
+
+def test_where_losses_differ_the_baseline_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so can it be told whether they also differ from run to run."""
+    commands = Commands(monkeypatch)
+    commands.losses = lambda name, number: (3.0, 2.0, float(number))
+    ((baseline, candidate), _) = commands.duet().work().values()
+    assert [name for name, _ in commands.ran[:3]] == ["baseline", "candidate", "baseline"]
+    assert (baseline.losses[-1], candidate.losses[-1]) == (1.0, 2.0)
+    assert baseline.reruns == ((3.0, 2.0, 3.0),)
+    assert candidate.reruns == ()

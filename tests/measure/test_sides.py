@@ -8,12 +8,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from perf.errors import MeasureError
 from perf.measure import sides
+from perf.measure.runners import Runner
 from perf.measure.sides import HOME, parse_recipe, prepared
 from perf.signals import STOPS, stopped_by_signals
 from tests.measure.test_runners import interrupted_inside_popen
@@ -298,3 +301,64 @@ def test_a_side_says_whose_workload_file_it_runs(repository: Path) -> None:
     git(repository, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", "bench")
     with prepared(parse_recipe(["git:HEAD"]), "baseline", repository, "bench_net.py:net", {}) as side:
         assert "candidate's" not in side.text
+
+
+def command_file(root: Path, **entries: float) -> None:
+    """Write a command of each name, with the time that its runs may take."""
+    table = '[command.{}]\nrun = "true"\nglobal_batch_sizes = [8]\ntimeout_s = {}\n'
+    (root / "stepmark.toml").write_text("".join(table.format(name, timeout_s) for name, timeout_s in entries.items()))
+
+
+def test_a_command_runs_in_its_checkout_in_its_own_environment(repository: Path) -> None:
+    """Nothing is set but what the SPEC sets, not even for Python; this package serves it; its time is its entry's."""
+    command_file(repository, net=60.0)
+    git(repository, "add", ".")
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", "command")
+    recipe = parse_recipe(["git:HEAD", "env:A=1"])
+    with prepared(recipe, "baseline", repository, "stepmark.toml:net", {"PATH": "/bin", "A": "0"}) as side:
+        assert side.environ == {"PATH": "/bin", "A": "1"}
+        assert side.root != repository
+        assert (side.root / "stepmark.toml").exists()
+        assert (side.timeout_s, side.grace_s) == (60.0 + sides.GRACE_S, sides.GRACE_S)
+        assert side.command[0] == sys.executable
+        assert side.command[-6:] == (
+            "--workload", "stepmark.toml:net", "--candidate-root", str(repository), "--python", sys.executable,
+        )  # fmt: skip
+        assert "candidate's" not in side.text
+        with ExitStack() as stack:
+            Runner(stack, msgspec.structs.replace(side, environ=os.environ)).ready()
+
+
+def test_another_python_comes_first_on_the_path_of_a_command(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So `python` in its scripts is what the SPEC names, or has the packages that the SPEC names."""
+    command_file(repository, net=60.0)
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.symlink_to(sys.executable)
+    recipe = parse_recipe([f"python:{python}"])
+    with prepared(recipe, "candidate", repository, "stepmark.toml:net", {"PATH": "/bin"}) as side:
+        assert side.environ == {"PATH": f"{tmp_path / 'bin'}:/bin"}
+        assert side.command[0] == sys.executable
+        assert side.command[-2:] == ("--python", str(python))
+    made = Path("/made/bin/python")
+    monkeypatch.setattr(sides, "_environment", lambda where, python, packages: made)
+    recipe = parse_recipe(["pip:numpy==2.3.5"])
+    with prepared(recipe, "candidate", repository, "stepmark.toml:net", {"PATH": "/bin"}) as side:
+        assert side.environ == {"PATH": "/made/bin:/bin"}
+        assert side.command[-2:] == ("--python", str(made))
+
+
+def test_a_commit_without_the_entry_runs_the_candidates(repository: Path) -> None:
+    """Whether it has no such file or no such command in it; and its text says so."""
+    command_file(repository, old=30.0)
+    git(repository, "add", ".")
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", "command")
+    command_file(repository, old=60.0, new=90.0)
+    for commit, name, timeout_s in (("HEAD", "old", 30.0), ("HEAD", "new", 90.0), ("HEAD~1", "old", 60.0)):
+        recipe = parse_recipe([f"git:{commit}"])
+        with prepared(recipe, "baseline", repository, f"stepmark.toml:{name}", {}) as side:
+            assert side.timeout_s == timeout_s + sides.GRACE_S
+            assert side.root != repository
+            assert side.text.endswith(", with the candidate's stepmark.toml") == (timeout_s > 30.0)
