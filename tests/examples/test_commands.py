@@ -1,4 +1,4 @@
-"""The example of commands: each runs and is measured as a user would, and another loss is found, in its own repository."""
+"""The example of commands: each is measured as a user would, and another loss is found, in a repository of its own."""
 
 import importlib.util
 import os
