@@ -59,12 +59,12 @@ class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def why(self) -> str:
         """What it runs, for a list of workloads."""
-        return self.run
+        return " ".join(self.run.split())
 
     @property
     def about(self) -> Mapping[str, str]:
         """What decides what a run does; compared between two sides, and named where it differs."""
-        return {"run": self.run, "format": self.format, **{f"${name}": v for name, v in self.environ.items()}}
+        return {"run": self.why, "format": self.format, **{f"${name}": v for name, v in self.environ.items()}}
 
     def world_size_of(self, global_batch_size: int) -> int:
         """Return how many ranks train a batch."""

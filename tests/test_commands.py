@@ -56,10 +56,10 @@ def load(text: str, name: str = "stepmark.toml") -> dict[str, Command]:
         ("run = 'a {global_batch_size}'\nglobal_batch_sizes = [8, 8]", ": global_batch_sizes: [8, 8]: each once, and"),
         (RUN + "world_sizes = [1, 2]", ": world_sizes: [1, 2]: one for each of 2 batch sizes, and {world_size} in run, "),
         ("run = 'a {world_size}'\nglobal_batch_sizes = [8]\nworld_sizes = [1, 2]", ": world_sizes: [1, 2]: one for each of"),
-        (RUN + "format = 'loss'", ": format 'loss': is one of cerebras, hf-trainer, torchtitan, megatron, or a pattern "),
+        (RUN + "format = 'loss'", ": format 'loss': has no group; cerebras, cerebras-tensorflow, "),
         (RUN + "format = '('", ": format '(': is no regular expression (missing ), unterminated subpattern"),
         (RUN + "format = '(?P<loss>a{99999999999999999999})'", "the repetition number is too large"),
-        (RUN + "format = '(?P<lossy>a)'", ": format '(?P<lossy>a)': has a group lossy, and groups are global_step, "),
+        (RUN + "format = '(?P<lossy>a)'", ": format '(?P<lossy>a)': has the groups lossy; cerebras, "),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(("name", "table"), [("stepmark.toml", ""), ("pyproject.toml", "tool.stepmark.")])

@@ -120,7 +120,10 @@ def _stepped(log: "_Log", command: Command, places: Mapping[str, Any]) -> Steppe
     if (bad := next((line for line in lines if not -1e9 < line.loss < 1e9), None)) is not None:
         raise MeasureError(f"step {bad.global_step}: the loss is {bad.loss}, and a finite one is needed")
     size, steps = places["global_batch_size"], [line.global_step for line in lines]
-    if lines[0].epoch is not None and places["num_steps"] % len(lines) == 0:  # whose lines do not say their step
+    if steps == [*range(1, len(lines) + 1)] and lines[0].epoch is not None:  # whose lines may not say their step
+        if places["num_steps"] % len(lines):
+            found = f"{len(lines)} lines that do not say their step, of {places['num_steps']} steps"
+            raise MeasureError(f"printed {found}; let each be of as many steps (no logging_first_step)")
         steps = [places["num_steps"] // len(lines) * step for step in steps]
         lines = [msgspec.structs.replace(line, global_step=step) for line, step in zip(lines, steps, strict=True)]
     printed_s = printed_seconds(lines, size, (command.tokens_per_sample or 0) / places["world_size"])

@@ -254,7 +254,7 @@ def scripted(folder: Path, baseline: str, candidate: str) -> tuple[Side, Side]:
         ("sys.exit('no such module')", "ended with exit code 1; its last lines: no such module"),
         ("os.kill(os.getpid(), 11)", "ended by SIGSEGV"),
         ("print('Hello'); input()", "said b'Hello', which is no answer"),
-        ("print([1]); input()", "said b'[1]': Expected `object`, got `array`"),
+        ("print([1]); input()", "said b'[1]', which is no answer: Expected `object`, got `array`"),
         (
             'print(\'{"event": "ready"}\'); input()',
             f"speaks version 0 of the wire, and {VERSION} or later is needed",
