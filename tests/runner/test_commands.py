@@ -398,7 +398,8 @@ def tool(root: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start Python, in a process group of its own as a shell would."""
     command = [sys.executable, *arguments]
     pipe = subprocess.PIPE
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(root.parent / "temporary")}
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}  # no worker of this session
+    environ |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(root.parent / "temporary")}
     return subprocess.Popen(command, cwd=root, env=environ, stdout=pipe, stderr=pipe, text=True, process_group=0)
 
 
