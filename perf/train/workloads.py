@@ -1,8 +1,9 @@
-"""The built-in workloads: what is trained, how, at which batch sizes, and why it is here."""
+"""The built-in workloads (workloads.toml): what is trained, how, at which batch sizes, and why it is here."""
 
-from typing import Any
+import tomllib
+from importlib.resources import files
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct, convert, to_builtins
 
 from perf.seam import Case, Step, Workload
 
@@ -32,54 +33,8 @@ class BertConfig(Struct, frozen=True, kw_only=True):
     log_steps: int  # a log line every so many steps, by default
 
 
-_ON_CPU: dict[str, Any] = {"lr_warmup_steps": 20, "lr_end_step": 4000}
-# Ramp, end and peak of the example's published configuration; its peak is 1e-4 * sqrt(batch / 256) / 2, here at 1024.
-_MSL128: dict[str, Any] = {
-    "vocab_size": 30522, "max_positions": 512, "seq_len": 128, "masked_per_sample": 20, "dropout": 0.1,
-    "learning_rate": 1e-4, "lr_warmup_steps": 3200, "lr_end_step": 80_800,
-    "global_batch_sizes": (512, 1024, 2048), "max_steps": 1000, "log_steps": 100,
-}  # fmt: skip
-
-BERT_CONFIGS = {
-    config.name: config
-    for config in (
-        BertConfig(
-            name="pico", why="the whole experiment, three batch sizes that learn, in two minutes on two CPU cores",
-            num_layers=2, hidden_size=32, num_heads=2, intermediate_size=128, vocab_size=1024,
-            max_positions=32, seq_len=32, masked_per_sample=5, learning_rate=4e-3, micro_batch_size=512,
-            global_batch_sizes=(512, 1024, 2048), max_steps=200, log_steps=20, **_ON_CPU,
-        ),
-        BertConfig(
-            name="nano", why="four times the words and twice the width of pico: matrix products begin to matter",
-            num_layers=2, hidden_size=64, num_heads=2, intermediate_size=256, vocab_size=4096,
-            max_positions=64, seq_len=64, masked_per_sample=10, learning_rate=3e-3, micro_batch_size=64,
-            global_batch_sizes=(512, 1024, 2048), max_steps=200, log_steps=20, **_ON_CPU,
-        ),
-        BertConfig(
-            name="tiny",
-            why="BERT's own vocabulary and sequence length at BERT-tiny's width: the vocabulary projection dominates",
-            num_layers=2, hidden_size=128, num_heads=2, intermediate_size=512, vocab_size=30522,
-            max_positions=128, seq_len=128, masked_per_sample=20, learning_rate=2e-3, micro_batch_size=16,
-            global_batch_sizes=(64, 128, 256), max_steps=100, log_steps=10, **_ON_CPU,
-        ),
-        BertConfig(
-            name="mini", why="BERT-mini: the largest whose three batch sizes a CPU can train while one waits",
-            num_layers=4, hidden_size=256, num_heads=4, intermediate_size=1024, vocab_size=30522,
-            max_positions=128, seq_len=128, masked_per_sample=20, learning_rate=1e-3, micro_batch_size=16,
-            global_batch_sizes=(32, 64, 128), max_steps=100, log_steps=10, **_ON_CPU,
-        ),
-        BertConfig(
-            name="bert-base-msl128",
-            why="the reference example at BERT-base size, for accelerators too small for BERT-large",
-            num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072, micro_batch_size=256, **_MSL128,
-        ),
-        BertConfig(
-            name="bert-large-msl128",
-            why="the reference example in full, as published for three batch sizes on another accelerator",
-            num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096, micro_batch_size=128, **_MSL128,
-        ),
-    )
-}  # fmt: skip
+_TABLES = tomllib.loads(files("perf.train").joinpath("workloads.toml").read_text(encoding="utf-8"))
+BERT_CONFIGS = {name: convert({"name": name, **table}, BertConfig) for name, table in _TABLES.items()}
 
 
 def default_workload(device_type: str) -> str:
