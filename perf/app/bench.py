@@ -1,10 +1,8 @@
 """Measured claims: each workload of a sitting measured once, judged claim by claim, and written down."""
 
-import glob
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from tqdm import tqdm
 from perf.app.side_by_side import baseline_recipe, compared
 from perf.app.what import What, busy_share, health, load_note
 from perf.commands import Command
-from perf.errors import BaselineError, MeasureError, UsageError
+from perf.errors import BaselineError, MeasureError
 from perf.judge import verdicts
 from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims
 from perf.judge.stats import run_rate
@@ -204,20 +202,3 @@ class Bench:
         if found.verdict is Verdict.INCONCLUSIVE and not is_asked:
             return replace(found, holds=None)
         return found
-
-
-def stored_file(name: str, storage: str) -> Path:
-    """Return the file that --benchmark-compare names: a path, or the number of one in pytest-benchmark's storage.
-
-    Raises UsageError: there is none.
-    """
-    with suppress(OSError):  # a name too long for a file
-        if Path(name).is_file():
-            return Path(name)
-    folder = Path(storage.removeprefix("file://"))
-    found = sorted(folder.glob(f"**/{glob.escape(name)}*.json")) if name else []
-    if not found:
-        raise UsageError(
-            f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; name another"
-        )
-    return found[-1]

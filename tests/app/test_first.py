@@ -37,10 +37,10 @@ def test_the_template_can_be_measured_as_it_is(here: Path, capsys: pytest.Captur
     assert main(["init"]) == EXIT_DONE
     out = capsys.readouterr().out
     assert "two processes have the same losses" in out
-    assert "no host syncs" in out
+    assert "  0 host syncs (" in out
     assert out.endswith("Next: pytest bench_step.py\n")
     assert "pytest bench_step.py --benchmark-compare" in (here / "bench_step.py").read_text()
-    assert own_workloads(here)[0][0].id == "bench_step.py:classifier"
+    assert own_workloads(here)[0].id == "bench_step.py:classifier"
 
 
 def test_a_step_is_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +50,7 @@ def test_a_step_is_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["init", "bench_own.py"]) == EXIT_PROBLEM
     out = capsys.readouterr().out
     assert "NOT repeatable: two processes have other losses or work; seed" in out
-    assert "1 host syncs: .item()" in out
+    assert "  1 host syncs (.item(), " in out
     assert out.endswith("Next: mend what is marked NOT\n")
     assert file.read_text() == FAULTY
 
@@ -96,7 +96,7 @@ def test_the_doctor_says_what_there_is_and_what_to_do(
     assert main(["doctor"]) == EXIT_DONE
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    lines = out.replace("\n      ", " ").splitlines()
+    lines = out.replace("\n  ", " ").splitlines()
     assert all(line.startswith(("ok    ", "NOTE  ")) for line in lines)
     assert any("cores, " in line for line in lines)
     advice = "stop them, or expect to need larger budgets"
