@@ -266,9 +266,6 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Fail a session that was asked to compare claims and measured none: green must mean that somebody looked."""
     config = session.config
     state = config.stash[STATE]
-    timed: Any = getattr(config, "_benchmarksession", None)
-    if state.seen and timed and not timed.benchmarks:
-        timed.json = timed.save = timed.autosave = None  # nothing to save, which pytest-benchmark would warn of
     reporter = config.pluginmanager.getplugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
     seen = state.seen or any(IN_PARALLEL in str(report.longrepr) for report in skipped)  # by workers of pytest-xdist

@@ -56,7 +56,7 @@ class Project:
             shutil.copy(ROOT / name, pytester.path / name)
         self.baselines.mkdir()
         monkeypatch.setattr("perf.app.bench.measure", self._measure)
-        monkeypatch.setattr("perf.app.bench.busy_share", lambda: 0.0)
+        monkeypatch.setattr("perf.app.bench.noted_load", lambda: 0.0)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)

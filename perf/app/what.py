@@ -94,11 +94,12 @@ def busy_share(seconds: float = 0.3) -> float:
     return psutil.cpu_percent(seconds) / 100
 
 
-def load_note(share: float) -> str:
-    """Return a warning that other programs use the cores, or nothing."""
-    if share < BUSY:
-        return ""
-    return f"Other programs use {share:.0%} of the cores: times will vary more. Stop them, or expect to need more time."
+def noted_load() -> float:
+    """Return `busy_share`, and print a warning where other programs use the cores."""
+    if (share := busy_share()) >= BUSY:
+        used = f"Other programs use {share:.0%} of the cores"
+        print(f"{used}: times will vary more. Stop them, or expect to need more time.", flush=True)
+    return share
 
 
 def health(share: float) -> dict[str, str | int]:

@@ -11,7 +11,7 @@ import pytest
 
 from perf.app import first
 from perf.app.first import DEMO_FILE, FAULTS, TEMPLATE
-from perf.app.what import busy_share, load_note
+from perf.app.what import noted_load
 from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, MeasureError
 from perf.finding import own_workloads
@@ -118,11 +118,16 @@ def test_a_duet_without_sides_takes_the_last_other_commit(here: Path, tmp_path: 
         last_other_commit(tmp_path / "bare", True)
 
 
-def test_load_of_other_programs_is_said() -> None:
+def test_load_of_other_programs_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """From a tenth on."""
-    assert load_note(0.05) == ""
-    assert load_note(0.5).startswith("Other programs use 50% of the cores")
-    assert 0 <= busy_share(0.01) <= 1
+    assert 0 <= noted_load() <= 1
+    capsys.readouterr()
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 5)
+    assert noted_load() == 0.05
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 50)
+    assert noted_load() == 0.5
+    assert capsys.readouterr().out.startswith("Other programs use 50% of the cores")
 
 
 def test_the_template_is_all_that_a_user_needs(tmp_path: Path) -> None:
