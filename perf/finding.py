@@ -49,8 +49,7 @@ def find(
     if not colon:
         if name in WORKLOADS:
             return Found(id=name, workload=WORKLOADS[name], origin=Path(perf.train.workloads.__file__))
-        known = ", ".join(WORKLOADS)
-        raise UsageError(f"workload {name!r}: is not built in, as {known} are; your own: FILE.py:NAME or MODULE:NAME")
+        raise UsageError(f"workload {name!r}: is none of {', '.join(WORKLOADS)}; your own: FILE.py:NAME or MODULE:NAME")
     if place.endswith(".toml"):
         command, origin = find_command(name, [root, fallback or Path.cwd()])
         return Found(id=name, workload=command, origin=origin)

@@ -189,8 +189,7 @@ class Measuring:
 
     def _save(self, *, is_whole: bool = False) -> None:
         """Keep the session's result, whole or not at all; in the history only that of a whole session."""
-        machine = here().hardware
-        content = {"machine_info": machine, "benchmarks": [], baselines.KEY: self._stored()}
+        content = {"machine_info": here().hardware, "benchmarks": [], baselines.KEY: self._stored()}
         try:
             write_json(self._config.rootpath / baselines.LATEST_RESULT, content)
             self._saved = True

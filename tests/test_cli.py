@@ -460,7 +460,7 @@ def test_workloads_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pic", "'pic': is not built in, as pico, "),
+        ("pic", "'pic': is none of pico, "),
         ("bench_net.py:nett", "bench_net.py has no workload nett (there are net)"),
         ("bench_net.py:os", "has no workload os (there are net)"),
         ("nonesuch.py:net", "workload file nonesuch.py: is not in "),

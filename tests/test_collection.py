@@ -162,7 +162,7 @@ def test_a_workload_by_its_id(project: Project) -> None:
     project.run("test_it.py", "--perf-workload=bench_net.py:wide")
     assert project.measured == [("bench_net.py:wide", [2048])]
     for name, near in (
-        ("pic", "is not built in, as pico, "),
+        ("pic", "is none of pico, "),
         ("bench_net.py:nett", "(there are net, wide)"),
         ("bench_x.py:net", "is not in"),
     ):

@@ -105,8 +105,7 @@ class Bench:
             )
         self.is_stopped = len(next(iter(session.measurements.values())).runs) < rounds  # of each batch size as many
         print(f"\n{log_blocks(session)}\n")
-        found = health(busy)
-        about = dict(workload.about)
+        about, found = dict(workload.about), health(busy)
         return replace(session, sample=workload.sample, about=about, threshold=workload.threshold, health=found)
 
     def _show(self, bar: "tqdm[Any]", session: Session, rounds: int) -> None:

@@ -42,16 +42,12 @@ def init(file: Path) -> int:
     if file.exists():
         print(f"{file} is there already, and is left as it is.")
     else:
-        file.write_text(_template(str(file)), encoding="utf-8")
+        file.write_text(TEMPLATE.read_text(encoding="utf-8").replace("FILE", str(file)), encoding="utf-8")
         print(f"{file} is written: put your own model and data in its step.")
     checked = [_check(target) for target in own_workloads(find_root(), [file])]
     is_fine = all(checked)
     print(f"Next: {f'pytest {shown(file)}' if is_fine else 'mend what is marked NOT'}")
     return 0 if is_fine else EXIT_PROBLEM
-
-
-def _template(name: str) -> str:
-    return TEMPLATE.read_text(encoding="utf-8").replace("FILE", name)
 
 
 def _check(target: Found) -> bool:
@@ -83,7 +79,7 @@ def demo() -> int:
 
     Raises MeasureError: a duet could not be made, or the planted faults were not found. OSError: git is missing.
     """
-    whole, file, codes = _template(DEMO_FILE), Path(DEMO_FILE), []
+    whole, file, codes = TEMPLATE.read_text(encoding="utf-8").replace("FILE", DEMO_FILE), Path(DEMO_FILE), []
     with stopped_by_signals(), TemporaryDirectory(prefix="stepmark-demo-") as folder, chdir(folder):
         file.write_text(whole, encoding="utf-8")
         print(f"A project with one training step ({file}) and one commit is made in {folder}.")
