@@ -50,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_PROBLEM
     except (UsageError, PerfError, OSError) as error:
         # Also where there is nothing to do: whoever asked for a run has none, and a job that trains nothing must fail.
-        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_PROBLEM
-        message = str(error)
+        code, message = EXIT_USAGE if isinstance(error, UsageError) else EXIT_PROBLEM, str(error)
     except (MemoryError, RuntimeError) as error:
         code, message = EXIT_PROBLEM, _known_trouble(error)
         if not message:

@@ -52,7 +52,3 @@ class RunFinishedError(PerfError, RuntimeError):
         # People search for this first sentence: it is the one the reference run failed with.
         sentence = f"Initial global step {global_step} already exceeds max step {max_steps}."
         super().__init__(f"{sentence} {details}" if details else sentence)
-
-
-class NothingToDoError(PerfError):
-    """The same run was started again after its last step."""

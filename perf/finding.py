@@ -1,12 +1,11 @@
 """Finds a project's root and its workloads, and the workload that an id names: a built-in one, or one of a project."""
 
-import difflib
 import importlib
 import importlib.util
 import sys
 import sysconfig
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +15,8 @@ from msgspec.structs import replace
 
 import perf.train.workloads
 from perf.commands import FILES, Command, find_command, load_commands
-from perf.errors import BaselineError, UsageError
-from perf.printable import indented, printable, shown
+from perf.errors import UsageError
+from perf.printable import printable, shown, wrapped
 from perf.seam import Workload
 from perf.train.workloads import WORKLOADS
 
@@ -50,9 +49,7 @@ def find(
     if not colon:
         if name in WORKLOADS:
             return Found(id=name, workload=WORKLOADS[name], origin=Path(perf.train.workloads.__file__))
-        raise UsageError(
-            f"workload {name!r}: is not built in{near(name, WORKLOADS)}; your own: FILE.py:NAME or MODULE:NAME"
-        )
+        raise UsageError(f"workload {name!r}: is none of {', '.join(WORKLOADS)}; your own: FILE.py:NAME or MODULE:NAME")
     if place.endswith(".toml"):
         command, origin = find_command(name, [root, fallback or Path.cwd()])
         return Found(id=name, workload=command, origin=origin)
@@ -69,7 +66,7 @@ def find(
     found = workloads_in(module, root)
     if attribute not in found:
         raise UsageError(
-            f"workload {name!r}: {place} has no workload {attribute}{near(attribute, found)}; "
+            f"workload {name!r}: {place} has no workload {attribute} (there are {', '.join(found) or 'none'}); "
             "decorate a function with @perf.workload(global_batch_sizes=...)"
         )
     if fallback is not None:
@@ -89,22 +86,21 @@ def _require_own(name: str, root: Path, candidate_root: Path, origin: Path) -> N
             )
 
 
-def own_workloads(root: Path, files: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
-    """Return the workloads in files (default: ``bench_*.py`` and `FILES` at the root), and what went wrong."""
+def own_workloads(root: Path, files: Sequence[Path] = ()) -> list[Found]:
+    """Return the workloads in files (default: ``bench_*.py`` and `FILES` at the root).
+
+    Raises UsageError: a file cannot be imported, or has none.
+    """
     known: list[Found] = []
-    problems = []
     tables = [file for file in map(root.joinpath, FILES) if file.is_file()]
     for file in files or [*sorted(root.glob("bench_*.py")), *tables]:
-        try:
-            if file.suffix == ".toml":
-                known += commands_in(file, root)
-            elif found := workloads_in(_imported(file.resolve(), file.resolve().parent), root):
-                known += found.values()
-            else:
-                problems.append(f"{shown(file)}: has no workload; decorate a function with @perf.workload(...)")
-        except UsageError as error:
-            problems.append(str(error))
-    return known, problems
+        if file.suffix == ".toml":
+            known += commands_in(file, root)
+        elif found := workloads_in(_imported(file.resolve(), file.resolve().parent), root):
+            known += found.values()
+        else:
+            raise UsageError(f"{shown(file)}: has no workload; decorate a function with @perf.workload(...)")
+    return known
 
 
 def commands_in(file: Path, root: Path) -> list[Found]:
@@ -114,20 +110,14 @@ def commands_in(file: Path, root: Path) -> list[Found]:
 
 
 def print_workloads(files: Sequence[Path]) -> int:
-    """Print the built-in workloads and those in files, as in `own_workloads`, and return the exit code.
-
-    Raises BaselineError: a file has none or cannot be imported; the others were printed before.
-    """
+    """Print the built-in workloads and those in files, and return the exit code; errors as in `own_workloads`."""
     root = find_root()
-    own, problems = own_workloads(root, files)
-    for target in (*(find(name, root) for name in WORKLOADS), *own):
+    for target in (*(find(name, root) for name in WORKLOADS), *own_workloads(root, files)):
         sizes = ", ".join(map(str, target.workload.global_batch_sizes))
         origin = shown(target.origin) if ":" in target.id else "built in"
         print(printable(f"{target.id} ({origin}), batch sizes {sizes}"))
         if target.workload.why:
-            print(indented(printable(target.workload.why), 4))
-    if problems:
-        raise BaselineError("; ".join(problems))
+            print(wrapped(f"  {target.workload.why}"))
     return 0
 
 
@@ -143,12 +133,6 @@ def workloads_in(module: ModuleType, root: Path) -> dict[str, Found]:
         if home is module or not any(value is other for other in vars(home).values()):
             found[name] = Found(id=f"{place}:{name}", workload=value, origin=origin)
     return found
-
-
-def near(name: str, known: Collection[str]) -> str:
-    """Return which known names a wrong one is close to, or all of them, as the end of a sentence."""
-    close = difflib.get_close_matches(name, known, n=2)
-    return f" (did you mean {' or '.join(close)}?)" if close else f" (there are {', '.join(known) or 'none'})"
 
 
 def in_one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from perf.app.bench import WITH_BASELINE, Bench, stored_file
+from perf.app.bench import WITH_BASELINE, Bench
 from perf.app.promotion import refusal
 from perf.app.report import history_folder, keep_page, publish
 from perf.app.what import What, here
@@ -54,9 +55,14 @@ class Measuring:
         saved_to = config.option.benchmark_json
         if saved_to and not Path(saved_to).parent.is_dir():
             raise pytest.UsageError(f"--benchmark-json={saved_to}: there is no folder {Path(saved_to).parent}")
+        self._file = self._stored_file(compare) if isinstance(compare, str) else None
+        duet = config.getoption("perf_duet") or ("never" if compare in ([], None) else "auto")
         try:
-            self._file = stored_file(compare, config.option.benchmark_storage) if isinstance(compare, str) else None
-            duet = _duet_mode(config.getoption("perf_duet"), compares=compare not in ([], None))
+            if duet not in WITH_BASELINE and parse_recipe(duet.split()).is_baseline:
+                raise ValueError("write always to compare with the baseline")
+        except ValueError as error:
+            raise pytest.UsageError(f"--perf-duet={duet}: never, auto, always or a SPEC is needed: {error}") from None
+        try:
             by_id: dict[str, list[pytest.Item]] = {}
             for item in items:
                 if batch_size(item):
@@ -67,6 +73,15 @@ class Measuring:
                 (config.rootpath / REPORT.with_suffix(suffix)).unlink(missing_ok=True)
         except (PerfError, UsageError, OSError) as error:
             raise pytest.UsageError(str(error)) from None
+
+    def _stored_file(self, name: str) -> Path:
+        """Return the file that --benchmark-compare names: a path, or the number of one that pytest-benchmark keeps."""
+        config: Any = self._config
+        storage = config._benchmarksession.storage  # pytest-benchmark's
+        with suppress(ValueError):  # a path of many folders, and no file
+            if name and (found := storage.query(name)):
+                return shown(found[-1])
+        raise pytest.UsageError(f"--benchmark-compare={name}: is no file, and {storage} holds none of that number")
 
     def _bench(self, items: list[pytest.Item], duet: str) -> Bench:
         """Return what the tests of one workload need."""
@@ -174,8 +189,7 @@ class Measuring:
 
     def _save(self, *, is_whole: bool = False) -> None:
         """Keep the session's result, whole or not at all; in the history only that of a whole session."""
-        machine = here().hardware
-        content = {"machine_info": machine, "benchmarks": [], baselines.KEY: self._stored()}
+        content = {"machine_info": here().hardware, "benchmarks": [], baselines.KEY: self._stored()}
         try:
             write_json(self._config.rootpath / baselines.LATEST_RESULT, content)
             self._saved = True
@@ -257,13 +271,8 @@ class Measuring:
             write(wrapped(f"Next: {report.answer.next_step}"))
             write(f"\n{as_text(report.sections)}")
         if self._saved:
-            write(
-                wrapped(
-                    result_note(
-                        baselines.LATEST_RESULT, refusal(shown(root / baselines.LATEST_RESULT), self._baselines)
-                    )
-                )
-            )
+            refused = refusal(shown(root / baselines.LATEST_RESULT), self._baselines)
+            write(wrapped(result_note(baselines.LATEST_RESULT, refused)))
         try:
             for line in publish(self._reports, self._stored(), shown(root / REPORT)):
                 write(line)
@@ -271,15 +280,3 @@ class Measuring:
                 write(f"history: {keep_page(root / REPORT.with_suffix('.html'), self._kept)}")
         except OSError as error:
             write(f"the page could not be written: {error}", red=True)
-
-
-def _duet_mode(asked: str | None, *, compares: bool) -> str:
-    """Return when to compare side by side, as `Bench` takes it. Raises UsageError: it is neither a word nor a SPEC."""
-    if asked is None:
-        return "auto" if compares else "never"
-    try:
-        if asked not in WITH_BASELINE and parse_recipe(asked.split()).is_baseline:
-            raise ValueError("write always to compare with the baseline")
-    except ValueError as error:
-        raise UsageError(f"--perf-duet={asked}: never, auto, always or a SPEC is needed: {error}") from None
-    return asked

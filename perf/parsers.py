@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from perf import __version__
-from perf.printable import indented, tool
+from perf.printable import tool, wrapped
 from perf.seam import DEVICES, PRECISIONS
 
 
@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
         added = commands.add_parser(
             name,
             help=about,
-            description=indented(f"{about.capitalize()}.", 0),
+            description=wrapped(f"{about.capitalize()}."),
             epilog=epilog,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,  # an epilog keeps its lines

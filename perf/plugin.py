@@ -16,7 +16,7 @@ import pytest
 from perf.claims import Claims, Judge
 from perf.errors import UsageError
 from perf.finding import Found, commands_in, find, workloads_in
-from perf.parsers import AUTO, DEFAULT, WORKLOAD, fraction, positive, seconds, steps
+from perf.parsers import AUTO, DEFAULT, WORKLOAD, fraction, positive, steps
 from perf.seam import PRECISIONS, Workload
 from perf.train.workloads import default_workload
 
@@ -64,10 +64,8 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what a session measures and how strict it is."""
     option = parser.getgroup("stepmark", "stepmark: training steps, measured and judged").addoption
-    workload_help = f"what Claims without a workload measure: {WORKLOAD} (default: {DEFAULT})"
-    option("--perf-workload", metavar="W", help=workload_help)
-    runs_help = "fresh processes for each batch size (default: 6, or 3 where --perf-duet can decide)"
-    option("--perf-runs", type=positive, metavar="N", help=runs_help)
+    option("--perf-workload", metavar="W", help=f"what Claims without one measure: {WORKLOAD} (default: {DEFAULT})")
+    option("--perf-runs", type=positive, metavar="N", help="processes of a batch size (default: 6, or 3 before a duet)")
     option("--perf-steps", type=steps, metavar="N", help="steps of each run (default: 20, or a command's num_steps)")
     option("--perf-precision", choices=PRECISIONS, help=f"default: the workload's ({AUTO})")
     option("--perf-require-baseline", action="store_true", help="a claim without a baseline to compare with fails")
@@ -129,7 +127,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     for name in ("perf_threshold", "perf_scaling_threshold", "perf_duet_threshold"):
         parsed(name, config.getini(name), fraction)
-    parsed("perf_duet_budget", config.getini("perf_duet_budget"), seconds)
     if config.getoption("perf_workload"):
         _chosen(config)
 

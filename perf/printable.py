@@ -23,12 +23,6 @@ def wrapped(text: str) -> str:
     return "\n".join(wrap.fill(printable(line)) for line in text.split("\n"))
 
 
-def indented(text: str, indent: int) -> str:
-    """Return text in lines of at most 80 columns, as far as its words are shorter, each begun by so many spaces."""
-    margin = " " * indent
-    return textwrap.fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_long_words=False)
-
-
 def emphasized(text: str, *, is_bad: bool) -> str:
     """Return text in bold, and in red where it is bad, on a terminal that shows colours; else as it is.
 

@@ -162,8 +162,8 @@ def test_a_workload_by_its_id(project: Project) -> None:
     project.run("test_it.py", "--perf-workload=bench_net.py:wide")
     assert project.measured == [("bench_net.py:wide", [2048])]
     for name, near in (
-        ("pic", "did you mean pico?"),
-        ("bench_net.py:nett", "did you mean net?"),
+        ("pic", "is none of pico, "),
+        ("bench_net.py:nett", "(there are net, wide)"),
         ("bench_x.py:net", "is not in"),
     ):
         found = project.run("test_it.py", f"--perf-workload={name}")

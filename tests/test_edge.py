@@ -56,7 +56,7 @@ class Project:
             shutil.copy(ROOT / name, pytester.path / name)
         self.baselines.mkdir()
         monkeypatch.setattr("perf.app.bench.measure", self._measure)
-        monkeypatch.setattr("perf.app.bench.busy_share", lambda: 0.0)
+        monkeypatch.setattr("perf.app.bench.noted_load", lambda: 0.0)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
@@ -197,7 +197,7 @@ def test_what_is_exact_is_said_after_the_first_round(project: Project) -> None:
     found = project.run("--benchmark-compare", "-k", "test_losses")
     found.assert_outcomes(passed=1, failed=2)
     failures = ["512: losses FAILED: Step=1: *", "1024: losses FAILED: Step=1: *"]
-    found.stdout.fnmatch_lines(["run 1 of 3 *", *failures, "Global batch size 512, *"])
+    found.stdout.fnmatch_lines(["run 1 of 3: *", *failures, "Global batch size 512, *"])
 
 
 def test_one_slowdown_fails_one_claim_about_times(project: Project) -> None:

@@ -1,10 +1,7 @@
 """Measured claims: each workload of a sitting measured once, judged claim by claim, and written down."""
 
-import glob
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,9 +11,9 @@ from msgspec.structs import replace
 from tqdm import tqdm
 
 from perf.app.side_by_side import baseline_recipe, compared
-from perf.app.what import What, busy_share, health, load_note
+from perf.app.what import What, health, noted_load
 from perf.commands import Command
-from perf.errors import BaselineError, MeasureError, UsageError
+from perf.errors import BaselineError, MeasureError
 from perf.judge import verdicts
 from perf.judge.duets import SESSION_BUDGET, DuetResult, as_claims
 from perf.judge.stats import run_rate
@@ -29,7 +26,6 @@ from perf.records.baselines import Baseline
 from perf.records.sessions import Session
 from perf.records.wire import CaseSpec
 from perf.report.bench import log_blocks
-from perf.report.sections import duration
 from perf.signals import stopped_by_signals
 
 RUNS, RUNS_BEFORE_DUET = 6, 3
@@ -94,10 +90,7 @@ class Bench:
         sizes = ", ".join(map(str, what.sizes))
         # A log in a file must show that it goes on, too.
         print(f"\n{self.target.id} at {sizes}: {rounds} runs each, of {steps} steps, in turns", flush=True)
-        busy = busy_share()
-        if note := load_note(busy):
-            print(note, flush=True)
-        began_s = time.monotonic()
+        busy = noted_load()
         num_slices = rounds * len(what.sizes) * (1 if isinstance(workload, Command) else steps // SLICE_STEPS)
         # None: only on a terminal
         with tqdm(total=num_slices, unit="slice", leave=False, delay=1, disable=None) as bar, stopped_by_signals():
@@ -108,21 +101,19 @@ class Bench:
                 num_steps=steps,
                 rng=np.random.default_rng(),
                 on_slice=bar.update,
-                on_round=lambda found: self._show(bar, found, rounds, time.monotonic() - began_s),
+                on_round=lambda found: self._show(bar, found, rounds),
             )
         self.is_stopped = len(next(iter(session.measurements.values())).runs) < rounds  # of each batch size as many
         print(f"\n{log_blocks(session)}\n")
-        found = health(busy)
-        about = dict(workload.about)
+        about, found = dict(workload.about), health(busy)
         return replace(session, sample=workload.sample, about=about, threshold=workload.threshold, health=found)
 
-    def _show(self, bar: "tqdm[Any]", session: Session, rounds: int, took_s: float) -> None:
+    def _show(self, bar: "tqdm[Any]", session: Session, rounds: int) -> None:
         """Print the rates of the last round, and after the first one the exact claims that fail: they are known now."""
         runs = {size: measurement.runs for size, measurement in session.measurements.items()}
         done = len(next(iter(runs.values())))
-        left = f" (about {duration((rounds - done) * took_s / done)} left)" if done < rounds else ""
         rates = ", ".join(f"{size}: {run_rate(some[-1].timed_step_s, size):,.0f}" for size, some in runs.items())
-        bar.write(f"run {done} of {rounds}{left}: {rates} samples/sec", file=sys.stdout)
+        bar.write(f"run {done} of {rounds}: {rates} samples/sec", file=sys.stdout)
         for size, claim in product(runs, ("losses", "counters")) if done == 1 else ():
             if (found := self._exact(claim, size, session)).holds is False:
                 bar.write(f"{size}: {claim} FAILED: {found.reason}", file=sys.stdout)
@@ -204,20 +195,3 @@ class Bench:
         if found.verdict is Verdict.INCONCLUSIVE and not is_asked:
             return replace(found, holds=None)
         return found
-
-
-def stored_file(name: str, storage: str) -> Path:
-    """Return the file that --benchmark-compare names: a path, or the number of one in pytest-benchmark's storage.
-
-    Raises UsageError: there is none.
-    """
-    with suppress(OSError):  # a name too long for a file
-        if Path(name).is_file():
-            return Path(name)
-    folder = Path(storage.removeprefix("file://"))
-    found = sorted(folder.glob(f"**/{glob.escape(name)}*.json")) if name else []
-    if not found:
-        raise UsageError(
-            f"--benchmark-compare={name}: is no file, and {folder} holds none of that number; name another"
-        )
-    return found[-1]

@@ -14,7 +14,7 @@ from perf.errors import EXIT_PROBLEM, MeasureError, UsageError
 from perf.finding import Found, find_root, own_workloads
 from perf.measure.duet import Duet, choose_mode, usable_cores
 from perf.measure.sides import own_side
-from perf.printable import indented, shown
+from perf.printable import shown, wrapped
 from perf.records.sessions import Mode
 from perf.records.wire import CaseSpec
 from perf.runner.machine import fingerprint
@@ -42,19 +42,12 @@ def init(file: Path) -> int:
     if file.exists():
         print(f"{file} is there already, and is left as it is.")
     else:
-        file.write_text(_template(str(file)), encoding="utf-8")
+        file.write_text(TEMPLATE.read_text(encoding="utf-8").replace("FILE", str(file)), encoding="utf-8")
         print(f"{file} is written: put your own model and data in its step.")
-    found, problems = own_workloads(find_root(), [file])
-    if problems:
-        raise UsageError("; ".join(problems))
-    checked = [_check(target) for target in found]
+    checked = [_check(target) for target in own_workloads(find_root(), [file])]
     is_fine = all(checked)
     print(f"Next: {f'pytest {shown(file)}' if is_fine else 'mend what is marked NOT'}")
     return 0 if is_fine else EXIT_PROBLEM
-
-
-def _template(name: str) -> str:
-    return TEMPLATE.read_text(encoding="utf-8").replace("FILE", name)
 
 
 def _check(target: Found) -> bool:
@@ -77,10 +70,7 @@ def _check(target: Found) -> bool:
         f"  a step: {sum(counters['ops'].values()):,} operations, {counters['flops'] / 1e9:.3g} GFLOP, "
         f"{counters['peak_bytes'] / 2**20:.3g} MiB at its peak"
     )
-    if syncs := counters["host_syncs"]:
-        print(f"  {syncs} host syncs: .item(), bool() and the like make Python wait for the device; leave them out")
-    else:
-        print("  no host syncs")
+    print(f"  {counters['host_syncs']} host syncs (.item(), bool() and the like make Python wait for the device)")
     return is_repeatable
 
 
@@ -89,7 +79,7 @@ def demo() -> int:
 
     Raises MeasureError: a duet could not be made, or the planted faults were not found. OSError: git is missing.
     """
-    whole, file, codes = _template(DEMO_FILE), Path(DEMO_FILE), []
+    whole, file, codes = TEMPLATE.read_text(encoding="utf-8").replace("FILE", DEMO_FILE), Path(DEMO_FILE), []
     with stopped_by_signals(), TemporaryDirectory(prefix="stepmark-demo-") as folder, chdir(folder):
         file.write_text(whole, encoding="utf-8")
         print(f"A project with one training step ({file}) and one commit is made in {folder}.")
@@ -128,6 +118,5 @@ def doctor() -> int:
         (f"other programs use {share:.0%} of the cores", share >= BUSY, "stop them, or expect to need larger budgets"),
         (f"{num_gpus} GPUs ({hardware['gpu']})", num_gpus > 0, clock),
     ):
-        line = indented(f"{fact}: {advice}" if is_noted else fact, 6).lstrip()
-        print(f"{'NOTE' if is_noted else 'ok  '}  {line}")
+        print(wrapped(f"NOTE  {fact}: {advice}" if is_noted else f"ok    {fact}"))
     return 0

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 from tqdm import tqdm
 
-from perf.app.what import What, busy_share, here, load_note
+from perf.app.what import What, here, noted_load
 from perf.commands import Command
 from perf.errors import BaselineError, MeasureError
 from perf.judge import duets
@@ -75,8 +75,7 @@ def compared(
     with stopped_by_signals(), ExitStack() as stack:
         first = stack.enter_context(prepared(recipes[0], "baseline", asked.root, asked.target.id, asked.environ))
         second = stack.enter_context(prepared(recipes[1], "candidate", asked.root, asked.target.id, asked.environ))
-        if note := load_note(busy_share()):
-            print(note)
+        noted_load()
         texts = (first.text, second.text)
         heading = duet_heading(asked.target.id, asked.sizes, texts, mode, reason, asked.budget_s)
         print(f"\n{heading}", flush=True)

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from perf.errors import UsageError
-from perf.finding import find_root, near
+from perf.finding import find_root
 from perf.logs.parsing import parse_line
 from perf.logs.runlog import LogLine, StartLine
 from perf.printable import shown, wrapped
@@ -46,9 +46,7 @@ def train(
             world = join_ranks(on, held)
             name = workload or default_workload(on.type)
             if name not in BERT_CONFIGS:
-                raise ValueError(
-                    f"--workload {name}: is not built in, and only those can be trained{near(name, BERT_CONFIGS)}"
-                )
+                raise ValueError(f"--workload {name}: only {', '.join(BERT_CONFIGS)} can be trained")
             config = BERT_CONFIGS[name]
             sizes = global_batch_size or config.global_batch_sizes
             if not (asked["max_steps"] or asked["num_steps"]):

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -67,18 +66,12 @@ def what(
     Without a workload, that is each of those in the project's own ``bench_*.py``, or else the default one.
 
     Raises:
-        UsageError: there is no such workload, a file of workloads cannot be imported and there is no other one, or a
-            command is asked for a precision or a mode.
+        UsageError: there is no such workload, a file of workloads cannot be imported, or a command is asked for a
+            precision or a mode.
     """
     root = find_root()
-    if workload:
-        targets = [find(workload, root)]
-    else:
-        targets, problems = own_workloads(root)
-        if problems and not targets:
-            raise UsageError("; ".join(problems))
-        for problem in problems:
-            print(f"left out: {problem}", file=sys.stderr)
+    default = default_workload(resolve_device("auto").type)
+    targets = [find(workload, root)] if workload else own_workloads(root) or [find(default, root)]
     return [
         What(
             root=root,
@@ -89,7 +82,7 @@ def what(
             mode=mode,
             environ=os.environ,
         )
-        for target in targets or [find(default_workload(resolve_device("auto").type), root)]
+        for target in targets
     ]
 
 
@@ -101,11 +94,12 @@ def busy_share(seconds: float = 0.3) -> float:
     return psutil.cpu_percent(seconds) / 100
 
 
-def load_note(share: float) -> str:
-    """Return a warning that other programs use the cores, or nothing."""
-    if share < BUSY:
-        return ""
-    return f"Other programs use {share:.0%} of the cores: times will vary more. Stop them, or expect to need more time."
+def noted_load() -> float:
+    """Return `busy_share`, and print a warning where other programs use the cores."""
+    if (share := busy_share()) >= BUSY:
+        used = f"Other programs use {share:.0%} of the cores"
+        print(f"{used}: times will vary more. Stop them, or expect to need more time.", flush=True)
+    return share
 
 
 def health(share: float) -> dict[str, str | int]:

@@ -31,14 +31,11 @@ Expected = TypeVar("Expected", bound="Answer")
 
 
 class CaseSpec(Struct, frozen=True, kw_only=True):
-    """What one case is asked to be; the side decides what is None."""
+    """What one case is asked to be; the side decides the rest of `perf.seam.Case`."""
 
-    # global_batch_size, micro_batch_size, seed: as in `perf.seam.Case`.
     global_batch_size: Count
-    micro_batch_size: Count | None = None
     seed: Count = 0
-    device: Name = "auto"  # "auto", "cpu" or "cuda"
-    precision: Name | None = None  # "auto", "fp32" or "bf16"
+    precision: Name | None = None  # "auto", "fp32" or "bf16"; None for the workload's own
 
 
 class Request(Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from msgspec.structs import asdict, replace
 from perf.errors import PerfError, UsageError
 from perf.finding import find, in_one_line
 from perf.records import wire
-from perf.records.wire import REQUESTS, Answer, Attributed, CaseSpec, Counted, Failed, Request
+from perf.records.wire import REQUESTS, Answer, Attributed, Counted, Failed, Request
 from perf.runner.attribution import attribute
 from perf.runner.counters import count_step
 from perf.runner.machine import fingerprint
@@ -74,13 +74,20 @@ def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO
         request = msgspec.json.decode(line, type=Request)
         torch.set_num_threads(request.num_threads or num_threads)
         _kept = shuffled_memory(random.Random(request.layout))  # kept until this process ends, which is in here
-        case = _case(workload, request.case)
+        size, device = request.case.global_batch_size, resolve_device("auto")
+        case = Case(
+            global_batch_size=size,
+            micro_batch_size=workload.micro_batch_size_of(size),
+            seed=request.case.seed,
+            device=str(device),
+            precision=resolve_precision(request.case.precision or workload.precision, device),
+        )
         if request.do == "run":
             _run(workload, case, request.warmup_steps, requests, say)
         elif request.do == "count":
             say(_count(workload, case))
         elif request.do == "attribute":
-            say(Attributed(rows=attribute(workload(case), device=torch.device(case.device))))
+            say(Attributed(rows=attribute(workload(case), device=device)))
         else:
             raise UsageError(f"was asked to {request.do}, and can {', '.join(REQUESTS)}")
     except (PerfError, UsageError) as error:
@@ -99,24 +106,6 @@ def shuffled_memory(rng: random.Random) -> list[bytearray]:
     """
     blocks = [bytearray(rng.randrange(1, 200_000)) for _ in range(rng.randrange(1, 60))]
     return blocks[::2]
-
-
-def _case(workload: Workload, spec: CaseSpec) -> Case:
-    """Return the case that a request asks for; what it leaves open is the workload's, then the machine's.
-
-    Raises UsageError: the micro-batch size does not divide the batch. ValueError: the device is not there.
-    """
-    size, device = spec.global_batch_size, resolve_device(spec.device)
-    micro_batch_size = spec.micro_batch_size or workload.micro_batch_size_of(size)
-    if size % micro_batch_size:
-        raise UsageError(f"micro-batch size {micro_batch_size} does not divide global batch size {size}")
-    return Case(
-        global_batch_size=size,
-        micro_batch_size=micro_batch_size,
-        seed=spec.seed,
-        device=str(device),
-        precision=resolve_precision(spec.precision or workload.precision, device),
-    )
 
 
 def _run(workload: Workload, case: Case, warmup_steps: int, requests: BinaryIO, say: Say) -> None:

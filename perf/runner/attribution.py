@@ -89,22 +89,19 @@ def calling_line() -> str:
     Lines of Python, of installed packages and of stepmark do not count; those of the built-in workloads do. For
     example ``net/kernel.py:81: total += a @ b``, with the path from the current folder.
     """
-    frame = sys._getframe(1)
-    while not _is_own(frame.f_code.co_filename):
-        if frame.f_back is None:
-            return ""
+    frame = sys._getframe().f_back
+    while frame:
+        if line := _shown(frame.f_code.co_filename, frame.f_lineno):
+            return line
         frame = frame.f_back
-    return _shown(frame.f_code.co_filename, frame.f_lineno)
-
-
-@functools.cache
-def _is_own(filename: str) -> bool:
-    path = Path(filename)
-    return _TRAIN in path.parents or is_own(path)
+    return ""
 
 
 @functools.cache
 def _shown(filename: str, number: int) -> str:
+    """Return a line of the step's own code; "" for one that is not."""
+    if not (_TRAIN in Path(filename).parents or is_own(Path(filename))):
+        return ""
     path = os.path.relpath(filename)
     place = printable(path if not path.startswith("..") else Path(filename).name)
     text = printable(" ".join(linecache.getline(filename, number).split()))

@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from perf.records.wire import PYTHON, STEP_PHASES
 from perf.seam import phases_heard
@@ -191,21 +192,12 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operation = _name(func, _first_dtype((*args, *kwargs.values())))
+        dtypes = (leaf.dtype for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor))
+        operation = _name(func, next(dtypes, None))
         self._timeline.charge()
         result = func(*args, **kwargs)
         self._timeline.charge(operation, self._find_line())
         return result
-
-
-def _first_dtype(values: Iterable[Any]) -> torch.dtype | None:
-    """Return the type of an operation's first tensor, also within lists."""
-    for value in values:
-        if isinstance(value, Tensor):
-            return value.dtype
-        if isinstance(value, list | tuple) and (dtype := _first_dtype(value)):
-            return dtype
-    return None
 
 
 @functools.cache

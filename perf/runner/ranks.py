@@ -10,8 +10,6 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from perf.cli import run
 from perf.errors import EXIT_PROBLEM, MainRankError
 from perf.finding import find, in_one_line
@@ -44,11 +42,7 @@ def main() -> int:
 
 
 def _run(asked: argparse.Namespace, held: ExitStack) -> None:
-    device, size, num_windows = (
-        resolve_device(asked.device),
-        asked.global_batch_size,
-        asked.num_steps // asked.log_steps,
-    )
+    device, size = resolve_device(asked.device), asked.global_batch_size
     workload, world = find(asked.workload, Path.cwd()).workload, join_ranks(device, held)
     if not isinstance(workload, Workload) or size % world.size or asked.num_steps % asked.log_steps:
         raise ValueError(
@@ -64,10 +58,10 @@ def _run(asked: argparse.Namespace, held: ExitStack) -> None:
         rank=world.rank,
         world_size=world.size,
     )
-    slices = Slices(Stepping(workload(case), world=world), torch.device(case.device), size)
+    slices = Slices(Stepping(workload(case), world=world), device, size)
     say = print if world.is_main else lambda *lines, **how: None
     say(StartLine(global_batch_size=size, first_step=1, last_step=asked.num_steps), flush=True)
-    for _ in range(num_windows):
+    for _ in range(asked.num_steps // asked.log_steps):
         say(*slices.make(asked.log_steps).lines, flush=True)
 
 

@@ -9,7 +9,7 @@ import torch
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from perf.errors import CheckpointError, NothingToDoError, PerfError, RunFinishedError
+from perf.errors import CheckpointError, PerfError, RunFinishedError
 from perf.records.sessions import differences
 from perf.train.checkpoints import EDITED, Checkpoint, CheckpointStore
 from perf.train.data import Source
@@ -67,7 +67,7 @@ def plan_run(config: RunConfig, source: Source, world: World, held: ExitStack) -
 
     Raises:
         ValueError: the batch size cannot be divided, or there is no limit.
-        NothingToDoError: its checkpoint is of this very run's last step.
+        PerfError: its checkpoint is of this very run's last step.
         RunFinishedError: its checkpoint has already reached `max_steps` otherwise.
         CheckpointError: its checkpoint is of another configuration, none is whole, or another run has the directory.
         OSError: its directory cannot be written to.
@@ -155,7 +155,7 @@ def _refusal(error: RunFinishedError, config: RunConfig, checkpoint: Checkpoint,
     """Return `error` with the reason, and with the ways on."""
     wrote = checkpoint.facts.identity
     if not different and error.global_step == error.max_steps:
-        return NothingToDoError(
+        return PerfError(
             f"nothing to do at global batch size {config.global_batch_size}: {checkpoint.path} has all "
             f"{error.max_steps} steps; to go on, give a higher --max-steps; to start over, give --fresh"
         )

@@ -11,7 +11,7 @@ import pytest
 
 from perf.app import first
 from perf.app.first import DEMO_FILE, FAULTS, TEMPLATE
-from perf.app.what import busy_share, load_note
+from perf.app.what import noted_load
 from perf.cli import EXIT_DONE, EXIT_USAGE, main
 from perf.errors import EXIT_PROBLEM, MeasureError
 from perf.finding import own_workloads
@@ -37,10 +37,10 @@ def test_the_template_can_be_measured_as_it_is(here: Path, capsys: pytest.Captur
     assert main(["init"]) == EXIT_DONE
     out = capsys.readouterr().out
     assert "two processes have the same losses" in out
-    assert "no host syncs" in out
+    assert "  0 host syncs (" in out
     assert out.endswith("Next: pytest bench_step.py\n")
     assert "pytest bench_step.py --benchmark-compare" in (here / "bench_step.py").read_text()
-    assert own_workloads(here)[0][0].id == "bench_step.py:classifier"
+    assert own_workloads(here)[0].id == "bench_step.py:classifier"
 
 
 def test_a_step_is_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +50,7 @@ def test_a_step_is_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["init", "bench_own.py"]) == EXIT_PROBLEM
     out = capsys.readouterr().out
     assert "NOT repeatable: two processes have other losses or work; seed" in out
-    assert "1 host syncs: .item()" in out
+    assert "  1 host syncs (.item(), " in out
     assert out.endswith("Next: mend what is marked NOT\n")
     assert file.read_text() == FAULTY
 
@@ -96,7 +96,7 @@ def test_the_doctor_says_what_there_is_and_what_to_do(
     assert main(["doctor"]) == EXIT_DONE
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    lines = out.replace("\n      ", " ").splitlines()
+    lines = out.replace("\n  ", " ").splitlines()
     assert all(line.startswith(("ok    ", "NOTE  ")) for line in lines)
     assert any("cores, " in line for line in lines)
     advice = "stop them, or expect to need larger budgets"
@@ -118,11 +118,16 @@ def test_a_duet_without_sides_takes_the_last_other_commit(here: Path, tmp_path: 
         last_other_commit(tmp_path / "bare", True)
 
 
-def test_load_of_other_programs_is_said() -> None:
+def test_load_of_other_programs_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """From a tenth on."""
-    assert load_note(0.05) == ""
-    assert load_note(0.5).startswith("Other programs use 50% of the cores")
-    assert 0 <= busy_share(0.01) <= 1
+    assert 0 <= noted_load() <= 1
+    capsys.readouterr()
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 5)
+    assert noted_load() == 0.05
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 50)
+    assert noted_load() == 0.5
+    assert capsys.readouterr().out.startswith("Other programs use 50% of the cores")
 
 
 def test_the_template_is_all_that_a_user_needs(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 import torch
@@ -58,27 +57,6 @@ def test_every_run_starts_afresh(runner: Runner) -> None:
     first = losses(runner)
     assert len(first) == 6
     assert losses(runner) == first
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        ({"global_batch_size": 12, "micro_batch_size": 8}, "micro-batch size 8 does not divide global batch size 12"),
-        ({"device": "cuda"}, "sees no GPU"),
-    ],
-)
-def test_a_case_that_cannot_be_is_refused_and_the_next_run_runs(
-    runner: Runner, change: dict[str, Any], problem: str
-) -> None:
-    """A problem with an argument is an answer in words."""
-    if "device" in change and torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    fields = {name: getattr(CASE, name) for name in CASE.__struct_fields__} | change
-    runner.request(Request(do="run", case=CaseSpec(**fields)))
-    with pytest.raises(MeasureError, match=problem):
-        runner.waiting()
-    runner.answer(Ended)
-    assert losses(runner)
 
 
 def test_a_request_that_nobody_understands_ends_its_own_process(runner: Runner) -> None:

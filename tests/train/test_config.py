@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 from safetensors import safe_open
 
-from perf.errors import CheckpointError, NothingToDoError, RunFinishedError
+from perf.errors import CheckpointError, PerfError, RunFinishedError
 from perf.train import checkpoints
 from perf.train.config import RunConfig, plan_run
 from perf.train.data import SyntheticLanguage
@@ -100,7 +100,7 @@ def test_the_failure_of_the_reference_run_is_explained(finished: RunConfig) -> N
 
 def test_a_finished_run_is_finished_and_a_higher_target_continues_it(finished: RunConfig) -> None:
     """At its target there is nothing to do; with a higher one there is something left; with num_steps always."""
-    with pytest.raises(NothingToDoError):
+    with pytest.raises(PerfError, match="nothing to do"):
         plan(finished)
     further = plan(msgspec.structs.replace(finished, max_steps=15))
     assert (further.start_step, further.last_step) == (10, 15)
@@ -111,7 +111,7 @@ def test_a_finished_run_is_finished_and_a_higher_target_continues_it(finished: R
 
 def test_only_the_same_run_has_nothing_to_do(finished: RunConfig) -> None:
     """The plain case has a short line; a lower target or another configuration keeps the published sentence."""
-    with pytest.raises(NothingToDoError) as caught:
+    with pytest.raises(PerfError) as caught:
         plan(finished)
     assert str(caught.value) == (
         f"nothing to do at global batch size 16: {finished.model_dir / 'step-00000010'} has all 10 steps; "
