@@ -9,10 +9,10 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perf.app.duet import EXIT_INCONCLUSIVE, THRESHOLD, show
+from perf.app.duet import EXIT_INCONCLUSIVE, THRESHOLD, exit_code, show
 from perf.app.side_by_side import compared
 from perf.app.what import What, what
-from perf.errors import EXIT_PROBLEM, MeasureError, UsageError
+from perf.errors import MeasureError, UsageError
 from perf.judge.duets import CHANGED, DuetResult, loss_problem, work_differences
 from perf.judge.stats import FAMILY_ERROR
 from perf.judge.verdicts import Verdict
@@ -35,10 +35,7 @@ class Target(Struct, frozen=True, kw_only=True):
     effect: float = 0.0  # of `TIME`: logarithm of the bad end's rate over the good one's
 
     def share(self, result: DuetResult, centre: float = 0.0) -> float | None:
-        """Return how much of what differs between the ends the candidate has beside its baseline; None if undecided.
-
-        Of losses and work it has all or nothing. `centre` is what the effects were judged less.
-        """
+        """Return what share of the difference a candidate has; None if undecided. The effects were judged less `centre`."""
         if self.name != TIME:
             return float(self.name in differing(result.work[self.size]))
         found = result.judgements.get(self.size)
@@ -94,7 +91,7 @@ def bisect(*, good: str, bad: str, threshold: float | None = None, **asked_for: 
         print(f"\n{wrapped(answer.line)}")
         if result.interrupted or not wanted:
             print("" if result.interrupted else f"So there is nothing to look for. Next: {answer.next_step}")
-            return EXIT_STOPPED if result.interrupted else EXIT_PROBLEM if result.problem else EXIT_INCONCLUSIVE
+            return exit_code(result) or EXIT_INCONCLUSIVE
         asked = replace(asked, sizes=[wanted[-1].size])
         for target in wanted:
             found = first_bad(target, asked, *ends)
@@ -141,8 +138,7 @@ def first_bad(target: Target, asked: What, good: str, bad: str) -> list[str]:
                 except MeasureError as failed:
                     verdict, reason = "skip", printable(str(failed))
                 _git(root, "bisect", verdict, commit)
-                line = f"{_steps(root)} left: {verdict} ({reason}): {_line(root, commit)}"
-                print(wrapped(line), flush=True)
+                print(wrapped(f"{_steps(root)} left: {verdict} ({reason}): {_line(root, commit)}"), flush=True)
         finally:
             log = [printable(line) for line in _git(root, "bisect", "log").split("\n")]
             print("\n".join(["", "git bisect log, for git bisect replay:", *log, ""]).replace(" '--no-checkout'", ""))

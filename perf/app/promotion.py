@@ -11,17 +11,8 @@ from perf.errors import BaselineError, UsageError
 from perf.finding import find_root
 from perf.judge.exact import loss_differences, session_refusal, work_changes
 from perf.printable import shown, wrapped
-from perf.records.baselines import (
-    BASELINES_DIR,
-    KEY,
-    LATEST_RESULT,
-    Baseline,
-    Promotion,
-    baseline_json,
-    baseline_path,
-    load_baseline,
-    load_result,
-)
+from perf.records import baselines
+from perf.records.baselines import KEY, Baseline, Promotion
 from perf.records.documents import write_json
 from perf.records.sessions import MOST_REASON, Session, is_command
 from perf.report.bench import promotion_note
@@ -30,12 +21,12 @@ from perf.report.bench import promotion_note
 def promote_result(*, result: Path | None, reason: str) -> int:
     """Promote a result, by default the latest session's, say what was written, and return the exit code."""
     root = shown(find_root())
-    result = result or root / LATEST_RESULT
+    result = result or root / baselines.LATEST_RESULT
     if len(reason) > MOST_REASON:
         raise UsageError(f"--reason: has {len(reason):,} characters, and at most {MOST_REASON:,} are kept")
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    written = promote(result, root / BASELINES_DIR, reason=reason, date=date)
-    print(wrapped(promotion_note(load_result(result)[0], written)))
+    written = promote(result, root / baselines.BASELINES_DIR, reason=reason, date=date)
+    print(wrapped(promotion_note(baselines.load_result(result)[0], written)))
     return 0
 
 
@@ -71,26 +62,24 @@ def refusal(result: Path, directory: Path) -> str:
 
 def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[Path, dict[str, Any]]:
     """Return what a promotion writes, by file: all of it is made before anything is written."""
-    found, files = load_result(result), {}
+    found, files = baselines.load_result(result), {}
     for one in found:
         session, made = one.session, one.provenance
         if problem := session_refusal(session):
             raise BaselineError(f"{result}: {session.workload}: {problem}")
         # What a command computes with, nobody else knows: its losses are of this machine.
         for portable in (False,) if is_command(session.workload) else (False, True):
-            path = baseline_path(directory, session.configuration, session.fingerprint, portable=portable)
-            before = load_baseline(path)
+            path = baselines.baseline_path(directory, session.configuration, session.fingerprint, portable=portable)
+            before = baselines.load_baseline(path)
             if before and portable and _is_expected(session, before):
                 continue
             if before and (lost := sorted(before.session.measurements.keys() - session.measurements.keys())):
-                raise BaselineError(
-                    f"{path}: also has {', '.join(map(str, lost))}, which this result lacks and promotion would lose; "
-                    "measure all batch sizes, or delete that file first"
-                )
+                names = ", ".join(map(str, lost))
+                raise BaselineError(f"{path}: also has {names}, which would be lost; measure all, or delete that file")
             old = before.provenance["commit"] if before else ""
             entry = Promotion(date=date, reason=reason, commit=made["commit"], dirty=made["dirty"], replaces=old)
             log = [*(before.promotions if before else ()), entry]
-            part = baseline_json(replace(one, promotions=log, portable=portable))
+            part = baselines.baseline_json(replace(one, promotions=log, portable=portable))
             files[path] = {"machine_info": session.fingerprint.hardware, "benchmarks": [], KEY: part}
     return files
 

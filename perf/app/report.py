@@ -26,8 +26,7 @@ _Reports = Annotated[list[Report], msgspec.Meta(min_length=1)]  # none, of a ses
 def publish(reports: Sequence[Report], raw: Mapping[str, Any], stem: Path) -> list[str]:
     """Write ``<stem>.html`` and ``<stem>.md``, the latter also into the job's summary of GitHub Actions.
 
-    The worst workload comes first. Returns the lines to show: where the page is, and what GitHub shows beside a pull
-    request.
+    The worst workload comes first. Returns the lines to show: the page, and what GitHub shows beside a pull request.
 
     Raises:
         OSError: a file could not be written.
@@ -122,18 +121,14 @@ def history(folder: Path | None) -> int:
 def _report(past: Sequence[Baseline]) -> Report:
     """Return what is to be said of sessions as from `alike`."""
     last, section = past[-1], replace(history_section(past), is_detail=False)
-    sentence, next_step = f"the last of {len(past)} sessions", NOTHING_TO_DO
+    sentence, next_step = since_when(past) or f"the last of {len(past)} sessions", NOTHING_TO_DO
     if streak := bad_streak([one.verdict for one in past]):
         good, bad = (past[index] for index in streak)  # -1, of no good one, is the last
-        sentence, next_step = since_when(past) or sentence, f"read {shown(bad.path.with_suffix('.html'))}"
+        next_step = f"read {shown(bad.path.with_suffix('.html'))}"
         commits = [one.provenance["commit"][:12] for one in (good, bad)]
         if streak[0] >= 0 and commits[0] != commits[1] and not (good.rerun_problem or bad.rerun_problem):
-            ends = f"--good {commits[0]} --bad {commits[1]}"
-            next_step = (
-                f"stepmark bisect {ends} --workload {last.session.workload} --precision {last.session.precision}"
-            )
-    elif section.notes:
-        sentence += f"; the latest change: {section.notes[0]}"
+            what = f"--workload {last.session.workload} --precision {last.session.precision}"
+            next_step = f"stepmark bisect --good {commits[0]} --bad {commits[1]} {what}"
     return Report(
         title=last.session.configuration,
         about=f"on {last.session.fingerprint.slug}",

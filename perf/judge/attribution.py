@@ -12,7 +12,6 @@ from perf.records.wire import STEP_PHASES, PhaseTime
 
 STANDARD_ERRORS = 4.0  # that a significant difference exceeds; high, since about a hundred rows are tested
 SHARE = 0.005  # the smallest difference in time that matters, as a fraction of the baseline's step
-MIN_VISITS = 3  # of each side; fewer do not show how much visits vary
 
 Visit = Sequence[PhaseTime]
 
@@ -39,19 +38,15 @@ class Contribution(PhaseDifference, frozen=True, kw_only=True):
     candidate_count: float
     standard_error_s: float  # of the difference of the seconds
     is_significant: bool  # whether the count differs, or the time by more than chance explains and by enough to matter
-    # the source line of the candidate that calls it more often than the baseline's does, as in `PhaseTime.lines`; "" if
-    # there is none, or it is not known
+    # the candidate's source line that calls it more often than the baseline's does, as in `PhaseTime.lines`, if any
     line: str = ""
 
 
 def attribute_difference(baseline: Sequence[Visit], candidate: Sequence[Visit]) -> list[Contribution]:
     """Return every operation of a step on either side: the significant first, of these the largest.
 
-    The sides were visited in turns, at least `MIN_VISITS` times; each visit has rows, which are of
-    `perf.runner.attribution.attribute`.
+    The sides were visited in turns, several times; the rows of a visit are of `perf.runner.attribution.attribute`.
     """
-    assert min(len(baseline), len(candidate)) >= MIN_VISITS
-    assert all((*baseline, *candidate))
     step_s = sum(total.baseline_s for total in phase_totals(baseline, candidate))
     visits = [[{(row.phase, row.operation): row for row in visit} for visit in side] for side in (baseline, candidate)]
     keys = list(dict.fromkeys(key for side in visits for visit in side for key in visit))

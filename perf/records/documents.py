@@ -24,11 +24,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise BaselineError(f"{path}: cannot be read ({error}); measure first, or name another file") from None
-    if len(content) > _MOST_BYTES:
-        raise BaselineError(f"{path}: is larger than {_MOST_BYTES:,} bytes, and no result is; name another file")
-    try:
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"is larger than {_MOST_BYTES:,} bytes")
         # Not msgspec's parser: of a key that is there twice it takes the last, and says nothing.
         decoder = json.JSONDecoder(
             parse_int=_number, parse_float=_number, parse_constant=_number, object_pairs_hook=_object
@@ -36,10 +33,12 @@ def read_json(path: Path) -> dict[str, Any]:
         found = decoder.decode(content.decode("utf-8"))
         if _depth(found) > _MOST_DEPTH:
             raise ValueError(f"is nested more than {_MOST_DEPTH} levels deep")
+        if not isinstance(found, dict):
+            raise ValueError(f"holds a JSON {type(found).__name__}, and an object is needed")
+    except OSError as error:
+        raise BaselineError(f"{path}: cannot be read ({error}); measure first, or name another file") from None
     except (ValueError, RecursionError) as error:
         raise BaselineError(f"{path}: is not whole JSON ({error}); {ADVICE}") from None
-    if not isinstance(found, dict):
-        raise BaselineError(f"{path}: holds a JSON {type(found).__name__}, and an object is needed; name another file")
     return found
 
 

@@ -5,16 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from perf.judge import duets
 from perf.judge.attribution import Contribution
-from perf.judge.duets import (
-    SESSION_BUDGET,
-    DuetResult,
-    Work,
-    loss_problem,
-    not_compared,
-    software_differences,
-    work_differences,
-)
+from perf.judge.duets import DuetResult
 from perf.judge.stats import Effect
 from perf.judge.verdicts import CLAIMS, Judgement, Verdict
 from perf.records.baselines import Baseline
@@ -36,19 +29,19 @@ def of_duet(result: DuetResult) -> Answer:
     first = min(verdicts, key=lambda size: (_WORST_FIRST.index(verdicts[size]), -effects.get(size, 0.0)))
     verdict, judgement, work = verdicts[first], result.judgements.get(first), differing_work(result.work[first])
     alike = [size for size in verdicts if verdicts[size] is verdict]
-    more = [size for size in alike if size != first]
     others = ", ".join(f"{size} {other}" for size, other in verdicts.items() if other is not verdict)
     rest = f" ({others})" if others else ""
     # A duet of the command line leaves no result to promote.
-    promote = PROMOTE if result.budget_option == SESSION_BUDGET else f"measure it with pytest, then {PROMOTE}"
+    promote = PROMOTE if result.budget_option == duets.SESSION_BUDGET else f"measure it with pytest, then {PROMOTE}"
     next_step = _if_meant(result.show_change, promote)
     if verdict is Verdict.LOSSES_DIFFER:
-        sentence = f"not the same training at {_list(alike)}: {loss_problem(result.work[first])}{rest}"
+        sentence = f"not the same training at {_list(alike)}: {duets.loss_problem(result.work[first])}{rest}"
     elif judgement is None or (verdict is Verdict.INCONCLUSIVE and result.problem):
         sentence = f"cannot tell at {_list(alike)}: {result.problem or 'nothing was measured'}{rest}"
         next_step = "run it again"
     elif verdict is Verdict.INCONCLUSIVE:
-        sentence = f"{_unsure(judgement.effect, [first, *more])}{rest}{work and f'; {work}'}"
+        measured = f"measured {_change(judgement.effect, first, alike)}"
+        sentence = f"cannot tell at {_list(alike)}: {measured}{rest}{work and f'; {work}'}"
         needed_s = max(result.judgements[size].needed_s for size in alike if size in result.judgements)
         next_step = f"give it more time: {result.budget_option.format(needed_s)}" if needed_s else "run it again"
     elif verdict is Verdict.UNCHANGED:
@@ -59,7 +52,9 @@ def of_duet(result: DuetResult) -> Answer:
         next_step = NOTHING_TO_DO
     else:
         changes = [f"{_change(judgement.effect)} at {first}"]
-        changes += [f"{_direction(result.judgements[size].effect.effect_size)} at {size}" for size in more]
+        changes += [
+            f"{_direction(result.judgements[size].effect.effect_size)} at {size}" for size in alike if size != first
+        ]
         sentence = f"{', '.join(changes)}{rest}: {_because(result, first)}"
         if verdict is Verdict.IMPROVED:
             next_step = f"{NOTHING_TO_DO}; to keep it, {promote}"
@@ -83,7 +78,7 @@ def of_session(
         if duet and size in duet.work and (claim == "rate" or judgement.verdict is Verdict.LOSSES_DIFFER):
             return of_duet(duet)
         sizes = [other for name, other in failed if name == claim]
-        change = f"{_change(judgement.effect)}; " if judgement.effect else ""
+        change = f"{_change(judgement.effect, size, sizes)}; " if judgement.effect else ""
         sentence = f"{claim} at {_list(sizes)}: {change}{judgement.reason}"
         next_step = _if_meant(show_change)
         if claim == "loss_decreases":  # which no baseline changes
@@ -97,42 +92,26 @@ def of_session(
     rates = {size: judgement for (claim, size), judgement in judgements.items() if claim == "rate"}
     if duet and all(size in duet.work for size in rates):
         return of_duet(duet)
-    return _of_rates(rates, judgements)
-
-
-def _of_rates(rates: Mapping[int, Judgement], judgements: Judgements) -> Answer:
-    """Return the answer of a session in which no claim failed and stored times were compared, if any were."""
+    # No claim failed, and stored times were compared, if any were.
     for notable in (Verdict.NO_BASELINE, Verdict.NOT_COMPARABLE, Verdict.INCONCLUSIVE, Verdict.IMPROVED):
         if found := [size for size, judgement in rates.items() if judgement.verdict is notable]:
             judgement = rates[found[0]]
-            effect, (reason, _, _) = judgement.effect, judgement.reason.partition("; ")
-            if effect is None:
-                sentence = f"rate at {_list(found)}: {reason}"
-            elif notable is Verdict.INCONCLUSIVE:
-                sentence = _unsure(effect, found)
-            else:
-                sentence = f"{_change(effect)} at {_list(found)}: {reason}"
-            return Answer(verdict=notable, sentence=sentence, next_step=_advised(judgement))
+            reason, _, advice = judgement.reason.partition("; ")
+            change = f"{_change(judgement.effect, found[0], found)}; " if judgement.effect else ""
+            sentence = f"rate at {_list(found)}: {change}{reason}"
+            next_step = advice if notable is Verdict.INCONCLUSIVE or "cannot become one" in advice else PROMOTE
+            return Answer(verdict=notable, sentence=sentence, next_step=next_step or "measure again")
     unknown = [claim for claim in CLAIMS if any(j.holds is None for (c, _), j in judgements.items() if c == claim)]
     rest = f"; unknown: {', '.join(unknown)}" if unknown else ""
     all_well = f"no claim fails at {_list(rates)}" if rates else "no rate was judged, and no claim fails"
     return Answer(verdict="UNCHANGED" if rates else "MEASURED", sentence=f"{all_well}{rest}", next_step=NOTHING_TO_DO)
 
 
-def differing_work(work: Work, most: int = 3) -> str:
+def differing_work(work: duets.Work, most: int = 3) -> str:
     """Return what differs in a step, at most so many differences by name; "" if nothing does."""
-    found = work_differences(work)
+    found = duets.work_differences(work)
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return f"work differs: {', '.join(found[:most])}{more} per step" if found else ""
-
-
-def _advised(judgement: Judgement) -> str:
-    """Return what a rate that is not decided, or not to be left so, asks for."""
-    if "stepmark promote" in judgement.reason or judgement.verdict is Verdict.IMPROVED:
-        return PROMOTE
-    last = judgement.reason.rpartition("; ")[2]
-    is_advice = last.startswith("measure") or last.endswith("--perf-duet")
-    return last if is_advice else f"commit, measure again, then {PROMOTE}"
 
 
 def _because(result: DuetResult, size: int) -> str:
@@ -147,9 +126,9 @@ def _because(result: DuetResult, size: int) -> str:
         return f"{at}{more if change else took} in {row.phase}{where}"
     if work := differing_work(result.work[size]):
         return work
-    if software := software_differences(result.work[size]):
+    if software := duets.software_differences(result.work[size]):
         return f"software differs: {', '.join(software[:3])}"
-    if missing := not_compared(result.work[size]):
+    if missing := duets.not_compared(result.work[size]):
         return f"no difference in what was compared; not compared: {', '.join(missing[:3])}"
     return "same work, same software"
 
@@ -166,29 +145,21 @@ def _if_meant(show_change: str, promote: str = PROMOTE) -> str:
     return f"{show_change + '; ' if show_change else ''}if the change is meant: {promote}"
 
 
-def _change(effect: Effect) -> str:
-    """Return a change with its interval in words."""
+def _change(effect: Effect, size: int = 0, sizes: Sequence[int] = ()) -> str:
+    """Return a change with its interval in words, and its batch size if that is one of several."""
     near, far = sorted((effect.low, effect.high), key=abs)
-    interval = f"between {percent(abs(near))} and {percent(abs(far))}" if near * far > 0 else _between(effect)
-    return f"{_direction(effect.effect_size)} ({interval})"
+    if not math.isfinite(far):
+        interval = "too little was measured to say more"
+    elif near * far > 0:
+        interval = f"between {percent(abs(near))} and {percent(abs(far))}"
+    else:
+        interval = f"between {_direction(effect.low)} and {_direction(effect.high)}"
+    at = f" at {size}" if len(sizes) > 1 else ""
+    return f"{_direction(effect.effect_size)} ({interval}){at}"
 
 
 def _direction(fraction: float) -> str:
     return f"{percent(abs(fraction))} {'slower' if fraction < 0 else 'faster'}"
-
-
-def _unsure(effect: Effect, sizes: Sequence[int]) -> str:
-    """Return in words what is known of a change that is not decided, at the first of some batch sizes."""
-    also = f"; undecided, too: {_list(sizes[1:])}" if sizes[1:] else ""
-    if effect.low * effect.high > 0:
-        return f"perhaps {_change(effect)} at {sizes[0]}, and not certain yet{also}"
-    return f"cannot tell at {sizes[0]}: {_between(effect)}{also}"
-
-
-def _between(effect: Effect) -> str:
-    if not math.isfinite(effect.low + effect.high):
-        return "too little was measured to say anything"
-    return f"between {_direction(effect.low)} and {_direction(effect.high)}"
 
 
 def _list(sizes: Iterable[int]) -> str:

@@ -6,20 +6,10 @@ from perf.judge.attribution import PhaseDifference
 from perf.judge.duets import DuetResult, loss_problem, not_compared, software_differences
 from perf.judge.verdicts import Verdict
 from perf.printable import wrapped
+from perf.report import sections
 from perf.report.answers import differing_work, of_duet
 from perf.report.plots import effects_plot, pairs_plot, phases_plot
-from perf.report.sections import (
-    DETECTABLE,
-    EFFECT_HEADER,
-    NONE,
-    Report,
-    Section,
-    as_text,
-    by_text,
-    duration,
-    effect_cells,
-    number,
-)
+from perf.report.sections import NONE, Report, Section, as_text, by_text, duration, effect_cells, number
 
 CONTRIBUTIONS = 8  # the most operations that are shown
 
@@ -28,16 +18,15 @@ def duet_heading(
     workload: str, sizes: Sequence[int], sides: tuple[str, str], mode: str, mode_reason: str, budget_s: float
 ) -> str:
     """Return what is about to be compared, how, and how long it takes."""
-    each = f"{duration(budget_s)} each, " if len(sizes) > 1 else ""
     return wrapped(
-        f"{workload} at {', '.join(map(str, sizes))}: at most {each}{duration(budget_s * len(sizes))} in all, "
+        f"{workload} at {', '.join(map(str, sizes))}: at most {duration(budget_s * len(sizes))}, "
         f"and about 15 s around it\n  baseline:  {sides[0]}\n  candidate: {sides[1]}\n  {mode}: {mode_reason}"
     )
 
 
 def duet_report(result: DuetResult, *, title: str, about: str, command: str) -> Report:
     """Return what is to be said of a duet; `title` is the workload, `about` when and where it was made."""
-    warnings = {size: [text] if (text := differing_work(work)) else [] for size, work in result.work.items()}
+    warnings = {size: [differing_work(work)] for size, work in result.work.items()}
     for size, judgement in result.judgements.items():
         if result.verdict(size) is Verdict.INCONCLUSIVE:
             warnings[size].append(f"INCONCLUSIVE: {judgement.advice(result.budget_option)}")
@@ -70,13 +59,13 @@ def duet_sections(result: DuetResult) -> list[Section]:
     effects = {size: judgement.effect for size, judgement in result.judgements.items()}
     pictures = [effects_plot(effects, result.threshold, "side by side"), pairs_plot(result)] if result.pairs else []
     table = Section(
-        header=("size", "baseline", "candidate", *EFFECT_HEADER, "verdict"),
+        header=("size", "baseline", "candidate", *sections.EFFECT_HEADER, "verdict"),
         rows=rows,
         notes=[*_work_notes(result), *by_text(reasons)],
         legend={
             "baseline, candidate": f"{result.sample}/sec, mean of a run, median over runs",
             "change": "in pairs of runs, mean over starts",
-            "detectable": DETECTABLE,
+            "detectable": sections.DETECTABLE,
         },
         plots=pictures,
     )
@@ -92,11 +81,10 @@ def _work_notes(result: DuetResult) -> list[str]:
     notes = [f"software: {', '.join(software_differences(first)) or unchanged}"]
     found: dict[int, list[str]] = {}
     for size, work in result.work.items():
-        found[size] = [text] if (text := differing_work(work, most=8)) else []
-        if problem := loss_problem(work):
-            found[size].append(f"losses differ: {problem}{'' if size in result.judgements else '; not timed'}")
-        if missing := not_compared(work):
-            found[size].append(f"not compared, because a side lacks it: {', '.join(missing)}")
+        problem, missing = loss_problem(work), ", ".join(not_compared(work))
+        losses = problem and f"losses differ: {problem}{'' if size in result.judgements else '; not timed'}"
+        lacking = missing and f"not compared, because a side lacks it: {missing}"
+        found[size] = [differing_work(work, most=8), losses, lacking]
     return notes + (by_text(found) or ["work: the same operations, and the same losses up to rounding"])
 
 

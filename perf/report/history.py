@@ -116,10 +116,9 @@ def _between(past: Sequence[Baseline], before: int, after: int) -> str:
 def _trend(label: str, curves: Curves, marks: Mapping[str, Sequence[float]]) -> Plot:
     """Return a value of each session, by batch size; marks are indexes of sessions."""
     places = list(range(1, len(next(iter(curves.values()))) + 1))
-    changes = ", ".join(f"{index + 1:g}" for index in marks["change"])
     return Plot(
         title=f"{label.capitalize()}, session by session",
-        caption=f"By global batch size, {len(places)} sessions, the oldest first; changes from session {changes or '-'}",
+        caption=f"By global batch size, {len(places)} sessions, the oldest first",
         x_label="session",
         y_label=label,
         series=[Series(name=str(size), style="dots", x=places, y=values) for size, values in curves.items()],

@@ -52,8 +52,7 @@ def as_svg(plot: Plot) -> str:
     with rc_context({"svg.hashsalt": plot.title, "svg.fonttype": "none"}), warnings.catch_warnings(action="ignore"):
         figure_of(plot).savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     # Only the element, without names of groups, which several drawings of a page would share.
-    svg = re.sub(r'<metadata>.*?</metadata>|(?<=<g) id="\w+"', "", file.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'\A.*?(?=<svg)|<metadata>.*?</metadata>|(?<=<g) id="\w+"', "", file.getvalue(), flags=re.DOTALL)
     for colour, name in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{name})")
     return svg

@@ -11,8 +11,7 @@ from perf.logs.parsing import parse_line
 from perf.logs.runlog import LogLine
 from perf.records.baselines import Baseline
 from perf.records.sessions import Session
-from perf.records.wire import STEP_PHASES
-from perf.report.sections import Plot, Series, effect_cells
+from perf.report.sections import Plot, Series
 
 MOST_POINTS = 400  # of a curve that are drawn, spread evenly; the raw data on the page has all
 
@@ -20,24 +19,22 @@ MOST_POINTS = 400  # of a curve that are drawn, spread evenly; the raw data on t
 def effects_plot(effects: Mapping[int, Effect], threshold: float, what: str) -> Plot:
     """Return the interval of each batch size beside the threshold, and the slowdown that would have shown."""
     known = {size: effect for size, effect in effects.items() if np.isfinite(effect.low + effect.high)}
-    places = [float(index) for index in range(len(known))]
     found = list(known.values())
     detectable = [(i, e.minimal_detectable_effect) for i, e in enumerate(found) if e.minimal_detectable_effect < 1]
     series = [
         Series(
-            name="change with its 95% interval", style="intervals", y=places,
+            name="change with its 95% interval", style="intervals", y=list(range(len(found))),
             x=[100 * effect.effect_size for effect in found],
             low=[100 * effect.low for effect in found], high=[100 * effect.high for effect in found],
         ),
         Series(
             name="detectable slowdown", style="dots",
-            x=[-100 * smallest for _, smallest in detectable], y=[float(index) for index, _ in detectable],
+            x=[-100 * smallest for _, smallest in detectable], y=[index for index, _ in detectable],
         ),
     ]  # fmt: skip
-    figures = [f"{size}: {', interval '.join(effect_cells(effect)[:2])}" for size, effect in known.items()]
     return Plot(
         title=f"Change of the rate, {what}",
-        caption=f"{'; '.join(figures)}; changes within {threshold:.1%} do not matter",
+        caption=f"The interval of each batch size; changes within {threshold:.1%} do not matter",
         x_label="change, % (left is slower)",
         y_label="global batch size",
         series=series,
@@ -67,18 +64,17 @@ def pairs_plot(result: DuetResult) -> Plot:
 
 def phases_plot(phases: Sequence[PhaseDifference], size: int) -> Plot:
     """Return the time of each phase of a step, on both sides."""
-    times_s = {one.phase: (one.baseline_s, one.candidate_s) for one in phases if one.phase in STEP_PHASES}
-    shown = {phase: [1e3 * a, 1e3 * b] for phase, (a, b) in times_s.items() if a + b > 0}
-    rows = range(len(shown))
+    rows = [one for one in phases if one.baseline_s + one.candidate_s > 0]
+    y = range(len(rows))
     return Plot(
         title=f"Phases of a step at {size}",
-        caption="; ".join(f"{phase}: {a:.3g} and {b:.3g} ms" for phase, (a, b) in shown.items()),
+        caption="The median of each phase on both sides; the table below has the numbers",
         x_label="ms per step, each operation timed alone",
         series=[
-            Series(name="baseline", style="bars", x=[a for a, _ in shown.values()], y=[row - 0.2 for row in rows]),
-            Series(name="candidate", style="bars", x=[b for _, b in shown.values()], y=[row + 0.2 for row in rows]),
+            Series(name="baseline", style="bars", x=[1e3 * one.baseline_s for one in rows], y=[i - 0.2 for i in y]),
+            Series(name="candidate", style="bars", x=[1e3 * one.candidate_s for one in rows], y=[i + 0.2 for i in y]),
         ],
-        categories=list(shown),
+        categories=[one.phase for one in rows],
     )
 
 
@@ -121,10 +117,9 @@ def loss_differences(session: Session, expected: Mapping[int, Baseline | None]) 
             series.append(_line(str(size), measurement.runs[0].at_steps[: len(differences)], differences))
     if not series:
         return None
-    largest = max(abs(value) for one in series for value in one.y)
     return Plot(
         title="Loss less the baseline's",
-        caption=f"Difference of the losses from the baseline's, step by step; the largest drawn is {largest:.3g} nats",
+        caption="Difference of the losses from the baseline's, step by step",
         x_label="optimizer steps",
         y_label="difference, nats",
         series=series,
@@ -150,19 +145,16 @@ def rates_plot(session: Session, baseline: Baseline | None) -> Plot:
 
 def steps_plot(session: Session) -> Plot:
     """Return the rate of each step of the first run at each batch size, with its warm-up and its log windows."""
-    series, captions, warmups = [], [], set()
-    logged: set[int] = set()
+    series, warmups, logged = [], set(), set[int]()
     for size, measurement in session.measurements.items():
         run = measurement.runs[0]
         rates = [size / seconds for seconds in run.step_s]
-        median = float(np.median(rates))
-        series.append(_line(str(size), run.at_steps, [100 * rate / median for rate in rates]))
-        captions.append(f"{size}: median {median:,.0f} {session.sample}/sec, steps of warm-up: {run.warmup_steps}")
+        series.append(_line(str(size), run.at_steps, (100 * np.divide(rates, np.median(rates))).tolist()))
         warmups.add([0, *run.at_steps][run.warmup_steps] + 0.5)
         logged.update(line.global_step for line in map(parse_line, run.lines) if isinstance(line, LogLine))
     return Plot(
         title="Rate of each step, run 1",
-        caption=f"By global batch size; steps of warm-up are not in the times; {'; '.join(captions)}",
+        caption="By global batch size; steps of warm-up are not in the times",
         x_label="step",
         y_label="% of the run's median",
         series=series,

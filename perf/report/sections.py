@@ -107,16 +107,12 @@ def as_text(sections: Sequence[Section]) -> str:
 
 def as_markdown(report: Report, page: str) -> str:
     """Return a report as Markdown: its first line says it all, tables follow, and what explains them is folded."""
-    answer = report.answer
-    blocks = [
-        f"**{_markdown(answer.line)}**",
-        f"Next: {_markdown(answer.next_step)}",
-        _markdown(f"{report.title} {report.about}"),
-    ]
-    blocks += [f"- {_markdown(warning)}" for warning in report.warnings]
+    blocks = [f"**{_markdown(report.answer.line)}**", f"Next: {_markdown(report.answer.next_step)}"]
+    blocks += [_markdown(f"{report.title} {report.about}"), *(f"- {_markdown(one)}" for one in report.warnings)]
     for section in report.sections:
         header, rows, notes = section.shown()
-        table = markdown_table(header, rows) if rows else ""
+        lines = [header, ["---"] * len(header), *rows] if rows else []
+        table = "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
         listed = "\n".join(f"- {_markdown(note)}" for note in notes)
         title = _markdown(section.title)
         if section.is_detail and (table or listed):
@@ -133,10 +129,7 @@ def _markdown(text: str) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[str] = ()) -> str:
-    """Return a table.
-
-    Columns in `left` are aligned to the left, and lose the middle of long cells to keep to `WIDTH`.
-    """
+    """Return a table; columns in `left` are aligned to the left, and shortened in the middle to keep to `WIDTH`."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for index in sorted((i for i, name in enumerate(header) if name in left), key=lambda i: -widths[i]):
@@ -150,12 +143,6 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Co
 
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join("  ".join(map(aligned, header, line, widths)).rstrip() for line in lines)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table of text cells."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
 
 
 def number(value: float, style: str = ",.0f") -> str:
@@ -185,9 +172,9 @@ def duration(seconds: float) -> str:
 
 
 def by_text(notes: Mapping[int, Sequence[str]]) -> list[str]:
-    """Return the notes of each batch size, those of the same text in one: ``512, 1024: text``."""
+    """Return the notes of each batch size, those of the same text in one: ``512, 1024: text``; none of an empty text."""
     sizes: dict[str, list[int]] = {}
     for size, texts in sorted(notes.items()):
-        for text in texts:
+        for text in filter(None, texts):
             sizes.setdefault(text, []).append(size)
     return [f"{', '.join(map(str, found))}: {text}" for text, found in sizes.items()]

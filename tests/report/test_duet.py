@@ -133,7 +133,7 @@ def test_without_a_difference_the_first_sentence_says_so() -> None:
 def test_too_few_pairs_are_not_green() -> None:
     """INCONCLUSIVE has an exit code of its own, and what to do next is to give it more time."""
     few = duet({512: 0.0}, num_pairs=5)
-    assert of_duet(few).line.startswith("INCONCLUSIVE: cannot tell at 512: between ")
+    assert of_duet(few).line.startswith("INCONCLUSIVE: cannot tell at 512: measured 0.0% slower (between ")
     assert of_duet(few).next_step == "give it more time: --budget 10s"
     assert "only 2 of the 4 starts that a verdict needs; use about --budget 10s" in duet_text(few)
     in_a_session = msgspec.structs.replace(few, budget_option=SESSION_BUDGET)

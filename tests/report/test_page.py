@@ -95,7 +95,7 @@ def test_steps_are_drawn_with_their_warm_up_and_their_log_windows() -> None:
 
 def test_phases_are_drawn_as_bars_of_both_sides() -> None:
     """Those of a step that take time, beside each other."""
-    phases = [("forward", 0.04, 0.045), ("clip", 0.0, 0.0), ("backward", 0.02, 0.02), ("checkpoint", 1.0, 1.0)]
+    phases = [("forward", 0.04, 0.045), ("clip", 0.0, 0.0), ("backward", 0.02, 0.02)]
     found = [PhaseDifference(phase=name, baseline_s=a, candidate_s=b) for name, a, b in phases]
     plot = phases_plot(found, 1024)
     assert plot.categories == ["forward", "backward"]
