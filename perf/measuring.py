@@ -84,7 +84,6 @@ class Measuring:
         raise pytest.UsageError(f"--benchmark-compare={name}: is no file, and {storage} holds none of that number")
 
     def _bench(self, items: list[pytest.Item], duet: str) -> Bench:
-        """Return what the tests of one workload need."""
         config, target = self._config, target_of(items[0])
         what = What(
             root=config.rootpath,
@@ -215,7 +214,6 @@ class Measuring:
             session.exitstatus = EXIT_STOPPED
 
     def _report(self, bench: Bench) -> Report:
-        """Return what is to be said of a workload."""
         session, provenance = bench.measure(), self._provenance()
         answer = of_session(session, bench.judgements, bench.baseline, bench.duet, self._problem)
         now = Baseline(

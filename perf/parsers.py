@@ -130,7 +130,6 @@ def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_compared(add: Callable[..., object]) -> None:
-    """Add what two sides train, and for how long."""
     add("--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's or 2%%)")
     add("--workload", metavar="W", help=f"{WORKLOAD} (default: all in the project's bench_*.py, else {DEFAULT})")
     add("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")

@@ -120,7 +120,6 @@ class Bench:
         sys.stdout.flush()
 
     def _sizes_to_duet(self, threshold: float) -> list[int]:
-        """Return the batch sizes to compare side by side."""
         session, mode, baseline = self.measure(), self._duet_mode, self.baseline
         if mode not in WITH_BASELINE:
             return list(session.measurements)

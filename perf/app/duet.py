@@ -69,7 +69,6 @@ def _duet(
     json: Path | None,
     said: list[tuple[Report, dict[str, Any]]],  # of the workloads before, with their raw values: one page has all
 ) -> int:
-    """Compare two sides on one workload, add it to the page, and return the exit code."""
     promoted = _promoted(asked) if any(recipe.is_baseline for recipe in recipes) else None
     first, second = (
         baseline_recipe(recipe, promoted) if promoted and recipe.is_baseline else recipe for recipe in recipes

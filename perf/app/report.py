@@ -56,7 +56,6 @@ def _annotation(level: str, title: str, text: str) -> str:
 
 
 def _text(report: Report) -> str:
-    """Return a report for a terminal, and an empty line."""
     what, said = wrapped(f"{report.title} {report.about}"), wrapped(report.answer.line)
     next_step, sections = wrapped(f"Next: {report.answer.next_step}"), as_text(report.sections)
     return f"{what}\n{emphasized(said, is_bad=report.is_bad)}\n{next_step}\n\n{sections}\n"
@@ -119,7 +118,6 @@ def history(folder: Path | None) -> int:
 
 
 def _report(past: Sequence[Baseline]) -> Report:
-    """Return what is to be said of sessions as from `alike`."""
     last, section = past[-1], replace(history_section(past), is_detail=False)
     sentence, next_step = since_when(past) or f"the last of {len(past)} sessions", NOTHING_TO_DO
     if streak := bad_streak([one.verdict for one in past]):

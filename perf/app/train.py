@@ -122,7 +122,6 @@ def _run(plan: RunPlan, source: Source, world: World, scalars: Any) -> RunResult
 
 
 def _session_heading(config: RunConfig, world: World) -> str:
-    """Return what all runs of one command have in common."""
     num_threads = torch.get_num_threads()
     threads = f", {num_threads} thread{'s' if num_threads > 1 else ''}" if config.device.type == "cpu" else ""
     ranks = f", {world.size} ranks" if world.size > 1 else ""
@@ -134,7 +133,6 @@ def _session_heading(config: RunConfig, world: World) -> str:
 
 
 def _run_heading(plan: RunPlan) -> str:
-    """Return what one run is about to do."""
     config, first_step = plan.config, plan.start_step + 1
     start = StartLine(global_batch_size=config.global_batch_size, first_step=first_step, last_step=plan.last_step)
     many = "es" if plan.grad_accum_steps > 1 else ""

@@ -188,7 +188,6 @@ def _no_baseline(session: Session, found: str) -> Judgement:
 def _explain(
     verdict: Verdict, effect: Effect, threshold: float, session: Session, baseline: Baseline, size: int
 ) -> str:
-    """Return the first reason that applies to a verdict."""
     if verdict is Verdict.INCONCLUSIVE:
         problem = baseline.rerun_problem
         needs = f" (needs a baseline of a clean commit: this one {problem})" if problem else ""

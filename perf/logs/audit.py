@@ -145,7 +145,6 @@ def _audit_window_rates(audit: RunAudit, run: LoggedRun) -> None:
 
 
 def _problem(check: RateCheck) -> str:
-    """Say what is wrong with a line that does not agree."""
     line = check.line
     if check.recomputed_rate is None:
         return f"Step={line.global_step}: GlobalRate={line.global_rate} cannot be, after the lines before it"

@@ -122,7 +122,6 @@ def measure(
 def _session(
     workload: str, cases: Mapping[int, CaseSpec], runs: Mapping[int, Sequence[_Run]], failures: Mapping[int, str]
 ) -> Session:
-    """Return what was measured so far."""
     counted = {size: runs[size][0].counted for size in cases if size not in failures}
     seed, first = next((cases[size].seed, counted[size]) for size in counted)
     assert first.fingerprint is not None

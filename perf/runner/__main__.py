@@ -68,7 +68,6 @@ def main() -> None:
 
 
 def _serve(line: bytes, workload: Workload, num_threads: int, requests: BinaryIO, say: Say) -> NoReturn:
-    """Do one request in this fresh process, and end it."""
     try:
         gc.freeze()  # a collection must not walk what was imported
         request = msgspec.json.decode(line, type=Request)

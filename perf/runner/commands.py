@@ -81,7 +81,6 @@ def _count(command: Command, size: int) -> Counted:
 
 
 def _run(command: Command, places: Mapping[str, Any]) -> None:
-    """Run a command once, and say what came of it."""
     argv = command.argv(places)
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", **command.environ}  # lines must come when they are printed
     try:
