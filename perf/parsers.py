@@ -56,7 +56,7 @@ SPECS = """a side is one or more SPECs:
   baseline:             the promoted baseline's commit, torch and numpy
 such as: --baseline git:HEAD~1 --candidate self env:MALLOC_ARENA_MAX=1"""
 
-WORKLOAD = "a built-in name, FILE.py:NAME or MODULE:NAME"
+WORKLOAD = "a built-in name, FILE.py:NAME, MODULE:NAME or stepmark.toml:NAME"
 DEFAULT = "pico on a CPU, bert-large-msl128 on a GPU"
 AUTO = "auto: bf16 on a GPU that has it, else fp32"
 

@@ -9,7 +9,7 @@ from perf.judge import duets
 from perf.judge.attribution import Contribution
 from perf.judge.duets import DuetResult
 from perf.judge.stats import Effect
-from perf.judge.verdicts import CLAIMS, Judgement, Verdict
+from perf.judge.verdicts import CLAIMS, UNTOLD, Judgement, Verdict
 from perf.records.baselines import Baseline
 from perf.records.sessions import Session
 from perf.report.sections import Answer, number, percent
@@ -128,6 +128,8 @@ def _because(result: DuetResult, size: int) -> str:
         return work
     if software := duets.software_differences(result.work[size]):
         return f"software differs: {', '.join(software[:3])}"
+    if not any(side.counters for side in result.work[size]):
+        return UNTOLD
     if missing := duets.not_compared(result.work[size]):
         return f"no difference in what was compared; not compared: {', '.join(missing[:3])}"
     return "same work, same software"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from perf.judge import verdicts
 from perf.judge.attribution import PhaseDifference
 from perf.judge.duets import DuetResult, loss_problem, not_compared, software_differences
 from perf.judge.verdicts import Verdict
@@ -84,6 +85,8 @@ def _work_notes(result: DuetResult) -> list[str]:
         problem, missing = loss_problem(work), ", ".join(not_compared(work))
         losses = problem and f"losses differ: {problem}{'' if size in result.judgements else '; not timed'}"
         lacking = missing and f"not compared, because a side lacks it: {missing}"
+        if not any(side.counters for side in work):
+            lacking = f"counters: not measured, {verdicts.UNTOLD}"
         found[size] = [differing_work(work, most=8), losses, lacking]
     return notes + (by_text(found) or ["work: the same operations, and the same losses up to rounding"])
 
