@@ -131,7 +131,11 @@ def _add_duet(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_compared(add: Callable[..., object]) -> None:
     add("--threshold", type=fraction, metavar="T", help="smallest change that matters (default: the workload's or 2%%)")
-    add("--workload", metavar="W", help=f"{WORKLOAD} (default: all in the project's bench_*.py, else {DEFAULT})")
+    add(
+        "--workload",
+        metavar="W",
+        help=f"{WORKLOAD} (default: all in the project's bench_*.py and stepmark.toml, else {DEFAULT})",
+    )
     add("--global-batch-size", type=positive, nargs="+", metavar="B", help="default: the workload's")
     add("--precision", choices=PRECISIONS, help=f"default: the workload's ({AUTO})")
     add("--budget", type=seconds, default=120.0, metavar="S", help="for each batch size, as in 90s or 5m (default: 2m)")

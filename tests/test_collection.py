@@ -320,7 +320,11 @@ def test_commands_in_the_projects_own_configuration(project: Project) -> None:
     ("before", "after", "says"),
     [
         ("[command.shell]", "[command.shell", "*stepmark.toml: *(at line 2, column *"),
-        ("num_steps = 12", "num_step = 12", "*stepmark.toml: [[]command.shell]: has 'num_step', and what it may have is *"),
+        (
+            "num_steps = 12",
+            "num_step = 12",
+            "*stepmark.toml: [[]command.shell]: has 'num_step', and what it may have is *",
+        ),
         ("num_steps = 12", "num_steps = 0", "*stepmark.toml: [[]command.shell] num_steps: *>= 1*"),
         ("{num_steps}", "{steps}", "*stepmark.toml: [[]command.shell]*run: has {steps}, and what is filled in is *"),
         ("[command.shell]", "[commands.shell]", "*stepmark.toml: *commands*"),

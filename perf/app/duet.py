@@ -35,7 +35,7 @@ def duet(
     json: Path | None = None,  # where to keep the raw values
     **asked_for: Any,  # what both train, one workload after the other, as in `what`
 ) -> int:
-    """Compare two sides, say what differs, and return the exit code; the help of the command lists them."""
+    """Compare two sides, say what differs, and return the exit code; the help of `stepmark` lists them."""
     # Before minutes are spent on what could not be kept.
     if json and (json.is_dir() or any(path.is_file() for path in json.parents)):
         raise UsageError(f"--json {json}: no file can be written there; name another")

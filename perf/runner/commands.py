@@ -119,7 +119,8 @@ def _stepped(log: "_Log", command: Command, places: Mapping[str, Any]) -> Steppe
     if (bad := next((line for line in lines if not -1e9 < line.loss < 1e9), None)) is not None:
         raise MeasureError(f"step {bad.global_step}: the loss is {bad.loss}, and a finite one is needed")
     size, steps = places["global_batch_size"], [line.global_step for line in lines]
-    if steps == [*range(1, len(lines) + 1)] and lines[0].epoch is not None:  # whose lines may not say their step
+    says_step = "global_step" in find_format(command.format).patterns["step"].groupindex and lines[0].epoch is None
+    if steps == [*range(1, len(lines) + 1)] and not says_step:
         if places["num_steps"] % len(lines):
             found = f"{len(lines)} lines that do not say their step, of {places['num_steps']} steps"
             raise MeasureError(f"printed {found}; let each be of as many steps (no logging_first_step)")

@@ -459,3 +459,15 @@ def test_a_command_is_started_in_the_folder_of_its_file(tmp_path: Path) -> None:
     other = msgspec.structs.replace(side, root=inner)
     with pytest.raises(MeasureError, match=r"has no folder sub"):
         run_command(other, CaseSpec(global_batch_size=8), 4)
+
+
+@pytest.mark.parametrize(("num_lines", "steps"), [(4, (2, 4, 6, 8)), (8, tuple(range(1, 9))), (5, None)])
+def test_lines_that_do_not_say_their_step_are_of_as_many_steps(
+    project: Project, num_lines: int, steps: tuple[int, ...] | None
+) -> None:
+    """Of the eight that were asked for; where that is no whole number, they are refused."""
+    code, pattern = f"for n in range({num_lines}): print('loss', 9 - n)", r"'loss (?P<loss>\S+)'"
+    if steps is None:
+        assert "lines that do not say their step" in project.error(code, format=pattern)
+    else:
+        assert project.run(code, format=pattern).steps == steps
