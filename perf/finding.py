@@ -52,7 +52,9 @@ def find(
         raise UsageError(f"workload {name!r}: is none of {', '.join(WORKLOADS)}; your own: FILE.py:NAME or MODULE:NAME")
     if place.endswith(".toml"):
         command, origin = find_command(name, [root, fallback or Path.cwd()])
-        return Found(id=name, workload=command, origin=origin)
+        if root.resolve() not in origin.parents:
+            raise UsageError(f"{origin}: is not in the project {root}, whose commits are compared; name a file in it")
+        return Found(id=f"{origin.relative_to(root.resolve()).as_posix()}:{attribute}", workload=command, origin=origin)
     _put_first(root / "src", root)
     if place.endswith(".py"):
         # A path from the current folder is for whoever types it; a side knows its root only.
@@ -149,7 +151,6 @@ def is_own(file: Path) -> bool:
 
 
 def _imported(place: Path | str, folder: Path) -> ModuleType:
-    """Import a file, or a module by its name; what it imports comes from `folder` first."""
     _put_first(folder)
     try:
         if isinstance(place, str):

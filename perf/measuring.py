@@ -169,7 +169,6 @@ class Measuring:
             output_json[baselines.KEY] = self._stored()
 
     def _stored(self) -> dict[str, Any]:
-        """Return what this project adds to pytest-benchmark's file: each measured session and its duet."""
         duets = {bench.target.id: bench.duet.as_json() for bench in self._measured() if bench.duet}
         sessions = [bench.measure() for bench in self._measured()]
         return baselines.result_json(sessions, self._provenance(), duets, msgspec.to_builtins(self._reports))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from perf.commands import Command, find_command, load_commands
 from perf.errors import UsageError
+from perf.finding import find
 
 RUN = "run = 'train {global_batch_size}'\nglobal_batch_sizes = [8, 16]\n"
 
@@ -194,3 +195,16 @@ def test_every_file_is_read_or_refused(text: str, name: str) -> None:
     assert all(type(command) is Command for command in commands.values())
     assert not problem or problem.startswith(f"{name}: ")
     assert problem.isprintable()
+
+
+def test_a_command_is_known_by_its_place_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it was named: each side looks for that place in its own checkout. A file elsewhere is refused."""
+    (tmp_path / "project" / "sub").mkdir(parents=True)
+    file = tmp_path / "project" / "sub" / "stepmark.toml"
+    file.write_text('[command.net]\nrun = "train"\nglobal_batch_sizes = [8]\n')
+    monkeypatch.chdir(file.parent)
+    root = tmp_path / "project"
+    for name in (f"{file}:net", "stepmark.toml:net", "sub/stepmark.toml:net"):
+        assert find(name, root).id == "sub/stepmark.toml:net"
+    with pytest.raises(UsageError, match="is not in the project"):
+        find(f"{file}:net", tmp_path / "other")

@@ -135,13 +135,13 @@ class Bench:
         return [size for size in undecided if self._exact("losses", size, session).holds is not False]
 
     def _compared(self, sizes: Sequence[int]) -> DuetResult:
-        """Compare the working tree side by side with the baseline's commit, or with the SPEC."""
         spec, what = self._duet_mode, replace(self._what, sizes=sizes)
         first = parse_recipe(["baseline:"] if spec in WITH_BASELINE else spec.split())
         if self.baseline and first.is_baseline:
             first = baseline_recipe(first, self.baseline)
         sides = first, parse_recipe(["self"])
-        return compared(sides, what, threshold=self._duet_threshold, budget_option=SESSION_BUDGET)
+        steps, option = self._num_steps, SESSION_BUDGET
+        return compared(sides, what, threshold=self._duet_threshold, budget_option=option, command_steps=steps)
 
     def judge(self, claim: str, size: int, *, threshold: float) -> Judgement:
         """Return what becomes of a claim at a batch size, and keep it. Raises PerfError: what it needs is not there."""
@@ -163,7 +163,6 @@ class Bench:
         return found
 
     def _exact(self, claim: str, size: int, session: Session) -> Judgement:
-        """Return what becomes of the losses or the counters, compared with stored ones."""
         judge = verdicts.judge_losses if claim == "losses" else verdicts.judge_counters
         return judge(session, size, baselines.find_expected(session, size, self.baseline, self._baselines))
 

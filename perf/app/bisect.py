@@ -156,7 +156,6 @@ def _recipes(good: str, bad: str) -> tuple[Recipe, Recipe]:
 
 
 def _line(root: Path, commit: str) -> str:
-    """Return the short name and the subject of a commit, whatever that has in it."""
     return printable(_git(root, "rev-list", "--max-count=1", "--oneline", commit))
 
 

@@ -68,7 +68,6 @@ def import_log(files: Sequence[Path], *, format: str | None = None, as_json: boo
 def _found(
     files: Sequence[Path], formats: Sequence[Format], unread: list[str]
 ) -> Iterator[tuple[str, LoggedRun | DamagedLine]]:
-    """Yield each run and each damaged line with the name of its log; add to `unread` why a log cannot be read."""
     for file in files:
         name = "standard input" if str(file) == "-" else str(file)
         known = " or ".join(form.name for form in formats)

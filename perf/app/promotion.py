@@ -61,7 +61,6 @@ def refusal(result: Path, directory: Path) -> str:
 
 
 def _contents(result: Path, directory: Path, *, reason: str, date: str) -> dict[Path, dict[str, Any]]:
-    """Return what a promotion writes, by file: all of it is made before anything is written."""
     found, files = baselines.load_result(result), {}
     for one in found:
         session, made = one.session, one.provenance

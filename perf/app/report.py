@@ -125,7 +125,8 @@ def _report(past: Sequence[Baseline]) -> Report:
         next_step = f"read {shown(bad.path.with_suffix('.html'))}"
         commits = [one.provenance["commit"][:12] for one in (good, bad)]
         if streak[0] >= 0 and commits[0] != commits[1] and not (good.rerun_problem or bad.rerun_problem):
-            what = f"--workload {last.session.workload} --precision {last.session.precision}"
+            what = f"--workload {last.session.workload}"
+            what += f" --precision {last.session.precision}" if last.session.precision else ""
             next_step = f"stepmark bisect --good {commits[0]} --bad {commits[1]} {what}"
     return Report(
         title=last.session.configuration,

@@ -85,7 +85,7 @@ def compared(
             mode=mode,
             cores=cores,
             num_threads=len(cores) // 2 if mode is Mode.SIMULTANEOUS else 0,
-            command_steps=command.num_steps if command else 0,
+            command_steps=options.pop("command_steps", None) or (command.num_steps if command else 0),
             rng=np.random.default_rng(),
         )
         budget_s = asked.budget_s * len(asked.sizes)
@@ -100,7 +100,6 @@ def compared(
 
 
 def _show(bar: "tqdm[Any]", pairs: Sequence[Pair], budget_s: float) -> None:
-    """Move the bar to the last pair, and print where things stand after each quarter of the budget."""
     before_s, now_s = [0.0, *(pair.ended_s for pair in pairs)][-2:]
     bar.total = round(budget_s)
     bar.update(min(now_s, budget_s) - bar.n)

@@ -99,7 +99,6 @@ def _boards(directory: Path, sizes: Sequence[int]) -> list[Any]:
 
 
 def _run(plan: RunPlan, source: Source, world: World, scalars: Any) -> RunResult:
-    """Run a plan below a progress bar; `scalars`, if any, is a writer of TensorBoard's."""
     with tqdm(
         total=plan.last_step - plan.start_step,
         unit="step",

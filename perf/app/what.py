@@ -44,6 +44,12 @@ class What(Struct, frozen=True, kw_only=True):
                 f"{self.target.id}: is a command, whose precision and mode are its own; leave both options out"
             )
 
+        known = self.target.workload.global_batch_sizes
+        if is_command(self.target.id) and not {*self.sizes} <= {*known}:
+            raise UsageError(
+                f"{self.target.id}: has the batch sizes {', '.join(map(str, known))}; add others to its entry"
+            )
+
     @property
     def baseline_path(self) -> Path:
         """Where this machine's baseline is, or would be, as a reader has it from here."""

@@ -59,7 +59,7 @@ def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[s
         names = f"the steps return {', '.join(curves)}, and {', '.join(known)} in {expected.path}"
         return f"{names}: {odd[0]} is new or gone", ""
     is_same = session.fingerprint == expected.session.fingerprint
-    if is_same and is_command(session.workload):
+    if is_command(session.workload):
         problem, how = printed_loss_difference(*([run.losses for run in one.runs] for one in (before, now)))
         return problem and f"{problem}, beside {expected.path}", f"{how} {expected.path}"
     exact = is_same and not expected.portable and now.micro_batch_size == before.micro_batch_size
@@ -92,7 +92,10 @@ def printed_loss_difference(
     compared by Student's t-test. Two runs that differ, one of each side, tell nothing.
     """
     if len({*map(len, (*baseline, *candidate))}) > 1:
-        return f"{len(candidate[0])} losses are printed, and {len(baseline[0])} are needed", ""
+        return (
+            f"runs print {' or '.join(map(str, sorted({*map(len, (*baseline, *candidate))})))} losses, not as many each",
+            "",
+        )
     first = tuple(baseline[0])
     others = [run for run in map(tuple, candidate) if run != first]
     if len({*map(tuple, baseline)}) == 1:

@@ -105,7 +105,6 @@ def spare_left_behind(found: Judgement, change: float, threshold: float) -> Judg
 
 
 def _obstacle(session: Session, baseline: Baseline | None, size: int) -> Judgement | None:
-    """Return why a batch size cannot be compared with the baseline, or None."""
     if baseline is None:
         return _no_baseline(session, f"no baseline of {session.configuration} for this machine")
     path, stored, measured = baseline.path, baseline.session.measurements, session.measurements

@@ -70,7 +70,7 @@ class Format(Struct, frozen=True, kw_only=True):
             found["global_step"] = number
         if kind == "end" and "rate" in found:
             found["samples"] = _value("samples", f"{found.pop('rate') * found['seconds']:.0f}")
-        return _KINDS[kind](**found)
+        return None if kind == "step" and "loss" not in found else _KINDS[kind](**found)
 
 
 def _value(name: str, said: str) -> int | float | bool:
@@ -123,10 +123,13 @@ def find_format(text: str) -> Format:
     return Format(name=text, patterns={"step": pattern})
 
 
-def rank_of(text: str) -> str:
-    """Return what stands before a line to say which rank has printed it, or nothing."""
-    match = _RANK.match(_COLOUR.sub("", text))
-    return match[0].strip() if match else ""
+def rank_of(text: str, form: Format) -> str:
+    """Return what stands before a line to say which rank has printed it, or nothing: a number may be the line's own."""
+    text = _COLOUR.sub("", text)
+    match = _RANK.match(text)
+    if match is None or not any(one.search(text[match.end() :]) for one in (form.patterns["step"], form.mark) if one):
+        return ""
+    return match[0].strip()
 
 
 class DamagedLine(Struct, frozen=True, kw_only=True):
@@ -164,7 +167,7 @@ class LogReader:
         if found is None or found == self._previous:
             return
         self._formats, self._previous = [form], found
-        rank = rank_of(text)
+        rank = rank_of(text, form)
         if self.current and self.current.repeats(found, rank):
             self.current.num_repeated += 1
             return

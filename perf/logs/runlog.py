@@ -149,7 +149,7 @@ class LoggedRun(Struct, kw_only=True):
         if self.end or last is None or not isinstance(found, LogLine):
             return self.end is not None and isinstance(found, EndLine)
         if found.epoch is not None:  # whose line does not say the step
-            return msgspec.structs.replace(found, global_step=last.global_step) == last
+            return rank != self.rank and msgspec.structs.replace(found, global_step=last.global_step) == last
         return found.global_step == last.global_step or (found.global_step < last.global_step and rank != self.rank)
 
     def ends_before(self, found: AnyLine) -> bool:

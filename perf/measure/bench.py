@@ -102,6 +102,10 @@ def measure(
             if not session:
                 raise
             break
+        for run in done:
+            first = runs[run.size][0].measured if runs[run.size] else run.measured
+            if run.measured and first and run.measured.at_steps != first.at_steps:
+                run.failure = "its lines are of other steps than those of run 1; let every run log the same steps"
         failures |= {run.size: f"run {number}: {run.failure}" for run in done if run.failure}
         if len(failures) == len(cases):
             raise MeasureError("; ".join(f"global batch size {size}: {reason}" for size, reason in failures.items()))
@@ -148,7 +152,6 @@ def _session(
 def _round(
     side: Side, cases: Mapping[int, CaseSpec], num_steps: int, rng: np.random.Generator, on_slice: Callable[[], object]
 ) -> list[_Run]:
-    """Return a run of each batch size; one that failed says why."""
     with ExitStack() as stack:
         runs = [_Run(size) for size in cases]
         runners = {size: Runner(stack, side) for size in cases}

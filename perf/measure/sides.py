@@ -18,7 +18,7 @@ from msgspec import Struct
 
 import perf
 from perf.commands import find_command
-from perf.errors import MeasureError
+from perf.errors import MeasureError, UsageError
 from perf.records.sessions import is_command
 from perf.signals import hold_signals
 
@@ -134,7 +134,6 @@ def prepared(
 
 
 def _side(recipe: Recipe, name: str, there: Path, root: Path, workload: str, environ: Mapping[str, str]) -> Side:
-    """Return the side whose checkout is `there`, with its environment made."""
     where, python = f"{name} side ({recipe.text})", recipe.python or Path(sys.executable)
     if recipe.packages:
         python = _environment(where, python, recipe.packages)
@@ -143,13 +142,17 @@ def _side(recipe: Recipe, name: str, there: Path, root: Path, workload: str, env
     command: tuple[str, ...]
     limits = {}
     if is_command(workload):
-        entry, file = find_command(workload, [there, root])
+        try:
+            entry, file = find_command(workload, [there, root])
+        except UsageError as error:
+            raise MeasureError(f"{where}: {error}") from None
         borrowed = "" if there in file.parents else file.name
-        # This process's own package runs it, whatever else the command's environment lets Python find. That is as it
-        # was, but that another `python` comes first.
+        # This process's own package runs it, whatever else the command's environment lets Python find: that of the
+        # user, then the entry's, in which another `python` comes first, then the SPEC's.
         code = f"import sys; sys.path.insert(0, {str(HOME)!r}); from perf.runner.commands import main; main()"
         options = ["--workload", workload, "--candidate-root", str(root), "--python", str(python)]
         command = (sys.executable, "-P", "-c", code, *options)
+        environ = {**environ, **entry.environ}
         if recipe.python or recipe.packages:
             environ = {**environ, "PATH": os.pathsep.join([str(python.parent), environ.get("PATH", os.defpath)])}
         limits = {"timeout_s": entry.timeout_s + GRACE_S, "grace_s": GRACE_S}

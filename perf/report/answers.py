@@ -115,7 +115,6 @@ def differing_work(work: duets.Work, most: int = 3) -> str:
 
 
 def _because(result: DuetResult, size: int) -> str:
-    """Return where the time differs, or the first difference that may explain it."""
     located = next(iter(result.contributions), size)
     if result.verdict(located) is result.verdict(size) and (row := _explaining_row(result, located)):
         at = f"at {located}, " if located != size else ""

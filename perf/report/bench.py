@@ -146,7 +146,6 @@ def session_report(
 
 
 def _ranks_section(session: Session, baseline: Baseline | None) -> Section:
-    """Return the samples/sec of each rank beside those of the fewest ranks."""
     found = [rank_efficiencies(session), rank_efficiencies(baseline.session) if baseline else {}]
     rows = []
     for size, measurement in session.measurements.items():
@@ -173,7 +172,6 @@ def _work_section(session: Session) -> Section:
 
 
 def _machine_section(session: Session, baseline: Baseline | None) -> Section:
-    """Return the machine and the software, how the machine was when measuring began, and what the baseline's were."""
     facts, stored = (
         {**one.fingerprint.hardware, **one.fingerprint.software, **one.health} if one else {}
         for one in (session, baseline.session if baseline else None)

@@ -76,7 +76,6 @@ def duet_sections(result: DuetResult) -> list[Section]:
 
 
 def _work_notes(result: DuetResult) -> list[str]:
-    """Return the differences between the sides in software, in the work of a step, and in losses."""
     first = next(iter(result.work.values()))
     unchanged = "the same" if all(side.software for side in first) else "not known"
     notes = [f"software: {', '.join(software_differences(first)) or unchanged}"]

@@ -61,7 +61,6 @@ def history_section(past: Sequence[Baseline]) -> Section:
 
 
 def _changes(past: Sequence[Baseline], rates: Curves, losses: Curves) -> list[Change]:
-    """Return where a rate, a loss or the work of a step changed."""
     series = {f"rate at {size}": values for size, values in rates.items()}
     if len(rates) > 1:
         series["rate at all batch sizes"] = pooled(list(rates.values()))
@@ -89,7 +88,6 @@ def _grouped(changes: Sequence[Change]) -> list[list[Change]]:
 
 
 def _event(past: Sequence[Baseline], group: Sequence[Change]) -> str:
-    """Return what changed, from which session on, and which commits and software that one has."""
     begin, end = min(change.earliest for change in group), max(change.latest for change in group)
     named = [f"{change.metric} {percent(change.effect_size, '+')}" for change in group[:MOST_METRICS]]
     rest = f" and {len(group) - MOST_METRICS} more" if len(group) > MOST_METRICS else ""

@@ -72,7 +72,6 @@ def _say(answer: Answer) -> None:
 
 
 def _count(command: Command, size: int) -> Counted:
-    """Return what is known of a command without running it."""
     from perf.runner.machine import fingerprint  # imports torch, which a run does without
 
     facts = {"device": "", "precision": "", "micro_batch_size": size, "world_size": command.world_size_of(size)}
@@ -82,7 +81,7 @@ def _count(command: Command, size: int) -> Counted:
 
 def _run(command: Command, places: Mapping[str, Any]) -> None:
     argv = command.argv(places)
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1", **command.environ}  # lines must come when they are printed
+    environ = {"PYTHONUNBUFFERED": "1", **os.environ}  # lines must come when they are printed
     try:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0, env=environ
@@ -109,6 +108,8 @@ def _stepped(log: "_Log", command: Command, places: Mapping[str, Any]) -> Steppe
     rank = log.ranks[min(ranks, default=[""])[-1]]
     runs = [one for one in (*rank.found, rank.reader.current) if isinstance(one, LoggedRun) and one.lines]
     lines = runs[0].lines if runs else []
+    begins = bool(lines) and lines[0].global_step == 0  # what is printed before the first step is of the start
+    lines, came = lines[begins:], rank.came[begins:]
     if damaged := [one for one in rank.found if isinstance(one, DamagedLine)]:
         raise MeasureError(f"printed a damaged line: {damaged[0].reason}")
     if len(runs) > 1:
@@ -127,7 +128,7 @@ def _stepped(log: "_Log", command: Command, places: Mapping[str, Any]) -> Steppe
         steps = [places["num_steps"] // len(lines) * step for step in steps]
         lines = [msgspec.structs.replace(line, global_step=step) for line, step in zip(lines, steps, strict=True)]
     printed_s = printed_seconds(lines, size, (command.tokens_per_sample or 0) / places["world_size"])
-    marks, num_reads = [log.began_s, *(mark for mark, _, _ in rank.came)], len({read for _, read, _ in rank.came})
+    marks, num_reads = [log.began_s, *(mark for mark, _, _ in came)], len({read for _, read, _ in came})
     made_s = sum(printed_s[1:]) if printed_s else LATE_S * (num_reads == 1)
     most = (
         4 if marks[-1] - marks[1] < 0.9 * made_s else 16
@@ -138,7 +139,7 @@ def _stepped(log: "_Log", command: Command, places: Mapping[str, Any]) -> Steppe
     return Stepped(
         marks=tuple(marks),
         losses=tuple(line.loss for line in lines),
-        lines=tuple(line for _, _, line in rank.came),
+        lines=tuple(line for _, _, line in came),
         steps=tuple(steps),
         printed_s=printed_s,
     )
@@ -159,7 +160,7 @@ class _Log:
         assert process.stdout
         self._process, self._command, self._output = process, command, process.stdout.fileno()
         self.began_s, self._num_lines, self._num_reads = time.perf_counter(), 0, 0
-        form = find_format(command.format)
+        self._form = form = find_format(command.format)
         self.ranks = defaultdict[str, _Rank](lambda: _Rank(reader=LogReader([form])))  # by what stands before its lines
         self.last: deque[str] = deque(maxlen=3)
 
@@ -211,7 +212,7 @@ class _Log:
         self._num_reads += 1
         for line in filter(None, lines):
             text, self._num_lines = line.decode(errors="replace"), self._num_lines + 1
-            rank = self.ranks[rank_of(text)]
+            rank = self.ranks[rank_of(text, self._form)]
             before = rank.reader.current.last_line if rank.reader.current else None
             rank.found += rank.reader.read(text)
             if rank.reader.current and rank.reader.current.last_line is not before and len(rank.came) <= MOST_LINES:

@@ -120,7 +120,6 @@ def _copies_to_host(args: Any, result: Any) -> bool:
 
 
 def _memory(profiler: profile) -> tuple[int, int]:
-    """Return bytes handed out, and the highest sum of what was handed out and taken back."""
     assert profiler.profiler is not None
     results: Any = profiler.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]

@@ -83,7 +83,6 @@ def _digest(path: Path) -> tuple[re.Match[bytes] | None, bytes]:
 
 
 def _fsync(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -139,7 +139,6 @@ def _divide(config: RunConfig, world: World) -> tuple[int, int]:
 
 
 def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
-    """Return what decides the result of a run: other values are another run."""
     how_it_is_run = {"why", "micro_batch_size", "global_batch_sizes", "max_steps", "log_steps"}
     workload = asdict(config.workload)
     return {

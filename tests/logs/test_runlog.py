@@ -388,3 +388,10 @@ def test_a_clock_that_stands_still_is_refused() -> None:
     rates = Rates(began=began, latest=began)
     with pytest.raises(ValueError, match=r"must advance.*1\.0 s, then 1\.0 s"):
         rates.at(Mark(samples=8, time_s=1.0))
+
+
+def test_a_step_line_without_a_loss_says_nothing() -> None:
+    """Where a pattern does not demand one."""
+    form = parsing.find_format(r"step (?P<global_step>\d+)(?: loss (?P<loss>\S+))?")
+    assert form.parse("step 5") is None
+    assert form.parse("step 5 loss 2.5") == LogLine(global_step=5, loss=2.5)

@@ -16,12 +16,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
 
 from perf.errors import MeasureError
+from perf.measure.bench import measure
 from perf.measure.runners import MARK, run_command
-from perf.measure.sides import own_side
+from perf.measure.sides import own_side, parse_recipe, prepared
 from perf.records.wire import CaseSpec, Stepped
 from perf.runner import commands
 from perf.signals import EXIT_STOPPED
@@ -432,7 +434,8 @@ def test_a_command_does_not_outlive_who_has_started_it(project: Project, tmp_pat
 import os
 from pathlib import Path
 from perf.measure.runners import run_command
-from perf.measure.sides import own_side
+from perf.measure.bench import measure
+from perf.measure.sides import own_side, parse_recipe, prepared
 from perf.records.wire import CaseSpec
 run_command(own_side(Path.cwd(), "stepmark.toml:it", os.environ), CaseSpec(global_batch_size=64), 8)
 """
@@ -471,3 +474,51 @@ def test_lines_that_do_not_say_their_step_are_of_as_many_steps(
         assert "lines that do not say their step" in project.error(code, format=pattern)
     else:
         assert project.run(code, format=pattern).steps == steps
+
+
+def test_what_is_printed_before_the_first_step_is_of_the_start(project: Project) -> None:
+    """A line of step 0 is no log window."""
+    found = project.run("steps(0, 2, 4, 6, 8)")
+    assert found.steps == (2, 4, 6, 8)
+    assert len(found.marks) == 5
+
+
+def test_a_number_that_begins_a_line_is_no_rank_where_the_pattern_needs_it(project: Project) -> None:
+    """As in "10: loss 3.2", whose number is the step."""
+    pattern = r"'(?P<global_step>\d+): loss (?P<loss>\S+)'"
+    assert project.run("for n in range(1, 9): print(f'{n}: loss {9 - n}')", format=pattern).steps == tuple(range(1, 9))
+
+
+def test_the_setting_of_a_side_comes_before_the_entrys(project: Project) -> None:
+    """And the entry's before the user's."""
+    project.write(
+        "import os; print(os.environ['ONE'], os.environ['TWO']); sys.exit(1)", environ="{ ONE = '1', TWO = '1' }"
+    )
+    user = {**os.environ, "ONE": "0", "TWO": "0"}
+    recipe = parse_recipe(["self", "env:TWO=2"])
+    with (
+        prepared(recipe, "candidate", project.root, "stepmark.toml:it", user) as side,
+        pytest.raises(MeasureError, match=r"its last lines: 1 2$"),
+    ):
+        run_command(side, CaseSpec(global_batch_size=64), 8)
+
+
+def test_a_side_whose_file_of_commands_is_damaged_is_named(project: Project) -> None:
+    """So that a bisection can skip such a commit."""
+    (project.root / "stepmark.toml").write_text("[")
+    side = prepared(parse_recipe(["self"]), "candidate", project.root, "stepmark.toml:it", os.environ)
+    with pytest.raises(MeasureError, match=r"^candidate side \(self\): .*stepmark.toml"), side:
+        pass
+
+
+def test_runs_that_log_other_steps_fail_their_batch_size(project: Project, tmp_path: Path) -> None:
+    """Told with the rounds so far, and not when all is put together."""
+    project.write(f"""
+first = not os.path.exists({str(tmp_path / "second")!r})
+open({str(tmp_path / "second")!r}, "w").close()
+steps(*((2, 4, 6, 8) if first else (1, 2, 3, 4)))
+""")
+    side = own_side(project.root, "stepmark.toml:it", os.environ)
+    cases = {64: CaseSpec(global_batch_size=64)}
+    with pytest.raises(MeasureError, match=r"run 2: its lines are of other steps than those of run 1"):
+        measure(side, cases, num_rounds=2, num_steps=8, rng=np.random.default_rng())
