@@ -7,7 +7,8 @@ the gradients are those of the full computation (tests/train/test_model_parity.p
 Shapes: B samples, S tokens each, H hidden, A heads, P hidden tokens, V words, R = V rounded up to a multiple of 64.
 """
 
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -187,11 +188,12 @@ def accumulate_gradients(model: nn.Module, batch: Batch, *, micro_batch_size: in
     return total
 
 
-def _precision(precision: str, device: torch.device) -> ExitStack:
-    stack = ExitStack()
-    if precision == "bf16":
-        stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
-        if device.type == "cpu":
-            # The CPU's fused attention is written for fp32: in bf16 the plain products are about 1.7 x as fast.
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-    return stack
+@contextmanager
+def _precision(precision: str, device: torch.device) -> Iterator[None]:
+    with ExitStack() as stack:
+        if precision == "bf16":
+            stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
+            if device.type == "cpu":
+                # The CPU's fused attention is written for fp32: in bf16 the plain products are about 1.7 x as fast.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
