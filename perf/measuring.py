@@ -235,7 +235,6 @@ class Measuring:
         )
 
     def _not_looked(self) -> str:
-        """Return which comparison was asked for and not made, or nothing."""
         rates = [found for bench in self.benches.values() for (c, _), found in bench.judgements.items() if c == "rate"]
         expected = [Verdict.LOSSES_DIFFER] if self._file else [Verdict.LOSSES_DIFFER, Verdict.NO_BASELINE]
         looked = [rate for rate in rates if rate.effect or rate.verdict in expected]

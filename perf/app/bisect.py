@@ -146,7 +146,6 @@ def first_bad(target: Target, asked: What, good: str, bad: str) -> list[str]:
 
 
 def _steps(root: Path) -> int:
-    """Return how many tests are left, about."""
     left = _git(root, "rev-list", "--count", "refs/bisect/bad", "--not", "--glob=refs/bisect/good-*")
     return (int(left) - 1).bit_length()
 

@@ -90,7 +90,6 @@ def train(
 
 
 def _boards(directory: Path, sizes: Sequence[int]) -> list[Any]:
-    """Return TensorBoard's writer of each run. Raises OSError: one cannot be made. UsageError: TensorBoard is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -157,7 +156,6 @@ def run_table(plans: Sequence[RunPlan], results: Sequence[RunResult]) -> str:
 
 
 def _stop_note(plan: RunPlan, result: RunResult) -> str:
-    """Return where an interrupted run stopped, and how to continue it."""
     size, last_step = plan.config.global_batch_size, plan.last_step
     note = f"Global batch size {size} was stopped at step {result.end_step} of {last_step}."
     if plan.config.keep_checkpoints == 0 or result.end_step == last_step:

@@ -173,7 +173,6 @@ def _check_total(audit: RunAudit, end: EndLine, last_line: LogLine, *, is_whole:
 
 
 def _samples_per_step(run: LoggedRun, start: int) -> float:
-    """Return what the end line makes of each step since `start`; 0 where there is nothing to tell."""
     steps = run.last_line.global_step - start if run.last_line else 0
     return run.end.samples / steps if run.end and steps > 0 else 0.0
 

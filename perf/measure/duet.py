@@ -164,7 +164,6 @@ class Duet:
 
     @contextmanager
     def _started(self) -> Iterator[list[Runner]]:
-        """Start both sides; of commands each run is a start of its own."""
         with ExitStack() as stack:
             if self.is_whole:
                 yield []

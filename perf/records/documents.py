@@ -66,7 +66,6 @@ def _number(text: str) -> float:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON, in which each key must be there once."""
     found = {}
     for key, value in pairs:
         if key in found:

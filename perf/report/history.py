@@ -102,7 +102,6 @@ def _name(past: Sequence[Baseline], index: int) -> str:
 
 
 def _between(past: Sequence[Baseline], before: int, after: int) -> str:
-    """Return which commits and software a session has that an earlier one lacks."""
     if before < 0:
         return ""
     commits = [past[index].provenance["commit"][:12] for index in (before, after)]

@@ -99,7 +99,6 @@ def calling_line() -> str:
 
 @functools.cache
 def _shown(filename: str, number: int) -> str:
-    """Return a line of the step's own code; "" for one that is not."""
     if not (_TRAIN in Path(filename).parents or is_own(Path(filename))):
         return ""
     path = os.path.relpath(filename)

@@ -263,5 +263,4 @@ class CheckpointStore:
 
 
 def _first_free(path: str) -> Path:
-    """Return the first of `path`-1, `path`-2, ... that does not exist."""
     return next(Path(f"{path}-{n}") for n in itertools.count(1) if not os.path.lexists(f"{path}-{n}"))
