@@ -179,7 +179,9 @@ def test_a_stop_during_the_duet_keeps_what_was_measured(project: Project, monkey
     project.give = lambda: named
     thresholds = []
 
-    def compared(recipes: tuple[Recipe, Recipe], what: What, *, threshold: float, budget_option: str) -> DuetResult:
+    def compared(
+        recipes: tuple[Recipe, Recipe], what: What, *, threshold: float, budget_option: str, command_steps: int | None
+    ) -> DuetResult:
         thresholds.append(threshold)
         assert load_session(project.pytester.path / "runs" / "bench.json").session.measurements
         raise KeyboardInterrupt

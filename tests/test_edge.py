@@ -541,7 +541,9 @@ def side_by_side(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dict
     project.write(here(quiet()))
     asked: list[dict[str, Any]] = []
 
-    def compared(recipes: tuple[Recipe, Recipe], what: What, *, threshold: float, budget_option: str) -> DuetResult:
+    def compared(
+        recipes: tuple[Recipe, Recipe], what: What, *, threshold: float, budget_option: str, command_steps: int | None
+    ) -> DuetResult:
         asked.append({"recipes": recipes, "sizes": what.sizes, "budget_s": what.budget_s, "threshold": threshold})
         return duet({size: -0.1 if size == 1024 else 0.0 for size in what.sizes})
 
