@@ -1,4 +1,4 @@
-"""Training commands as workloads: the entries of ``[command.NAME]`` in stepmark.toml, or of pyproject.toml's tool table.
+"""Training commands as workloads: the entries of ``[command.NAME]`` in stepmark.toml, or pyproject.toml's tool table.
 
 Whatever stack they use, they print lines. A run is a fresh process of the command, and what is known of it is its log.
 """
@@ -71,7 +71,7 @@ class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return dict(zip(self.global_batch_sizes, self.world_sizes, strict=False)).get(global_batch_size, 1)
 
     def argv(self, places: Mapping[str, object]) -> list[str]:
-        """Return the program and its arguments, with places filled in. Raises ValueError: `run` cannot be split or filled."""
+        """Return the program and its arguments, with places filled in. Raises ValueError: `run` cannot be read so."""
 
         def filled(match: re.Match[str]) -> str:
             if match[0] in ("{{", "}}"):

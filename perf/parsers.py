@@ -71,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Measure and judge training steps, train reference workloads, and read training logs.",
         epilog="Exit codes: 0 done, 1 something is slower or learns otherwise (duet), 2 wrong usage, 3 a problem with "
-        "data or state, 4 not decided (duet) or not found (bisect), 5 damaged lines (import-log), 6 rates that disagree "
+        "data or state, 4 not decided (duet) or not found (bisect), 5 damaged lines (import-log), 6 rates disagree "
         "(import-log), 130 stopped by a signal.",
     )
     parser.add_argument("--version", action="version", version=f"stepmark {__version__}")

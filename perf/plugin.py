@@ -52,7 +52,7 @@ MEASURING: pytest.StashKey[Measuring] = pytest.StashKey()  # the hooks of a sess
 class Hooks:
     """What a conftest or a plugin may add."""
 
-    def pytest_stepmark_sections(self, session: Session) -> list[Section]:  # type: ignore[empty-body]  # a specification
+    def pytest_stepmark_sections(self, session: Session) -> list[Section]:  # type: ignore[empty-body]  # only a name
         """Return what the report of a measured workload is to show besides."""
 
 

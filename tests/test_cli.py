@@ -119,7 +119,7 @@ def test_no_two_runs_of_a_command_share_a_directory(same: list[str], capsys: pyt
     assert main(["train", *SMALL, *same]) == EXIT_PROBLEM
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "another run is using it; wait for its end, or give each a --model-dir of its own" in only_line(captured.err)
+    assert "another run is using it; wait for its end, or give each its own --model-dir" in only_line(captured.err)
 
 
 def test_ctrl_c_ends_the_whole_command_and_says_how_to_go_on(

@@ -29,7 +29,8 @@ def main() -> None:
     for phases, run_s, num_runs in product(PHASES, (5.0, 20.0), (16, 32, 64)):
 
         def share(*verdicts: Verdict, slower: float = 0.0) -> str:
-            effect, shown = float(np.log1p(-slower)), {"run_s": run_s, "num_runs": num_runs, "phases": phases}  # noqa: B023  # called in the same turn
+            shown = {"run_s": run_s, "num_runs": num_runs, "phases": phases}  # noqa: B023  # called in the same turn
+            effect = float(np.log1p(-slower))
             found = [duet(rng, effect=effect, **shown).verdict for _ in range(arguments.duets)]
             return f"{np.mean([verdict in verdicts for verdict in found]):.1%}"
 

@@ -26,7 +26,7 @@ def run(*arguments: str, codes: tuple[int, ...] = (0,)) -> None:
 
 
 def used_directory() -> None:
-    """Train twice in one directory: the second run must end with the vendor's own error, not train nothing and succeed."""
+    """Train twice in one directory: the second run must end with the vendor's own error."""
     command = [str(VENDOR / "python"), "run.py", "--max-steps", "20", "--model-dir", "used"]
     print("\n$ " + " ".join(command[1:]) + "    # twice", flush=True)
     subprocess.run(command, env=ENVIRON, check=True)

@@ -49,7 +49,7 @@ class Bench:
         num_runs: int | None,  # of each batch size; None for `RUNS`, or `RUNS_BEFORE_DUET` where a duet can decide
         num_steps: int | None,  # of each run; None for `STEPS`, or what a command's entry says
         compare: Path | None,  # a file to compare with; None for this machine's baselines
-        # when to compare side by side: "never", "auto" (where stored times do not decide), "always"; or with what: a SPEC
+        # when to compare side by side: "never", "auto" (where stored times do not decide), "always"; or a SPEC
         duet: str,
         duet_threshold: float,  # the smallest change that matters side by side, a fraction
     ) -> None:

@@ -35,7 +35,7 @@ class Target(Struct, frozen=True, kw_only=True):
     effect: float = 0.0  # of `TIME`: logarithm of the bad end's rate over the good one's
 
     def share(self, result: DuetResult, centre: float = 0.0) -> float | None:
-        """Return what share of the difference a candidate has; None if undecided. The effects were judged less `centre`."""
+        """Return what share of the difference a candidate has; None if undecided. Effects were judged less `centre`."""
         if self.name != TIME:
             return float(self.name in differing(result.work[self.size]))
         found = result.judgements.get(self.size)

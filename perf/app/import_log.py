@@ -22,7 +22,7 @@ LARGEST_STATE = 2**28  # characters of a trainer_state.json that are read
 MOST_DAMAGED = 100  # damaged lines that are shown; the others are counted
 
 
-def import_log(files: Sequence[Path], *, format: str | None = None, as_json: bool = False) -> int:  # noqa: A002  # --format
+def import_log(files: Sequence[Path], *, format: str | None = None, as_json: bool = False) -> int:  # noqa: A002  # its
     """Print what is found in logs, run by run, and return the exit code: 0 agree, 5 damaged lines, 6 rates disagree.
 
     ``-`` is standard input. `format` is a name or a pattern; without it, each log has the format of its first line that

@@ -189,7 +189,7 @@ def run_duet(
 def _require_budget(run_s: Sequence[float], budget_s: float, budget_option: str) -> None:
     """Say what a duet of commands needs, before it is spent. Raises MeasureError: it has less."""
     needed_s = sum(RUNS_PER_PAIR * FEWEST_STARTS * seconds for seconds in run_s)
-    each = f"a run takes about {duration(max(run_s))}, and a verdict needs {RUNS_PER_PAIR * FEWEST_STARTS} of each batch size"
+    each = f"a run takes about {duration(max(run_s))}, and a verdict needs {RUNS_PER_PAIR * FEWEST_STARTS} of each size"
     if needed_s > budget_s:
         raise MeasureError(f"{each}: give it {budget_option.format(math.ceil(needed_s / len(run_s)))}")
     print(f"{each.capitalize()}: at least {duration(needed_s)} in all.", flush=True)

@@ -86,16 +86,14 @@ def loss_differences(session: Session, size: int, expected: Baseline) -> tuple[s
 def printed_loss_difference(
     baseline: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]]
 ) -> tuple[str, str]:
-    """Return how the losses that runs of a command print differ from the baseline's ("": not), and how they were compared.
+    """Return how the losses that runs of a command print differ from the baseline's ("": not), and how that was seen.
 
     Where all runs of the baseline print the same, all must. Where they do not, the runs' means over their lines are
     compared by Student's t-test. Two runs that differ, one of each side, tell nothing.
     """
-    if len({*map(len, (*baseline, *candidate))}) > 1:
-        return (
-            f"runs print {' or '.join(map(str, sorted({*map(len, (*baseline, *candidate))})))} losses, not as many each",
-            "",
-        )
+    lengths = sorted({*map(len, (*baseline, *candidate))})
+    if len(lengths) > 1:
+        return f"runs print {lengths[0]} or {lengths[-1]} losses, not the same number", ""
     first = tuple(baseline[0])
     others = [run for run in map(tuple, candidate) if run != first]
     if len({*map(tuple, baseline)}) == 1:
@@ -115,7 +113,7 @@ def printed_loss_difference(
 
 
 def clock_problem(runs: Sequence[MeasuredRun]) -> str:
-    """Return that the rates that runs of a command print are not those of our clock, or that they print none, or nothing.
+    """Return that the rates that runs of a command print are not our clock's, or that they print none, or nothing.
 
     The first log window, in which the command starts, does not count.
     """

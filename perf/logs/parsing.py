@@ -201,7 +201,7 @@ def read_lines(stream: TextIO) -> Iterator[str]:
 
 
 def history_lines(text: str) -> list[str]:
-    """Return what a ``trainer_state.json`` of Hugging Face's Trainer tells as the lines that it prints; none if none."""
+    """Return what a ``trainer_state.json`` of Hugging Face's Trainer tells, as lines; none if it is none."""
     try:
         history = json.loads(text)["log_history"]
         # The loss comes first, as it is printed: so what is no whole entry is told as damaged.

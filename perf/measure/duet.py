@@ -139,7 +139,7 @@ class Duet:
         return found
 
     def _command_work(self, size: int) -> tuple[SideWork, SideWork]:
-        """Return what runs of both sides print, one at a time; where it differs, also what another of the baseline does."""
+        """Return what runs of both sides print, one at a time; where it differs, also another of the baseline."""
         began_s, runs = time.monotonic(), []
         for side in self.sides:
             runs.append(run_command(side, self._cases[size], self.command_steps))

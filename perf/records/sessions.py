@@ -230,7 +230,7 @@ def name_problem(configuration: str) -> str:
     if _CONFIGURATION.fullmatch(configuration):
         return ""
     return (
-        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _ and -, and its file or module, "
+        f"workload {configuration[:100]!r}: its name needs at most 50 letters, digits, _, -, and its file or module, "
         "before the colon, at most 200 letters, digits and . _ - /, relative and without a part . or ..; rename it"
     )
 

@@ -172,7 +172,7 @@ def duration(seconds: float) -> str:
 
 
 def by_text(notes: Mapping[int, Sequence[str]]) -> list[str]:
-    """Return the notes of each batch size, those of the same text in one: ``512, 1024: text``; none of an empty text."""
+    """Return the notes of each batch size, those of the same text in one: ``512, 1024: text``; none of an empty one."""
     sizes: dict[str, list[int]] = {}
     for size, texts in sorted(notes.items()):
         for text in filter(None, texts):

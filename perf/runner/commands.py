@@ -36,7 +36,7 @@ FEWEST_LINES = 4  # step lines of a run: the first is warm-up
 MOST_LINES = 10_000  # step lines of a run
 # What a run may print: so much, where each line counts as `LINE_BYTES` more, for the time it takes to read.
 MOST_BYTES, LINE_BYTES = 2**28, 2**8
-# Step lines that came together were held back, if they tell of more time than `HELD_S`, for which a busy machine may let
+# Step lines that came together were held back, if they tell of more time than `HELD_S`, for which a machine may let
 # this process wait; where they do not tell it, if they came after `LATE_S`.
 HELD_S, LATE_S = 0.5, 5.0
 

@@ -46,7 +46,7 @@ def _run(asked: argparse.Namespace, held: ExitStack) -> None:
     workload, world = find(asked.workload, Path.cwd()).workload, join_ranks(device, held)
     if not isinstance(workload, Workload) or size % world.size or asked.num_steps % asked.log_steps:
         raise ValueError(
-            f"{asked.workload}: a step in Python is needed, {world.size} ranks that divide the batch of {size}, and log "
+            f"{asked.workload}: a step in Python is needed, {world.size} ranks that divide the batch {size}, and log "
             f"windows of {asked.log_steps} that divide {asked.num_steps} steps"
         )
     case = Case(

@@ -250,7 +250,7 @@ class CheckpointStore:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
             except BlockingIOError:
                 raise CheckpointError(
-                    f"{self.directory}: another run is using it; wait for its end, or give each a --model-dir of its own"
+                    f"{self.directory}: another run is using it; wait for its end, or give each its own --model-dir"
                 ) from None
             for path in self.directory.iterdir():
                 if _PARTIAL.fullmatch(path.name):

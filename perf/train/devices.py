@@ -130,7 +130,7 @@ class World(Struct, frozen=True, kw_only=True):
 
 
 def join_ranks(device: torch.device, held: ExitStack) -> World:
-    """Join the ranks that torchrun started until `held` ends (gloo on CPU, NCCL on CUDA); without any, be the only one."""
+    """Join the ranks that torchrun started until `held` ends (gloo on CPU, NCCL on CUDA); else be the only one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()

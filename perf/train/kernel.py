@@ -95,7 +95,7 @@ class BertForPreTraining(nn.Module):
         self.apply(_initialize)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, masked_positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return MLM logits (B * P, R) at the hidden positions and next-sentence logits (B, 2); takes `Batch`'s fields."""
+        """Return MLM logits (B * P, R) at the hidden positions and next-sentence logits (B, 2); of `Batch`'s fields."""
         seq_len = input_ids.shape[1]
         x = self.token_embedding(input_ids) + self.position_embedding.weight[:seq_len]  # (B, S, H)
         # Two rows only: interpolating is faster than a second lookup, and exact at 0 and 1.

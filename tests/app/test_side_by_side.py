@@ -298,9 +298,7 @@ def test_a_duet_of_commands_says_what_it_needs_before_it_is_spent(capsys: pytest
     whole = Scripted({512: 0.0, 1024: 0.0}, (WORK, WORK))
     whole.is_whole, whole.run_s = True, {512: 2.0, 1024: 10.0}
     budgets: dict[str, Any] = {"mode_reason": "", "threshold": 0.02, "budget_option": "--give {:.0f}s"}
-    with pytest.raises(
-        MeasureError, match=f"a verdict needs .* of each batch size: give it --give {least_s / 2:.0f}s$"
-    ):
+    with pytest.raises(MeasureError, match=f"a verdict needs .* of each size: give it --give {least_s / 2:.0f}s$"):
         run_duet(whole, budget_s=least_s - 1, **budgets)
     assert not whole.elapsed_s
     assert not capsys.readouterr().out

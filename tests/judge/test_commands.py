@@ -1,4 +1,4 @@
-"""Runs of commands, of which only the log is known: their losses, their clock, their ranks, and what is not measured."""
+"""Runs of commands, of which only the log is known: losses, clock, ranks, and what is not measured."""
 
 from collections.abc import Callable, Sequence
 
@@ -57,7 +57,7 @@ def test_one_run_of_each_side_that_differ_tell_nothing() -> None:
 def test_another_number_of_lines_is_a_problem(baseline: Sequence[Sequence[float]]) -> None:
     """Whether or not the baseline repeats."""
     problem, _ = printed_loss_difference(baseline, [FIRST[:3]])
-    assert problem == "runs print 3 or 4 losses, not as many each"
+    assert problem == "runs print 3 or 4 losses, not the same number"
 
 
 def test_losses_that_vary_give_at_most_one_false_alarm_in_a_thousand() -> None:

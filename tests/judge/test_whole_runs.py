@@ -17,7 +17,7 @@ CHANGED = (Verdict.REGRESSED, Verdict.IMPROVED)
 @pytest.mark.parametrize("phases", PHASES)
 @pytest.mark.parametrize("run_s", [5.0, 20.0])
 def test_equal_commands_are_rarely_called_changed(phases: str, run_s: float) -> None:
-    """Of 400 duets without a difference, so many that a true error of 1 % has more in one of a thousand tests at most."""
+    """Of 400 duets without a difference, so few that a true error of 1 % has more in one of a thousand tests."""
     rng = np.random.default_rng(7)
     found = sum(duet(rng, run_s=run_s, num_runs=24, phases=phases).verdict in CHANGED for _ in range(400))
     assert found <= stats.binom.ppf(1 - 1e-3, 400, FAMILY_ERROR)
