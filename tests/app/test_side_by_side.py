@@ -306,7 +306,7 @@ def test_a_duet_of_commands_says_what_it_needs_before_it_is_spent(capsys: pytest
     lines = capsys.readouterr().out.splitlines()
     runs = RUNS_PER_PAIR * FEWEST_STARTS
     needed = (
-        f"A run takes about 10 s, and a verdict needs {runs} of each batch size: at least {duration(least_s)} in all."
+        f"A run takes about 10 s, and a verdict needs {runs} of each size: at least {duration(least_s)} in all."
     )
     assert lines == [needed]
 
