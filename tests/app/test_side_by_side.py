@@ -305,9 +305,7 @@ def test_a_duet_of_commands_says_what_it_needs_before_it_is_spent(capsys: pytest
     assert run_duet(whole, budget_s=least_s, **budgets).pairs
     lines = capsys.readouterr().out.splitlines()
     runs = RUNS_PER_PAIR * FEWEST_STARTS
-    needed = (
-        f"A run takes about 10 s, and a verdict needs {runs} of each size: at least {duration(least_s)} in all."
-    )
+    needed = f"A run takes about 10 s, and a verdict needs {runs} of each size: at least {duration(least_s)} in all."
     assert lines == [needed]
 
 
