@@ -110,7 +110,8 @@ def make_parser() -> argparse.ArgumentParser:
     about = "read training logs and audit their rates"
     add = command("import-log", "perf.app.import_log:import_log", about).add_argument
     add("files", type=Path, nargs="+", metavar="FILE", help="a training log, or a trainer_state.json; - for stdin")
-    add("--format", metavar="F", help="cerebras, hf-trainer, torchtitan, megatron, or a pattern (default: detected)")
+    formats = "cerebras, hf-trainer, torchtitan, megatron, or a pattern (default: detected)"
+    add("--format", dest="form", metavar="F", help=formats)
     add("--json", dest="as_json", action="store_true", help="print what was found as JSON")
     return parser
 

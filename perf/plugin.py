@@ -52,7 +52,8 @@ MEASURING: pytest.StashKey[Measuring] = pytest.StashKey()  # the hooks of a sess
 class Hooks:
     """What a conftest or a plugin may add."""
 
-    def pytest_stepmark_sections(self, session: Session) -> list[Section]:  # type: ignore[empty-body]  # only a name
+    # The body is empty: pluggy never calls a specification.
+    def pytest_stepmark_sections(self, session: Session) -> list[Section]:  # type: ignore[empty-body]  # as said above
         """Return what the report of a measured workload is to show besides."""
 
 

@@ -22,15 +22,15 @@ LARGEST_STATE = 2**28  # characters of a trainer_state.json that are read
 MOST_DAMAGED = 100  # damaged lines that are shown; the others are counted
 
 
-def import_log(files: Sequence[Path], *, format: str | None = None, as_json: bool = False) -> int:  # noqa: A002  # its
+def import_log(files: Sequence[Path], *, form: str | None = None, as_json: bool = False) -> int:
     """Print what is found in logs, run by run, and return the exit code: 0 agree, 5 damaged lines, 6 rates disagree.
 
-    ``-`` is standard input. `format` is a name or a pattern; without it, each log has the format of its first line that
+    ``-`` is standard input. `form` is a name or a pattern; without it, each log has the format of its first line that
     has one. Raises UsageError: there is no such format. Raises DataError, after the others were printed: a log cannot
     be read, or has no line of a run.
     """
     try:
-        formats = [find_format(format)] if format is not None else [*FORMATS.values()]
+        formats = [find_format(form)] if form is not None else [*FORMATS.values()]
     except ValueError as error:
         raise UsageError(f"--{error}") from None
     damaged: list[dict[str, Any]] = []

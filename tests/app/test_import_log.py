@@ -211,7 +211,10 @@ def test_samples_that_contradict_the_batch_size_disagree(capsys: pytest.CaptureF
         ('{"log_history": [{"loss": 1.5, "epoch": 1.0, "step": 5}]}', EXIT_AGREE),
         ('{"loss": 1.5, "epoch": 1.0, "step": 5}\n{"loss": 1.4, "epoch": 2.0, "step": 10}', EXIT_AGREE),
         ('{"log_history": [{"loss": "x", "step": 5}]}', EXIT_DAMAGED),
-        ('{"log_history": [{"loss": 1, "epoch": 1}, {"train_runtime": 1, "train_samples_per_second": 1e999}]}', EXIT_DAMAGED),
+        (
+            '{"log_history": [{"loss": 1, "epoch": 1}, {"train_runtime": 1, "train_samples_per_second": 1e999}]}',
+            EXIT_DAMAGED,
+        ),
         ('{"log_history": [5]}', EXIT_PROBLEM),
         ('{"log_history": [', EXIT_PROBLEM),
         ('{"a": 1}', EXIT_PROBLEM),

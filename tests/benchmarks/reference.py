@@ -177,10 +177,11 @@ def _prediction_notes(predictions: Mapping[PublishedRun, Prediction]) -> Iterato
     for run, one in predictions.items():
         yield f"{run.global_batch_size} did not run there: {run.failure}"
         yield (
-            f"~ would have been {one.samples_per_sec:,.0f} samples/sec, 95% interval {one.low:,.0f} to {one.high:,.0f}, "
-            f"if the time of a step is a fixed part and a part per sample: {1e3 * one.fixed_s:.1f} ms and "
-            f"{1e6 * one.per_sample_s:.1f} us. The interval is from the spread of the log windows of two runs, the first "
-            "window left out, as if windows were independent; whether the model holds, two batch sizes cannot tell."
+            f"~ would have been {one.samples_per_sec:,.0f} samples/sec, 95% interval {one.low:,.0f} to "
+            f"{one.high:,.0f}, if the time of a step is a fixed part and a part per sample: {1e3 * one.fixed_s:.1f} ms "
+            f"and {1e6 * one.per_sample_s:.1f} us. The interval is from the spread of the log windows of two runs, the "
+            "first window left out, as if windows were independent; whether the model holds, two batch sizes cannot "
+            "tell."
         )
 
 

@@ -221,10 +221,12 @@ def test_no_line_makes_the_parser_backtrack(head: str, repeated: str, length: in
 @pytest.mark.parametrize(
     "repeated",
     [
-        "{'loss': ", "{'loss': 1, ", "{'loss': 1, 'epoch': 1, ", "'loss': 1, ", "{'eval_loss': ", "{'train_runtime': 1, ",
-        "{", "step: ", "step: 1 loss: ", "step: 1/1 = 1", "validate step: 1 ", "tps: ", "iteration ", "iteration 1/ ",
-        "iteration 1/1 | ", "iteration 1/1 | lm loss", "elapsed time per iteration (ms): ", "validation loss at iteration ",
-        "global step 1: loss = ", "| Eval ", "| Eval Device=CSX, Step=", "Completed 1 sample(s) in ", "Training Device=",
+        "{'loss': ", "{'loss': 1, ", "{'loss': 1, 'epoch': 1, ", "'loss': 1, ", "{'eval_loss': ",
+        "{'train_runtime': 1, ", "{", "step: ", "step: 1 loss: ", "step: 1/1 = 1",
+        "validate step: 1 ", "tps: ", "iteration ", "iteration 1/ ",
+        "iteration 1/1 | ", "iteration 1/1 | lm loss", "elapsed time per iteration (ms): ",
+        "validation loss at iteration ", "global step 1: loss = ", "| Eval ",
+        "| Eval Device=CSX, Step=", "Completed 1 sample(s) in ", "Training Device=",
         "Total train batch size ", "1", " ", "'", "| ", "\x1b[",
     ],
 )  # fmt: skip

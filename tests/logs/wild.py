@@ -200,11 +200,13 @@ INFO:root:Taking final checkpoint at step: 1000"""),
 2025-10-10 23:38:48,278 INFO:   | Train Device=CSX, Step=200, Loss=26.60854, Rate=976.56 samples/sec,\
  GlobalRate=998.82 samples/sec, LoopTimeRemaining=0:07:01, TimeRemaining=0:07:01
 2025-10-10 23:38:48,282 INFO:   Saving checkpoint at step 200
-Saving checkpoint: 100%|████████████████████████████████████████| 1321/1321 [00:09<00:00, 146.24 tensors/s]
+Saving checkpoint: 100%|█████████████████████████\
+███████████████| 1321/1321 [00:09<00:00, 146.24 tensors/s]
 2025-10-10 23:45:46,409 INFO:   | Train Device=CSX, Step=400, Loss=5.03271, Rate=974.58 samples/sec, GlobalRate=989.11\
  samples/sec, LoopTimeRemaining=0:00:08, TimeRemaining=0:00:08
 2025-10-10 23:45:46,412 INFO:   Saving checkpoint at step 400
-Saving checkpoint: 100%|████████████████████████████████████████| 1321/1321 [00:08<00:00, 154.35 tensors/s]
+Saving checkpoint: 100%|█████████████████████████\
+███████████████| 1321/1321 [00:08<00:00, 154.35 tensors/s]
 2025-10-10 23:46:01,812 INFO:   Training completed successfully!
 2025-10-10 23:46:01,861 INFO:   Processed 819200 training sample(s) in 4049.286902367 seconds"""),
     # R_2.9: an evaluation after training; the global rate holds its average since the start.
@@ -270,7 +272,8 @@ _HUGGING_FACE = (
  [02:00<13:54, 59.61s/it]
 {'train_runtime': 919.097, 'train_samples_per_second': 1.088, 'train_steps_per_second': 0.017, 'epoch': 1.0}
 {'train_runtime': 919.094, 'train_samples_per_second': 1.088, 'train_steps_per_second': 0.017, 'epoch': 1.0}
-\r                                               \r\r100%|██████████| 16/16 [15:19<00:00, 55.00s/it]\r100%|██████████|\
+\r                                               \r\r100%|██████████| 16/16 [15:\
+19<00:00, 55.00s/it]\r100%|██████████|\
  16/16 [15:19<00:00, 57.45s/it]"""),
     # TRL, preferences; some fields are left out.
     Sample(source="github.com/huggingface/trl/pull/570", stack=HUGGING_FACE, num_runs=1, num_lines=2,
@@ -304,7 +307,8 @@ _HUGGING_FACE = (
 [INFO|trainer.py:3824] 2025-10-22 21:20:22,700 >>   Batch size = 24
 {'eval_loss': nan, 'eval_accuracy': 0.0, 'eval_runtime': 17.3192, 'eval_samples_per_second': 28.812,\
  'eval_steps_per_second': 0.346, 'epoch': 0.08}
-  3%|███▍      | 200/7413 [32:53<19:20:33,  9.65s/it10/22/2025 21:20:40 - INFO - __main__ - Saving model checkpoint"""),
+  3%|███▍      | 200/7413 [32:53<19:20:33,  9.65s/it10/22/2025 21:20:40 - INFO - __main__ - \
+Saving model checkpoint"""),
     # Typeset quotes.
     Sample(source="github.com/huggingface/transformers/issues/33336", stack=HUGGING_FACE, num_runs=1, num_lines=2,
         first=(None, 1.453), last=(None, 1.406), is_broken=True, text="""\
@@ -329,11 +333,13 @@ _HUGGING_FACE = (
     # Two runs, told apart by the bars alone; the author set the losses in bold.
     Sample(source="github.com/unslothai/unsloth/issues/344", stack=HUGGING_FACE, num_runs=2, num_lines=2,
         first=(None, 4.7581), last=(None, 0.8759), is_broken=True, text="""\
-  0%|          | 0/52 [00:00<?, ?it/s]\r  2%|▏         | 1/52 [00:38<32:45, 38.54s/it]\r                              \
+  0%|          | 0/52 [00:00<?, ?it/s]\r  2%|▏         | 1/52 [00:38<32:45, 38.54s/it]\r          \
+                    \
                   {'loss': **4.7581**, 'grad_norm': 3.063769578933716, 'learning_rate': 9.911436253643445e-05,\
  'epoch': 0.1, 'num_input_tokens_seen': 162198}
 \r 10%|▉         | 5/52 [03:07<29:13, 37.31s/it]
-  0%|          | 0/52 [00:00<?, ?it/s]\r  2%|▏         | 1/52 [00:41<35:08, 41.35s/it]\r                              \
+  0%|          | 0/52 [00:00<?, ?it/s]\r  2%|▏         | 1/52 [00:41<35:08, 41.35s/it]\r          \
+                    \
                   {'loss': **0.8759**, 'grad_norm': 0.32929742336273193, 'learning_rate': 9.911436253643445e-05,\
  'epoch': 0.1, 'num_input_tokens_seen': 162198}
 \r 10%|▉         | 5/52 [03:23<31:48, 40.60s/it]"""),

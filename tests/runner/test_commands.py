@@ -123,7 +123,7 @@ def test_a_run_is_its_step_lines(project: Project) -> None:
         ("steps(*range(1, 10_100))", "printed 10099 step lines"),
         ("print('\\x1b[2J\\u202e\\0')", "or name another format; its last lines: \\x1b[2J\\u202e\\x00"),
         ("sys.stdout.buffer.write(bytes(range(256)) * 999)", "printed 0 step lines"),
-        ("print('x' * 2**21, end='')", "printed a damaged line: longer than 1,048,576 characters, so it was not read: "),
+        ("print('x' * 2**21, end='')", "printed a damaged line: longer than 1,048,576 characters, so it was not read"),
         ("steps(); print('x' * 2**21); steps()", "printed a damaged line: longer than 1,048,576 characters"),
         ("steps(); line(9, end=' '); line(10)", "printed a damaged line: looks like a line of a training log but is"),
         ("steps(1, 2); line(3, float('nan')); steps(4, 5)", "step 3: the loss is nan, and a finite one is needed; its"),
@@ -348,7 +348,7 @@ signal.pause()
 @pytest.mark.parametrize(
     ("began", "step_s", "pieces", "rate", "problem"),
     [
-        # When the first line came, seconds between two, step lines of a read, what they say, and whether that cannot be.
+        # When the first line came, seconds between two, step lines of a read, what they say, and the problem.
         (9.0, 1e-5, 8, 64.0, "its 8 step lines came in 1 pieces, so when each was printed is not known: flush its "),
         (9.0, 1e-5, 4, 64.0, "its 8 step lines came in 2 pieces, "),
         (9.0, 1e-5, 1, 64.0, ""),  # each came when it was printed
