@@ -52,8 +52,7 @@ MEASURING: pytest.StashKey[Measuring] = pytest.StashKey()  # the hooks of a sess
 class Hooks:
     """What a conftest or a plugin may add."""
 
-    # The body is empty: pluggy never calls a specification.
-    def pytest_stepmark_sections(self, session: Session) -> list[Section]:  # type: ignore[empty-body]  # as said above
+    def pytest_stepmark_sections(self, session: Session) -> list[Section]:  # type: ignore[empty-body]  # never called
         """Return what the report of a measured workload is to show besides."""
 
 
